@@ -1,0 +1,16 @@
+// The list of subcommands.
+#include "app/command.hpp"
+
+namespace moekv {
+
+void add_commands(CLI::App& app, Action& action) {
+  add_trace(app, action);
+}
+
+void add_trace(CLI::App& parent, Action& action) {
+  CLI::App* trace = parent.add_subcommand("trace", "import, inspect, generate and convert routing traces");
+  trace->require_subcommand(1);
+  (void)action;
+}
+
+}  // namespace moekv

@@ -1,0 +1,60 @@
+// The program: parses the command line, starts MPI where a launcher asks for it, runs one subcommand, maps every failure to its exit code.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+#include <optional>
+
+#include "app/command.hpp"
+#include "comm/mpi_session.hpp"
+
+namespace moekv {
+namespace {
+
+int code(ExitCode c) { return static_cast<int>(c); }
+
+/// Ends the job: other processes may be waiting in a collective, so an MPI job is aborted, never finalized.
+int fail(const std::optional<MpiSession>& mpi, ExitCode exit_code, const std::string& text, bool say) {
+  if (say) fmt::print(stderr, "{}\n", text);
+  std::fflush(stderr);
+  if (mpi && mpi->n_processes() > 1) MpiSession::abort(code(exit_code));
+  return code(exit_code);
+}
+
+int guarded_main(int argc, char** argv) {
+  CLI::App app{"moekv: replays MoE routing traces through real sharded KV caches and measures what it costs", "moekv"};
+  app.require_subcommand(1);
+  Action action;
+  add_commands(app, action);
+
+  std::optional<MpiSession> mpi;
+  if (MpiSession::launched_by_launcher()) mpi.emplace(argc, argv);
+  const bool first = !mpi || mpi->process() == 0;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    if (first) fmt::print("{}", app.help());
+    return code(ExitCode::ok);
+  } catch (const CLI::Success& e) {
+    return first ? app.exit(e) : code(ExitCode::ok);
+  } catch (const CLI::ParseError& e) {
+    return fail(std::nullopt, ExitCode::usage, fmt::format("<command line>: error: {} (moekv --help lists subcommands and options)", e.what()), first);
+  }
+  if (!action.collective && !first) return code(ExitCode::ok);
+  try {
+    return code(action.run());
+  } catch (const UserError& e) {
+    return fail(mpi, ExitCode::usage, e.what(), true);
+  } catch (const DeviceMissing& e) {
+    return fail(mpi, ExitCode::no_device, fmt::format("error: {}", e.what()), true);
+  } catch (const PointFailure& e) {
+    return fail(mpi, ExitCode::points_failed, fmt::format("failed: {}", e.what()), true);
+  } catch (const std::exception& e) {
+    return fail(mpi, ExitCode::internal, fmt::format("internal error: {}", e.what()), true);
+  }
+}
+
+}  // namespace
+}  // namespace moekv
+
+int main(int argc, char** argv) { return moekv::guarded_main(argc, argv); }

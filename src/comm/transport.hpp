@@ -1,0 +1,47 @@
+// Transport: moves byte lists between processes. One process hosts a contiguous block of logical ranks; what the bytes mean is the engine's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace moekv {
+
+/// Collective calls: every process makes the same calls in the same order. Not thread-safe.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;  // "local", "mpi", "nccl"
+  [[nodiscard]] virtual int n_processes() const = 0;
+  [[nodiscard]] virtual int process() const = 0;
+  [[nodiscard]] virtual std::string host_name() const = 0;
+
+  /// The buffer to fill with bytes for process `p` before `exchange`. Its capacity is kept between exchanges.
+  [[nodiscard]] virtual std::vector<std::byte>& outbox(int p) = 0;
+  /// Collective. Delivers all outboxes; received(p) then holds what process p put in its outbox for this one, until the next exchange.
+  /// Outboxes are empty afterwards. Bytes for the own process are handed over without MPI.
+  virtual void exchange() = 0;
+  [[nodiscard]] virtual std::span<const std::byte> received(int p) const = 0;
+
+  /// Collective, in place, element-wise.
+  virtual void allreduce_sum(std::span<std::int64_t> values) = 0;
+  virtual void allreduce_max(std::span<std::int64_t> values) = 0;
+  /// Collective. Concatenation of every process's bytes in process order on process 0; empty elsewhere.
+  [[nodiscard]] virtual std::vector<std::vector<std::byte>> gather(std::span<const std::byte> mine) = 0;
+  /// Collective. Process 0's bytes on every process.
+  virtual void broadcast(std::vector<std::byte>& bytes) = 0;
+  virtual void barrier() = 0;
+  /// Bytes held by outboxes and receive buffers.
+  [[nodiscard]] virtual std::int64_t buffer_bytes() const = 0;
+};
+
+/// One process that hosts every logical rank.
+[[nodiscard]] std::unique_ptr<Transport> make_local_transport();
+/// MPI_COMM_WORLD; needs a live MpiSession.
+[[nodiscard]] std::unique_ptr<Transport> make_mpi_transport();
+
+}  // namespace moekv

@@ -1,0 +1,120 @@
+// Backend: the seam between the engine, which decides, and what holds and computes on payload (host, count, cuda).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/id.hpp"
+#include "rules/codec/format.hpp"
+
+namespace moekv {
+
+using PoolId = Id<struct PoolTag, std::uint32_t>;
+
+/// Names a block: `index` counts blocks of `pool`. The engine owns the free lists; the backend only the bytes.
+struct BlockRef {
+  PoolId pool;
+  std::uint32_t index = 0;
+};
+
+/// Writes one entry into a slot of a raw block. `k` is [n_kv_heads][d_k], `v` [n_kv_heads][d_v] in the block's element format
+/// (both planes of a raw block have the run's payload format); `v` is null for MLA. Source stride between heads is dense.
+struct AppendOp {
+  BlockRef block;
+  std::uint32_t slot;
+  const std::byte* k;
+  const std::byte* v;
+};
+
+/// Encodes the first `n_slots` slots of a raw block into a block of a compressed pool. Dead slots are encoded too.
+struct SealOp {
+  BlockRef from, to;
+  std::uint32_t n_slots;
+};
+
+/// One page of a read list. `mask` is the index of its first 64-bit word in AttendBatch::masks (bit i = slot i is read; ceil(n_slots/64)
+/// words) or all_slots.
+struct PageRead {
+  static constexpr std::uint32_t all_slots = 0xFFFFFFFFU;
+  BlockRef block;
+  std::uint32_t n_slots;
+  std::uint32_t mask = all_slots;
+};
+
+/// One query over one head group of one shard. Query heads [q_head, q_head + n_kv_heads * group) of query row `query`; KV head j of the
+/// blocks serves query heads q_head + j * group ... Partials go to rows `out` ... `out + n_kv_heads * group - 1`.
+struct AttendTask {
+  std::uint32_t first_page, n_pages;
+  std::uint32_t query;
+  std::uint32_t q_head;
+  std::uint32_t n_kv_heads;
+  std::uint32_t group;
+  std::uint32_t out;
+  std::uint64_t logits;  // first value in AttendBatch::logits: [n_kv_heads * group][sum of n_slots of its pages]; unread slots = -inf
+};
+
+/// Decode attention of many tasks. m, l, o are the running maximum, the sum of exp(logit - m) and sum of exp(logit - m) v (not divided by l).
+/// A task that reads nothing writes m = -inf, l = 0, o = 0. All arithmetic fp32 or better.
+struct AttendBatch {
+  std::span<const AttendTask> tasks;
+  std::span<const PageRead> pages;
+  std::span<const std::uint64_t> masks;
+  const std::byte* q;            // [queries][q_row_heads][d_k] in the payload format
+  ElementFormat q_format;
+  std::uint32_t q_row_heads;
+  std::uint32_t d_k, d_v;
+  float scale;                   // logit = scale * q.k
+  float* m;                      // [rows]
+  float* l;                      // [rows]
+  float* o;                      // [rows][d_v]
+  float* logits = nullptr;       // kept when the run needs attention mass, else null
+};
+
+/// Merges partial rows: row i of the output is the merge of rows parts[offsets[i] .. offsets[i+1]) in that order. Empty parts are skipped;
+/// `sink` (may be null) adds a logit per output row to the denominator only. In-place is not allowed.
+struct MergeBatch {
+  std::span<const std::uint32_t> offsets;
+  std::span<const std::uint32_t> parts;
+  const float *m, *l, *o;
+  std::uint32_t d_v;
+  const float* sink = nullptr;   // [output rows]
+  float *m_out, *l_out, *o_out;
+};
+
+struct BackendMemory {
+  std::int64_t pool_bytes = 0;        // bytes of blocks handed to the engine so far (high-water mark of each pool)
+  std::int64_t reserved_bytes = 0;    // what the allocator took from the system for pools
+  std::int64_t scratch_bytes = 0;
+};
+
+/// Batch operations in the order of the calls; results are ready after `sync` (host: at return). Not thread-safe.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;
+  /// False for `count`: append, seal, attend and merge must then not be called.
+  [[nodiscard]] virtual bool has_payload() const = 0;
+  /// Makes room for up to `max_blocks` blocks; memory is taken from the system at once where it can be reserved. Throws PointFailure when it cannot.
+  virtual PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) = 0;
+  /// Drops all pools.
+  virtual void release_pools() = 0;
+  virtual void append(std::span<const AppendOp> ops) = 0;
+  virtual void seal(std::span<const SealOp> ops) = 0;
+  virtual void attend(const AttendBatch& batch) = 0;
+  virtual void merge(const MergeBatch& batch) = 0;
+  /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For probes and tests, not timed.
+  virtual void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) = 0;
+  virtual void sync() = 0;
+  [[nodiscard]] virtual BackendMemory memory() const = 0;
+};
+
+/// "host", "count" or "cuda". Throws DeviceMissing with what to do when the device or the build lacks it. n_threads 0 = OpenMP's default.
+[[nodiscard]] std::unique_ptr<Backend> make_backend(std::string_view name, int n_threads);
+[[nodiscard]] std::unique_ptr<Backend> make_host_backend(int n_threads);
+[[nodiscard]] std::unique_ptr<Backend> make_count_backend();
+[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend();
+
+}  // namespace moekv

@@ -1,0 +1,251 @@
+// Records: flat rows of measurements. A metric is one field of one record, declared once with name, unit, definition, scope and claim class.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "core/field.hpp"
+
+namespace moekv {
+
+/// The nine phases of MODEL section 7, in order.
+enum class Phase : std::uint8_t { read, route, place, dispatch, admit, attend, combine, touch, record };
+inline constexpr std::size_t n_phases = 9;
+[[nodiscard]] constexpr std::string_view to_string(Phase p) {
+  constexpr std::string_view names[] = {"read", "route", "place", "dispatch", "admit", "attend", "combine", "touch", "record"};
+  return names[static_cast<std::size_t>(p)];
+}
+
+/// One window of steps, whole job. `first_step` is the key; counts are sums over ranks, times maxima over processes.
+struct StepRecord {
+  std::int64_t first_step = 0;
+  std::int64_t n_steps = 0;
+  std::int64_t tokens = 0, prefill_tokens = 0, decode_tokens = 0, queries = 0;
+  std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0;
+  std::int64_t requested_bytes = 0, missed_bytes = 0;
+  std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0;
+  std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, overcommit = 0, steps_under_pressure = 0;
+  std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
+  std::int64_t query_ranks = 0, cross_shard_switches = 0, expert_reads = 0;
+  std::int64_t resident_entries = 0, resident_distinct = 0, sealed_entries = 0, allocated_pages = 0, used_slots = 0;
+  std::int64_t kv_bytes_raw = 0, kv_bytes_stored = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
+  std::int64_t bytes_logical = 0, bytes_self = 0, wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0;
+  std::int64_t wire_messages = 0, hidden_state_bytes = 0;
+  std::int64_t t_read = 0, t_route = 0, t_place = 0, t_dispatch = 0, t_admit = 0, t_attend = 0, t_combine = 0, t_touch = 0, t_record = 0;
+  std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_generate = 0;
+  std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"first_step", &StepRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"n_steps", &StepRecord::n_steps, "1", "steps in the window", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"tokens", &StepRecord::tokens, "1", "tokens that entered the caches (each once, all layers together)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"prefill_tokens", &StepRecord::prefill_tokens, "1", "tokens of prompt chunks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"decode_tokens", &StepRecord::decode_tokens, "1", "tokens of decode steps", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"queries", &StepRecord::queries, "1", "(token, layer) pairs that attended", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"n_req", &StepRecord::n_req, "1", "lookups: (page, step) pairs of the access source over all pages written and not finished", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"n_hit", &StepRecord::n_hit, "1", "lookups whose page was resident (at least one live entry) on its owner", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"n_miss", &StepRecord::n_miss, "1", "lookups whose page was evicted", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"hit_local", &StepRecord::hit_local, "1", "hits on the home rank of the request", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"hit_node", &StepRecord::hit_node, "1", "hits on another rank of the home rank's node", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"hit_remote", &StepRecord::hit_remote, "1", "hits on a rank of another node", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"requested_bytes", &StepRecord::requested_bytes, "byte", "uncompressed bytes of the entries of all looked-up pages", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"missed_bytes", &StepRecord::missed_bytes, "byte", "uncompressed bytes of those entries that were evicted", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"entries_scanned", &StepRecord::entries_scanned, "1", "live entries in the pages that queries read", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"entries_wanted", &StepRecord::entries_wanted, "1", "entries that entered a query's softmax", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"masked_copies", &StepRecord::masked_copies, "1", "tokens a query could not read because its chosen copy was evicted while another copy lived (copies: hash)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"empty_reads", &StepRecord::empty_reads, "1", "queries that found nothing to read", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"insertions", &StepRecord::insertions, "1", "entries stored (copies)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"distinct_insertions", &StepRecord::distinct_insertions, "1", "distinct (request, layer, position) stored", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"evictions", &StepRecord::evictions, "1", "entries evicted", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"overcommit", &StepRecord::overcommit, "1", "entries above the budget that protection or pins kept, summed over steps", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"steps_under_pressure", &StepRecord::steps_under_pressure, "1", "(group, step) pairs over budget before eviction", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"chosen_experts", &StepRecord::chosen_experts, "1", "(token, layer, expert) choices of the storing key", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"stored_copies", &StepRecord::stored_copies, "1", "copies stored for those choices", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"dedup_merged", &StepRecord::dedup_merged, "1", "choices merged into a copy at the same destination", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"stored_home", &StepRecord::stored_home, "1", "entries stored at home for want of an expert, or of a layer without experts", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"query_ranks", &StepRecord::query_ranks, "1", "ranks touched, summed over queries; fanout = query_ranks / queries", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"cross_shard_switches", &StepRecord::cross_shard_switches, "1", "successive stores of one request, layer and expert that change shard", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"expert_reads", &StepRecord::expert_reads, "1", "(query, expert) pairs of routed reads", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"resident_distinct", &StepRecord::resident_distinct, "1", "distinct (request, layer, position) with a live entry at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"resident_entries", &StepRecord::resident_entries, "1", "live entries at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"sealed_entries", &StepRecord::sealed_entries, "1", "live entries in sealed pages at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"allocated_pages", &StepRecord::allocated_pages, "1", "page blocks allocated at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"used_slots", &StepRecord::used_slots, "1", "slots of allocated pages that hold a live entry at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"kv_bytes_raw", &StepRecord::kv_bytes_raw, "byte", "payload-type size of the live entries at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"kv_bytes_stored", &StepRecord::kv_bytes_stored, "byte", "bytes of allocated page blocks at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"kv_peak_bytes", &StepRecord::kv_peak_bytes, "byte", "largest kv_bytes_stored of a rank in the window, summed over ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps and policy state at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"bytes_self", &StepRecord::bytes_self, "byte", "the part whose destination was the own rank", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_kv", &StepRecord::wire_kv, "byte", "bytes of K and V between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_q", &StepRecord::wire_q, "byte", "bytes of queries between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_partial", &StepRecord::wire_partial, "byte", "bytes of partial attention results between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_lse", &StepRecord::wire_lse, "byte", "bytes of merged log-sum-exps between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_notices", &StepRecord::wire_notices, "byte", "bytes of eviction notices between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_headers", &StepRecord::wire_headers, "byte", "bytes of record headers between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_messages", &StepRecord::wire_messages, "1", "non-empty (source, destination) pairs between different ranks, summed over exchanges", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"hidden_state_bytes", &StepRecord::hidden_state_bytes, "byte", "expert-parallel hidden states (dispatch and combine, 2 bytes a value) that the same routing would move, for scale", Scope::global, ClaimClass::modelled, Combine::sum},
+      Metric{"t_read", &StepRecord::t_read, "ns", "host time of phase read", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_route", &StepRecord::t_route, "ns", "host time of phase route", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_place", &StepRecord::t_place, "ns", "host time of phase place", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_dispatch", &StepRecord::t_dispatch, "ns", "host time of phase dispatch", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_admit", &StepRecord::t_admit, "ns", "host time of phase admit", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_attend", &StepRecord::t_attend, "ns", "host time of phase attend", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_combine", &StepRecord::t_combine, "ns", "host time of phase combine", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_touch", &StepRecord::t_touch, "ns", "host time of phase touch", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_record", &StepRecord::t_record, "ns", "host time of phase record", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_admit_evict", &StepRecord::t_admit_evict, "ns", "part of admit that executes evictions", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_admit_encode", &StepRecord::t_admit_encode, "ns", "time of sealing (encoding) pages", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_attend_select", &StepRecord::t_attend_select, "ns", "part of attend that builds read lists and masks", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_attend_decode", &StepRecord::t_attend_decode, "ns", "part of attend inside the attention kernel", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_generate", &StepRecord::t_generate, "ns", "time spent making q, k, v; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_step", &StepRecord::t_step, "ns", "host time of the steps of the window, generation and probes excluded", Scope::global, ClaimClass::measured, Combine::max},
+      Metric{"t_network_model", &StepRecord::t_network_model, "ns", "alpha-beta time of the exchanges on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
+      Metric{"t_memory_model", &StepRecord::t_memory_model, "ns", "page bytes read by the busiest rank over the configured memory bandwidth", Scope::global, ClaimClass::modelled, Combine::sum}};
+};
+
+/// Totals of one attention layer over a window.
+struct LayerRecord {
+  std::int64_t first_step = 0;
+  std::int64_t layer = 0;
+  std::int64_t queries = 0, n_req = 0, n_hit = 0, entries_scanned = 0, entries_wanted = 0, insertions = 0, evictions = 0;
+  std::int64_t wire_bytes = 0, t_attend = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"first_step", &LayerRecord::first_step, "1", "index of the first step of the window", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"layer", &LayerRecord::layer, "1", "model layer", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"queries", &LayerRecord::queries, "1", "tokens that attended at this layer", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"n_req", &LayerRecord::n_req, "1", "lookups", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"n_hit", &LayerRecord::n_hit, "1", "lookups that hit", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"entries_scanned", &LayerRecord::entries_scanned, "1", "live entries in the pages that queries read", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"entries_wanted", &LayerRecord::entries_wanted, "1", "entries that entered a softmax", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"insertions", &LayerRecord::insertions, "1", "entries stored (copies)", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"evictions", &LayerRecord::evictions, "1", "entries evicted", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"wire_bytes", &LayerRecord::wire_bytes, "byte", "bytes between different ranks, all classes", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"t_attend", &LayerRecord::t_attend, "ns", "host time of phase attend", Scope::layer, ClaimClass::measured, Combine::max}};
+};
+
+/// What a load is counted over.
+enum class Entity : std::uint8_t { expert, shard, rank, node };
+
+/// Load of one entity over a window. Experts: choices of the router; shards, ranks, nodes: see the fields.
+struct LoadRecord {
+  std::int64_t first_step = 0;
+  std::int64_t entity = 0;  // Entity
+  std::int64_t index = 0;
+  std::int64_t load = 0;             // experts: choices; others: entries read by queries
+  std::int64_t insertions = 0, resident_bytes = 0, peak_bytes = 0, busy_ns = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"first_step", &LoadRecord::first_step, "1", "index of the first step of the window", Scope::shard, ClaimClass::counted, Combine::key},
+      Metric{"entity", &LoadRecord::entity, "1", "0 expert, 1 shard, 2 rank, 3 node", Scope::shard, ClaimClass::counted, Combine::key},
+      Metric{"index", &LoadRecord::index, "1", "id of the expert, shard, rank or node", Scope::shard, ClaimClass::counted, Combine::key},
+      Metric{"load", &LoadRecord::load, "1", "experts: (token, layer) pairs routed to it; shard, rank, node: entries scanned for queries", Scope::shard, ClaimClass::counted, Combine::sum},
+      Metric{"insertions", &LoadRecord::insertions, "1", "entries stored", Scope::shard, ClaimClass::counted, Combine::sum},
+      Metric{"resident_bytes", &LoadRecord::resident_bytes, "byte", "bytes of allocated page blocks at the end of the window", Scope::shard, ClaimClass::counted, Combine::sum},
+      Metric{"peak_bytes", &LoadRecord::peak_bytes, "byte", "largest value of resident_bytes in the window (taken after admit)", Scope::shard, ClaimClass::counted, Combine::max},
+      Metric{"busy_ns", &LoadRecord::busy_ns, "ns", "host time of admit, attend and touch for this rank; 0 for other entities", Scope::rank, ClaimClass::measured, Combine::sum}};
+};
+
+/// Bytes and messages from one logical rank to another over a window; the own rank included.
+struct TrafficRecord {
+  std::int64_t first_step = 0;
+  std::int64_t source = 0, destination = 0;
+  std::int64_t kv = 0, q = 0, partial = 0, lse = 0, notices = 0, headers = 0, messages = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"first_step", &TrafficRecord::first_step, "1", "index of the first step of the window", Scope::rank, ClaimClass::counted, Combine::key},
+      Metric{"source", &TrafficRecord::source, "1", "sending logical rank", Scope::rank, ClaimClass::counted, Combine::key},
+      Metric{"destination", &TrafficRecord::destination, "1", "receiving logical rank", Scope::rank, ClaimClass::counted, Combine::key},
+      Metric{"kv", &TrafficRecord::kv, "byte", "K and V", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"q", &TrafficRecord::q, "byte", "queries", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"partial", &TrafficRecord::partial, "byte", "partial attention results", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"lse", &TrafficRecord::lse, "byte", "merged log-sum-exps", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"notices", &TrafficRecord::notices, "byte", "eviction notices, 8 bytes each", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"headers", &TrafficRecord::headers, "byte", "record headers", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"messages", &TrafficRecord::messages, "1", "exchanges in which at least one byte went this way", Scope::rank, ClaimClass::counted, Combine::sum}};
+};
+
+/// One request's life. Times are on the virtual clock (modelled) and on the monotonic clock (measured), -1 where not reached.
+struct RequestRecord {
+  std::int64_t request = 0;
+  std::int64_t home = 0, prompt_tokens = 0, output_tokens = 0, arrival_ns = 0;
+  std::int64_t first_step = 0, last_step = 0;
+  std::int64_t kv_ttft_model_ns = -1, e2e_model_ns = -1, queue_delay_model_ns = -1;
+  std::int64_t kv_ttft_ns = -1, e2e_ns = -1;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"request", &RequestRecord::request, "1", "index in the trace", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"home", &RequestRecord::home, "1", "home rank", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"prompt_tokens", &RequestRecord::prompt_tokens, "1", "prompt length replayed", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"output_tokens", &RequestRecord::output_tokens, "1", "output length replayed", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"arrival_ns", &RequestRecord::arrival_ns, "ns", "arrival on the virtual clock", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"first_step", &RequestRecord::first_step, "1", "first step it took part in", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"last_step", &RequestRecord::last_step, "1", "last step it took part in", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"kv_ttft_model_ns", &RequestRecord::kv_ttft_model_ns, "ns", "arrival to the KV path of the first output token, virtual clock; KV path only", Scope::request, ClaimClass::modelled, Combine::key},
+      Metric{"e2e_model_ns", &RequestRecord::e2e_model_ns, "ns", "arrival to the last token, virtual clock; KV path only", Scope::request, ClaimClass::modelled, Combine::key},
+      Metric{"queue_delay_model_ns", &RequestRecord::queue_delay_model_ns, "ns", "arrival to the start of the first step, virtual clock", Scope::request, ClaimClass::modelled, Combine::key},
+      Metric{"kv_ttft_ns", &RequestRecord::kv_ttft_ns, "ns", "start of the first step to the KV path of the first output token; KV path only", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"e2e_ns", &RequestRecord::e2e_ns, "ns", "start of the first step to the end of the last; KV path only", Scope::request, ClaimClass::measured, Combine::key}};
+};
+
+/// Fidelity of one sampled query against exact attention over its full, uncompressed, unsharded history (MODEL section 9).
+struct ProbeRecord {
+  std::int64_t request = 0, layer = 0, position = 0, history_tokens = 0, read_tokens = 0;
+  double attn_out_err = 0, attn_cosine = 0, attn_mass_kept = 0, attn_kl = 0, topk_recall = 0, max_abs_err = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"request", &ProbeRecord::request, "1", "request sampled", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"layer", &ProbeRecord::layer, "1", "model layer sampled", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"position", &ProbeRecord::position, "1", "query position sampled", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"history_tokens", &ProbeRecord::history_tokens, "1", "keys of the exact attention (the layer's own window)", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"read_tokens", &ProbeRecord::read_tokens, "1", "distinct tokens the replay read", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"attn_out_err", &ProbeRecord::attn_out_err, "1", "norm(o - o_exact) / norm(o_exact) over all heads", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"attn_cosine", &ProbeRecord::attn_cosine, "1", "cosine of o and o_exact over all heads", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"attn_mass_kept", &ProbeRecord::attn_mass_kept, "1", "exact softmax mass of the tokens read, mean over heads", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"attn_kl", &ProbeRecord::attn_kl, "nat", "KL(exact attention restricted to what was read and renormalised || exact) = -ln(mass kept), mean over heads", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"topk_recall", &ProbeRecord::topk_recall, "1", "share of the exact top-k keys that were read, mean over heads", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"max_abs_err", &ProbeRecord::max_abs_err, "1", "largest absolute difference of an output value", Scope::request, ClaimClass::measured, Combine::key}};
+};
+
+/// A number the run reports once: computed by the engine from records, stored as /metric/<name>.
+struct Summary {
+  std::string name;
+  std::string unit;
+  std::string definition;
+  ClaimClass claim = ClaimClass::derived;
+  double value = 0;
+  double numerator = 0, denominator = 0;  // of a ratio; both 0 otherwise
+};
+
+/// XXH3-128 sums (MODEL section 11): total and per window of 64 steps.
+struct Digest128 {
+  std::uint64_t high = 0, low = 0;
+  friend bool operator==(const Digest128&, const Digest128&) = default;
+};
+[[nodiscard]] std::string to_hex(const Digest128& digest);
+
+/// Everything a run hands to results/. Complete on process 0; elsewhere only `completed` is set.
+struct RunOutcome {
+  std::vector<StepRecord> steps;
+  std::vector<LayerRecord> layers;
+  std::vector<LoadRecord> loads;
+  std::vector<TrafficRecord> traffic;
+  std::vector<RequestRecord> requests;
+  std::vector<ProbeRecord> probes;
+  std::vector<Summary> summary;
+  Digest128 digest;
+  std::vector<Digest128> window_digests;
+  std::vector<std::string> labels;       // "acausal", "biased_softmax", "not_exercised", "feedback", ...: what a reader must know
+  std::vector<std::string> notes;        // sentences: cut prompts, rows replaced, ...
+  std::vector<std::string> violations;   // conservation laws that did not hold; non-empty = the run failed
+  std::int64_t wall_ns = 0;
+  bool completed = false;
+};
+
+}  // namespace moekv

@@ -1,0 +1,44 @@
+// QkvSource: where q, k and v of any (layer, request, position) come from: the trace's recording or the counter-based generator.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/id.hpp"
+#include "core/model_shape.hpp"
+#include "trace/source.hpp"
+
+namespace moekv {
+
+/// The generator of compression.md section 9.
+struct GeneratorSpec {
+  std::string preset = "A";        // A outlier channels + sinks, B no outliers, C extreme bias, D Gaussian (E: MLA latent is chosen by the shape)
+  double expert_affinity = 0.0;    // weight of an expert-dependent component in q and k
+  double sequence_mix = 0.0;       // eta: 0 = one subspace for all requests, 1 = one per request
+  std::uint64_t seed = 1;
+};
+
+/// Which experts a token was routed to, for GeneratorSpec::expert_affinity; ids may be null when it is 0.
+struct TokenExperts {
+  const std::uint16_t* ids = nullptr;  // [tokens][top_k]
+  std::uint32_t top_k = 0;
+};
+
+/// Rows are fp32, position-major: q [tokens][n_heads][d_k], k [tokens][n_kv_heads][d_k], v [tokens][n_kv_heads][d_v] (v untouched for MLA).
+/// A pure function of its arguments, so any process regenerates any entry. RoPE is applied. Thread-compatible.
+class QkvSource {
+ public:
+  virtual ~QkvSource() = default;
+  virtual void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) = 0;
+  virtual void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) = 0;
+  /// Learned sink logits per query head [n_heads]; only called for layers with sinks.
+  virtual void sink_logits(LayerId layer, float* out) = 0;
+};
+
+/// The generator for a shape (GQA, or the latent preset E for MLA).
+[[nodiscard]] std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape);
+/// Recorded q, k, v of a trace that has them; borrows `trace`. Sink logits come from the generator's seed.
+[[nodiscard]] std::unique_ptr<QkvSource> make_recorded_qkv(TraceSource& trace, const ModelShape& shape);
+
+}  // namespace moekv
