@@ -1,9 +1,15 @@
 # moekv_add_test(file [RANKS 1 2 4] [LABEL unit] [GPU] [LINK libs ...] [TIMEOUT seconds])
 # The label defaults to the file's folder. RANKS adds one ctest per number of MPI processes. Unknown arguments fail configure.
-set(MOEKV_TEST_ENVIRONMENT
-    OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
-    OMPI_MCA_btl=self,vader OMPI_MCA_pml=ob1 OMPI_MCA_btl_vader_single_copy_mechanism=none OMP_NUM_THREADS=2
-    ASAN_OPTIONS=detect_leaks=0 PYTHONDONTWRITEBYTECODE=1)
+# The launch environment has one source, scripts/mpi_env.sh: every line of it that reads  export NAME="${NAME:-value}".
+set(MOEKV_TEST_ENVIRONMENT OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 PYTHONDONTWRITEBYTECODE=1)  # OpenMPI leaks at exit
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/scripts/mpi_env.sh)
+file(STRINGS ${PROJECT_SOURCE_DIR}/scripts/mpi_env.sh lines REGEX "^ *export ")
+foreach(line IN LISTS lines)
+  if(NOT line MATCHES "^ *export ([A-Za-z_]+)=\"\\\${([A-Za-z_]+):-([^}]*)}\"$")
+    message(FATAL_ERROR "scripts/mpi_env.sh: cannot read '${line}'")
+  endif()
+  list(APPEND MOEKV_TEST_ENVIRONMENT ${CMAKE_MATCH_1}=${CMAKE_MATCH_3})
+endforeach()
 
 function(moekv_add_test file)
   cmake_parse_arguments(PARSE_ARGV 1 arg "GPU" "LABEL;TIMEOUT" "RANKS;LINK")

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs clang-tidy-16 with .clang-tidy over the sources. Exit code: 0 when there is no finding.
+# usage: scripts/tidy.sh [REGEX...]      only the files whose path matches, e.g. scripts/tidy.sh src/engine
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+command -v run-clang-tidy-16 >/dev/null || {
+  echo "tidy: clang-tidy-16 is not installed; scripts/setup.sh --full installs it" >&2
+  exit 3
+}
+cmake --preset tidy >/dev/null
+[ "$#" -gt 0 ] || set -- "$PWD/src/" "$PWD/tests/"
+run-clang-tidy-16 -quiet -p build/tidy -j "$(build_jobs)" "$@"
