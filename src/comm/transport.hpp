@@ -41,7 +41,8 @@ class Transport {
 
 /// One process that hosts every logical rank.
 [[nodiscard]] std::unique_ptr<Transport> make_local_transport();
-/// MPI_COMM_WORLD; needs a live MpiSession.
-[[nodiscard]] std::unique_ptr<Transport> make_mpi_transport();
+/// MPI_COMM_WORLD; needs a live MpiSession and must end before it. Collective, the destructor too. Messages above `piece_bytes` travel in pieces
+/// (MPI counts are ints), with the same value on every process.
+[[nodiscard]] std::unique_ptr<Transport> make_mpi_transport(std::size_t piece_bytes = std::size_t{1} << 30);
 
 }  // namespace moekv
