@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 
 namespace moekv {
 
@@ -21,6 +22,10 @@ template <class Owner, class T>
 Param(std::string_view, T Owner::*, std::string_view, std::string_view) -> Param<Owner, T>;
 template <class Owner, class T>
 Param(std::string_view, T Owner::*, std::string_view, std::string_view, double, double) -> Param<Owner, T>;
+
+/// A parameter may be an enum: `constexpr auto enum_names(T)`, found by argument-dependent lookup, then lists its names in value order.
+template <class T>
+concept NamedEnum = std::is_enum_v<T> && requires { enum_names(T{}); };
 
 /// What stands behind a number (METRICS 7.0).
 enum class ClaimClass : std::uint8_t { counted, measured, modelled, derived };

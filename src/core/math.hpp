@@ -61,6 +61,14 @@ MOEKV_HD float log_fixed(float x) {
   return m + y + fe * 0.693359375F;
 }
 
+/// Square root of x >= 0, relative error below 3e-7; 0 for 0 and for subnormal x.
+MOEKV_HD float sqrt_fixed(float x) {
+  if (!(x >= std::numeric_limits<float>::min())) return 0.0F;
+  float r = float_from_bits(0x5F3759DFU - (bits_of(x) >> 1));  // 1/sqrt(x) within 4 %, then Newton
+  for (int i = 0; i < 4; ++i) r = r * (1.5F - 0.5F * x * r * r);
+  return x * r;
+}
+
 /// cos and sin of 2 pi u for u in [0, 1) (no argument reduction error).
 struct CosSin {
   float cos, sin;

@@ -37,6 +37,11 @@ TEST(Math, CosSinMatchesLibm) {
   }
 }
 
+TEST(Math, SqrtMatchesLibm) {
+  for (float x = 2e-38F; x < 1e38F; x *= 1.0173F) EXPECT_NEAR(sqrt_fixed(x) / std::sqrt(static_cast<double>(x)), 1.0, 3e-7) << x;
+  EXPECT_EQ(sqrt_fixed(0.0F), 0.0F);
+}
+
 TEST(Rng, PhiloxMatchesKnownAnswer) {  // known-answer vector of Random123: all-zero counter and key, ten rounds
   const Draw4 d = draw4(0, static_cast<Stream>(0), 0, 0, 0);
   EXPECT_EQ(d.v[0], 0x6627e8d5U);

@@ -3,10 +3,13 @@
 
 #include <variant>
 
+#include "rules/route/hash.hpp"
 #include "rules/route/recorded.hpp"
+#include "rules/route/rr.hpp"
+#include "rules/route/topk.hpp"
 
 namespace moekv {
 
-using RouteRule = std::variant<route::Recorded>;
+using RouteRule = std::variant<route::Recorded, route::Topk, route::Hash, route::Rr>;
 
 }  // namespace moekv
