@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <exception>
 #include <optional>
+#include <string>
 
 #include "app/command.hpp"
 #include "comm/mpi_session.hpp"
@@ -38,7 +39,8 @@ int guarded_main(int argc, char** argv) {
   } catch (const CLI::Success& e) {
     return first ? app.exit(e) : code(ExitCode::ok);
   } catch (const CLI::ParseError& e) {
-    return fail(std::nullopt, ExitCode::usage, fmt::format("<command line>: error: {} (moekv --help lists subcommands and options)", e.what()), first);
+    const std::string hint = "moekv --help lists subcommands and options";
+    return fail(std::nullopt, ExitCode::usage, fmt::format("<command line>: error: {} ({})", e.what(), hint), first);
   }
   if (!action.collective && !first) return code(ExitCode::ok);
   try {

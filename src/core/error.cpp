@@ -1,3 +1,4 @@
+// Text of user errors: one line per problem, and the nearest known name for a misspelt one.
 #include "core/error.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Sizes, times and rates as text; see units.hpp.
 #include "core/units.hpp"
 
 #include <fmt/format.h>

@@ -25,7 +25,9 @@ TEST(Math, ExpMatchesLibm) {
 }
 
 TEST(Math, LogMatchesLibm) {
-  for (float x = 1e-30F; x < 1e30F; x *= 1.0173F) EXPECT_NEAR(log_fixed(x), std::log(static_cast<double>(x)), 3e-7 * std::abs(std::log(x)) + 1e-7) << x;
+  for (float x = 1e-30F; x < 1e30F; x *= 1.0173F) {
+    EXPECT_NEAR(log_fixed(x), std::log(static_cast<double>(x)), 3e-7 * std::abs(std::log(x)) + 1e-7) << x;
+  }
 }
 
 TEST(Math, CosSinMatchesLibm) {
