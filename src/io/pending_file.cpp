@@ -1,0 +1,57 @@
+// Write aside, fsync, rename, fsync the folder: a process killed at any moment leaves no half-written file under the final name.
+#include "io/pending_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.hpp"
+
+namespace moekv {
+namespace {
+
+void sync_path(const std::string& path, int flags) {
+  const int fd = ::open(path.c_str(), flags | O_CLOEXEC);
+  if (fd < 0) throw SystemError(fmt::format("open({}): {}", path, std::strerror(errno)));
+  const int status = ::fsync(fd);
+  const int error = errno;
+  ::close(fd);
+  if (status != 0 && error != EINVAL) throw SystemError(fmt::format("fsync({}): {}", path, std::strerror(error)));
+}
+
+std::string folder_of(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+}  // namespace
+
+PendingFile::PendingFile(std::string final_path) : final_(std::move(final_path)) {
+  static std::atomic<unsigned> serial{0};
+  const std::string folder = folder_of(final_);
+  if (!std::filesystem::is_directory(folder)) throw UserError(final_, fmt::format("folder '{}' does not exist", folder), "create it first");
+  if (::access(folder.c_str(), W_OK) != 0) throw UserError(final_, fmt::format("folder '{}' is not writable", folder), "choose another place");
+  if (std::filesystem::is_directory(final_)) throw UserError(final_, "is a folder", "name a file");
+  temporary_ = fmt::format("{}.{}.{}.tmp", final_, ::getpid(), serial++);
+}
+
+PendingFile::~PendingFile() {
+  if (!done_) ::unlink(temporary_.c_str());
+}
+
+void PendingFile::commit() {
+  sync_path(temporary_, O_RDWR);
+  if (std::rename(temporary_.c_str(), final_.c_str()) != 0) {
+    throw SystemError(fmt::format("rename({}, {}): {}", temporary_, final_, std::strerror(errno)));
+  }
+  done_ = true;
+  sync_path(folder_of(final_), O_RDONLY | O_DIRECTORY);
+}
+
+}  // namespace moekv

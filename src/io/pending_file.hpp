@@ -1,0 +1,28 @@
+// PendingFile: a file that appears under its name complete or not at all: written aside, synced, renamed.
+#pragma once
+
+#include <string>
+
+namespace moekv {
+
+/// Names a temporary file beside `final_path`. Without `commit` the destructor removes it and nothing appears.
+class PendingFile {
+ public:
+  /// Throws UserError where the folder does not exist or is not writable.
+  explicit PendingFile(std::string final_path);
+  ~PendingFile();
+  PendingFile(const PendingFile&) = delete;
+  PendingFile& operator=(const PendingFile&) = delete;
+
+  /// Where to write; the writer has closed it before `commit`.
+  [[nodiscard]] const std::string& temporary_path() const { return temporary_; }
+  [[nodiscard]] const std::string& final_path() const { return final_; }
+  /// Syncs file and folder to the disk and renames; replaces an older file of that name. Throws SystemError.
+  void commit();
+
+ private:
+  std::string final_, temporary_;
+  bool done_ = false;
+};
+
+}  // namespace moekv
