@@ -20,8 +20,8 @@ namespace moekv::mpi {
   int initialised = 0, process = -1;
   MPI_Initialized(&initialised);
   if (initialised != 0) MPI_Comm_rank(MPI_COMM_WORLD, &process);
-  throw SystemError(fmt::format("MPI: {} (code {}; process {} on {}; {}:{} {})", text.data(), code, process, host_name(), where.file_name(), where.line(),
-                                where.function_name()));
+  throw SystemError(fmt::format("MPI: {} (code {}; process {} on {}; {}:{} {})", text.data(), code, process, host_name(), where.file_name(),
+                                where.line(), where.function_name()));
 }
 
 /// mpi::check(MPI_Call(...)): throws SystemError unless the call succeeded. The communicator's error handler must be MPI_ERRORS_RETURN.

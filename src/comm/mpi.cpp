@@ -67,7 +67,9 @@ class MpiTransport final : public Transport {
   std::string host_name() const override { return moekv::host_name(); }
 
   std::vector<std::byte>& outbox(int p) override { return outboxes_[index(p)]; }
-  std::span<const std::byte> received(int p) const override { return p == process_ ? std::span<const std::byte>(own_inbox_) : inboxes_[index(p)].bytes(); }
+  std::span<const std::byte> received(int p) const override {
+    return p == process_ ? std::span<const std::byte>(own_inbox_) : inboxes_[index(p)].bytes();
+  }
 
   void exchange() override {
     own_inbox_.swap(outboxes_[index(process_)]);
@@ -88,16 +90,16 @@ class MpiTransport final : public Transport {
     const auto size = static_cast<std::int64_t>(mine.size());
     mpi::check(MPI_Gather(&size, 1, MPI_INT64_T, received_bytes_.data(), 1, MPI_INT64_T, 0, comm_));
     if (process_ != 0) {
-      for_each_piece(mine, piece_bytes_, [&](const std::byte* data, int count) { mpi::check(MPI_Send(data, count, MPI_BYTE, 0, gather_tag, comm_)); });
+      for_each_piece(mine, piece_bytes_,
+                     [&](const std::byte* data, int count) { mpi::check(MPI_Send(data, count, MPI_BYTE, 0, gather_tag, comm_)); });
       return {};
     }
     std::vector<std::vector<std::byte>> all(outboxes_.size());
     all[0].assign(mine.begin(), mine.end());
     for (int p = 1; p < n_processes_; ++p) {
       all[index(p)].resize(static_cast<std::size_t>(received_bytes_[index(p)]));
-      for_each_piece(std::span(all[index(p)]), piece_bytes_, [&](std::byte* data, int count) {
-        mpi::check(MPI_Recv(data, count, MPI_BYTE, p, gather_tag, comm_, MPI_STATUS_IGNORE));
-      });
+      for_each_piece(std::span(all[index(p)]), piece_bytes_,
+                     [&](std::byte* data, int count) { mpi::check(MPI_Recv(data, count, MPI_BYTE, p, gather_tag, comm_, MPI_STATUS_IGNORE)); });
     }
     return all;
   }
@@ -133,7 +135,8 @@ class MpiTransport final : public Transport {
     });
   }
   void allreduce(std::span<std::int64_t> values, MPI_Op op) {
-    for_each_piece(values, INT_MAX, [&](std::int64_t* data, int count) { mpi::check(MPI_Allreduce(MPI_IN_PLACE, data, count, MPI_INT64_T, op, comm_)); });
+    for_each_piece(values, INT_MAX,
+                   [&](std::int64_t* data, int count) { mpi::check(MPI_Allreduce(MPI_IN_PLACE, data, count, MPI_INT64_T, op, comm_)); });
   }
 
   MPI_Comm comm_ = MPI_COMM_NULL;

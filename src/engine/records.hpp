@@ -28,12 +28,14 @@ struct StepRecord {
   std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0;
   std::int64_t requested_bytes = 0, missed_bytes = 0;
   std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0;
-  std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, overcommit = 0, steps_under_pressure = 0;
+  std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
+  std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
   std::int64_t query_ranks = 0, cross_shard_switches = 0, expert_reads = 0;
   std::int64_t resident_entries = 0, resident_distinct = 0, sealed_entries = 0, allocated_pages = 0, used_slots = 0;
   std::int64_t kv_bytes_raw = 0, kv_bytes_stored = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
-  std::int64_t bytes_logical = 0, bytes_self = 0, wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0;
+  std::int64_t bytes_logical = 0, bytes_received = 0, bytes_self = 0;
+  std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0;
   std::int64_t wire_messages = 0, hidden_state_bytes = 0;
   std::int64_t t_read = 0, t_route = 0, t_place = 0, t_dispatch = 0, t_admit = 0, t_attend = 0, t_combine = 0, t_touch = 0, t_record = 0;
   std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_generate = 0;
@@ -61,7 +63,9 @@ struct StepRecord {
       Metric{"insertions", &StepRecord::insertions, "1", "entries stored (copies)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"distinct_insertions", &StepRecord::distinct_insertions, "1", "distinct (request, layer, position) stored", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"evictions", &StepRecord::evictions, "1", "entries evicted", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"finished_entries", &StepRecord::finished_entries, "1", "live entries freed because their request finished", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"overcommit", &StepRecord::overcommit, "1", "entries above the budget that protection or pins kept, summed over steps", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"budget_excess", &StepRecord::budget_excess, "1", "budget units that groups held above budget + admitted in the step + overcommit after due evictions, summed over steps; 0 by law", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"steps_under_pressure", &StepRecord::steps_under_pressure, "1", "(group, step) pairs over budget before eviction", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"chosen_experts", &StepRecord::chosen_experts, "1", "(token, layer, expert) choices of the storing key", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"stored_copies", &StepRecord::stored_copies, "1", "copies stored for those choices", Scope::global, ClaimClass::counted, Combine::sum},
@@ -81,6 +85,7 @@ struct StepRecord {
       Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps and policy state at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"bytes_received", &StepRecord::bytes_received, "byte", "the same bytes, counted by the ranks that received them", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_self", &StepRecord::bytes_self, "byte", "the part whose destination was the own rank", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_kv", &StepRecord::wire_kv, "byte", "bytes of K and V between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_q", &StepRecord::wire_q, "byte", "bytes of queries between different ranks", Scope::global, ClaimClass::counted, Combine::sum},

@@ -25,8 +25,8 @@ TEST(PeerDeath, DISABLED_Victim) {  // run by the test below, under mpirun
 
 TEST(PeerDeath, EndsTheJobWithinSeconds) {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
-  const std::string command = fmt::format("timeout -k 2 30 '{}' {} 3 '{}' --gtest_also_run_disabled_tests --gtest_filter='*Victim' 2>&1", MOEKV_MPIEXEC,
-                                          MOEKV_MPIEXEC_NUMPROC_FLAG, self);
+  const std::string command = fmt::format("timeout -k 2 30 '{}' {} 3 '{}' --gtest_also_run_disabled_tests --gtest_filter='*Victim' 2>&1",
+                                          MOEKV_MPIEXEC, MOEKV_MPIEXEC_NUMPROC_FLAG, self);
   const auto start = std::chrono::steady_clock::now();
   std::FILE* pipe = popen(command.c_str(), "r");
   ASSERT_NE(pipe, nullptr);

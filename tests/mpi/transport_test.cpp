@@ -1,11 +1,12 @@
 // The MPI transport against what every process can recompute: all message sizes and contents are pure functions of (round, source, destination).
+#include "comm/transport.hpp"
+
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cstdlib>
 #include <new>
 
-#include "comm/transport.hpp"
 #include "core/error.hpp"
 #include "core/rng.hpp"
 
@@ -125,7 +126,8 @@ TEST(MpiTransport, ReducesGathersAndBroadcasts) {
   EXPECT_EQ(largest, (std::vector<std::int64_t>{n - 1, 1, 0, std::int64_t{1} << 40}));
   t->allreduce_sum({});
 
-  const std::vector<std::byte> mine(static_cast<std::size_t>(t->process() % 3), static_cast<std::byte>(t->process()));  // process 0 and 3 send nothing
+  const std::vector<std::byte> mine(static_cast<std::size_t>(t->process() % 3),
+                                    static_cast<std::byte>(t->process()));  // process 0 and 3 send nothing
   const auto all = t->gather(mine);
   ASSERT_EQ(all.size(), t->process() == 0 ? static_cast<std::size_t>(n) : 0u);
   for (std::size_t p = 0; p < all.size(); ++p) EXPECT_EQ(all[p], std::vector<std::byte>(p % 3, static_cast<std::byte>(p)));

@@ -56,7 +56,8 @@ TEST(ClusterModel, AddsStartTimeAndTransferTimeRoundedUp) {
 class LauncherTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"}) unsetenv(name);
+    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"})
+      unsetenv(name);
   }
   void TearDown() override { SetUp(); }
 };

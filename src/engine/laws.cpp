@@ -1,0 +1,152 @@
+// The laws, each a pair of sums that must be equal or ordered, per window.
+#include "engine/laws.hpp"
+
+#include <fmt/format.h>
+
+#include <map>
+
+#include "engine/summarise.hpp"
+#include "engine/summary_list.hpp"
+
+namespace moekv {
+namespace {
+
+using S = StepRecord;
+
+enum class Relation : std::uint8_t { equal, at_most };
+
+class Violations {
+ public:
+  void expect(Relation relation, std::int64_t first_step, std::string_view left_text, std::int64_t left, std::string_view right_text,
+              std::int64_t right) {
+    if (relation == Relation::equal ? left == right : left <= right) return;
+    if (++count_ > most_violations) return;
+    const char* sign = relation == Relation::equal ? "=" : "<=";
+    texts_.push_back(
+        fmt::format("window of step {}: law {} {} {} does not hold: {} against {}", first_step, left_text, sign, right_text, left, right));
+  }
+  std::vector<std::string> take() {
+    if (count_ > most_violations) texts_.push_back(fmt::format("... and {} more", count_ - most_violations));
+    return std::move(texts_);
+  }
+
+ private:
+  std::vector<std::string> texts_;
+  std::size_t count_ = 0;
+};
+
+/// Laws of one window's counters, and between it and the window before.
+void check_step(const S& s, const S& before, Violations& v) {
+  const auto equal = [&](const char* a, std::int64_t x, const char* b, std::int64_t y) { v.expect(Relation::equal, s.first_step, a, x, b, y); };
+  const auto at_most = [&](const char* a, std::int64_t x, const char* b, std::int64_t y) { v.expect(Relation::at_most, s.first_step, a, x, b, y); };
+  equal("n_req", s.n_req, "n_hit + n_miss", s.n_hit + s.n_miss);
+  equal("n_hit", s.n_hit, "hit_local + hit_node + hit_remote", s.hit_local + s.hit_node + s.hit_remote);
+  equal("tokens", s.tokens, "prefill_tokens + decode_tokens", s.prefill_tokens + s.decode_tokens);
+  equal("resident_entries before + insertions", before.resident_entries + s.insertions, "resident_entries + evictions + finished_entries",
+        s.resident_entries + s.evictions + s.finished_entries);
+  equal("chosen_experts", s.chosen_experts, "stored_copies + dedup_merged", s.stored_copies + s.dedup_merged);
+  equal("bytes_logical", s.bytes_logical, "bytes_received", s.bytes_received);
+  equal("bytes_logical", s.bytes_logical, "bytes_self + wire bytes", s.bytes_self + wire_bytes(s));
+  equal("budget_excess", s.budget_excess, "0", 0);
+  at_most("missed_bytes", s.missed_bytes, "requested_bytes", s.requested_bytes);
+  at_most("entries_wanted", s.entries_wanted, "entries_scanned", s.entries_scanned);
+  at_most("empty_reads", s.empty_reads, "queries", s.queries);
+  at_most("distinct_insertions", s.distinct_insertions, "insertions", s.insertions);
+  at_most("resident_distinct", s.resident_distinct, "resident_entries", s.resident_entries);
+  at_most("sealed_entries", s.sealed_entries, "resident_entries", s.resident_entries);
+  at_most("kv_bytes_stored", s.kv_bytes_stored, "kv_peak_bytes", s.kv_peak_bytes);
+}
+
+/// Sum of one field per window over rows of another record.
+template <class Record, class F>
+std::map<std::int64_t, std::int64_t> sum_per_window(const std::vector<Record>& rows, F&& value) {
+  std::map<std::int64_t, std::int64_t> sums;
+  for (const Record& row : rows) sums[row.first_step] += value(row);
+  return sums;
+}
+
+/// The rows of another record must add up to the job's row of the same window, where that record has rows.
+template <class Record>
+void check_parts(const std::vector<S>& steps, const std::vector<Record>& rows, std::string_view text, auto whole, auto part, Violations& v) {
+  if (rows.empty()) return;
+  const auto sums = sum_per_window(rows, part);
+  for (const S& s : steps) {
+    const auto it = sums.find(s.first_step);
+    v.expect(Relation::equal, s.first_step, fmt::format("sum of {}", text), it == sums.end() ? 0 : it->second, "the job's count", whole(s));
+  }
+}
+
+void check_layers(const RunOutcome& out, Violations& v) {
+  const auto same = [&](const char* text, std::int64_t S::*whole, std::int64_t LayerRecord::*part) {
+    check_parts(
+        out.steps, out.layers, text, [=](const S& s) { return s.*whole; }, [=](const LayerRecord& l) { return l.*part; }, v);
+  };
+  same("queries over layers", &S::queries, &LayerRecord::queries);
+  same("n_req over layers", &S::n_req, &LayerRecord::n_req);
+  same("n_hit over layers", &S::n_hit, &LayerRecord::n_hit);
+  same("entries_scanned over layers", &S::entries_scanned, &LayerRecord::entries_scanned);
+  same("entries_wanted over layers", &S::entries_wanted, &LayerRecord::entries_wanted);
+  same("insertions over layers", &S::insertions, &LayerRecord::insertions);
+  same("evictions over layers", &S::evictions, &LayerRecord::evictions);
+  check_parts(
+      out.steps, out.layers, "wire_bytes over layers", wire_bytes, [](const LayerRecord& l) { return l.wire_bytes; }, v);
+}
+
+void check_traffic(const RunOutcome& out, Violations& v) {
+  const auto between = [&](const char* text, std::int64_t S::*whole, std::int64_t TrafficRecord::*part) {
+    check_parts(
+        out.steps, out.traffic, text, [=](const S& s) { return s.*whole; },
+        [=](const TrafficRecord& t) { return t.source != t.destination ? t.*part : 0; }, v);
+  };
+  between("kv over pairs of ranks", &S::wire_kv, &TrafficRecord::kv);
+  between("q over pairs of ranks", &S::wire_q, &TrafficRecord::q);
+  between("partial over pairs of ranks", &S::wire_partial, &TrafficRecord::partial);
+  between("lse over pairs of ranks", &S::wire_lse, &TrafficRecord::lse);
+  between("notices over pairs of ranks", &S::wire_notices, &TrafficRecord::notices);
+  between("headers over pairs of ranks", &S::wire_headers, &TrafficRecord::headers);
+  between("messages over pairs of ranks", &S::wire_messages, &TrafficRecord::messages);
+  check_parts(
+      out.steps, out.traffic, "bytes from ranks to themselves", [](const S& s) { return s.bytes_self; },
+      [](const TrafficRecord& t) { return t.source == t.destination ? all_bytes(t) : 0; }, v);
+}
+
+void check_loads(const RunSpec& spec, const RunOutcome& out, Violations& v) {
+  for (const Entity entity : {Entity::shard, Entity::rank, Entity::node}) {
+    std::vector<LoadRecord> rows;
+    for (const LoadRecord& l : out.loads) {
+      if (l.entity == static_cast<std::int64_t>(entity)) rows.push_back(l);
+    }
+    const auto same = [&](const char* field, std::int64_t S::*whole, std::int64_t LoadRecord::*part) {
+      check_parts(
+          out.steps, rows, fmt::format("{} over {}s", field, to_string(entity)), [=](const S& s) { return s.*whole; },
+          [=](const LoadRecord& l) { return l.*part; }, v);
+    };
+    same("insertions", &S::insertions, &LoadRecord::insertions);
+    same("load", &S::entries_scanned, &LoadRecord::load);
+    same("resident_bytes", &S::kv_bytes_stored, &LoadRecord::resident_bytes);
+    if (entity != Entity::shard || spec.memory.shard_bytes == 0) continue;
+    for (const LoadRecord& l : rows) {
+      v.expect(Relation::at_most, l.first_step, fmt::format("peak_bytes of shard {}", l.index), l.peak_bytes, "memory.shard_bytes",
+               static_cast<std::int64_t>(spec.memory.shard_bytes));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> check_laws(const RunSpec& spec, const RunOutcome& outcome) {
+  Violations violations;
+  const auto slots = static_cast<std::int64_t>(page_slots_of(spec));
+  StepRecord before;
+  for (const StepRecord& s : outcome.steps) {
+    check_step(s, before, violations);
+    violations.expect(Relation::at_most, s.first_step, "used_slots", s.used_slots, "allocated_pages x slots", s.allocated_pages * slots);
+    before = s;
+  }
+  check_layers(outcome, violations);
+  check_traffic(outcome, violations);
+  check_loads(spec, outcome, violations);
+  return violations.take();
+}
+
+}  // namespace moekv

@@ -1,0 +1,157 @@
+// Totals, cache behaviour, memory and traffic of a run.
+#include "engine/summarise.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/summary_list.hpp"
+
+namespace moekv {
+namespace {
+
+using S = StepRecord;
+constexpr ClaimClass counted = ClaimClass::counted, derived = ClaimClass::derived;
+
+/// Fields that describe a moment (the end of the window), so that their largest value over windows is reported and not their sum.
+bool is_level(std::int64_t S::*field) {
+  constexpr std::int64_t S::*levels[] = {&S::resident_entries, &S::resident_distinct, &S::sealed_entries, &S::allocated_pages, &S::used_slots,
+                                         &S::kv_bytes_raw,     &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes};
+  return std::find(std::begin(levels), std::end(levels), field) != std::end(levels);
+}
+
+/// Rows of the windows that begin at or after `first_step`.
+template <class Record>
+std::vector<Record> warm_rows(const std::vector<Record>& rows, std::int64_t first_step) {
+  std::vector<Record> warm;
+  std::copy_if(rows.begin(), rows.end(), std::back_inserter(warm), [&](const Record& row) { return row.first_step >= first_step; });
+  return warm;
+}
+
+/// Number of entities that have rows: highest index + 1.
+std::int64_t count_entities(const std::vector<LoadRecord>& loads, Entity entity) {
+  std::int64_t n = 0;
+  for (const LoadRecord& load : loads) n = load.entity == static_cast<std::int64_t>(entity) ? std::max(n, load.index + 1) : n;
+  return n;
+}
+
+}  // namespace
+
+void add_totals(std::span<const StepRecord> steps, SummaryList& list) {
+  list.add("n_windows", {"1", counted, "windows of steps that count"}, static_cast<double>(steps.size()));
+  list.add("n_steps", {"1", counted, "steps that count"}, total(steps, &S::n_steps));
+  for_each_field(S::metrics, [&](const auto& m) {
+    if (m.combine == Combine::key) return;
+    if (is_level(m.member)) {
+      list.add(std::string(m.name), {m.unit, m.claim, std::string(m.definition) + "; largest over windows"}, largest(steps, m.member));
+    } else {
+      list.add(std::string(m.name), {m.unit, m.claim, std::string(m.definition) + "; sum over windows"}, total(steps, m.member));
+    }
+  });
+}
+
+void add_cache(std::span<const StepRecord> steps, std::string_view suffix, SummaryList& list) {
+  const auto ratio = [&](std::string name, std::string definition, std::int64_t S::*top, std::int64_t S::*bottom) {
+    list.add_ratio(name + std::string(suffix), {"1", counted, std::move(definition)}, total(steps, top), total(steps, bottom));
+  };
+  ratio("hit_ratio", "n_hit / n_req", &S::n_hit, &S::n_req);
+  ratio("miss_ratio", "n_miss / n_req", &S::n_miss, &S::n_req);
+  ratio("byte_miss_ratio", "missed_bytes / requested_bytes", &S::missed_bytes, &S::requested_bytes);
+  ratio("local_hit_ratio", "hit_local / n_req: hits on the home rank of the request", &S::hit_local, &S::n_req);
+  ratio("node_hit_ratio", "hit_node / n_req: hits on another rank of the home rank's node", &S::hit_node, &S::n_req);
+  ratio("remote_hit_ratio", "hit_remote / n_req: hits on a rank of another node", &S::hit_remote, &S::n_req);
+  ratio("read_amplification", "entries_scanned / entries_wanted", &S::entries_scanned, &S::entries_wanted);
+  ratio("churn", "evictions / insertions", &S::evictions, &S::insertions);
+  ratio("empty_read_ratio", "empty_reads / queries", &S::empty_reads, &S::queries);
+  ratio("masked_copy_ratio", "masked_copies / entries_wanted", &S::masked_copies, &S::entries_wanted);
+  list.add_ratio("cross_shard_switch_rate" + std::string(suffix), {"1", counted, "cross_shard_switches per 1000 insertions"},
+                 1000 * total(steps, &S::cross_shard_switches), total(steps, &S::insertions));
+}
+
+void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std::int64_t payload_bytes, std::int64_t capacity_bytes,
+                SummaryList& list) {
+  const double raw = total(steps, &S::kv_bytes_raw), pages = total(steps, &S::kv_bytes_stored), metadata = total(steps, &S::metadata_bytes);
+  const double resident = total(steps, &S::resident_entries), slots = total(steps, &S::allocated_pages) * static_cast<double>(page_slots);
+  const std::string windows = ", summed over the ends of windows";
+  list.add_ratio("sealed_fraction", {"1", counted, "sealed_entries / resident_entries" + windows}, total(steps, &S::sealed_entries), resident);
+  list.add_ratio("replication_factor", {"1", counted, "resident_entries / resident_distinct" + windows}, resident,
+                 total(steps, &S::resident_distinct));
+  list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw, pages + metadata);
+  list.add_ratio("page_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_stored, page blocks only" + windows}, raw, pages);
+  list.add_ratio("removed_fraction", {"1", counted, "1 - kv_bytes_stored / kv_bytes_raw" + windows}, raw - pages, raw);
+  list.add_ratio("bits_per_element", {"bit", counted, "8 kv_bytes_stored / values of the live entries" + windows}, 8 * pages,
+                 raw / static_cast<double>(payload_bytes));
+  list.add_ratio("internal_frag", {"1", counted, "1 - used_slots / slots of allocated pages" + windows}, slots - total(steps, &S::used_slots), slots);
+  list.add_ratio("metadata_per_entry", {"byte", counted, "metadata_bytes / resident_entries" + windows}, metadata, resident);
+  if (capacity_bytes > 0) {
+    list.add("kv_capacity_bytes", {"byte", counted, "memory.shard_bytes of all shards"}, static_cast<double>(capacity_bytes));
+    list.add_ratio("kv_usage", {"1", counted, "kv_peak_bytes / kv_capacity_bytes"}, largest(steps, &S::kv_peak_bytes),
+                   static_cast<double>(capacity_bytes));
+  }
+}
+
+void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecord> traffic, std::int64_t ranks, SummaryList& list) {
+  double wire = 0;
+  for (const StepRecord& s : steps) wire += static_cast<double>(wire_bytes(s));
+  list.add("bytes_wire", {"byte", counted, "bytes between different ranks: kv + q + partial + lse + notices + headers"}, wire);
+  list.add_ratio("bytes_wire_per_token", {"byte", counted, "bytes_wire / tokens"}, wire, total(steps, &S::tokens));
+  list.add_ratio("wire_over_hidden_state", {"1", ClaimClass::modelled, "bytes_wire / hidden_state_bytes of expert parallelism"}, wire,
+                 total(steps, &S::hidden_state_bytes));
+  list.add_ratio("fanout", {"1", counted, "query_ranks / queries: ranks touched per (query, layer)"}, total(steps, &S::query_ranks),
+                 total(steps, &S::queries));
+  list.add_ratio("dedup_factor", {"1", counted, "chosen_experts / stored_copies: (token, expert) choices per stored copy"},
+                 total(steps, &S::chosen_experts), total(steps, &S::stored_copies));
+  if (traffic.empty() || ranks < 2) return;
+  const auto n = static_cast<std::size_t>(ranks);
+  std::vector<double> sent(n), received(n);
+  std::vector<double> pairs(n * n);
+  for (const TrafficRecord& t : traffic) {
+    if (t.source == t.destination) continue;
+    const auto bytes = static_cast<double>(all_bytes(t));
+    sent[static_cast<std::size_t>(t.source)] += bytes;
+    received[static_cast<std::size_t>(t.destination)] += bytes;
+    pairs[static_cast<std::size_t>(t.source) * n + static_cast<std::size_t>(t.destination)] += bytes;
+  }
+  const double most_sent = *std::max_element(sent.begin(), sent.end()), most_received = *std::max_element(received.begin(), received.end());
+  list.add("bytes_sent_max", {"byte", counted, "largest number of bytes that one rank sent to others"}, most_sent);
+  list.add("bytes_recv_max", {"byte", counted, "largest number of bytes that one rank received from others"}, most_received);
+  const double exchange_ns = total(steps, &S::t_dispatch) + total(steps, &S::t_combine), busiest = std::max(most_sent, most_received);
+  const std::string algbw = "max over ranks of max(sent, received) / host time of dispatch and combine, packing included";
+  list.add_ratio("algbw", {"GB s-1", derived, algbw}, busiest, exchange_ns);
+  list.add_ratio("busbw", {"GB s-1", derived, "algbw (n - 1) / n"}, busiest * static_cast<double>(ranks - 1),
+                 exchange_ns * static_cast<double>(ranks));
+  const double mean_pair = wire > 0 ? wire / static_cast<double>(ranks * (ranks - 1)) : 0;
+  list.add_ratio("pair_imbalance", {"1", counted, "largest over mean of the off-diagonal (source, destination) bytes"},
+                 *std::max_element(pairs.begin(), pairs.end()), mean_pair);
+}
+
+std::uint32_t page_slots_of(const RunSpec& spec) {
+  if (spec.page.slots > 0) return spec.page.slots;
+  const bool by_expert = spec.page.key == PageKey::expert || (spec.page.key == PageKey::automatic && spec.placement.layout == Layout::expert);
+  return by_expert ? 16 : 64;
+}
+
+std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
+  const auto warmup = static_cast<std::int64_t>(spec.metrics.warmup_steps);
+  const auto steps = warm_rows(outcome.steps, warmup);
+  const auto loads = warm_rows(outcome.loads, warmup);
+  const auto traffic = warm_rows(outcome.traffic, warmup);
+  const std::int64_t capacity = static_cast<std::int64_t>(spec.memory.shard_bytes) * count_entities(outcome.loads, Entity::shard);
+  SummaryList list;
+  add_totals(steps, list);
+  if (warmup > 0) {
+    const double cold = total(std::span(outcome.steps), &S::n_req) - total(std::span(steps), &S::n_req);
+    list.add("n_warmup_req", {"1", counted, "lookups of the windows that begin before metrics.warmup_steps, left out of all but the *_cold numbers"},
+             cold);
+    add_cache(outcome.steps, "_cold", list);
+  }
+  add_cache(steps, "", list);
+  add_memory(steps, page_slots_of(spec), element_bits(spec.payload.element) / 8, capacity, list);
+  add_traffic(steps, traffic, count_entities(outcome.loads, Entity::rank), list);
+  add_times(steps, outcome.wall_ns, list);
+  add_requests(outcome.requests, static_cast<std::int64_t>(total(std::span<const StepRecord>(outcome.steps), &S::t_step)), list);
+  for (const Entity entity : {Entity::expert, Entity::shard, Entity::rank, Entity::node}) add_balance(loads, entity, list);
+  add_fidelity(outcome.probes, list);
+  return list.take();
+}
+
+}  // namespace moekv

@@ -1,0 +1,124 @@
+// Load balance over experts, shards, ranks and nodes, and fidelity over the probes.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "engine/statistics.hpp"
+#include "engine/summary_list.hpp"
+
+namespace moekv {
+namespace {
+
+constexpr ClaimClass counted = ClaimClass::counted;
+
+/// One field of one kind of entity: a row of loads per window and the totals of the run. Entities without a row have load 0.
+struct LoadTable {
+  std::map<std::int64_t, std::vector<double>> windows;
+  std::vector<double> run;
+};
+
+LoadTable load_table(std::span<const LoadRecord> loads, Entity entity, std::int64_t LoadRecord::*field) {
+  LoadTable table;
+  std::size_t n = 0;
+  for (const LoadRecord& l : loads) n = l.entity == static_cast<std::int64_t>(entity) ? std::max(n, static_cast<std::size_t>(l.index) + 1) : n;
+  table.run.resize(n);
+  for (const LoadRecord& l : loads) {
+    if (l.entity != static_cast<std::int64_t>(entity)) continue;
+    auto& window = table.windows[l.first_step];
+    window.resize(n);
+    window[static_cast<std::size_t>(l.index)] += static_cast<double>(l.*field);
+    table.run[static_cast<std::size_t>(l.index)] += static_cast<double>(l.*field);
+  }
+  return table;
+}
+
+/// Mean over windows with load of max / mean; NaN without any.
+double mean_window_imbalance(const LoadTable& table) {
+  std::vector<double> ratios;
+  for (const auto& [first_step, loads] : table.windows) {
+    const Balance b = balance(loads);
+    if (b.loaded > 0) ratios.push_back(b.max / b.mean);
+  }
+  return moments(ratios).mean;
+}
+
+/// How much the hot experts move from window to window.
+void add_drift(const LoadTable& table, SummaryList& list) {
+  std::vector<double> overlaps, divergences;
+  const std::size_t q = std::max<std::size_t>(1, table.run.size() / 10);
+  for (auto it = table.windows.begin(); it != table.windows.end() && std::next(it) != table.windows.end(); ++it) {
+    const double divergence = jensen_shannon(it->second, std::next(it)->second);
+    if (std::isnan(divergence)) continue;
+    divergences.push_back(divergence);
+    overlaps.push_back(hot_overlap(it->second, std::next(it)->second, q));
+  }
+  list.add("expert_hot_overlap", {"1", counted, "Jaccard index of the hottest tenth of the experts in successive windows, mean over windows"},
+           moments(overlaps).mean);
+  list.add("expert_load_divergence", {"nat", counted, "Jensen-Shannon divergence of the expert loads of successive windows, mean over windows"},
+           moments(divergences).mean);
+}
+
+/// Busy time that ranks wait for the busiest one.
+void add_lost_time(std::span<const LoadRecord> loads, SummaryList& list) {
+  double lost = 0, busiest = 0;
+  for (const auto& [first_step, busy] : load_table(loads, Entity::rank, &LoadRecord::busy_ns).windows) {
+    const Moments m = moments(busy);
+    lost += m.max - m.mean;
+    busiest += m.max;
+  }
+  const char* text = "sum over windows of (largest - mean) busy time of a rank, over the sum of the largest";
+  list.add_ratio("lost_time_imbalance", {"1", ClaimClass::measured, text}, lost, busiest);
+  const LoadTable peaks = load_table(loads, Entity::rank, &LoadRecord::peak_bytes);
+  std::vector<double> most(peaks.run.size());
+  for (const auto& [first_step, bytes] : peaks.windows) {
+    for (std::size_t r = 0; r < bytes.size(); ++r) most[r] = std::max(most[r], bytes[r]);
+  }
+  const Balance b = balance(most);
+  list.add("rank_peak_bytes_max", {"byte", counted, "largest peak_bytes of a rank"}, b.max);
+  list.add_ratio("rank_memory_imbalance", {"1", counted, "largest over mean of the ranks' peak_bytes"}, b.max, b.mean);
+}
+
+}  // namespace
+
+void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& list) {
+  const LoadTable table = load_table(loads, entity, &LoadRecord::load);
+  if (table.run.empty()) return;
+  const Balance b = balance(table.run);
+  const std::string prefix = std::string(to_string(entity)) + "_";
+  const auto ratio = [&](const char* name, const char* definition, double numerator, double denominator, std::string_view unit = "1") {
+    list.add_ratio(prefix + name, {unit, counted, std::string(definition) + "; load of each " + std::string(to_string(entity)) + " over the run"},
+                   numerator, denominator);
+  };
+  ratio("imbalance_ratio", "max / mean", b.max, b.mean);
+  ratio("max_vio", "max / mean - 1", b.max - b.mean, b.mean);
+  ratio("min_ratio", "min / mean", b.min, b.mean);
+  ratio("utilisation", "entities with load / entities", static_cast<double>(b.loaded), static_cast<double>(b.entities));
+  ratio("load_cv", "standard deviation / mean", std::sqrt(b.variance), b.mean);
+  ratio("dispersion", "variance / mean", b.variance, b.mean);
+  ratio("jain", "(sum x)^2 / (n sum x^2)", b.sum * b.sum, static_cast<double>(b.entities) * b.sum_of_squares);
+  list.add(prefix + "gini", {"1", counted, "Gini coefficient of the loads over the run"}, b.gini);
+  const double most_entropy = std::log(static_cast<double>(b.entities));
+  list.add(prefix + "entropy_norm", {"1", counted, "entropy of the loads over the run / ln n; 0 for one entity"},
+           b.entities > 1 ? b.entropy / most_entropy : 0);
+  const double step = mean_window_imbalance(table);
+  list.add(prefix + "imbalance_window", {"1", counted, "max / mean of each window with load, mean over windows"}, step);
+  list.add_ratio(prefix + "imbalance_temporal", {"1", counted, "imbalance_window / imbalance_ratio: above 1 the hot entities change"}, step,
+                 b.max / b.mean);
+  if (entity == Entity::expert) add_drift(table, list);
+  if (entity == Entity::rank) add_lost_time(loads, list);
+}
+
+void add_fidelity(std::span<const ProbeRecord> probes, SummaryList& list) {
+  list.add("n_probes", {"1", counted, "queries compared with exact attention"}, static_cast<double>(probes.size()));
+  for_each_field(ProbeRecord::metrics, [&](const auto& m) {
+    if constexpr (std::is_same_v<decltype(m.member), double ProbeRecord::*>) {
+      std::vector<double> samples;
+      for (const ProbeRecord& p : probes) samples.push_back(p.*m.member);
+      list.add_samples(std::string(m.name), {m.unit, m.claim, std::string(m.definition) + "; one layer under the trace's queries"},
+                       std::move(samples));
+    }
+  });
+}
+
+}  // namespace moekv

@@ -1,0 +1,66 @@
+// Statistics against numbers computed by hand.
+#include "engine/statistics.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace moekv {
+namespace {
+
+TEST(Percentile, IsTheNearestRank) {
+  const std::vector<double> ten = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+  EXPECT_EQ(percentile(ten, 50), 5);  // ceil(5.0) = 5th
+  EXPECT_EQ(percentile(ten, 90), 9);
+  EXPECT_EQ(percentile(ten, 95), 10);  // ceil(9.5) = 10th
+  EXPECT_EQ(percentile(ten, 99.9), 10);
+  EXPECT_EQ(percentile(std::vector<double>{7}, 50), 7);
+  EXPECT_EQ(percentile(std::vector<double>{1, 2}, 1), 1);
+  EXPECT_TRUE(std::isnan(percentile({}, 50)));
+}
+
+TEST(Moments, OfThePopulation) {
+  const Moments m = moments(std::vector<double>{2, 4, 4, 4, 5, 5, 7, 9});
+  EXPECT_EQ(m.n, 8);
+  EXPECT_EQ(m.sum, 40);
+  EXPECT_EQ(m.mean, 5);
+  EXPECT_EQ(m.std, 2);
+  EXPECT_EQ(m.min, 2);
+  EXPECT_EQ(m.max, 9);
+  EXPECT_TRUE(std::isnan(moments({}).mean));
+}
+
+TEST(Balance, OfFourLoads) {
+  const Balance b = balance(std::vector<double>{4, 0, 3, 1});
+  EXPECT_EQ(b.entities, 4);
+  EXPECT_EQ(b.loaded, 3);
+  EXPECT_EQ(b.max, 4);
+  EXPECT_EQ(b.mean, 2);
+  EXPECT_EQ(b.min, 0);
+  EXPECT_DOUBLE_EQ(b.variance, 2.5);  // (4 + 4 + 1 + 1) / 4
+  EXPECT_DOUBLE_EQ(b.gini, 0.4375);   // pairs |xi - xj|: 4 1 3 3 1 2, twice 28; / (2 * 16 * 2)
+  EXPECT_NEAR(b.entropy, 0.5 * std::log(2) + 0.375 * std::log(8.0 / 3) + 0.125 * std::log(8), 1e-15);
+  EXPECT_EQ(b.sum_of_squares, 26);
+}
+
+TEST(Balance, EdgeCases) {
+  EXPECT_TRUE(std::isnan(balance(std::vector<double>{0, 0}).max));
+  EXPECT_EQ(balance(std::vector<double>{0, 0}).entities, 2);
+  EXPECT_EQ(balance(std::vector<double>{5}).gini, 0);
+  EXPECT_DOUBLE_EQ(balance(std::vector<double>{0, 0, 0, 8}).gini, 0.75);  // 1 - 1/n
+  EXPECT_EQ(balance(std::vector<double>{3, 3, 3}).gini, 0);
+}
+
+TEST(Drift, BetweenTwoLoads) {
+  const std::vector<double> a = {1, 0}, b = {0, 7}, c = {2, 0};
+  EXPECT_DOUBLE_EQ(jensen_shannon(a, b), std::log(2));
+  EXPECT_EQ(jensen_shannon(a, c), 0);
+  EXPECT_TRUE(std::isnan(jensen_shannon(a, std::vector<double>{0, 0})));
+  const std::vector<double> d = {9, 8, 1, 1}, e = {9, 1, 8, 1};
+  EXPECT_DOUBLE_EQ(hot_overlap(d, e, 2), 1.0 / 3);
+  EXPECT_EQ(hot_overlap(d, d, 2), 1);
+  EXPECT_EQ(hot_overlap(std::vector<double>{1, 1, 1}, std::vector<double>{1, 1, 1}, 1), 1);  // ties by lower index
+}
+
+}  // namespace
+}  // namespace moekv

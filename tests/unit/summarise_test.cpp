@@ -1,0 +1,171 @@
+// Summary numbers of a hand-made run against hand-computed values.
+#include "engine/summarise.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "support/sample_run.hpp"
+
+namespace moekv {
+namespace {
+
+class SummariseTest : public ::testing::Test {
+ protected:
+  void summarise_run(const RunSpec& spec, const RunOutcome& outcome) {
+    by_name_.clear();
+    for (const Summary& s : summarise(spec, outcome)) {
+      EXPECT_TRUE(by_name_.emplace(s.name, s).second) << "twice: " << s.name;
+      EXPECT_FALSE(s.definition.empty()) << s.name;
+      EXPECT_FALSE(s.unit.empty()) << s.name;
+    }
+  }
+  void SetUp() override { summarise_run(sample_spec(), sample_outcome()); }
+  const Summary& at(const std::string& name) {
+    const auto it = by_name_.find(name);
+    if (it == by_name_.end()) ADD_FAILURE() << "no summary " << name;
+    static const Summary none;
+    return it == by_name_.end() ? none : it->second;
+  }
+  double value(const std::string& name) { return at(name).value; }
+
+  std::map<std::string, Summary> by_name_;
+};
+
+TEST_F(SummariseTest, RatiosAreRatiosOfSums) {
+  EXPECT_DOUBLE_EQ(value("hit_ratio"), 0.75);  // (80 + 70) / 200
+  EXPECT_EQ(at("hit_ratio").numerator, 150);
+  EXPECT_EQ(at("hit_ratio").denominator, 200);
+  EXPECT_DOUBLE_EQ(value("miss_ratio"), 0.25);
+  EXPECT_DOUBLE_EQ(value("byte_miss_ratio"), 0.25);
+  EXPECT_DOUBLE_EQ(value("local_hit_ratio"), 0.5);
+  EXPECT_DOUBLE_EQ(value("remote_hit_ratio"), 0.05);
+  EXPECT_DOUBLE_EQ(value("read_amplification"), 1.5);
+  EXPECT_DOUBLE_EQ(value("churn"), 0.25);
+  EXPECT_DOUBLE_EQ(value("fanout"), 1.5);
+  EXPECT_DOUBLE_EQ(value("dedup_factor"), 1.25);
+  EXPECT_DOUBLE_EQ(value("cross_shard_switch_rate"), 50);
+}
+
+TEST_F(SummariseTest, CountsAreSummedAndLevelsAreNot) {
+  EXPECT_EQ(value("n_req"), 200);
+  EXPECT_EQ(value("tokens"), 20);
+  EXPECT_EQ(value("n_steps"), 128);
+  EXPECT_EQ(value("kv_peak_bytes"), 1200);
+  EXPECT_EQ(value("resident_entries"), 15);
+  EXPECT_EQ(value("t_attend"), 80);
+  EXPECT_EQ(by_name_.count("first_step"), 0u);
+}
+
+TEST_F(SummariseTest, Memory) {
+  EXPECT_DOUBLE_EQ(value("sealed_fraction"), 0.4);
+  EXPECT_DOUBLE_EQ(value("compression_factor"), 2.0);
+  EXPECT_DOUBLE_EQ(value("page_compression_factor"), 2.4);
+  EXPECT_DOUBLE_EQ(value("removed_fraction"), 1 - 1 / 2.4);
+  EXPECT_DOUBLE_EQ(value("bits_per_element"), 16 / 2.4);    // bf16 payload
+  EXPECT_DOUBLE_EQ(value("internal_frag"), 1 - 15.0 / 48);  // 3 pages of 16 slots
+  EXPECT_DOUBLE_EQ(value("replication_factor"), 15.0 / 9);
+  EXPECT_EQ(value("kv_capacity_bytes"), 8192);
+  EXPECT_DOUBLE_EQ(value("kv_usage"), 1200.0 / 8192);
+}
+
+TEST_F(SummariseTest, Traffic) {
+  EXPECT_EQ(value("bytes_wire"), 400);
+  EXPECT_DOUBLE_EQ(value("bytes_wire_per_token"), 20);
+  EXPECT_DOUBLE_EQ(value("wire_over_hidden_state"), 0.5);
+  EXPECT_EQ(value("bytes_sent_max"), 240);       // rank 0: 120 a window
+  EXPECT_DOUBLE_EQ(value("algbw"), 240.0 / 50);  // 2 x (14 + 11) ns
+  EXPECT_DOUBLE_EQ(value("busbw"), 120.0 / 50);
+  EXPECT_DOUBLE_EQ(value("pair_imbalance"), 1.2);
+}
+
+TEST_F(SummariseTest, Times) {
+  EXPECT_DOUBLE_EQ(value("share_attend"), 0.4);  // phases of a window sum to 100
+  EXPECT_EQ(value("step_time_n"), 2);
+  EXPECT_EQ(value("step_time_mean"), 150);
+  EXPECT_EQ(value("step_time_p50"), 100);
+  EXPECT_EQ(value("step_time_p90"), 200);
+  EXPECT_TRUE(std::isnan(value("step_time_p99_9")));  // fewer than 1000 samples
+  EXPECT_EQ(value("t_step_model"), 200);
+  EXPECT_NE(at("t_step_model").definition.find("KV path only"), std::string::npos);
+  EXPECT_EQ(at("t_step_model").claim, ClaimClass::modelled);
+  EXPECT_DOUBLE_EQ(value("throughput_output_tokens"), 8 / 19200e-9);
+  EXPECT_DOUBLE_EQ(value("useful_fraction"), 0.48);
+}
+
+TEST_F(SummariseTest, Requests) {
+  EXPECT_EQ(value("n_requests"), 3);
+  EXPECT_EQ(value("n_finished"), 2);
+  EXPECT_EQ(value("kv_ttft_mean"), 800);
+  EXPECT_EQ(value("kv_ttft_model_p99"), 2000);
+  EXPECT_EQ(value("kv_tpot_n"), 1);        // one output token: undefined; not finished: undefined
+  EXPECT_EQ(value("kv_tpot_mean"), 1000);  // (4900 - 900) / 4
+  EXPECT_EQ(value("e2e_max"), 4900);
+  EXPECT_EQ(value("queue_delay_model_n"), 2);
+  EXPECT_EQ(value("queue_delay_model_min"), 10);
+}
+
+TEST_F(SummariseTest, BalanceOfEveryEntity) {
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_ratio"), 2);
+  EXPECT_DOUBLE_EQ(value("expert_max_vio"), 1);
+  EXPECT_DOUBLE_EQ(value("expert_utilisation"), 0.75);
+  EXPECT_DOUBLE_EQ(value("expert_gini"), 0.4375);
+  EXPECT_DOUBLE_EQ(value("expert_jain"), 16 * 16 / (4 * 4 * 26.0));  // loads 8 0 6 2
+  EXPECT_DOUBLE_EQ(value("expert_dispersion"), 2.5);                 // variance 10 over mean 4
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_window"), 2);
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_temporal"), 1);
+  EXPECT_DOUBLE_EQ(value("expert_hot_overlap"), 1);
+  EXPECT_DOUBLE_EQ(value("shard_imbalance_ratio"), 4.0 / 3);
+  EXPECT_DOUBLE_EQ(value("rank_min_ratio"), 2.0 / 3);
+  EXPECT_DOUBLE_EQ(value("lost_time_imbalance"), 1.0 / 3);  // (60 - 40) / 60
+  EXPECT_DOUBLE_EQ(value("rank_memory_imbalance"), 700.0 / 600);
+  EXPECT_EQ(value("node_entropy_norm"), 0);
+  EXPECT_EQ(value("node_imbalance_ratio"), 1);
+}
+
+TEST_F(SummariseTest, WindowsThatDifferShowTemporalImbalance) {
+  RunOutcome out = sample_outcome();
+  for (LoadRecord& l : out.loads) {
+    if (l.entity == 0) l.load = (l.index == 0) == (l.first_step == 0) && l.index < 2 ? 8 : 0;  // expert 0, then expert 1
+  }
+  summarise_run(sample_spec(), out);
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_ratio"), 2);
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_window"), 4);
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_temporal"), 2);
+  EXPECT_DOUBLE_EQ(value("expert_hot_overlap"), 0);
+  EXPECT_DOUBLE_EQ(value("expert_load_divergence"), std::log(2));
+}
+
+TEST_F(SummariseTest, Fidelity) {
+  EXPECT_EQ(value("n_probes"), 2);
+  EXPECT_DOUBLE_EQ(value("attn_out_err_mean"), 0.5);
+  EXPECT_DOUBLE_EQ(value("attn_mass_kept_min"), 0.5);
+  EXPECT_DOUBLE_EQ(value("topk_recall_p50"), 0.5);
+  RunOutcome out = sample_outcome();
+  out.probes[0].attn_out_err = std::nan("");
+  summarise_run(sample_spec(), out);
+  EXPECT_DOUBLE_EQ(value("attn_out_err_mean"), 0.75);
+  EXPECT_EQ(value("attn_out_err_n"), 1);
+}
+
+TEST_F(SummariseTest, WarmUpIsLeftOutAndCounted) {
+  RunSpec spec = sample_spec();
+  spec.metrics.warmup_steps = 10;  // the window of step 0 begins before
+  summarise_run(spec, sample_outcome());
+  EXPECT_DOUBLE_EQ(value("hit_ratio"), 0.7);
+  EXPECT_DOUBLE_EQ(value("hit_ratio_cold"), 0.75);
+  EXPECT_EQ(value("n_warmup_req"), 100);
+  EXPECT_EQ(value("tokens"), 10);
+}
+
+TEST_F(SummariseTest, AnEmptyRunHasNoNumbersButNoCrash) {
+  summarise_run(sample_spec(), RunOutcome{});
+  EXPECT_TRUE(std::isnan(value("hit_ratio")));
+  EXPECT_TRUE(std::isnan(value("step_time_p50")));
+  EXPECT_EQ(value("tokens"), 0);
+}
+
+}  // namespace
+}  // namespace moekv
