@@ -59,4 +59,13 @@ int guarded_main(int argc, char** argv) {
 }  // namespace
 }  // namespace moekv
 
-int main(int argc, char** argv) { return moekv::guarded_main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return moekv::guarded_main(argc, argv);
+  } catch (const std::exception& e) {
+    std::fputs(e.what(), stderr);
+  } catch (...) {
+    std::fputs("internal error: unknown exception", stderr);
+  }
+  return moekv::code(moekv::ExitCode::internal);
+}

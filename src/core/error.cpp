@@ -46,7 +46,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 std::string_view nearest_name(std::string_view word, const std::vector<std::string_view>& known) {
   std::string_view best;
   std::size_t best_distance = std::max<std::size_t>(1, word.size() / 3) + 1;
-  for (std::string_view name : known) {
+  for (const std::string_view name : known) {
     const std::size_t distance = edit_distance(word, name);
     if (distance < best_distance) {
       best = name;
