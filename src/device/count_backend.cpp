@@ -1,0 +1,49 @@
+// The count backend: pools that are only counted, for runs whose decisions, bytes and modelled time need no payload.
+#include <stdexcept>
+#include <vector>
+
+#include "core/error.hpp"
+#include "device/backend.hpp"
+
+namespace moekv {
+namespace {
+
+class CountBackend final : public Backend {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "count"; }
+  [[nodiscard]] bool has_payload() const override { return false; }
+
+  PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) override {
+    std::uint64_t bytes = 0;
+    if (__builtin_mul_overflow(format.block_bytes(), std::uint64_t{max_blocks}, &bytes)) throw PointFailure("a pool of more than 2^64 bytes");
+    pool_bytes_ += static_cast<std::int64_t>(bytes);
+    return PoolId(n_pools_++);
+  }
+  void release_pools() override {
+    pool_bytes_ = 0;
+    n_pools_ = 0;
+  }
+  void append(std::span<const AppendOp>) override { refuse("append"); }
+  void seal(std::span<const SealOp>) override { refuse("seal"); }
+  void attend(const AttendBatch&) override { refuse("attend"); }
+  void merge(const MergeBatch&) override { refuse("merge"); }
+  void read_row(BlockRef, std::uint32_t, std::uint32_t, float*, float*) override { refuse("read_row"); }
+  void sync() override {}
+
+  /// It sees no blocks, so pool_bytes is the full size of its pools; nothing is reserved.
+  [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0}; }
+
+ private:
+  [[noreturn]] static void refuse(const char* operation) {
+    throw std::logic_error(std::string("the count backend holds no payload: ") + operation + " must not be called");
+  }
+
+  std::int64_t pool_bytes_ = 0;
+  std::uint32_t n_pools_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_count_backend() { return std::make_unique<CountBackend>(); }
+
+}  // namespace moekv

@@ -1,0 +1,114 @@
+// The host backend: pools in this process's memory, OpenMP threads over operations, Highway kernels for attention.
+#include <omp.h>
+
+#include <cstring>
+#include <vector>
+
+#include "core/error.hpp"
+#include "device/backend.hpp"
+#include "device/host_attend.hpp"
+#include "device/page_pool.hpp"
+#include "device/seal.hpp"
+#include "rules/codec/row.hpp"
+
+namespace moekv {
+namespace {
+
+class HostBackend final : public Backend {
+ public:
+  explicit HostBackend(int n_threads) : n_threads_(n_threads > 0 ? n_threads : omp_get_max_threads()), attend_(n_threads_) {}
+
+  [[nodiscard]] std::string_view name() const override { return "host"; }
+  [[nodiscard]] bool has_payload() const override { return true; }
+
+  PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) override {
+    pools_.emplace_back(format, max_blocks);
+    views_.push_back(pools_.back().view());
+    return PoolId(static_cast<std::uint32_t>(pools_.size() - 1));
+  }
+
+  void release_pools() override {
+    views_.clear();
+    pools_.clear();
+  }
+
+  void append(std::span<const AppendOp> ops) override {
+    for (const AppendOp& op : ops) use(op.block);
+    const auto n = static_cast<std::int64_t>(ops.size());
+#pragma omp parallel for schedule(static) num_threads(n_threads_) if (n > parallel_ops)
+    for (std::int64_t i = 0; i < n; ++i) append_one(ops[static_cast<std::size_t>(i)]);
+  }
+
+  void seal(std::span<const SealOp> ops) override {
+    for (const SealOp& op : ops) use(op.to);
+    const auto n = static_cast<std::int64_t>(ops.size());
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (n > 1)
+    for (std::int64_t i = 0; i < n; ++i) {
+      const SealOp& op = ops[static_cast<std::size_t>(i)];
+      seal_block(pool(op.from), op.from.index, pool(op.to), op.to.index, op.n_slots);
+    }
+  }
+
+  void attend(const AttendBatch& batch) override { attend_.attend(batch, views_); }
+  void merge(const MergeBatch& batch) override { attend_.merge(batch); }
+
+  void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) override {
+    const PoolView& from = pool(block);
+    const BlockFormat& f = from.format;
+    const std::byte* base = from.head(block.index, head);
+    decode_row(f.k, base + f.k_codes() + std::uint64_t{slot} * code_bytes(f.k, f.d_k), base + f.k_meta() + slot * meta_bytes(f.k), f.d_k, k);
+    if (f.latent) {
+      std::memcpy(v, k, f.d_v * sizeof(float));
+    } else {
+      decode_row(f.v, base + f.v_codes() + std::uint64_t{slot} * code_bytes(f.v, f.d_v), base + f.v_meta() + slot * meta_bytes(f.v), f.d_v, v);
+    }
+  }
+
+  void sync() override {}
+
+  [[nodiscard]] BackendMemory memory() const override {
+    BackendMemory memory;
+    for (const PagePool& p : pools_) {
+      memory.pool_bytes += p.used_bytes();
+      memory.reserved_bytes += p.committed_bytes();
+    }
+    memory.scratch_bytes = attend_.scratch_bytes();
+    return memory;
+  }
+
+ private:
+  static constexpr std::int64_t parallel_ops = 256;  // fewer appends are done sooner than threads wake up
+
+  [[nodiscard]] const PoolView& pool(const BlockRef& block) const {
+    MOEKV_EXPECT(block.pool.value < views_.size());
+    return views_[block.pool.value];
+  }
+  void use(const BlockRef& block) {
+    MOEKV_EXPECT(block.pool.value < pools_.size());
+    pools_[block.pool.value].use(block.index);
+  }
+
+  void append_one(const AppendOp& op) const {
+    const PoolView& to = pool(op.block);
+    const BlockFormat& f = to.format;
+    const std::size_t k_bytes = code_bytes(f.k, f.d_k);
+    const std::size_t v_bytes = f.latent ? 0 : code_bytes(f.v, f.d_v);
+    MOEKV_EXPECT(f.k.scale == ScaleScheme::none && op.slot < f.page_slots);
+    for (std::uint32_t head = 0; head < f.n_kv_heads; ++head) {
+      std::byte* base = to.head(op.block.index, head);
+      std::memcpy(base + f.k_codes() + op.slot * k_bytes, op.k + head * k_bytes, k_bytes);
+      if (!f.latent) std::memcpy(base + f.v_codes() + op.slot * v_bytes, op.v + head * v_bytes, v_bytes);
+    }
+  }
+
+  int n_threads_;
+  std::vector<PagePool> pools_;
+  std::vector<PoolView> views_;
+  HostAttend attend_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_host_backend(int n_threads) { return std::make_unique<HostBackend>(n_threads); }
+
+}  // namespace moekv

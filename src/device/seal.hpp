@@ -1,0 +1,13 @@
+// Sealing on the host: encodes the rows of a raw block into a block of another format.
+#pragma once
+
+#include <cstdint>
+
+#include "device/page_pool.hpp"
+
+namespace moekv {
+
+/// Encodes slots [0, n_slots) of every KV head of block `from_block` into block `to_block`. Both pools have the same heads and dimensions.
+void seal_block(const PoolView& from, std::uint32_t from_block, const PoolView& to, std::uint32_t to_block, std::uint32_t n_slots);
+
+}  // namespace moekv

@@ -1,0 +1,140 @@
+// Merging of partial results by every backend: equal to one softmax, empties skipped, sink in the denominator only, order respected.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "device/backend.hpp"
+#include "rules/attend.hpp"
+
+namespace moekv::test {
+namespace {
+
+constexpr float nothing = -std::numeric_limits<float>::infinity();
+
+struct Rows {
+  std::vector<float> m, l, o;
+  explicit Rows(std::size_t n, std::uint32_t d_v, float fill) : m(n, fill), l(n, fill), o(n * d_v, fill) {}
+};
+
+class MergeParity : public ::testing::TestWithParam<std::string> {
+ protected:
+  static Rows merge(const Rows& parts, const std::vector<std::uint32_t>& offsets, const std::vector<std::uint32_t>& list, std::uint32_t d_v,
+                    const float* sink = nullptr) {
+    Rows out(offsets.size() - 1, d_v, std::numeric_limits<float>::quiet_NaN());
+    const auto device = make_backend(GetParam(), 2);
+    device->merge({offsets, list, parts.m.data(), parts.l.data(), parts.o.data(), d_v, sink, out.m.data(), out.l.data(), out.o.data()});
+    device->sync();
+    return out;
+  }
+};
+
+/// Partials of random logits: part i holds entries [i * per_part, (i + 1) * per_part).
+struct Split {
+  std::vector<double> logits, values;
+  Rows parts;
+};
+
+Split random_split(std::uint32_t n_parts, std::uint32_t per_part, std::uint32_t d_v, float spread) {
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal(0.0F, 1.0F);
+  Split s{{}, {}, Rows(n_parts, d_v, 0.0F)};
+  for (std::uint32_t i = 0; i < n_parts; ++i) {
+    SoftmaxState state;
+    for (std::uint32_t e = 0; e < per_part; ++e) {
+      const float logit = spread * normal(random);
+      std::vector<float> v(d_v);
+      for (float& x : v) x = normal(random);
+      attend_entry(state, s.parts.o.data() + std::size_t{i} * d_v, logit, v.data(), d_v);
+      s.logits.push_back(static_cast<double>(logit));
+      s.values.insert(s.values.end(), v.begin(), v.end());
+    }
+    s.parts.m[i] = state.m;
+    s.parts.l[i] = state.l;
+  }
+  return s;
+}
+
+TEST_P(MergeParity, PartsGiveOneSoftmaxWithAndWithoutSink) {
+  constexpr std::uint32_t d_v = 40;
+  const Split s = random_split(9, 20, d_v, 12.0F);
+  std::vector<std::uint32_t> list(9);
+  for (std::uint32_t i = 0; i < 9; ++i) list[i] = i;
+  for (const float sink : {nothing, -3.0F, 10.0F, 80.0F}) {
+    const Rows out = merge(s.parts, {0, 9}, list, d_v, std::isinf(sink) ? nullptr : &sink);
+    double denominator = std::exp(static_cast<double>(sink) - 30.0);
+    std::vector<double> o(d_v, 0.0);
+    for (std::size_t i = 0; i < s.logits.size(); ++i) {
+      const double p = std::exp(s.logits[i] - 30.0);
+      denominator += p;
+      for (std::uint32_t c = 0; c < d_v; ++c) o[c] += p * s.values[i * d_v + c];
+    }
+    EXPECT_NEAR(static_cast<double>(out.m[0]) + std::log(static_cast<double>(out.l[0])), 30.0 + std::log(denominator), 1e-5);
+    for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_NEAR(out.o[c] / out.l[0], o[c] / denominator, 2e-6);
+  }
+}
+
+TEST_P(MergeParity, EmptiesAreSkippedAndMayHoldGarbage) {
+  constexpr std::uint32_t d_v = 8;
+  Split s = random_split(3, 4, d_v, 1.0F);
+  Rows parts(5, d_v, std::numeric_limits<float>::quiet_NaN());
+  for (const std::uint32_t i : {1U, 3U, 4U}) {
+    const std::uint32_t from = i == 1 ? 0 : i - 2;
+    parts.m[i] = s.parts.m[from];
+    parts.l[i] = s.parts.l[from];
+    for (std::uint32_t c = 0; c < d_v; ++c) parts.o[i * d_v + c] = s.parts.o[from * d_v + c];
+  }
+  parts.m[0] = parts.m[2] = nothing;
+  parts.l[0] = parts.l[2] = 0.0F;
+  const float sinks[] = {2.0F, 2.0F, 2.0F};
+  const Rows with = merge(parts, {0, 5, 7, 7}, {0, 1, 2, 3, 4, 0, 2}, d_v, sinks);
+  const Rows without = merge(s.parts, {0, 3}, {0, 1, 2}, d_v, sinks);
+  EXPECT_EQ(with.m[0], without.m[0]);
+  EXPECT_EQ(with.l[0], without.l[0]);
+  for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(with.o[c], without.o[c]);
+  for (const std::size_t row : {1U, 2U}) {  // only empties; no parts at all
+    EXPECT_EQ(with.m[row], nothing);
+    EXPECT_EQ(with.l[row], 0.0F);
+    for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(with.o[row * d_v + c], 0.0F);
+  }
+}
+
+TEST_P(MergeParity, OnePartIsCopiedAndOrderIsTheListsOrder) {
+  constexpr std::uint32_t d_v = 16;
+  const Split s = random_split(3, 7, d_v, 2.0F);
+  const Rows one = merge(s.parts, {0, 1}, {2}, d_v);
+  EXPECT_EQ(one.m[0], s.parts.m[2]);
+  EXPECT_EQ(one.l[0], s.parts.l[2]);
+  SoftmaxState state;
+  std::vector<float> o(d_v);
+  for (const std::uint32_t i : {2U, 0U, 1U}) merge_part(state, o.data(), {s.parts.m[i], s.parts.l[i]}, s.parts.o.data() + i * d_v, d_v);
+  const Rows three = merge(s.parts, {0, 3}, {2, 0, 1}, d_v);
+  EXPECT_EQ(three.l[0], state.l);
+  for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(three.o[c], o[c]);
+}
+
+TEST_P(MergeParity, ManyRowsMatchOneByOne) {
+  constexpr std::uint32_t d_v = 64;
+  const Split s = random_split(600, 2, d_v, 3.0F);
+  std::vector<std::uint32_t> offsets = {0};
+  std::vector<std::uint32_t> list;
+  for (std::uint32_t row = 0; row < 300; ++row) {
+    list.push_back(2 * row);
+    list.push_back(2 * row + 1);
+    offsets.push_back(static_cast<std::uint32_t>(list.size()));
+  }
+  const Rows all = merge(s.parts, offsets, list, d_v);
+  for (std::uint32_t row = 0; row < 300; row += 37) {
+    const Rows one = merge(s.parts, {0, 2}, {2 * row, 2 * row + 1}, d_v);
+    EXPECT_EQ(all.l[row], one.l[0]);
+    for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(all.o[row * d_v + c], one.o[c]);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, MergeParity, ::testing::Values("host"), [](const auto& param) { return param.param; });
+
+}  // namespace
+}  // namespace moekv::test

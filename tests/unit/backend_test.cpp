@@ -1,0 +1,111 @@
+// Backends by name, honest memory figures of pools, and the value fold worked out by hand.
+#include "device/backend.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "rules/codec/catalogue.hpp"
+
+namespace moekv {
+namespace {
+
+BlockFormat bf16_block(std::uint32_t page_slots = 16) { return {codec::Bf16{}.plane(), codec::Bf16{}.plane(), page_slots, 2, 64, 64, false}; }
+
+std::int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::int64_t total = 0;
+  std::int64_t resident = 0;
+  file >> total >> resident;
+  return resident * 4096;
+}
+
+TEST(MakeBackend, KnowsItsNames) {
+  EXPECT_EQ(make_backend("host", 1)->name(), "host");
+  EXPECT_TRUE(make_backend("host", 0)->has_payload());
+  EXPECT_EQ(make_backend("count", 1)->name(), "count");
+  EXPECT_FALSE(make_backend("count", 1)->has_payload());
+  try {
+    (void)make_backend("hots", 1);
+    FAIL();
+  } catch (const UserError& e) {
+    EXPECT_NE(std::string(e.what()).find("did you mean 'host'"), std::string::npos) << e.what();
+  }
+}
+
+TEST(CountBackend, CountsPoolsAndRefusesPayload) {
+  const auto backend = make_count_backend();
+  const BlockFormat f = bf16_block();
+  EXPECT_EQ(backend->create_pool(f, 1000).value, 0U);
+  EXPECT_EQ(backend->create_pool(f, 500).value, 1U);
+  EXPECT_EQ(backend->memory().pool_bytes, static_cast<std::int64_t>(1500 * f.block_bytes()));
+  EXPECT_EQ(backend->memory().reserved_bytes, 0);
+  EXPECT_THROW(backend->append({}), std::logic_error);
+  backend->release_pools();
+  EXPECT_EQ(backend->memory().pool_bytes, 0);
+}
+
+TEST(HostBackend, TakesMemoryOnlyForBlocksInUse) {
+  const auto backend = make_host_backend(1);
+  const BlockFormat f = bf16_block(64);  // 32 KiB
+  const std::int64_t before = resident_bytes();
+  const PoolId pool = backend->create_pool(f, 1U << 20);  // 32 GiB of address space
+  EXPECT_EQ(backend->memory().pool_bytes, 0);
+  EXPECT_EQ(backend->memory().reserved_bytes, 0);
+  const std::vector<std::byte> row(2 * 64 * 2, std::byte{1});
+  for (std::uint32_t block = 0; block < 300; ++block) {
+    const AppendOp op{{pool, block}, 0, row.data(), row.data()};
+    backend->append({&op, 1});
+  }
+  const BackendMemory memory = backend->memory();
+  EXPECT_EQ(memory.pool_bytes, static_cast<std::int64_t>(300 * f.block_bytes()));
+  EXPECT_GE(memory.reserved_bytes, memory.pool_bytes);
+  EXPECT_LE(memory.reserved_bytes, memory.pool_bytes + (2 << 20));
+  EXPECT_LE(resident_bytes() - before, memory.reserved_bytes + (4 << 20));
+  backend->release_pools();
+  EXPECT_EQ(backend->memory().reserved_bytes, 0);
+  EXPECT_LE(resident_bytes() - before, 4 << 20);
+}
+
+TEST(HostBackend, RefusesPoolsBeyondAnyAddressSpace) {
+  const auto backend = make_host_backend(1);
+  BlockFormat f = bf16_block(256);
+  f.n_kv_heads = 64;
+  f.d_k = f.d_v = 4096;
+  EXPECT_THROW(backend->create_pool(f, 0xFFFFFFFFU), PointFailure);
+}
+
+TEST(HostBackend, FoldsScaleAndZeroOfValues) {  // p = (1/4, 3/4), s = (2, 4), z = (1, -1), codes (1, 2): output 1/4 * 3 + 3/4 * 7 = 6
+  const auto backend = make_host_backend(1);
+  const BlockFormat raw{codec::Fp32{}.plane(), codec::Fp32{}.plane(), 16, 1, 1, 3, false};
+  BlockFormat packed = raw;
+  packed.v = codec::Int4Token{}.plane();
+  const BlockRef from{backend->create_pool(raw, 1), 0};
+  const BlockRef to{backend->create_pool(packed, 1), 0};
+  const float k[] = {0.0F, std::log(3.0F)};
+  const float v[][3] = {{1.0F, 3.0F, 31.0F}, {-1.0F, 7.0F, 59.0F}};
+  for (std::uint32_t slot = 0; slot < 2; ++slot) {
+    const AppendOp op{from, slot, reinterpret_cast<const std::byte*>(&k[slot]), reinterpret_cast<const std::byte*>(v[slot])};
+    backend->append({&op, 1});
+  }
+  const SealOp seal{from, to, 2};
+  backend->seal({&seal, 1});
+  const float q = 1.0F;
+  const AttendTask task{0, 1, 0, 0, 1, 1, 0, 0};
+  const PageRead page{to, 2, PageRead::all_slots};
+  float m = 0.0F;
+  float l = 0.0F;
+  float o[3];
+  backend->attend({{&task, 1}, {&page, 1}, {}, reinterpret_cast<const std::byte*>(&q), ElementFormat::fp32, 1, 1, 3, 1.0F, &m, &l, o, nullptr});
+  EXPECT_NEAR(o[0] / l, -0.5F, 1e-6F);
+  EXPECT_NEAR(o[1] / l, 6.0F, 1e-5F);
+  EXPECT_NEAR(o[2] / l, 52.0F, 1e-4F);
+}
+
+}  // namespace
+}  // namespace moekv
