@@ -24,7 +24,8 @@ class Bootstrap final : public TraceSource {
     info_.joined = true;
     info_.kv_layers.clear();
     if (blocks_before_.back() == 0)
-      throw UserError(recorded_->info().path, fmt::format("no request has {} tokens to resample", block_tokens), "use a trace with longer requests, or join them");
+      throw UserError(recorded_->info().path, fmt::format("no request has {} tokens to resample", block_tokens),
+                      "use a trace with longer requests, or join them");
   }
 
   [[nodiscard]] const TraceInfo& info() const override { return info_; }
@@ -81,7 +82,8 @@ std::unique_ptr<TraceSource> make_bootstrap(const SyntheticSpec& spec, const Mod
   std::vector<Problem> problems;
   const auto differ = [&](const char* what, std::size_t wanted, std::size_t found) {
     if (wanted != 0 && wanted != found)
-      problems.push_back({info.path, fmt::format("the recorded trace has {} {}, the model {}", found, what, wanted), "bootstrap keeps the recorded routing: use its own shape"});
+      problems.push_back({info.path, fmt::format("the recorded trace has {} {}, the model {}", found, what, wanted),
+                          "bootstrap keeps the recorded routing: use its own shape"});
   };
   differ("experts", shape.gate.n_experts, info.n_experts);
   differ("experts per token", shape.gate.top_k, info.top_k);

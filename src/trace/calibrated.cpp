@@ -20,16 +20,16 @@ enum Component : std::size_t { domain, sequence, context, token, n_components };
 
 struct Preset {
   std::string_view name;
-  std::uint32_t m;                          // dimension of x
-  std::uint32_t n_types;                    // token types, Zipf(1.05)
-  std::array<float, n_components> shares;   // variance shares of the components
-  float rho;                                // context correlation of neighbours
-  float decay;                              // the token share falls by this fraction from the first to the last layer
-  float zipf_s, zipf_q;                     // target load (rank + q)^-s; s = 0: biases are Gaussian instead
-  float sigma_b;                            // spread of Gaussian biases
-  float sigma_n;                            // noise per (token, layer, expert)
-  float beta;                               // logits are beta z
-  bool unit_rows;                           // rows a of unit norm, else N(0, 1/m)
+  std::uint32_t m;                         // dimension of x
+  std::uint32_t n_types;                   // token types, Zipf(1.05)
+  std::array<float, n_components> shares;  // variance shares of the components
+  float rho;                               // context correlation of neighbours
+  float decay;                             // the token share falls by this fraction from the first to the last layer
+  float zipf_s, zipf_q;                    // target load (rank + q)^-s; s = 0: biases are Gaussian instead
+  float sigma_b;                           // spread of Gaussian biases
+  float sigma_n;                           // noise per (token, layer, expert)
+  float beta;                              // logits are beta z
+  bool unit_rows;                          // rows a of unit norm, else N(0, 1/m)
 };
 
 constexpr Preset presets[] = {
@@ -88,9 +88,9 @@ class Calibrated final : public RowGenerator {
   Frame frame_;
   const Preset& preset_;
   std::uint64_t noise_key_;
-  std::vector<float> type_cdf_;         // of token types
-  std::vector<float> window_;           // moving-average weights of the context, newest first
-  std::vector<LayerModel> layers_;      // made at first use
+  std::vector<float> type_cdf_;     // of token types
+  std::vector<float> window_;       // moving-average weights of the context, newest first
+  std::vector<LayerModel> layers_;  // made at first use
 };
 
 Calibrated::Calibrated(const Frame& frame)
@@ -245,7 +245,8 @@ void Calibrated::fill(std::uint32_t request, WantLogits want, RoutingRows& rows)
   float* logits = want == WantLogits::yes ? rows.logits.data() : nullptr;
   for (std::uint32_t t = rows.begin; t < rows.end; ++t) {
     draw_token(request, t, of_token.data());
-    const float* parts[n_components] = {of_domain.data(), of_sequence.data(), &of_context[static_cast<std::size_t>(t - rows.begin) * m], of_token.data()};
+    const float* parts[n_components] = {of_domain.data(), of_sequence.data(), &of_context[static_cast<std::size_t>(t - rows.begin) * m],
+                                        of_token.data()};
     for (std::uint32_t l = rows.layer_begin; l < rows.layer_end; ++l, ids += k, weights += k) {
       float* row = logits != nullptr ? logits : z.data();
       scores(layers_[l], parts, hash_words(noise_key_, request, t, l), row);

@@ -12,8 +12,8 @@
 namespace moekv::synthetic {
 namespace {
 
-constexpr std::uint32_t ep_ranks = 8;                 // deepep_ratio and power_law speak of one of eight expert-parallel ranks
-constexpr float power_law_max_tokens = 0.8F * 4096;   // largest expert total of power_law, of a batch of 4096 tokens
+constexpr std::uint32_t ep_ranks = 8;                // deepep_ratio and power_law speak of one of eight expert-parallel ranks
+constexpr float power_law_max_tokens = 0.8F * 4096;  // largest expert total of power_law, of a batch of 4096 tokens
 
 /// Descending keys p_e / Exp(1): the k largest are a weighted sample without replacement. `out` is [top_k], `scratch` [top_k].
 void draw_experts(std::uint64_t key, const std::vector<float>& p, std::uint32_t top_k, std::uint16_t* out, float* scratch) {
@@ -154,7 +154,8 @@ void check_independent(const Frame& frame, std::vector<Problem>& problems) {
           "each of a token's experts is chosen once: use share <= hot/k and 1 - share <= (experts - hot)/k");
   const double first = first_rank_experts(frame.gate.n_experts), share = s.overload_ratio * first / n;
   require("deepep_ratio", s.overload_ratio >= 0.0 && share <= 1.0 && share * k <= first && (1.0 - share) * k <= n - first,
-          fmt::format("overload_ratio {} is out of reach for {} of {} experts", s.overload_ratio, k, n), fmt::format("use 0..{:.3g}", std::min(n / k, n / first)));
+          fmt::format("overload_ratio {} is out of reach for {} of {} experts", s.overload_ratio, k, n),
+          fmt::format("use 0..{:.3g}", std::min(n / k, n / first)));
 }
 
 std::unique_ptr<RowGenerator> make_independent(const Frame& frame) { return std::make_unique<Independent>(frame); }

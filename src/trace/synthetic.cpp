@@ -58,10 +58,10 @@ void check_shape(const ModelShape& shape, std::vector<Problem>& problems) {
 /// Digest of everything the rows depend on.
 std::string digest_of(const SyntheticSpec& s, const synthetic::Frame& f) {
   const std::string text =
-      fmt::format("{} {} {} {} {:a} {} {:a} {:a} {:a} {:a} {:a} {:a} {:a} {} {} | {} {} {} {} {} {} {:a} {} {}", s.preset, s.n_requests, s.prompt_tokens,
-                  s.output_tokens, s.length_sigma, s.arrivals, s.rate_per_s, s.arrival_cv, s.zipf_s, s.hot_experts, s.hot_share, s.power_alpha, s.overload_ratio,
-                  s.n_domains, s.seed, f.n_layers, f.gate.n_experts, f.gate.top_k, static_cast<int>(f.gate.score), static_cast<int>(f.gate.order),
-                  f.gate.renormalise, f.gate.scale, f.gate.n_group, f.gate.topk_group);
+      fmt::format("{} {} {} {} {:a} {} {:a} {:a} {:a} {:a} {:a} {:a} {:a} {} {} | {} {} {} {} {} {} {:a} {} {}", s.preset, s.n_requests,
+                  s.prompt_tokens, s.output_tokens, s.length_sigma, s.arrivals, s.rate_per_s, s.arrival_cv, s.zipf_s, s.hot_experts, s.hot_share,
+                  s.power_alpha, s.overload_ratio, s.n_domains, s.seed, f.n_layers, f.gate.n_experts, f.gate.top_k, static_cast<int>(f.gate.score),
+                  static_cast<int>(f.gate.order), f.gate.renormalise, f.gate.scale, f.gate.n_group, f.gate.topk_group);
   std::uint64_t low = 1, high = 2;
   for (const char c : text) {
     low = hash_words(low, static_cast<unsigned char>(c));
@@ -92,8 +92,9 @@ std::unique_ptr<TraceSource> make_synthetic_trace(const SyntheticSpec& spec, con
   std::vector<Problem> problems;
   const bool bootstrap = spec.preset == "bootstrap";
   if (!bootstrap && !synthetic::is_calibrated(spec.preset) && !synthetic::is_independent(spec.preset))
-    problems.push_back({std::string(where), fmt::format("unknown preset '{}'", spec.preset),
-                        suggest_name(spec.preset, {"flame", "dsv2lite", "gptoss", "uniform", "zipf", "k_hot", "power_law", "deepep_ratio", "bootstrap"})});
+    problems.push_back(
+        {std::string(where), fmt::format("unknown preset '{}'", spec.preset),
+         suggest_name(spec.preset, {"flame", "dsv2lite", "gptoss", "uniform", "zipf", "k_hot", "power_law", "deepep_ratio", "bootstrap"})});
   if (bootstrap) problems.push_back({std::string(where), "preset bootstrap needs a reader of native traces", "use another preset"});
   if (!bootstrap) check_shape(shape, problems);
   synthetic::check_requests(spec, problems);

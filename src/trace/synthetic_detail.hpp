@@ -22,8 +22,8 @@ class RowGenerator {
 /// What every generator needs to know of the shape and the specification.
 struct Frame {
   SyntheticSpec spec;
-  GateShape gate;               // n_experts and top_k filled
-  std::uint32_t n_layers = 0;   // routing rows per token
+  GateShape gate;              // n_experts and top_k filled
+  std::uint32_t n_layers = 0;  // routing rows per token
 };
 
 /// A request's domain: round robin, so that every domain is equally frequent.

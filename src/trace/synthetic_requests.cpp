@@ -53,7 +53,8 @@ void check_requests(const SyntheticSpec& spec, std::vector<Problem>& problems) {
   const auto require = [&](bool good, std::string what, std::string hint) {
     if (!good) problems.push_back({"synthetic trace", std::move(what), std::move(hint)});
   };
-  require(spec.n_requests >= 1 && spec.n_requests <= max_requests, fmt::format("{} requests", spec.n_requests), fmt::format("use 1..{}", max_requests));
+  require(spec.n_requests >= 1 && spec.n_requests <= max_requests, fmt::format("{} requests", spec.n_requests),
+          fmt::format("use 1..{}", max_requests));
   require(spec.prompt_tokens <= max_length_tokens && spec.output_tokens <= max_length_tokens,
           fmt::format("lengths of {} and {} tokens", spec.prompt_tokens, spec.output_tokens), fmt::format("at most {} each", max_length_tokens));
   require(spec.prompt_tokens + static_cast<std::uint64_t>(spec.output_tokens) >= 1, "requests without tokens", "prompt or output must be at least 1");

@@ -50,7 +50,8 @@ TEST(Topk, PublishedVectors) {
   expect_weights(choose(route::Topk{}, gate_of(ScoreFunction::sigmoid, ScoreOrder::pre, false, 1), z4, 2), {.880797, .731059});
   expect_weights(choose(route::Topk{}, gate_of(ScoreFunction::sigmoid, ScoreOrder::pre, true, 1), z4, 2), {.546449, .453551});
   expect_weights(choose(route::Topk{}, gate_of(ScoreFunction::sigmoid, ScoreOrder::pre, true, 2.5F), z4, 2), {1.366123, 1.133877});
-  expect_weights(choose(route::Topk{}, gate_of(ScoreFunction::sqrtsoftplus, ScoreOrder::pre, false, 1), z4, 4), {1.458399, 1.145976, .832555, .559698});
+  expect_weights(choose(route::Topk{}, gate_of(ScoreFunction::sqrtsoftplus, ScoreOrder::pre, false, 1), z4, 4),
+                 {1.458399, 1.145976, .832555, .559698});
 }
 
 TEST(Topk, BiasDecidesTheChoiceOnly) {  // the second published vector: biased scores choose, unbiased scores weigh

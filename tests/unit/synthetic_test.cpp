@@ -1,4 +1,6 @@
 // Synthetic traces: rows do not depend on how they are read, distributions are what their names say, bad specifications are refused.
+#include "trace/synthetic.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 
 #include "core/error.hpp"
 #include "rules/route/catalogue.hpp"
-#include "trace/synthetic.hpp"
 #include "trace/synthetic_detail.hpp"
 
 namespace moekv {

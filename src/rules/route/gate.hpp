@@ -39,9 +39,12 @@ MOEKV_HD float sqrtsoftplus(float z) {
 /// Unnormalised score of one expert. Softmax needs `shift`, the largest logit of its set; the others ignore it.
 MOEKV_HD float score(ScoreFunction f, float z, float shift) {
   switch (f) {
-    case ScoreFunction::sigmoid: return sigmoid(z);
-    case ScoreFunction::sqrtsoftplus: return sqrtsoftplus(z);
-    default: return exp_fixed(z - shift);
+    case ScoreFunction::sigmoid:
+      return sigmoid(z);
+    case ScoreFunction::sqrtsoftplus:
+      return sqrtsoftplus(z);
+    default:
+      return exp_fixed(z - shift);
   }
 }
 

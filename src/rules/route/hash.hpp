@@ -17,8 +17,9 @@ struct Hash {
   static constexpr std::string_view doc = "expert i is (h(seed, request, position, layer) + i stride) mod E, weights 1/k (control)";
   static constexpr bool needs_logits = false;
   std::uint32_t stride = 0;
-  static constexpr auto params = std::tuple{
-      Param{"stride", &Hash::stride, "experts", "distance of a token's experts; 0 = E/k; one that would repeat an expert is raised until none does", 0, 65535}};
+  static constexpr auto params =
+      std::tuple{Param{"stride", &Hash::stride, "experts",
+                       "distance of a token's experts; 0 = E/k; one that would repeat an expert is raised until none does", 0, 65535}};
 
   /// The smallest stride >= the wanted one that visits k <= E distinct experts: E / gcd(E, stride) >= k. A stride = 1 mod E always does.
   [[nodiscard]] MOEKV_HD std::uint32_t distinct_stride(std::uint32_t n_experts, std::uint32_t top_k) const {

@@ -12,10 +12,10 @@ namespace moekv::route {
 struct TokenView {
   std::uint32_t request;
   std::uint32_t position;
-  std::uint32_t layer;                       // model layer index
-  const float* logits = nullptr;             // [n_experts] gate logits, or null
-  const std::uint16_t* recorded_ids = nullptr;   // [top_k], ExpertId::invalid marks an absent slot
-  const float* recorded_weights = nullptr;   // [top_k], or null
+  std::uint32_t layer;                          // model layer index
+  const float* logits = nullptr;                // [n_experts] gate logits, or null
+  const std::uint16_t* recorded_ids = nullptr;  // [top_k], ExpertId::invalid marks an absent slot
+  const float* recorded_weights = nullptr;      // [top_k], or null
 };
 
 /// Size of the choice and the seed; `gate` is the model's own gate (score function, order, scale).
