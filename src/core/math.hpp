@@ -61,15 +61,17 @@ MOEKV_HD float log_fixed(float x) {
   return m + y + fe * 0.693359375F;
 }
 
-/// Square root of x >= 0, relative error below 3e-7; 0 for 0 and for subnormal x.
+/// Square root of x >= 0, correctly rounded on host and device; 0 for 0, subnormal and negative x.
 MOEKV_HD float sqrt_fixed(float x) {
-  if (!(x >= std::numeric_limits<float>::min())) return 0.0F;
-  float r = float_from_bits(0x5F3759DFU - (bits_of(x) >> 1));  // 1/sqrt(x) within 4 %, then Newton
-  for (int i = 0; i < 4; ++i) r = r * (1.5F - 0.5F * x * r * r);
-  return x * r;
+  const bool normal = x >= std::numeric_limits<float>::min();
+#if defined(__CUDA_ARCH__)
+  return normal ? __fsqrt_rn(x) : 0.0F;
+#else
+  return __builtin_sqrtf(normal ? x : 0.0F);
+#endif
 }
 
-/// cos and sin of 2 pi u for u in [0, 1) (no argument reduction error).
+/// cos and sin of 2 pi u for u in [0, 1) (no argument reduction error, no branch).
 struct CosSin {
   float cos, sin;
 };
@@ -79,12 +81,10 @@ MOEKV_HD CosSin cos_sin_turns(float u) {
   const float z = r * r;
   const float s = ((-1.9515295891e-4F * z + 8.3321608736e-3F) * z - 1.6666654611e-1F) * z * r + r;
   const float c = ((2.443315711809948e-5F * z - 1.388731625493765e-3F) * z + 4.166664568298827e-2F) * z * z - 0.5F * z + 1.0F;
-  switch (quadrant & 3) {
-    case 0: return {c, s};
-    case 1: return {-s, c};
-    case 2: return {-c, -s};
-    default: return {s, -c};
-  }
+  const bool odd = (quadrant & 1) != 0;
+  const float x = odd ? s : c;
+  const float y = odd ? c : s;
+  return {((quadrant + 1) & 2) != 0 ? -x : x, (quadrant & 2) != 0 ? -y : y};
 }
 
 }  // namespace moekv

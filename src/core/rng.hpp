@@ -30,9 +30,9 @@ MOEKV_HD Draw4 draw4(std::uint64_t seed, Stream stream, std::uint32_t a, std::ui
 }
 
 /// Uniform in [0, 1), 24 bits.
-MOEKV_HD float uniform_float(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24F; }
+MOEKV_HD float uniform_float(std::uint32_t word) { return static_cast<float>(static_cast<std::int32_t>(word >> 8)) * 0x1p-24F; }
 /// Uniform in (0, 1], never 0: safe under a logarithm.
-MOEKV_HD float uniform_open(std::uint32_t word) { return (static_cast<float>(word >> 8) + 1.0F) * 0x1p-24F; }
+MOEKV_HD float uniform_open(std::uint32_t word) { return (static_cast<float>(static_cast<std::int32_t>(word >> 8)) + 1.0F) * 0x1p-24F; }
 
 /// A 64-bit mix of one word (splitmix64 finaliser), for hashes of ids.
 MOEKV_HD std::uint64_t mix64(std::uint64_t x) {

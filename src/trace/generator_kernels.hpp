@@ -1,0 +1,21 @@
+// The two inner loops of the q, k, v generator, apart from the rest so that they vectorise for the processor at hand.
+#pragma once
+
+#include <cstdint>
+
+#include "core/rng.hpp"
+
+namespace moekv {
+
+/// Fills out[4 * n_quads] with row (a, b) of a stream of normals; component i equals generate::normal_component.
+void draw_normal_row(std::uint64_t seed, Stream stream, std::uint32_t a, std::uint32_t b, std::uint32_t n_quads, float* out);
+
+/// Columns of a map are padded with zeros to a multiple of this.
+inline constexpr std::uint32_t map_column_tile = 16;
+
+/// out[t][c] = sum over i of x[t][i] map[i][c], i ascending, products and sums rounded apart: the same bits for every vector width.
+/// x is [n_rows][x_stride], map [rank][n_columns], out [n_rows][n_columns]; n_columns is a multiple of map_column_tile.
+void map_rows(const float* x, std::uint32_t x_stride, std::uint32_t n_rows, std::uint32_t rank, const float* map, std::uint32_t n_columns,
+              float* out);
+
+}  // namespace moekv

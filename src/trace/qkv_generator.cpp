@@ -1,0 +1,215 @@
+// Keys and values of the generator, its construction and the Gaussian preset; queries are in qkv_queries.cpp.
+#include "trace/qkv_generator.hpp"
+
+#include <algorithm>
+#include <string_view>
+
+#include "core/error.hpp"
+#include "rules/generate.hpp"
+#include "trace/generator_kernels.hpp"
+
+namespace moekv {
+namespace {
+
+constexpr double default_theta = 5e5;
+
+ChannelTail key_tail(std::string_view preset) {
+  if (preset == "A") return ChannelTail::outliers;
+  return preset == "C" ? ChannelTail::outliers_and_bias : ChannelTail::none;
+}
+
+/// Learned sink logits of a layer: the same for every preset.
+void fill_sink_logits(std::uint64_t seed, std::uint32_t layer, std::uint32_t n_heads, float* out) {
+  for (std::uint32_t h = 0; h < n_heads; ++h) {
+    out[h] = generate::learned_sink_mean + generate::normal_component(seed, Stream::sinks, layer, h, 1, 0);
+  }
+}
+
+void check_generator(const GeneratorSpec& spec, const ModelShape& shape) {
+  static const std::vector<std::string_view> presets = {"A", "B", "C", "D", "E"};
+  std::vector<Problem> problems;
+  if (std::find(presets.begin(), presets.end(), spec.preset) == presets.end()) {
+    problems.push_back({"generator.preset", "unknown preset '" + spec.preset + "'", suggest_name(spec.preset, presets)});
+  }
+  if (spec.preset == "E" && !shape.mla()) problems.push_back({"generator.preset", "preset E needs an MLA shape", "use A, B, C or D"});
+  if (!(spec.sequence_mix >= 0 && spec.sequence_mix <= 1)) problems.push_back({"generator.sequence_mix", "must lie in [0, 1]", {}});
+  if (!(spec.expert_affinity >= 0 && spec.expert_affinity <= 1e3)) problems.push_back({"generator.expert_affinity", "must lie in [0, 1000]", {}});
+  const std::uint32_t rotated = shape.mla() ? shape.latent.d_rope : shape.d_k;
+  if (rotated % 2 != 0) problems.push_back({"model", "RoPE needs an even number of channels, not " + std::to_string(rotated), {}});
+  if (shape.n_kv_heads == 0 || shape.n_heads % shape.n_kv_heads != 0 || shape.d_k == 0 || shape.layers.empty()) {
+    problems.push_back({"model", "the generator needs layers, d_k > 0 and n_heads a multiple of n_kv_heads", {}});
+  }
+  if (!problems.empty()) throw UserError(std::move(problems));
+}
+
+}  // namespace
+
+std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape) {
+  check_generator(spec, shape);
+  if (spec.preset == "D") return std::make_unique<GaussianQkv>(spec, shape);
+  return std::make_unique<QkvGenerator>(spec, shape);
+}
+
+QkvGenerator::QkvGenerator(const GeneratorSpec& spec, const ModelShape& shape)
+    : spec_(spec),
+      shape_(shape),
+      attention_scale_(shape.softmax_scale > 0 ? static_cast<float>(shape.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape.d_k))),
+      heads_(static_cast<std::size_t>(shape.n_layers()) * shape.n_kv_heads) {
+  set_parts();
+  query_scale_ = static_cast<float>(generate::logit_std / sampled_logit_deviation());
+}
+
+void QkvGenerator::set_parts() {
+  const ChannelTail tail = key_tail(spec_.preset);
+  const std::uint32_t d_k = shape_.d_k;
+  if (shape_.mla()) {
+    const auto [d_c, d_rope] = shape_.latent;
+    parts_.push_back({{KvPlane::latent, std::max(1U, d_c / 2), d_c, generate::key_spectrum, true, ChannelTail::none}, 0, false});
+    const ChannelTail rope_tail = tail == ChannelTail::outliers_and_bias ? ChannelTail::bias : ChannelTail::none;
+    if (d_rope > 0) parts_.push_back({{KvPlane::latent_rope, d_rope, d_rope, generate::key_spectrum, true, rope_tail}, d_c, true});
+    sink_channel_ = d_rope > 0 ? d_c + sink_channel(d_rope) : d_c - 1;
+  } else {
+    parts_.push_back({{KvPlane::key, d_k, d_k, generate::key_spectrum, true, tail}, 0, true});
+    value_shape_ = {KvPlane::value, shape_.d_v, shape_.d_v, generate::value_spectrum, false, ChannelTail::none};
+    sink_channel_ = sink_channel(d_k);
+  }
+  if (parts_.back().rotates) turns_ = rope_turns(shape_.rope_theta > 1 ? shape_.rope_theta : default_theta, parts_.back().shape.dim);
+}
+
+const QkvGenerator::HeadMaps& QkvGenerator::head_maps(std::uint32_t layer, std::uint32_t head) {
+  std::unique_ptr<HeadMaps>& slot = heads_[static_cast<std::size_t>(layer) * shape_.n_kv_heads + head];
+  if (slot) return *slot;
+  auto maps = std::make_unique<HeadMaps>();
+  for (const Part& part : parts_) maps->parts.push_back(make_plane_map(spec_.seed, part.shape, layer, head));
+  if (!shape_.mla()) maps->value = make_plane_map(spec_.seed, value_shape_, layer, head);
+  if (spec_.expert_affinity > 0) {
+    const PlaneMap& map = maps->parts[0];
+    std::vector<float> row(std::size_t{4} * ((map.dim + 3) / 4));
+    for (std::uint32_t e = 0; e < shape_.gate.n_experts; ++e) {
+      draw_normal_row(map.latent_seed, Stream::kv_gain, 2, e, (map.dim + 3) / 4, row.data());
+      maps->expert_directions.insert(maps->expert_directions.end(), row.begin(), row.begin() + map.dim);
+    }
+  }
+  slot = std::move(maps);
+  return *slot;
+}
+
+void QkvGenerator::fill_angles(std::uint32_t begin, std::uint32_t n) {
+  angles_.resize(n * turns_.size());
+  for (std::uint32_t t = 0; t < n; ++t) {
+    for (std::size_t i = 0; i < turns_.size(); ++i) angles_[t * turns_.size() + i] = generate::rope_angle(begin + t, turns_[i]);
+  }
+}
+
+void QkvGenerator::rotate(float* row, std::uint32_t token) const {
+  generate::rotate_row(row, angles_.data() + token * turns_.size(), static_cast<std::uint32_t>(turns_.size()));
+}
+
+/// Mean direction of a token's experts, over sqrt(their number), into expert_mean_; zero where it has none.
+void QkvGenerator::expert_mean(const HeadMaps& maps, const std::uint16_t* ids, std::uint32_t top_k) {
+  const std::uint32_t dim = maps.parts[0].dim;
+  expert_mean_.assign(dim, 0.0F);
+  std::uint32_t n = 0;
+  for (std::uint32_t j = 0; j < top_k; ++j) {
+    if (ids[j] >= shape_.gate.n_experts) continue;
+    const float* direction = maps.expert_directions.data() + static_cast<std::size_t>(ids[j]) * dim;
+    for (std::uint32_t c = 0; c < dim; ++c) expert_mean_[c] += direction[c];
+    ++n;
+  }
+  const float factor = n == 0 ? 0.0F : static_cast<float>(spec_.expert_affinity) / sqrt_fixed(static_cast<float>(n));
+  for (float& x : expert_mean_) x *= factor;
+}
+
+/// rows_ [n][n_columns] = latents of the segment through the map, without offsets.
+void QkvGenerator::map_segment(const PlaneMap& map, const Segment& s) {
+  const std::uint32_t first = s.begin % generate::block_tokens;
+  block_.fill(map, s.request, s.begin - first, first, first + s.n - 1);
+  request_deviations(map, s.request, spec_.sequence_mix, deviation_);
+  latents_.resize(static_cast<std::size_t>(s.n) * map.rank);
+  for (std::uint32_t t = 0; t < s.n; ++t) {
+    const float* x = block_.row(first + t);
+    for (std::uint32_t i = 0; i < map.rank; ++i) latents_[static_cast<std::size_t>(t) * map.rank + i] = x[i] * deviation_[i];
+  }
+  rows_.resize(static_cast<std::size_t>(s.n) * map.n_columns);
+  map_rows(latents_.data(), map.rank, s.n, map.rank, map.weights.data(), map.n_columns, rows_.data());
+}
+
+void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k, float* k,
+                             std::size_t stride) {
+  const HeadMaps& maps = head_maps(layer, head);
+  const bool token_sinks = has_token_sinks(layer);
+  for (std::size_t p = 0; p < parts_.size(); ++p) {
+    const Part& part = parts_[p];
+    const PlaneMap& map = maps.parts[p];
+    map_segment(map, s);
+    for (std::uint32_t t = 0; t < s.n; ++t) {
+      float* out = k + t * stride + part.first_channel;
+      const float* row = rows_.data() + static_cast<std::size_t>(t) * map.n_columns;
+      for (std::uint32_t c = 0; c < map.dim; ++c) out[c] = row[c] + map.offset[c];
+      if (p == 0 && experts != nullptr) {
+        expert_mean(maps, experts + static_cast<std::size_t>(t) * top_k, top_k);
+        for (std::uint32_t c = 0; c < map.dim; ++c) out[c] += map.gain[c] * expert_mean_[c];
+      }
+      if (part.rotates) rotate(out, t);
+      if (part.shape.plane == KvPlane::latent && token_sinks && s.begin + t < generate::sink_tokens) {
+        for (std::uint32_t c = 0; c < map.dim; ++c) out[c] *= generate::sink_value_scale;  // V is the latent
+      }
+    }
+  }
+  for (std::uint32_t t = 0; token_sinks && t < s.n && s.begin + t < generate::sink_tokens; ++t) {
+    k[t * stride + sink_channel_] += generate::sink_logit / (generate::sink_query * attention_scale_);
+  }
+}
+
+void QkvGenerator::make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride) {
+  const PlaneMap& map = head_maps(layer, head).value;
+  map_segment(map, s);
+  for (std::uint32_t t = 0; t < s.n; ++t) {
+    const Draw4 draw = draw4(map.latent_seed, Stream::kv_latent, s.request, s.begin + t, map.n_quads);
+    float norm = exp_fixed(generate::token_norm_sigma * generate::normal_pair(draw.v[0], draw.v[2]).first);
+    if (has_token_sinks(layer) && s.begin + t < generate::sink_tokens) norm *= generate::sink_value_scale;
+    const float* row = rows_.data() + static_cast<std::size_t>(t) * map.n_columns;
+    for (std::uint32_t c = 0; c < map.dim; ++c) v[t * stride + c] = row[c] * norm;
+  }
+}
+
+void QkvGenerator::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) {
+  const std::size_t k_stride = static_cast<std::size_t>(shape_.n_kv_heads) * shape_.d_k;
+  const std::size_t v_stride = static_cast<std::size_t>(shape_.n_kv_heads) * shape_.d_v;
+  for (std::uint32_t position = begin; position < end;) {
+    const std::uint32_t in_block = generate::block_tokens - position % generate::block_tokens;
+    const Segment s{r.value, position, std::min(in_block, end - position)};
+    const std::size_t done = position - begin;
+    const std::uint16_t* ids = spec_.expert_affinity > 0 && experts.ids != nullptr ? experts.ids + done * experts.top_k : nullptr;
+    fill_angles(s.begin, s.n);
+    for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
+      make_keys(layer.value, h, s, ids, experts.top_k, k + done * k_stride + static_cast<std::size_t>(h) * shape_.d_k, k_stride);
+      if (!shape_.mla()) make_values(layer.value, h, s, v + done * v_stride + static_cast<std::size_t>(h) * shape_.d_v, v_stride);
+    }
+    position += s.n;
+  }
+}
+
+void QkvGenerator::sink_logits(LayerId layer, float* out) { fill_sink_logits(spec_.seed, layer.value, shape_.n_heads, out); }
+
+void GaussianQkv::fill(std::uint32_t kind, LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, std::uint32_t width, float* out) {
+  const std::uint64_t seed = hash_words(seed_, kind, layer.value);
+  row_.resize((static_cast<std::size_t>(width) + 3) / 4 * 4);
+  for (std::uint32_t t = begin; t < end; ++t, out += width) {
+    draw_normal_row(seed, Stream::kv_latent, r.value, t, (width + 3) / 4, row_.data());
+    std::copy_n(row_.data(), width, out);
+  }
+}
+
+void GaussianQkv::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts, float* k, float* v) {
+  fill(1, layer, r, begin, end, shape_.n_kv_heads * shape_.d_k, k);
+  if (!shape_.mla()) fill(2, layer, r, begin, end, shape_.n_kv_heads * shape_.d_v, v);
+}
+
+void GaussianQkv::queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts, float* q) {
+  fill(3, layer, r, begin, end, shape_.n_heads * shape_.d_k, q);
+}
+
+void GaussianQkv::sink_logits(LayerId layer, float* out) { fill_sink_logits(seed_, layer.value, shape_.n_heads, out); }
+
+}  // namespace moekv

@@ -1,0 +1,90 @@
+// QkvGenerator: synthetic q, k, v with the statistics of trained models (presets A, B, C and the MLA latent form).
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "trace/generator_tables.hpp"
+#include "trace/latent_block.hpp"
+#include "trace/qkv.hpp"
+
+namespace moekv {
+
+/// Keys are gain * (R^T x) + offset per head with AR(1) latents x, rotated (RoPE) in the part that rotates; queries are noise plus a
+/// component along a random earlier key, whitened by the key's gains and scaled to a logit deviation of generate::logit_std.
+/// The sink channel is set after RoPE, so a sink token's logit does not depend on theta or distance.
+class QkvGenerator final : public QkvSource {
+ public:
+  QkvGenerator(const GeneratorSpec& spec, const ModelShape& shape);
+  void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
+  void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
+  void sink_logits(LayerId layer, float* out) override;
+
+ private:
+  /// A range of channels of a K row with its own map; MLA has two.
+  struct Part {
+    PlaneShape shape;
+    std::uint32_t first_channel = 0;
+    bool rotates = true;
+  };
+  struct HeadMaps {
+    std::vector<PlaneMap> parts;
+    PlaneMap value;
+    std::vector<float> expert_directions;  // [n_experts][dim of part 0]; empty without affinity
+  };
+  /// Positions [begin, begin + n) of one block.
+  struct Segment {
+    std::uint32_t request, begin, n;
+  };
+
+  void set_parts();
+  const HeadMaps& head_maps(std::uint32_t layer, std::uint32_t head);
+  bool has_token_sinks(std::uint32_t layer) const { return !shape_.layers[layer].sinks; }
+  void fill_angles(std::uint32_t begin, std::uint32_t n);
+  void rotate(float* row, std::uint32_t token) const;
+  void map_segment(const PlaneMap& map, const Segment& s);
+  void make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k, float* k,
+                 std::size_t stride);
+  void make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride);
+  void gather_targets(const PlaneMap& map, std::uint32_t request);
+  void make_queries(std::uint32_t layer, std::uint32_t kv_head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k, float* q);
+  void write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part, const Segment& s, const std::uint16_t* experts,
+                        std::uint32_t top_k, float* q);
+  void expert_mean(const HeadMaps& maps, const std::uint16_t* ids, std::uint32_t top_k);
+  double sampled_logit_deviation();
+
+  GeneratorSpec spec_;
+  ModelShape shape_;
+  float attention_scale_;
+  float query_scale_ = 1.0F;
+  std::vector<Part> parts_;
+  PlaneShape value_shape_;
+  std::uint32_t sink_channel_ = 0;                // of a K row
+  std::vector<double> turns_;                     // per RoPE pair of the rotating part
+  std::vector<std::unique_ptr<HeadMaps>> heads_;  // [layer][kv head], made when first used
+
+  // Scratch of one call.
+  LatentBlock block_;
+  std::vector<CosSin> angles_;  // [tokens of a segment][pairs]
+  std::vector<float> deviation_, latents_, rows_, noise_, expert_mean_;
+  static constexpr std::uint32_t no_target = 0xFFFFFFFFU;
+  std::vector<std::uint32_t> targets_;  // [tokens][group]
+};
+
+/// Preset D: every value N(0, 1), independent; for closed-form checks.
+class GaussianQkv final : public QkvSource {
+ public:
+  GaussianQkv(const GeneratorSpec& spec, const ModelShape& shape) : seed_(spec.seed), shape_(shape) {}
+  void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
+  void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
+  void sink_logits(LayerId layer, float* out) override;
+
+ private:
+  void fill(std::uint32_t kind, LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, std::uint32_t width, float* out);
+
+  std::uint64_t seed_;
+  ModelShape shape_;
+  std::vector<float> row_;
+};
+
+}  // namespace moekv
