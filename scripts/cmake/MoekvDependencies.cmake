@@ -25,6 +25,7 @@ find_package(HWY REQUIRED)
 
 find_path(RANDOM123_INCLUDE_DIR Random123/philox.h REQUIRED)
 find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
+find_library(XXHASH_LIBRARY xxhash REQUIRED)
 
 # Python for the plotting helpers and their tests: Debian's, which has h5py, before any other on PATH.
 if(NOT Python3_EXECUTABLE AND EXISTS /usr/bin/python3)

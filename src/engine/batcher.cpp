@@ -1,0 +1,172 @@
+#include "engine/batcher.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "core/units.hpp"
+
+namespace moekv {
+
+std::uint64_t planned_bytes(const Geometry& geometry, std::uint32_t request_tokens) {
+  const RunSpec& spec = geometry.spec();
+  const std::uint32_t slots = geometry.page_slots();
+  const std::uint64_t block = geometry.raw_format(geometry.heads_per_group()).block_bytes();
+  std::uint64_t bytes = 0;
+  for (const ReplayLayer& layer : geometry.layers()) {
+    const Layout layout = geometry.layout(layer);
+    std::uint64_t entries = request_tokens;
+    std::uint64_t open_pages = 1;
+    if (layout == Layout::expert) {
+      entries = (entries * geometry.top_k() + geometry.n_shards() - 1) / geometry.n_shards();
+      open_pages = geometry.pages_by_expert() ? (geometry.n_experts() + geometry.n_shards() - 1) / geometry.n_shards() : 1;
+    } else if (layout == Layout::token) {
+      entries = (entries + geometry.n_shards() - 1) / geometry.n_shards();
+    }
+    const bool counts_entries = spec.eviction.budget.kind == BudgetKind::fraction || spec.eviction.budget.kind == BudgetKind::tokens;
+    if (spec.eviction.scope == EvictScope::request && counts_entries && spec.prefill.evict == PrefillEvict::chunk) {
+      entries = std::min<std::uint64_t>(entries, geometry.request_budget(layer, ShardId(0), request_tokens) + spec.prefill.chunk_tokens);
+    }
+    bytes += ((entries + slots - 1) / slots + open_pages) * block * geometry.n_head_groups(Rank(0));
+  }
+  return bytes;
+}
+
+Batcher::Batcher(const Geometry& geometry, const TraceSource& trace) : geometry_(&geometry), load_(geometry.n_ranks()) {
+  const RunSpec& spec = geometry.spec();
+  const std::uint32_t first = std::min(spec.trace.first_request, trace.n_requests());
+  std::uint32_t end = trace.n_requests();
+  if (spec.trace.max_requests > 0) end = std::min(end, first + spec.trace.max_requests);
+  const std::uint64_t capacity = spec.memory.shard_bytes;
+  for (std::uint32_t r = first; r < end; ++r) {
+    const RequestInfo info = trace.request(RequestId(r));
+    std::uint32_t prompt = info.prompt_tokens;
+    std::uint32_t output = info.output_tokens;
+    if (spec.trace.max_prompt_tokens > 0 && prompt > spec.trace.max_prompt_tokens) {
+      prompt = spec.trace.max_prompt_tokens;
+      output = 0;  // positions must stay consecutive, so a cut prompt ends its request
+      cut_prompts_ += 1;
+    }
+    if (spec.trace.max_output_tokens > 0) output = std::min(output, spec.trace.max_output_tokens);
+    if (prompt + output == 0) continue;
+    const Request request{RequestId(r), prompt, prompt + output, std::max<std::int64_t>(0, info.arrival_ns)};
+    if (capacity > 0 && spec.eviction.scope == EvictScope::request && planned_bytes(geometry, request.total) > capacity) {
+      throw PointFailure(fmt::format("request {} of {} tokens needs {} a shard, memory.shard_bytes is {}: it can never start", r, request.total,
+                                     format_bytes(static_cast<std::int64_t>(planned_bytes(geometry, request.total))), format_bytes(static_cast<std::int64_t>(capacity))));
+    }
+    requests_.push_back(request);
+    total_tokens_ += request.total;
+  }
+  if (spec.batch.load == LoadKind::arrivals) {
+    std::stable_sort(requests_.begin(), requests_.end(), [](const Request& a, const Request& b) { return a.arrival_ns < b.arrival_ns; });
+  }
+  records_.resize(requests_.size());
+  start_measured_.resize(requests_.size());
+}
+
+Rank Batcher::choose_home(const Request& request) const {
+  if (geometry_->spec().placement.home == HomeRule::modulo) return Rank(request.id.value % geometry_->n_ranks());
+  return Rank(static_cast<std::uint32_t>(std::min_element(load_.begin(), load_.end()) - load_.begin()));
+}
+
+void Batcher::admit() {
+  const RunSpec& spec = geometry_->spec();
+  const bool by_arrival = spec.batch.load == LoadKind::arrivals;
+  if (by_arrival && active_.empty() && next_ < requests_.size()) clock_ns_ = std::max(clock_ns_, requests_[next_].arrival_ns);
+  const std::size_t limit = by_arrival ? spec.batch.max_num_seqs : std::min(spec.batch.max_num_seqs, spec.batch.concurrency);
+  const std::uint64_t capacity = spec.eviction.scope == EvictScope::request ? spec.memory.shard_bytes : 0;
+  while (next_ < requests_.size() && active_.size() < limit) {
+    const Request& request = requests_[next_];
+    if (by_arrival && request.arrival_ns > clock_ns_) break;
+    const std::uint64_t need = capacity > 0 ? planned_bytes(*geometry_, request.total) : 0;
+    if (capacity > 0 && planned_ + need > capacity) break;
+    planned_ += need;
+    const Rank home = choose_home(request);
+    load_[home.value] += request.total;
+    RequestRecord& record = records_[next_];
+    record.request = request.id.value;
+    record.home = home.value;
+    record.prompt_tokens = request.prompt;
+    record.output_tokens = request.total - request.prompt;
+    record.arrival_ns = by_arrival ? request.arrival_ns : clock_ns_;
+    record.queue_delay_model_ns = clock_ns_ - record.arrival_ns;
+    record.first_step = static_cast<std::int64_t>(step_);
+    start_measured_[next_] = measured_ns_;
+    active_.push_back({static_cast<std::uint32_t>(next_), home, 0});
+    next_ += 1;
+  }
+  std::sort(active_.begin(), active_.end(), [&](const Active& a, const Active& b) { return requests_[a.index].id < requests_[b.index].id; });
+}
+
+std::uint32_t Batcher::query_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const {
+  if (begin >= request.prompt) return begin;
+  const RunSpec& spec = geometry_->spec();
+  PrefillQueries queries = spec.prefill.queries;
+  if (queries == PrefillQueries::automatic) queries = geometry_->needs_mass() ? PrefillQueries::all : PrefillQueries::none;
+  switch (queries) {
+    case PrefillQueries::all: return begin;
+    case PrefillQueries::last: return std::clamp(request.prompt > spec.prefill.last ? request.prompt - spec.prefill.last : 0, begin, end);
+    default: return end;
+  }
+}
+
+std::uint64_t Batcher::total_queries() const {
+  std::uint64_t n = 0;
+  for (const Request& request : requests_) n += request.total - query_begin(request, 0, request.prompt);
+  return n;
+}
+
+StepBatch Batcher::next() {
+  admit();
+  const RunSpec& spec = geometry_->spec();
+  StepBatch batch;
+  batch.step = step_;
+  std::uint32_t room = spec.batch.max_num_batched_tokens;
+  // Decode tokens first, then prompt chunks while the token budget lasts; both in ascending request order.
+  std::vector<std::uint32_t> take(active_.size(), 0);
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    if (active_[i].done >= requests_[active_[i].index].prompt && room > 0) {
+      take[i] = 1;
+      room -= 1;
+    }
+  }
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    const Request& request = requests_[active_[i].index];
+    if (active_[i].done >= request.prompt) continue;
+    take[i] = std::min({spec.prefill.chunk_tokens, request.prompt - active_[i].done, room});
+    room -= take[i];
+  }
+  for (std::size_t i = 0; i < active_.size(); ++i) {
+    if (take[i] == 0) continue;
+    const Request& request = requests_[active_[i].index];
+    const std::uint32_t begin = active_[i].done;
+    const std::uint32_t end = begin + take[i];
+    batch.items.push_back({request.id, active_[i].home, begin, end, query_begin(request, begin, end), request.prompt, request.total});
+  }
+  return batch;
+}
+
+void Batcher::finish_step(const StepBatch& batch, std::int64_t model_ns, std::int64_t measured_ns) {
+  clock_ns_ += model_ns;
+  measured_ns_ += measured_ns;
+  step_ += 1;
+  for (const BatchItem& item : batch.items) {
+    const auto it = std::find_if(active_.begin(), active_.end(), [&](const Active& a) { return requests_[a.index].id == item.request; });
+    it->done = item.end;
+    load_[item.home.value] -= item.end - item.begin;
+    RequestRecord& record = records_[it->index];
+    record.last_step = static_cast<std::int64_t>(batch.step);
+    if (item.begin < std::max(1U, item.prompt_tokens) && item.end >= std::max(1U, item.prompt_tokens)) {
+      record.kv_ttft_model_ns = clock_ns_ - record.arrival_ns;
+      record.kv_ttft_ns = measured_ns_ - start_measured_[it->index];
+    }
+    if (!item.finishes()) continue;
+    record.e2e_model_ns = clock_ns_ - record.arrival_ns;
+    record.e2e_ns = measured_ns_ - start_measured_[it->index];
+    if (geometry_->spec().memory.shard_bytes > 0 && geometry_->spec().eviction.scope == EvictScope::request) planned_ -= planned_bytes(*geometry_, item.total_tokens);
+    active_.erase(it);
+  }
+}
+
+}  // namespace moekv

@@ -1,0 +1,61 @@
+// Batcher: forms steps: continuous batching with chunked prefill, admission control and a virtual clock. Runs alike on every process.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/geometry.hpp"
+#include "engine/records.hpp"
+#include "engine/step_batch.hpp"
+#include "trace/source.hpp"
+
+namespace moekv {
+
+/// Pages that a request is planned to need in the fullest shard: an upper estimate from lengths alone, so every process agrees.
+[[nodiscard]] std::uint64_t planned_bytes(const Geometry& geometry, std::uint32_t request_tokens);
+
+class Batcher {
+ public:
+  /// Throws PointFailure when a request can never fit memory.shard_bytes.
+  Batcher(const Geometry& geometry, const TraceSource& trace);
+
+  [[nodiscard]] bool done() const { return next_ == requests_.size() && active_.empty(); }
+  /// The next step. Under load arrivals the clock first jumps to the next arrival when nothing is active.
+  [[nodiscard]] StepBatch next();
+  /// Closes the step: advances the virtual clock by its modelled time and stamps requests with it and with the measured time so far.
+  void finish_step(const StepBatch& batch, std::int64_t model_ns, std::int64_t measured_ns);
+
+  [[nodiscard]] std::uint64_t total_tokens() const { return total_tokens_; }
+  /// Tokens of the run that attend (per layer).
+  [[nodiscard]] std::uint64_t total_queries() const;
+  [[nodiscard]] std::uint64_t cut_prompts() const { return cut_prompts_; }
+  [[nodiscard]] std::vector<RequestRecord>& records() { return records_; }
+
+ private:
+  struct Request {
+    RequestId id;
+    std::uint32_t prompt = 0, total = 0;
+    std::int64_t arrival_ns = 0;
+  };
+  struct Active {
+    std::uint32_t index;          // into requests_
+    Rank home;
+    std::uint32_t done = 0;       // tokens stored
+  };
+
+  void admit();
+  [[nodiscard]] Rank choose_home(const Request& request) const;
+  [[nodiscard]] std::uint32_t query_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const;
+
+  const Geometry* geometry_;
+  std::vector<Request> requests_;
+  std::vector<RequestRecord> records_;
+  std::vector<Active> active_;        // ascending request id
+  std::vector<std::uint64_t> load_;   // unfinished tokens per rank
+  std::size_t next_ = 0;
+  std::uint64_t step_ = 0, total_tokens_ = 0, cut_prompts_ = 0, planned_ = 0;
+  std::int64_t clock_ns_ = 0, measured_ns_ = 0;
+  std::vector<std::int64_t> start_measured_;
+};
+
+}  // namespace moekv

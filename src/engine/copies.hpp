@@ -1,0 +1,73 @@
+// Which copies of a token exist: pure function of its expert set, so home and every owner agree without talking (MODEL sections 2, 3).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "core/rng.hpp"
+#include "rules/place.hpp"
+
+namespace moekv {
+
+inline constexpr std::size_t max_top_k = 22;
+
+/// The stored copies of one (request, layer, position).
+struct CopySet {
+  std::uint8_t n_copies = 0;
+  std::uint8_t n_chosen = 0;                            // experts present in the key
+  std::array<ShardId, max_top_k> shard;                 // of each copy
+  std::array<ExpertId, max_top_k> expert;               // first expert of each copy
+  std::array<std::uint32_t, max_top_k> smaller{};       // bit c: copy c has a smaller hash
+  std::array<std::uint8_t, max_top_k> copy_of{};        // copy that stands for expert slot i; 0xFF where the slot is absent
+};
+
+/// Copies of a token whose key names `experts` ([top_k], ExpertId::invalid = absent) under layout expert. The hash order is that of
+/// hash(seed, request, layer, position, first expert of the copy), ties by copy index.
+[[nodiscard]] inline CopySet plan_copies(const Placement& placement, RequestId request, std::uint32_t layer, std::uint32_t position,
+                                         std::span<const std::uint16_t> experts) {
+  CopySet set;
+  std::array<std::uint64_t, max_top_k> hash{};
+  set.copy_of.fill(0xFF);
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    if (experts[i] == ExpertId::invalid) continue;
+    set.n_chosen += 1;
+    const ExpertId e(experts[i]);
+    const ShardId shard = placement.expert_shard(position, e);
+    std::uint8_t copy = set.n_copies;
+    for (std::uint8_t c = 0; c < set.n_copies; ++c) {
+      const bool same = placement.dedup == Dedup::shard ? set.shard[c] == shard
+                                                        : placement.dedup == Dedup::rank && placement.owner(set.shard[c]) == placement.owner(shard);
+      if (same) copy = c;
+    }
+    set.copy_of[i] = copy;
+    if (copy < set.n_copies) continue;
+    set.shard[copy] = shard;
+    set.expert[copy] = e;
+    hash[copy] = hash_words(placement.seed, 0x63U, request.value, layer, position, e.value);
+    set.n_copies += 1;
+  }
+  for (std::uint8_t c = 0; c < set.n_copies; ++c) {
+    for (std::uint8_t d = 0; d < set.n_copies; ++d) {
+      if (hash[d] < hash[c] || (hash[d] == hash[c] && d < c)) set.smaller[c] |= 1U << d;
+    }
+  }
+  return set;
+}
+
+/// An eviction notice on the wire, 8 bytes: copy `copy` of (request, layer index, position) is gone.
+struct Notice {
+  RequestId request;
+  std::uint32_t layer = 0, position = 0, copy = 0;
+  static constexpr std::uint32_t request_bits = 28, layer_bits = 9, position_bits = 22, copy_bits = 5;
+
+  [[nodiscard]] std::uint64_t pack() const {
+    return std::uint64_t{request.value} << 36 | std::uint64_t{layer} << 27 | std::uint64_t{position} << 5 | copy;
+  }
+  [[nodiscard]] static Notice unpack(std::uint64_t bits) {
+    return {RequestId(static_cast<std::uint32_t>(bits >> 36)), static_cast<std::uint32_t>(bits >> 27 & 0x1FF), static_cast<std::uint32_t>(bits >> 5 & 0x3FFFFF),
+            static_cast<std::uint32_t>(bits & 31)};
+  }
+};
+
+}  // namespace moekv

@@ -1,0 +1,164 @@
+#include "engine/counters.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <tuple>
+#include <utility>
+
+namespace moekv {
+namespace {
+
+/// The key fields of a row, in declaration order.
+template <class Record>
+std::vector<std::int64_t> key_of(const Record& row) {
+  std::vector<std::int64_t> key;
+  for_each_field(Record::metrics, [&](const auto& m) {
+    if (m.combine == Combine::key) key.push_back(static_cast<std::int64_t>(row.*m.member));
+  });
+  return key;
+}
+
+template <class Record>
+std::vector<Record> merge_rows(Transport& transport, const std::vector<Record>& mine) {
+  static_assert(std::is_trivially_copyable_v<Record>);
+  const auto parts = transport.gather(std::as_bytes(std::span(mine)));
+  std::map<std::vector<std::int64_t>, Record> merged;
+  for (const auto& part : parts) {
+    std::vector<Record> rows(part.size() / sizeof(Record));
+    if (!rows.empty()) std::memcpy(static_cast<void*>(rows.data()), part.data(), part.size());
+    for (const Record& row : rows) {
+      const auto [it, added] = merged.try_emplace(key_of(row), row);
+      if (!added) combine_rows(it->second, row);
+    }
+  }
+  std::vector<Record> out;
+  out.reserve(merged.size());
+  for (const auto& [key, row] : merged) out.push_back(row);
+  return out;
+}
+
+}  // namespace
+
+Counters::Counters(const Geometry& geometry, Rank first_rank, Rank end_rank) : geometry_(&geometry), first_(first_rank), end_(end_rank) {
+  const std::uint32_t own = end_.value - first_.value;
+  send_ns_.resize(own);
+  receive_ns_.resize(own);
+  memory_bytes_.resize(own);
+  layers.resize(geometry.layers().size());
+  expert_load.resize(geometry.n_experts());
+  rank_load.resize(own);
+  shard_load.resize(geometry.placement().first_shard(end_.value) - geometry.placement().first_shard(first_.value));
+  if (geometry.n_ranks() <= geometry.spec().metrics.traffic_max_ranks) matrix_.resize(std::size_t{own} * geometry.n_ranks());
+  reset(0);
+}
+
+void Counters::reset(std::uint64_t first_step) {
+  const auto key = static_cast<std::int64_t>(first_step);
+  const Placement& placement = geometry_->placement();
+  step = StepRecord{};
+  step.first_step = key;
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    layers[l] = LayerRecord{};
+    layers[l].first_step = key;
+    layers[l].layer = geometry_->layers()[l].layer.value;
+  }
+  const auto fill = [&](std::vector<LoadRecord>& rows, Entity entity, std::uint32_t first) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i] = LoadRecord{};
+      rows[i].first_step = key;
+      rows[i].entity = static_cast<std::int64_t>(entity);
+      rows[i].index = static_cast<std::int64_t>(first + i);
+    }
+  };
+  fill(expert_load, Entity::expert, 0);
+  fill(shard_load, Entity::shard, placement.first_shard(first_.value));
+  fill(rank_load, Entity::rank, first_.value);
+  for (std::size_t i = 0; i < matrix_.size(); ++i) {
+    matrix_[i] = TrafficRecord{};
+    matrix_[i].first_step = key;
+    matrix_[i].source = static_cast<std::int64_t>(first_.value + i / placement.n_ranks);
+    matrix_[i].destination = static_cast<std::int64_t>(i % placement.n_ranks);
+  }
+}
+
+void Counters::sent(Rank source, Rank destination, const ByteCounts& bytes, std::uint32_t layer) {
+  const std::int64_t total = std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
+  step.bytes_logical += total;
+  if (!matrix_.empty()) {
+    TrafficRecord& row = matrix_[std::size_t{source.value - first_.value} * geometry_->n_ranks() + destination.value];
+    std::int64_t* fields[n_byte_classes] = {&row.kv, &row.q, &row.partial, &row.lse, &row.notices, &row.headers};
+    for (std::size_t c = 0; c < n_byte_classes; ++c) *fields[c] += bytes[c];
+    row.messages += 1;
+  }
+  if (source == destination) {
+    step.bytes_self += total;
+    return;
+  }
+  std::int64_t* wire[n_byte_classes] = {&step.wire_kv, &step.wire_q, &step.wire_partial, &step.wire_lse, &step.wire_notices, &step.wire_headers};
+  for (std::size_t c = 0; c < n_byte_classes; ++c) *wire[c] += bytes[c];
+  step.wire_messages += 1;
+  layers[layer].wire_bytes += total;
+  send_ns_[source.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
+}
+
+void Counters::received(Rank source, Rank destination, const ByteCounts& bytes) {
+  const std::int64_t total = std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
+  step.bytes_received += total;
+  if (source != destination) receive_ns_[destination.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
+}
+
+void Counters::end_exchange() {
+  std::int64_t worst = 0;
+  for (std::size_t r = 0; r < send_ns_.size(); ++r) worst = std::max({worst, send_ns_[r], receive_ns_[r]});
+  exchange_ns_.push_back(worst);
+  std::fill(send_ns_.begin(), send_ns_.end(), 0);
+  std::fill(receive_ns_.begin(), receive_ns_.end(), 0);
+}
+
+std::vector<std::int64_t> Counters::take_step_model() {
+  std::vector<std::int64_t> values = std::move(exchange_ns_);
+  exchange_ns_.clear();
+  std::int64_t bytes = 0;
+  for (std::int64_t& b : memory_bytes_) bytes = std::max(bytes, std::exchange(b, 0));
+  values.push_back(geometry_->spec().cluster.network.memory_ns(bytes));
+  return values;
+}
+
+void Counters::flush(std::uint64_t next_step) {
+  if (step.n_steps > 0) {
+    step_rows_.push_back(step);
+    layer_rows_.insert(layer_rows_.end(), layers.begin(), layers.end());
+    std::map<std::int64_t, LoadRecord> nodes;
+    for (const LoadRecord& rank : rank_load) {
+      LoadRecord node = rank;
+      node.entity = static_cast<std::int64_t>(Entity::node);
+      node.index = rank.index / geometry_->spec().cluster.network.ranks_per_node;
+      const auto [it, added] = nodes.try_emplace(node.index, node);
+      if (!added) combine_rows(it->second, node);
+    }
+    for (const auto* rows : {&expert_load, &shard_load, &rank_load}) load_rows_.insert(load_rows_.end(), rows->begin(), rows->end());
+    for (const auto& [index, node] : nodes) load_rows_.push_back(node);
+    for (const TrafficRecord& row : matrix_) {
+      if (row.messages > 0) traffic_rows_.push_back(row);
+    }
+  }
+  reset(next_step);
+}
+
+void Counters::collect(Transport& transport, RunOutcome& out) {
+  out.steps = merge_rows(transport, step_rows_);
+  out.layers = merge_rows(transport, layer_rows_);
+  out.loads = merge_rows(transport, load_rows_);
+  out.traffic = merge_rows(transport, traffic_rows_);
+  for (const auto& part : transport.gather(std::as_bytes(std::span(digest.windows())))) {
+    std::vector<Digest128> windows(part.size() / sizeof(Digest128));
+    if (!windows.empty()) std::memcpy(windows.data(), part.data(), part.size());
+    if (out.window_digests.size() < windows.size()) out.window_digests.resize(windows.size());
+    for (std::size_t w = 0; w < windows.size(); ++w) out.window_digests[w] = add(out.window_digests[w], windows[w]);
+  }
+  for (const Digest128& window : out.window_digests) out.digest = add(out.digest, window);
+}
+
+}  // namespace moekv

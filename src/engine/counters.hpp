@@ -1,0 +1,70 @@
+// Counters: what one process counts in the current window, flushed into rows; rows of all processes are merged on process 0.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/transport.hpp"
+#include "engine/digest.hpp"
+#include "engine/geometry.hpp"
+#include "engine/records.hpp"
+
+namespace moekv {
+
+enum class ByteClass : std::uint8_t { kv, q, partial, lse, notices, headers };
+inline constexpr std::size_t n_byte_classes = 6;
+
+/// Bytes of each class in one direction of one exchange.
+using ByteCounts = std::array<std::int64_t, n_byte_classes>;
+
+class Counters {
+ public:
+  Counters(const Geometry& geometry, Rank first_rank, Rank end_rank);
+
+  StepRecord step;                      // the window so far
+  std::vector<LayerRecord> layers;      // [replayed layers]
+  std::vector<LoadRecord> expert_load;  // [experts]
+  std::vector<LoadRecord> shard_load;   // [own shards]
+  std::vector<LoadRecord> rank_load;    // [own ranks]
+  DecisionDigest digest;
+
+  /// What own rank `source` sends to `destination` in the current exchange (counted by the sender).
+  void sent(Rank source, Rank destination, const ByteCounts& bytes, std::uint32_t layer);
+  /// The same seen by the receiver, for the conservation law and the modelled time.
+  void received(Rank source, Rank destination, const ByteCounts& bytes);
+  /// Closes an exchange: its modelled time on this process is the largest sum of message times of an own rank and direction.
+  void end_exchange();
+  /// Modelled times of the step's exchanges and of its page reads on this process, to be maximised over processes.
+  [[nodiscard]] std::vector<std::int64_t> take_step_model();
+  void page_bytes_read(Rank rank, std::int64_t bytes) { memory_bytes_[rank.value - first_.value] += bytes; }
+
+  /// Moves the window's rows to `out` and starts the next window at `next_step`.
+  void flush(std::uint64_t next_step);
+  /// Collective. Rows of all processes merged by key on process 0.
+  void collect(Transport& transport, RunOutcome& out);
+
+ private:
+  void reset(std::uint64_t first_step);
+
+  const Geometry* geometry_;
+  Rank first_, end_;
+  std::vector<TrafficRecord> matrix_;            // [own ranks][ranks], empty when too many ranks
+  std::vector<std::int64_t> send_ns_, receive_ns_, memory_bytes_;
+  std::vector<std::int64_t> exchange_ns_;
+  std::vector<StepRecord> step_rows_;
+  std::vector<LayerRecord> layer_rows_;
+  std::vector<LoadRecord> load_rows_;
+  std::vector<TrafficRecord> traffic_rows_;
+};
+
+/// Adds row `b` to row `a` field by field as the record's metrics say (sum, max, key kept).
+template <class Record>
+void combine_rows(Record& a, const Record& b) {
+  for_each_field(Record::metrics, [&](const auto& m) {
+    if (m.combine == Combine::sum) a.*m.member += b.*m.member;
+    if (m.combine == Combine::max && b.*m.member > a.*m.member) a.*m.member = b.*m.member;
+  });
+}
+
+}  // namespace moekv

@@ -1,0 +1,366 @@
+#include "engine/evictor.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace moekv {
+namespace {
+
+std::uint32_t sinks_of(const EvictionSpec& spec) {
+  std::uint32_t sinks = spec.protect.sinks;
+  std::visit([&](const auto& rule) {
+    if constexpr (requires { rule.start; }) sinks = std::max<std::uint32_t>(sinks, rule.start);
+  }, spec.rule);
+  return sinks;
+}
+
+}  // namespace
+
+Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Counters& counters, Notify notify)
+    : geometry_(&geometry), requests_(&requests), counters_(&counters), notify_(std::move(notify)), sinks_(sinks_of(geometry.spec().eviction)) {
+  const EvictionSpec& spec = geometry.spec().eviction;
+  const evict::Family family = std::visit([](const auto& rule) { return rule.family; }, spec.rule);
+  queue_ = family == evict::Family::queue;
+  refresh_on_access_ = std::visit([](const auto& rule) {
+    if constexpr (requires { rule.refresh; }) return rule.refresh == evict::Refresh::on_access;
+    return false;
+  }, spec.rule);
+  active_ = family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited;
+}
+
+Evictor::Standing Evictor::standing(RequestId request, std::uint32_t position) const {
+  const RequestTable::Row& row = (*requests_)[request];
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  if (position < sinks_) return Standing::permanent;
+  if (position + spec.protect.recent >= row.length) return Standing::sheltered;
+  const bool in_prompt = row.length < row.prompt_tokens;
+  if (in_prompt && geometry_->spec().prefill.evict == PrefillEvict::end) return Standing::sheltered;
+  // What the step appended is pinned; the chunk that ends a prompt is not, or nothing could leave after it.
+  const bool ends_prompt = row.length == row.prompt_tokens;
+  if (row.step == step_ && !ends_prompt && position >= row.step_begin) return Standing::sheltered;
+  return Standing::evictable;
+}
+
+Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index) const {
+  const RequestId request = shard.groups()[page.group].request;
+  const bool partial = page.used < geometry_->page_slots() && !page.sealed;
+  Standing worst = partial && (page.read_step == step_ || page.append_step == step_) && (*requests_)[request].step == step_ ? Standing::sheltered : Standing::evictable;
+  for (std::uint32_t slot = 0; slot < page.used; ++slot) {
+    if (!shard.live(index, slot)) continue;
+    const Standing s = standing(request, shard.position(shard.at(index, slot)));
+    if (s == Standing::permanent) return s;
+    if (s == Standing::sheltered) worst = s;
+  }
+  return worst;
+}
+
+void Evictor::touch(Shard& shard, std::uint64_t step) {
+  step_ = step;
+  auto& queried = shard.queried_groups();
+  auto& groups = shard.groups();
+  const auto key = [&](std::uint32_t g) { return std::tuple(groups[g].request, groups[g].layer, groups[g].head_group); };
+  std::sort(queried.begin(), queried.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
+  for (const std::uint32_t g : queried) touch_group(shard, groups[g], step);
+  queried.clear();
+}
+
+void Evictor::touch_group(Shard& shard, Group& group, std::uint64_t step) {
+  for (const std::uint32_t c : group.order) {
+    Chain& chain = group.chains[c];
+    const AccessSource access = geometry_->spec().eviction.access;
+    const bool by_chain = access == AccessSource::routed && geometry_->chains_are_exact();
+    if (by_chain && chain.expert.valid() && (group.query_experts[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0) continue;
+    touch_chain(shard, group, chain, step);
+  }
+}
+
+void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  auto& pages = shard.pages();
+  const std::size_t words = group.query_experts.size();
+  const auto shadow_accessed = [&](std::uint32_t shadow) {
+    if (chain.shadow_experts.empty()) return true;
+    std::uint64_t any = 0;
+    for (std::size_t w = 0; w < words; ++w) any |= chain.shadow_experts[shadow * words + w] & group.query_experts[w];
+    return any != 0;
+  };
+  std::int64_t lookups = 0, hits = 0, requested = 0, missed = 0;
+  if (spec.access == AccessSource::mass) {
+    for (const std::uint32_t p : chain.pages) {  // evicted pages have no mass in the replay: lookups of resident pages only
+      if (static_cast<double>(pages[p].mass) < spec.access_mass) continue;
+      lookups += 1;
+      hits += 1;
+      requested += pages[p].live;
+    }
+  } else if (chain.shadow_experts.empty()) {
+    lookups = static_cast<std::int64_t>(chain.shadow_live.size());
+    hits = chain.shadow_hits;
+    requested = chain.written;
+    missed = chain.written - chain.alive;
+  } else {
+    for (std::uint32_t s = 0; s < chain.shadow_live.size(); ++s) {
+      if (!shadow_accessed(s)) continue;
+      lookups += 1;
+      hits += chain.shadow_live[s] > 0 ? 1 : 0;
+      requested += chain.shadow_written[s];
+      missed += chain.shadow_written[s] - chain.shadow_live[s];
+    }
+  }
+  if (refresh_on_access_) {
+    for (const std::uint32_t p : chain.pages) {
+      const bool accessed = spec.access == AccessSource::mass ? static_cast<double>(pages[p].mass) >= spec.access_mass : shadow_accessed(pages[p].shadow);
+      if (accessed) shard.touch_queue(p);
+    }
+  }
+  for (const std::uint32_t p : chain.pages) pages[p].mass = 0;
+
+  StepRecord& count = counters_->step;
+  LayerRecord& layer = counters_->layers[group.layer];
+  count.n_req += lookups;
+  count.n_hit += hits;
+  count.n_miss += lookups - hits;
+  layer.n_req += lookups;
+  layer.n_hit += hits;
+  const std::int64_t entry = geometry_->entry_bytes(geometry_->head_group_width(shard.rank(), group.head_group));
+  count.requested_bytes += requested * entry;
+  count.missed_bytes += missed * entry;
+  const ClusterModel& network = geometry_->spec().cluster.network;
+  (shard.rank() == group.home ? count.hit_local : network.same_node(shard.rank(), group.home) ? count.hit_node : count.hit_remote) += hits;
+  counters_->digest.add({step, geometry_->layers()[group.layer].layer.value, Decision::lookup, group.request.value, static_cast<std::uint32_t>(missed),
+                         chain.expert.value, shard.id().value << 8 | group.head_group, static_cast<std::uint64_t>(lookups) << 32 | static_cast<std::uint64_t>(hits)});
+}
+
+std::uint64_t Evictor::usage(const EvictList& list) const {
+  switch (geometry_->spec().eviction.budget.kind) {
+    case BudgetKind::pages: return list.pages;
+    case BudgetKind::bytes: return list.bytes;
+    default: return list.live;
+  }
+}
+
+std::uint64_t Evictor::weight(const Shard& shard, const Page& page) const {
+  switch (geometry_->spec().eviction.budget.kind) {
+    case BudgetKind::pages: return 1;
+    case BudgetKind::bytes: {
+      const std::uint32_t width = geometry_->head_group_width(shard.rank(), shard.groups()[page.group].head_group);
+      return (page.sealed ? geometry_->sealed_format(width) : geometry_->raw_format(width)).block_bytes();
+    }
+    default: return page.live;
+  }
+}
+
+bool Evictor::due(const EvictList& list, const Group* group, std::uint64_t step, double& target) const {
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  target = static_cast<double>(list.budget);
+  const auto used = static_cast<double>(usage(list));
+  switch (spec.trigger) {
+    case Trigger::on_full: return used > target;
+    case Trigger::watermark: {
+      const bool over = used > target * spec.high_watermark;
+      target = std::floor(target * spec.low_watermark);
+      return over;
+    }
+    case Trigger::every: return (step + 1) % spec.every_steps == 0 && used > target;
+    case Trigger::prefill_end: {
+      if (group == nullptr) return used > target;
+      const RequestTable::Row& row = (*requests_)[group->request];
+      return used > target && row.length == row.prompt_tokens;
+    }
+  }
+  return false;
+}
+
+void Evictor::decide(Shard& shard, std::uint64_t step) {
+  step_ = step;
+  auto& dirty = shard.dirty_groups();
+  if (active_) {
+    if (geometry_->spec().eviction.scope == EvictScope::shard) {
+      decide_list(shard, shard.shard_list(), nullptr, step);
+    } else {
+      auto& groups = shard.groups();
+      const auto key = [&](std::uint32_t g) { return std::tuple(groups[g].request, groups[g].layer, groups[g].head_group); };
+      std::sort(dirty.begin(), dirty.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
+      for (const std::uint32_t g : dirty) {
+        if (groups[g].in_use) decide_list(shard, groups[g].list, &groups[g], step);
+      }
+    }
+  }
+  // A group that is still over its budget, or that waits for its trigger, stays on the list.
+  std::erase_if(dirty, [&](std::uint32_t g) {
+    Group& group = shard.groups()[g];
+    const bool stays = active_ && group.in_use && usage(group.list) > group.list.budget;
+    group.list.dirty = stays;
+    return !stays;
+  });
+}
+
+void Evictor::decide_list(Shard& shard, EvictList& list, Group* only, std::uint64_t step) {
+  double target = 0;
+  if (!due(list, only, step, target)) return;
+  const std::uint64_t excess = usage(list) - static_cast<std::uint64_t>(target);
+  counters_->step.steps_under_pressure += 1;
+  std::uint64_t left = 0;
+  if (!queue_) {
+    left = take_scored(shard, list, only, excess, step);
+  } else {
+    left = geometry_->unit() == EvictUnit::page ? take_queue_pages(shard, list, excess, step) : take_queue_tokens(shard, list, excess, step);
+  }
+  counters_->step.overcommit += static_cast<std::int64_t>(left);
+  const std::uint32_t group = only != nullptr ? static_cast<std::uint32_t>(only - shard.groups().data()) : no_index;
+  allowed_[shard.id().value - first_shard_].push_back({group, static_cast<std::uint64_t>(target) + left});
+}
+
+std::uint64_t Evictor::take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step) {
+  std::uint32_t at = list.head;
+  while (excess > 0 && at != no_index) {
+    const std::uint32_t next = shard.pages()[at].next;
+    const Standing s = page_standing(shard, shard.pages()[at], at);
+    if (s == Standing::permanent) shard.unlink(at);
+    if (s == Standing::evictable) {
+      const std::uint64_t w = weight(shard, shard.pages()[at]);
+      doom_page(shard, at, step);
+      excess -= std::min(excess, w);
+    }
+    at = next;
+  }
+  return excess;
+}
+
+std::uint64_t Evictor::take_queue_tokens(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step) {
+  std::vector<EvictList::Token> sheltered;
+  while (excess > 0 && !list.tokens.empty()) {
+    const EvictList::Token token = list.tokens.front();
+    const Page& page = shard.pages()[token.page];
+    const bool stale = page.group == no_index || !shard.live(token.page, token.slot) || shard.position(shard.at(token.page, token.slot)) != token.position;
+    const Standing s = stale ? Standing::permanent : standing(shard.groups()[page.group].request, token.position);
+    list.tokens.pop_front();
+    if (s == Standing::evictable) {
+      doom_slot(shard, token.page, token.slot, step);
+      excess -= 1;
+    } else if (s == Standing::sheltered) {
+      sheltered.push_back(token);
+    }
+  }
+  list.tokens.insert(list.tokens.begin(), sheltered.begin(), sheltered.end());
+  return excess;
+}
+
+void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vector<Candidate>& out) {
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  const auto score = [&](std::uint32_t position, float state) {
+    const evict::UnitView view{group.request.value, geometry_->layers()[group.layer].layer.value, position, step, state, spec.seed};
+    return std::visit([&](const auto& rule) -> float {
+      if constexpr (requires { rule.score(view); }) return rule.score(view);
+      return 0.0F;
+    }, spec.rule);
+  };
+  const bool mass = geometry_->needs_mass();
+  for (const Chain& chain : group.chains) {
+    for (const std::uint32_t p : chain.pages) {
+      const Page& page = shard.pages()[p];
+      if (page.doomed) continue;
+      if (geometry_->unit() == EvictUnit::token) {
+        for (std::uint32_t slot = 0; slot < page.used; ++slot) {
+          if (!shard.live(p, slot)) continue;
+          const std::size_t i = shard.at(p, slot);
+          if (standing(group.request, shard.position(i)) == Standing::evictable) out.push_back({score(shard.position(i), mass ? shard.state(i) : 0), shard.position(i), p, slot});
+        }
+      } else if (page_standing(shard, page, p) == Standing::evictable) {
+        float sum = 0, most = 0;
+        std::uint32_t first = no_index;
+        for (std::uint32_t slot = 0; slot < page.used; ++slot) {
+          if (!shard.live(p, slot)) continue;
+          const std::size_t i = shard.at(p, slot);
+          const float state = mass ? shard.state(i) : 0;
+          sum += state;
+          most = std::max(most, state);
+          first = std::min(first, shard.position(i));
+        }
+        const float reduced = spec.page_reducer == Reducer::max ? most : spec.page_reducer == Reducer::sum ? sum : sum / static_cast<float>(page.live);
+        out.push_back({score(first, reduced), first, p, no_index});
+      }
+    }
+  }
+}
+
+std::uint64_t Evictor::take_scored(Shard& shard, EvictList&, Group* only, std::uint64_t excess, std::uint64_t step) {
+  std::vector<Candidate> candidates;
+  if (only != nullptr) {
+    collect(shard, *only, step, candidates);
+  } else {
+    std::vector<Group*> groups;
+    for (Group& group : shard.groups()) {
+      if (group.in_use) groups.push_back(&group);
+    }
+    std::sort(groups.begin(), groups.end(), [](const Group* a, const Group* b) {
+      return std::tuple(a->request, a->layer, a->head_group) < std::tuple(b->request, b->layer, b->head_group);
+    });
+    for (Group* group : groups) collect(shard, *group, step, candidates);
+  }
+  // Lowest score first; among equals the smallest position goes (newest wins), then the earlier group.
+  const auto before = [](const Candidate& a, const Candidate& b) { return std::tie(a.score, a.position) < std::tie(b.score, b.position); };
+  std::stable_sort(candidates.begin(), candidates.end(), before);
+  for (const Candidate& c : candidates) {
+    if (excess == 0) break;
+    const std::uint64_t w = c.slot == no_index ? weight(shard, shard.pages()[c.page]) : 1;
+    if (c.slot == no_index) {
+      doom_page(shard, c.page, step);
+    } else {
+      doom_slot(shard, c.page, c.slot, step);
+    }
+    excess -= std::min(excess, w);
+  }
+  return excess;
+}
+
+void Evictor::record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step) {
+  const Group& group = shard.groups()[shard.pages()[page].group];
+  const std::size_t i = shard.at(page, slot);
+  const ExpertId expert = group.chains[shard.pages()[page].chain].expert;
+  counters_->step.evictions += 1;
+  counters_->layers[group.layer].evictions += 1;
+  counters_->digest.add({step, geometry_->layers()[group.layer].layer.value, Decision::evict, group.request.value, shard.position(i), expert.value,
+                         shard.id().value << 8 | group.head_group, 1});
+  if (geometry_->several_copies()) notify_(shard, group, i);
+}
+
+void Evictor::doom_page(Shard& shard, std::uint32_t page, std::uint64_t step) {
+  for (std::uint32_t slot = 0; slot < shard.pages()[page].used; ++slot) {
+    if (shard.live(page, slot)) record(shard, page, slot, step);
+  }
+  shard.unlink(page);
+  shard.pages()[page].doomed = true;
+  victims_[shard.id().value - first_shard_].push_back({page, no_index});
+}
+
+void Evictor::doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step) {
+  record(shard, page, slot, step);
+  victims_[shard.id().value - first_shard_].push_back({page, slot});
+}
+
+std::uint64_t Evictor::execute(Shard& shard) {
+  std::uint64_t left = 0;
+  for (const Victim& v : victims_[shard.id().value - first_shard_]) {
+    if (v.slot != no_index) {
+      shard.kill(v.page, v.slot);
+      left += 1;
+      continue;
+    }
+    const std::uint32_t used = shard.pages()[v.page].used;
+    for (std::uint32_t slot = 0; slot < used; ++slot) {
+      if (!shard.live(v.page, slot)) continue;
+      left += 1;
+      if (shard.kill(v.page, slot)) break;
+    }
+  }
+  victims_[shard.id().value - first_shard_].clear();
+  for (const Allowance& a : allowed_[shard.id().value - first_shard_]) {
+    const std::uint64_t used = usage(a.group != no_index ? shard.groups()[a.group].list : shard.shard_list());
+    counters_->step.budget_excess += static_cast<std::int64_t>(used > a.units ? used - a.units : 0);
+  }
+  allowed_[shard.id().value - first_shard_].clear();
+  return left;
+}
+
+}  // namespace moekv

@@ -1,0 +1,78 @@
+// Evictor: decides, after each step, what leaves a shard, and executes it when the next step admits (MODEL section 4).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "engine/counters.hpp"
+#include "engine/geometry.hpp"
+#include "engine/request_table.hpp"
+#include "engine/shard.hpp"
+
+namespace moekv {
+
+class Evictor {
+ public:
+  /// `notify(shard, notice)` is called for each copy that leaves while other copies of its token may live.
+  using Notify = std::function<void(Shard&, const Group&, std::size_t slot_index)>;
+  Evictor(const Geometry& geometry, const RequestTable& requests, Counters& counters, Notify notify);
+
+  /// Applies the step's accesses to lookups and queues, in ascending (request, layer, expert, first position).
+  void touch(Shard& shard, std::uint64_t step);
+  /// Chooses victims of every list over its budget. Victims leave their queues now and their slots at `execute`.
+  void decide(Shard& shard, std::uint64_t step);
+  /// Executes what `decide` chose. Returns the number of entries that left.
+  std::uint64_t execute(Shard& shard);
+
+ private:
+  struct Candidate {
+    float score;
+    std::uint32_t position, page, slot;
+  };
+  struct Victim {
+    std::uint32_t page, slot;  // slot no_index: the whole page
+  };
+  /// What a list may hold once its victims have left: the law that `execute` checks.
+  struct Allowance {
+    std::uint32_t group;       // no_index: the shard's list
+    std::uint64_t units;
+  };
+
+  void touch_group(Shard& shard, Group& group, std::uint64_t step);
+  void touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
+  [[nodiscard]] bool due(const EvictList& list, const Group* group, std::uint64_t step, double& target) const;
+  [[nodiscard]] std::uint64_t usage(const EvictList& list) const;
+  [[nodiscard]] std::uint64_t weight(const Shard& shard, const Page& page) const;
+  void decide_list(Shard& shard, EvictList& list, Group* only, std::uint64_t step);
+  std::uint64_t take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
+  std::uint64_t take_queue_tokens(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
+  std::uint64_t take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step);
+  void collect(Shard& shard, Group& group, std::uint64_t step, std::vector<Candidate>& out);
+  void doom_page(Shard& shard, std::uint32_t page, std::uint64_t step);
+  void doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
+  void record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
+  enum class Standing { evictable, sheltered, permanent };  // permanent: a sink, never a victim while its request lives
+  [[nodiscard]] Standing standing(RequestId request, std::uint32_t position) const;
+  [[nodiscard]] Standing page_standing(const Shard& shard, const Page& page, std::uint32_t index) const;
+
+  const Geometry* geometry_;
+  const RequestTable* requests_;
+  Counters* counters_;
+  Notify notify_;
+  std::uint64_t step_ = 0;
+  std::uint32_t sinks_ = 0;
+  bool queue_, refresh_on_access_, active_;
+  std::vector<std::vector<Victim>> victims_;      // [shard index in the process]
+  std::vector<std::vector<Allowance>> allowed_;
+  std::uint32_t first_shard_ = 0;
+
+ public:
+  void set_shards(std::uint32_t first_shard, std::size_t n) {
+    first_shard_ = first_shard;
+    victims_.resize(n);
+    allowed_.resize(n);
+  }
+};
+
+}  // namespace moekv

@@ -1,0 +1,146 @@
+#include "engine/geometry.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.hpp"
+
+namespace moekv {
+
+Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks) : spec_(&spec) {
+  placement_.layout = spec.placement.layout;
+  placement_.map = spec.placement.map;
+  placement_.dedup = spec.placement.dedup;
+  placement_.fold = spec.placement.fold;
+  placement_.n_ranks = ranks;
+  placement_.n_shards = ranks * spec.cluster.shards_per_rank;
+  placement_.n_experts = std::max<std::uint32_t>(1, trace.n_experts > 0 ? trace.n_experts : spec.model.gate.n_experts);
+  placement_.n_tok = spec.placement.n_tok > 0 ? spec.placement.n_tok : placement_.n_shards;
+  placement_.n_exp = spec.placement.n_exp > 0 ? spec.placement.n_exp : placement_.n_shards;
+  placement_.seed = spec.seed;
+  top_k_ = trace.top_k > 0 ? trace.top_k : spec.model.gate.top_k;
+
+  pages_by_expert_ = spec.page.key == PageKey::expert ||
+                     (spec.page.key == PageKey::automatic && spec.placement.layout == Layout::expert && spec.placement.dedup == Dedup::none);
+  page_slots_ = spec.page.slots > 0 ? spec.page.slots : (pages_by_expert_ ? 16 : 64);
+  placement_.block_tokens = page_slots_;
+  const bool routed = spec.read.scope == ReadScope::routed || spec.eviction.access == AccessSource::routed;
+  needs_experts_ = placement_.layout == Layout::expert || pages_by_expert_ || routed;
+
+  const bool mass_rule = std::visit([](const auto& rule) {
+    if constexpr (requires { rule.needs_mass; }) return rule.needs_mass;
+    return false;
+  }, spec.eviction.rule);
+  needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
+  const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
+  unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (mass_rule && !whole_pages ? EvictUnit::token : EvictUnit::page);
+  if (unit_ == EvictUnit::token && whole_pages) {
+    throw UserError(spec.config_path, "eviction.unit 'token' with a budget in pages or bytes: a page is freed only when all its entries are dead",
+                    "use eviction.unit: page, or a budget in tokens or a fraction");
+  }
+
+  choose_formats();
+  choose_layers(trace);
+}
+
+void Geometry::choose_formats() {
+  const ModelShape& model = spec_->model;
+  heads_per_group_ = std::max<std::uint32_t>(1, model.n_kv_heads / std::max<std::uint32_t>(1, spec_->page.head_groups));
+  values_ = model.values_per_entry_head();
+  payload_bytes_ = element_bits(spec_->payload.element) / 8;
+  const auto plane = [](const Codec& codec) { return std::visit([](const auto& c) { return c.plane(); }, codec); };
+  raw_ = {PlaneFormat{spec_->payload.element}, PlaneFormat{spec_->payload.element}, page_slots_, 1, model.d_k, model.d_v, model.mla()};
+  sealed_ = raw_;
+  sealed_.k = plane(spec_->compression.k);
+  sealed_.v = plane(spec_->compression.v);
+  compressed_ = !sealed_.k.raw() || (!model.mla() && !sealed_.v.raw());
+  softmax_scale_ = model.softmax_scale > 0 ? static_cast<float>(model.softmax_scale) : 1.0F / std::sqrt(static_cast<float>(model.d_k));
+}
+
+void Geometry::choose_layers(const TraceInfo& trace) {
+  const ModelShape& model = spec_->model;
+  const auto& wanted = spec_->trace.layers;
+  const auto row_of = [&](std::uint16_t layer) {
+    const auto it = std::lower_bound(trace.moe_layers.begin(), trace.moe_layers.end(), layer);
+    return it != trace.moe_layers.end() && *it == layer ? static_cast<int>(it - trace.moe_layers.begin()) : -1;
+  };
+  for (std::uint32_t l = 0; l < model.n_layers(); ++l) {
+    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), l) == wanted.end()) continue;
+    if (model.layers[l].attention == AttentionKind::none) continue;
+    ReplayLayer layer{LayerId(static_cast<std::uint16_t>(l)), model.layers[l], row_of(static_cast<std::uint16_t>(l)), -1, false};
+    if (model.layers[l].moe && layer.row < 0 && !trace.moe_layers.empty() && needs_experts_) {
+      throw UserError(trace.path, "no routing row for MoE layer " + std::to_string(l) + " of model '" + model.name + "'",
+                      "restrict trace.layers to the trace's layers, or use the model the trace was recorded with");
+    }
+    if (layer.row >= 0) {
+      const bool first = layer.row == 0;
+      const bool same_row = spec_->routing.key != RoutingKey::previous_layer || first;
+      layer.key_row = same_row ? layer.row : layer.row - 1;
+      layer.key_is_previous_token = spec_->routing.key == RoutingKey::previous_token || (spec_->routing.key == RoutingKey::previous_layer && first);
+    }
+    layers_.push_back(layer);
+  }
+  if (layers_.empty()) throw UserError(trace.path, "no layer is left to replay", "check trace.layers against the model's layers");
+}
+
+HeadSlice Geometry::slice(Rank rank) const {
+  const ModelShape& model = spec_->model;
+  if (placement_.layout != Layout::head) return {0, model.n_kv_heads, 0, model.n_heads};
+  const std::uint32_t g = rank.value;
+  const std::uint32_t n = placement_.n_ranks;
+  if (n <= model.n_kv_heads) {
+    const std::uint32_t base = model.n_kv_heads / n;
+    const std::uint32_t extra = model.n_kv_heads % n;
+    const std::uint32_t begin = g * base + std::min(g, extra);
+    const std::uint32_t count = base + (g < extra ? 1 : 0);
+    return {begin, count, begin * model.group_size(), count * model.group_size()};
+  }
+  // More ranks than KV heads: the ranks of one KV head share its query heads and each holds a replica.
+  const std::uint32_t head = static_cast<std::uint32_t>(std::uint64_t{g} * model.n_kv_heads / n);
+  const auto first = static_cast<std::uint32_t>((std::uint64_t{head} * n + model.n_kv_heads - 1) / model.n_kv_heads);
+  const auto next = static_cast<std::uint32_t>((std::uint64_t{head + 1} * n + model.n_kv_heads - 1) / model.n_kv_heads);
+  const std::uint32_t replicas = next - first;
+  const std::uint32_t index = g - first;
+  const auto count = static_cast<std::uint32_t>(equal_share(model.group_size(), replicas, index));
+  const std::uint32_t begin = index * (model.group_size() / replicas) + std::min(index, model.group_size() % replicas);
+  return {head, count > 0 ? 1U : 0U, head * model.group_size() + begin, count};
+}
+
+std::uint32_t Geometry::n_head_groups(Rank rank) const { return (slice(rank).kv_count + heads_per_group_ - 1) / heads_per_group_; }
+
+std::uint32_t Geometry::head_group_width(Rank rank, std::uint32_t group) const {
+  return std::min(heads_per_group_, slice(rank).kv_count - group * heads_per_group_);
+}
+
+BlockFormat Geometry::raw_format(std::uint32_t n_kv_heads) const {
+  BlockFormat format = raw_;
+  format.n_kv_heads = n_kv_heads;
+  return format;
+}
+
+BlockFormat Geometry::sealed_format(std::uint32_t n_kv_heads) const {
+  BlockFormat format = sealed_;
+  format.n_kv_heads = n_kv_heads;
+  return format;
+}
+
+std::uint64_t Geometry::request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens) const {
+  const BudgetSpec& budget = spec_->eviction.budget;
+  std::uint64_t total = budget.amount;
+  if (budget.kind == BudgetKind::fraction) {
+    total = (2 * std::uint64_t{request_tokens} * budget.numerator + budget.denominator) / (2 * budget.denominator);  // rounded once
+  }
+  const bool counts_entries = budget.kind == BudgetKind::fraction || budget.kind == BudgetKind::tokens;
+  switch (layout(layer)) {
+    case Layout::expert: {
+      std::uint64_t copies = top_k_;
+      if (placement_.dedup == Dedup::shard) copies = std::min<std::uint64_t>(copies, placement_.n_shards);
+      if (placement_.dedup == Dedup::rank) copies = std::min<std::uint64_t>(copies, placement_.n_ranks);
+      return equal_share(counts_entries ? total * copies : total, placement_.n_shards, shard.value);
+    }
+    case Layout::token: return equal_share(total, placement_.n_shards, shard.value);
+    default: return total;
+  }
+}
+
+}  // namespace moekv

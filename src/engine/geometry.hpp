@@ -1,0 +1,96 @@
+// Geometry: everything about a run that is fixed before its first step: layers, ranks, head slices, page formats and budgets.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/id.hpp"
+#include "engine/run_spec.hpp"
+#include "rules/codec/format.hpp"
+#include "rules/place.hpp"
+#include "trace/source.hpp"
+
+namespace moekv {
+
+/// Query and KV heads that one rank holds. Everything, except under layout head.
+struct HeadSlice {
+  std::uint32_t kv_begin = 0, kv_count = 0;
+  std::uint32_t q_begin = 0, q_count = 0;
+  [[nodiscard]] std::uint32_t group() const { return kv_count > 0 ? q_count / kv_count : 0; }
+};
+
+/// One replayed layer.
+struct ReplayLayer {
+  LayerId layer;
+  LayerShape shape;
+  int row = -1;      // routing row of the trace, -1 for a layer without experts
+  int key_row = -1;  // row whose experts are its key (may be of an earlier layer), -1: stored at home
+  bool key_is_previous_token = false;
+};
+
+/// Static facts of a run, equal on every process.
+class Geometry {
+ public:
+  /// `ranks` is G after defaults. Throws UserError where specification and trace do not fit.
+  Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks);
+
+  [[nodiscard]] const std::vector<ReplayLayer>& layers() const { return layers_; }
+  [[nodiscard]] const Placement& placement() const { return placement_; }
+  /// The placement a layer uses: the run's, or local for a layer without experts under layout expert.
+  [[nodiscard]] Layout layout(const ReplayLayer& layer) const {
+    return placement_.layout == Layout::expert && layer.key_row < 0 ? Layout::local : placement_.layout;
+  }
+  [[nodiscard]] std::uint32_t n_ranks() const { return placement_.n_ranks; }
+  [[nodiscard]] std::uint32_t n_shards() const { return placement_.n_shards; }
+  [[nodiscard]] std::uint32_t n_experts() const { return placement_.n_experts; }
+  [[nodiscard]] std::uint32_t top_k() const { return top_k_; }
+  [[nodiscard]] HeadSlice slice(Rank rank) const;
+  [[nodiscard]] std::uint32_t page_slots() const { return page_slots_; }
+  [[nodiscard]] bool pages_by_expert() const { return pages_by_expert_; }
+  /// Pages of expert e hold every entry that a query of e must read (not so where one copy stands for several experts).
+  [[nodiscard]] bool chains_are_exact() const { return pages_by_expert_ && placement_.dedup == Dedup::none; }
+  /// True when entries must carry the expert set of their key.
+  [[nodiscard]] bool needs_experts() const { return needs_experts_; }
+  /// True when a token may lie under several experts, so that owners must agree which copy counts.
+  [[nodiscard]] bool several_copies() const { return placement_.layout == Layout::expert && top_k_ > 1; }
+  [[nodiscard]] bool compressed() const { return compressed_; }
+  [[nodiscard]] bool needs_mass() const { return needs_mass_; }
+  [[nodiscard]] EvictUnit unit() const { return unit_; }
+  /// Head groups of a rank: KV heads [first, first + count) relative to the rank's slice.
+  [[nodiscard]] std::uint32_t n_head_groups(Rank rank) const;
+  [[nodiscard]] std::uint32_t head_group_width(Rank rank, std::uint32_t group) const;
+  [[nodiscard]] std::uint32_t heads_per_group() const { return heads_per_group_; }
+  [[nodiscard]] BlockFormat raw_format(std::uint32_t n_kv_heads) const;
+  [[nodiscard]] BlockFormat sealed_format(std::uint32_t n_kv_heads) const;
+  /// Bytes of one entry of `n_kv_heads` heads in payload type.
+  [[nodiscard]] std::uint32_t entry_bytes(std::uint32_t n_kv_heads) const { return n_kv_heads * values_ * payload_bytes_; }
+  [[nodiscard]] std::uint32_t payload_bytes() const { return payload_bytes_; }
+  [[nodiscard]] float softmax_scale() const { return softmax_scale_; }
+
+  /// Budget of one (request, layer, shard, head group) under eviction scope request, in budget units of BudgetKind (fraction -> tokens).
+  [[nodiscard]] std::uint64_t request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens) const;
+
+  [[nodiscard]] const RunSpec& spec() const { return *spec_; }
+
+ private:
+  void choose_layers(const TraceInfo& trace);
+  void choose_formats();
+
+  const RunSpec* spec_;
+  Placement placement_;
+  std::vector<ReplayLayer> layers_;
+  BlockFormat raw_, sealed_;
+  std::uint32_t top_k_ = 0;
+  std::uint32_t page_slots_ = 64;
+  std::uint32_t heads_per_group_ = 1;
+  std::uint32_t values_ = 0;
+  std::uint32_t payload_bytes_ = 2;
+  float softmax_scale_ = 1.0F;
+  EvictUnit unit_ = EvictUnit::page;
+  bool pages_by_expert_ = false, needs_experts_ = false, compressed_ = false, needs_mass_ = false;
+};
+
+/// Divides `total` over `n` equal parts by largest remainder: part i.
+[[nodiscard]] constexpr std::uint64_t equal_share(std::uint64_t total, std::uint64_t n, std::uint64_t i) { return total / n + (i < total % n ? 1 : 0); }
+
+}  // namespace moekv

@@ -1,0 +1,125 @@
+// Owner: the side of a process that stores entries. Unpacks the dispatch, admits, attends over its shards, answers, keeps policy state.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/transport.hpp"
+#include "device/backend.hpp"
+#include "engine/counters.hpp"
+#include "engine/evictor.hpp"
+#include "engine/geometry.hpp"
+#include "engine/request_table.hpp"
+#include "engine/shard.hpp"
+#include "engine/wire.hpp"
+
+namespace moekv {
+
+class Owner {
+ public:
+  Owner(const Geometry& geometry, Backend& backend, Transport& transport, Counters& counters, const RequestTable& requests, Rank first, Rank end);
+
+  /// Reads the received dispatch of a layer: log-sum-exps of the layer before are applied, notices taken, entries and queries noted.
+  void receive(std::uint32_t layer, std::uint64_t step);
+  /// Phase admit: gives every received entry a slot and writes its payload.
+  void admit();
+  /// Phase attend: read lists, then the attention kernel, then the merge over the shards of a rank.
+  void attend();
+  /// Fills the outboxes with the partial results.
+  void reply();
+  /// Seals the pages that the layer step filled.
+  void seal();
+
+  [[nodiscard]] std::vector<Shard>& shards() { return shards_; }
+  [[nodiscard]] Shard& shard(ShardId id) { return shards_[id.value - first_shard_]; }
+  [[nodiscard]] std::int64_t buffer_bytes() const;
+  std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0;  // sub-timers, taken and cleared by the caller
+
+ private:
+  /// One segment of a received dispatch, in place.
+  struct Received {
+    const DispatchSegment* segment = nullptr;
+    int process = 0;
+    std::span<const EntryHeader> entries;
+    std::span<const std::uint16_t> entry_experts;
+    std::span<const std::byte> entry_payload;
+    std::span<const QueryHeader> queries;
+    std::span<const std::uint16_t> query_experts;
+    std::span<const std::byte> query_payload;
+    std::span<const float> lse;
+    std::span<const std::uint64_t> notices;
+    std::span<const std::uint32_t> notice_sources;
+  };
+  struct Entry {
+    const EntryHeader* header;
+    std::span<const std::uint16_t> experts;
+    const std::byte* k;
+    const std::byte* v;
+  };
+  struct Query {
+    const QueryHeader* header = nullptr;
+    std::span<const std::uint16_t> experts;
+    const std::byte* q = nullptr;  // [q_count][d_k]
+    Rank rank;
+    int process = 0;               // home process
+    std::uint32_t first_task = 0, n_tasks = 0;
+    std::uint32_t first_part = 0, n_parts = 0;  // into part_rows_: one partial per shard that holds the request
+    std::uint32_t first_row = no_index;         // merged partial rows [q_count]
+    std::uint32_t first_probe = 0, n_probe = 0;
+    std::uint32_t n_read = 0;                   // slots read, over all shards and head groups
+  };
+  /// A query of the layer before that waits for its log-sum-exp.
+  struct Pending {
+    Rank rank, home;
+    int process;
+    std::uint32_t first_task, n_tasks;
+  };
+
+  void receive_sizes(const Received& segment, std::span<const Pending> answered);
+  void apply_lse(std::span<const float> lse, Rank rank, int process);
+  void add_mass(const Pending& pending, std::span<const float> lse);
+  void finish_mass();
+  void keep_pending();
+  void build_query(Query& query);
+  void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
+  std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, std::span<const std::uint64_t> wanted);
+  bool slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted);
+  void run_kernel();
+  void merge_shards();
+  void write_partials(WireWriter& out, std::span<const std::uint32_t> rows, std::uint32_t heads, bool half);
+
+  const Geometry* geometry_;
+  Backend* backend_;
+  Transport* transport_;
+  Counters* counters_;
+  const RequestTable* requests_;
+  Rank first_, end_;
+  std::uint32_t first_shard_ = 0;
+  std::vector<Shard> shards_;
+  bool payload_, copies_matter_;
+  std::uint32_t layer_ = 0;
+  std::uint64_t step_ = 0;
+
+  static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on
+
+  std::vector<Entry> entries_;
+  std::vector<Query> queries_;
+  std::vector<AppendOp> appends_;
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_, mass_pages_;  // (shard index, page)
+  std::vector<std::byte> q_rows_;
+  std::vector<AttendTask> tasks_, pending_tasks_;
+  std::vector<std::uint32_t> task_shard_, pending_shards_;
+  std::vector<PageRead> reads_, pending_reads_;
+  std::vector<std::uint32_t> task_pages_, pending_pages_;  // page of each read
+  std::vector<std::uint32_t> probe_positions_, part_rows_;
+  std::vector<std::uint64_t> masks_, query_words_;
+  std::uint32_t n_rows_ = 0;
+  std::uint64_t n_logits_ = 0;
+  std::vector<float> m_, l_, o_, logits_, pending_logits_, merged_m_, merged_l_, merged_o_;
+  std::vector<std::uint32_t> merge_offsets_, merge_parts_;
+  std::vector<Pending> pending_;
+  std::size_t pending_cursor_ = 0;
+};
+
+}  // namespace moekv

@@ -1,0 +1,43 @@
+// Probe: compares a deterministic sample of queries with exact attention over the full, uncompressed, unsharded history (MODEL section 9).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "comm/transport.hpp"
+#include "engine/geometry.hpp"
+#include "engine/home.hpp"
+#include "engine/records.hpp"
+#include "trace/qkv.hpp"
+
+namespace moekv {
+
+class Probe {
+ public:
+  /// `total_queries` is the number of (token, layer) pairs that will attend; about spec.probe.samples of them are measured.
+  /// `recorded` says that q, k and v are the trace's own.
+  Probe(const Geometry& geometry, QkvSource* qkv, bool payload, bool recorded, std::uint64_t total_queries);
+
+  /// Sets HomeToken::probe for this layer.
+  void mark(const ReplayLayer& layer, std::span<HomeToken> tokens) const;
+  /// Measures the marked queries of a layer step. `keys` is [tokens][top_k] or empty, `q` is [queries][n_heads][d_k] before conversion to the payload type.
+  void measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
+               const LayerOutput& output);
+  /// Collective. All rows on process 0, by (request, layer, position).
+  void collect(Transport& transport, RunOutcome& out) const;
+
+ private:
+  void remember_keys(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys);
+  [[nodiscard]] bool chosen(RequestId request, LayerId layer, std::uint32_t position) const;
+
+  const Geometry* geometry_;
+  QkvSource* qkv_;
+  bool active_, recorded_;
+  std::uint64_t threshold_ = 0;  // a query is measured when its 64-bit hash is below
+  std::vector<ProbeRecord> rows_;
+  std::map<std::pair<std::uint32_t, std::uint16_t>, std::vector<std::uint16_t>> history_;  // (request, layer) -> keys, with expert affinity only
+};
+
+}  // namespace moekv

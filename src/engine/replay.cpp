@@ -1,0 +1,161 @@
+#include "engine/replay.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "engine/batcher.hpp"
+#include "engine/laws.hpp"
+#include "engine/phase_timer.hpp"
+#include "engine/step_driver.hpp"
+#include "engine/summarise.hpp"
+
+namespace moekv {
+namespace {
+
+/// (token, layer) pairs that will attend: known beforehand from lengths, so that probes can be spread over the run.
+std::uint64_t count_queries(const Geometry& geometry, const Batcher& batcher) { return batcher.total_queries() * geometry.layers().size(); }
+
+bool uses_recorded_qkv(const RunSpec& spec, const TraceInfo& trace) {
+  return spec.payload.qkv == QkvKind::recorded || (spec.payload.qkv == QkvKind::automatic && !trace.kv_layers.empty());
+}
+
+std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, bool payload) {
+  if (!payload) return nullptr;
+  const bool recorded = uses_recorded_qkv(spec, trace.info());
+  if (recorded && trace.info().kv_layers.empty()) {
+    throw UserError(trace.info().path, "payload.qkv is 'recorded' but the trace has no q, k and v", "use payload.qkv: generated, or a trace with /kv");
+  }
+  return recorded ? make_recorded_qkv(trace, spec.model) : make_qkv_generator(spec.payload.generator, spec.model);
+}
+
+std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry, const TraceInfo& trace) {
+  std::vector<std::string> labels;
+  if (spec.routing.key == RoutingKey::same_layer) labels.emplace_back("acausal");
+  if (spec.read.copies == CopyRule::paper && geometry.several_copies()) labels.emplace_back("biased_softmax");
+  if (spec.combine == CombineType::bf16) labels.emplace_back("combine_bf16");
+  if (trace.pseudo_logits) labels.emplace_back("pseudo_logits");
+  if (trace.joined) labels.emplace_back("joined");
+  if (spec.eviction.access == AccessSource::mass && spec.eviction.budget.kind != BudgetKind::unlimited) labels.emplace_back("feedback");
+  if (geometry.layers().size() < spec.model.n_layers()) labels.emplace_back("layer_subset");
+  return labels;
+}
+
+/// A run with an eviction rule that never evicted, or with a codec that sealed less than half, says nothing about either (MODEL section 4).
+void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
+  std::int64_t evictions = 0, sealed = 0, resident = 0;
+  for (const StepRecord& s : out.steps) {
+    evictions += s.evictions;
+    sealed += s.sealed_entries;
+    resident += s.resident_entries;
+  }
+  const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
+  const bool idle_codec = geometry.compressed() && 2 * sealed < resident;
+  if ((evicts && evictions == 0) || idle_codec) out.labels.emplace_back("not_exercised");
+}
+
+class Run {
+ public:
+  Run(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks)
+      : spec_(spec),
+        transport_(transport),
+        hooks_(hooks),
+        geometry_(spec, trace.info(), spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes())),
+        batcher_(geometry_, trace),
+        cache_(geometry_, backend, transport, trace.n_requests()),
+        qkv_(make_qkv(spec, trace, backend.has_payload())),
+        driver_(geometry_, trace, qkv_.get(), backend.has_payload(), uses_recorded_qkv(spec, trace.info()), cache_, count_queries(geometry_, batcher_)),
+        trace_info_(trace.info()) {}
+
+  RunOutcome operator()() {
+    const auto start = std::chrono::steady_clock::now();
+    bool interrupted = false;
+    std::uint64_t step = 0;
+    for (; !batcher_.done() && !interrupted; ++step) {
+      if (spec_.batch.max_steps > 0 && step == spec_.batch.max_steps) break;
+      one_step(step);
+      interrupted = poll_interrupt();
+    }
+    cache_.execute_due();
+    close_window(step);
+    RunOutcome out = finish();
+    out.completed = !interrupted;
+    out.wall_ns = (std::chrono::steady_clock::now() - start).count();
+    return out;
+  }
+
+ private:
+  void one_step(std::uint64_t step) {
+    const StepBatch batch = batcher_.next();
+    Counters& counters = cache_.counters();
+    const bool closes = spec_.metrics.per_step || step % spec_.metrics.window_steps == 0;
+    if (closes && step > 0) {
+      // Levels of the window that ended: after its due evictions, before anything of this step is stored.
+      cache_.execute_due();
+      close_window(step);
+    }
+    const std::int64_t measured = driver_.run(batch);
+    std::vector<std::int64_t> model = counters.take_step_model();
+    transport_.allreduce_max(model);
+    const std::int64_t memory = model.back();
+    const std::int64_t network = std::accumulate(model.begin(), model.end() - 1, std::int64_t{0});
+    if (transport_.process() == 0) {  // already the whole job's: one process books it
+      counters.step.t_network_model += network;
+      counters.step.t_memory_model += memory;
+    }
+    batcher_.finish_step(batch, network + memory, measured);
+    for (const BatchItem& item : batch.items) done_tokens_ += item.end - item.begin;
+    if (hooks_.progress && transport_.process() == 0) hooks_.progress({step + 1, done_tokens_, batcher_.total_tokens()});
+  }
+
+  void close_window(std::uint64_t next_step) {
+    if (cache_.counters().step.n_steps == 0) return;
+    PhaseTimer timer;
+    cache_.take_levels();
+    timer.lap(cache_.counters().step.t_record);
+    cache_.counters().flush(next_step);
+  }
+
+  bool poll_interrupt() {
+    if (!hooks_.interrupted) return false;
+    std::int64_t stop = hooks_.interrupted() ? 1 : 0;
+    transport_.allreduce_max({&stop, 1});
+    return stop != 0;
+  }
+
+  RunOutcome finish() {
+    RunOutcome out;
+    Counters& counters = cache_.counters();
+    counters.collect(transport_, out);
+    driver_.probe().collect(transport_, out);
+    if (transport_.process() != 0) return out;
+    out.requests = batcher_.records();
+    out.labels = labels_of(spec_, geometry_, trace_info_);
+    label_exercise(spec_, geometry_, out);
+    if (batcher_.cut_prompts() > 0) out.notes.push_back(fmt::format("{} prompts were cut to trace.max_prompt_tokens and end there", batcher_.cut_prompts()));
+    out.violations = check_laws(spec_, out);
+    out.summary = summarise(spec_, out);
+    return out;
+  }
+
+  const RunSpec& spec_;
+  Transport& transport_;
+  const ReplayHooks& hooks_;
+  Geometry geometry_;
+  Batcher batcher_;
+  ShardedCache cache_;
+  std::unique_ptr<QkvSource> qkv_;
+  StepDriver driver_;
+  TraceInfo trace_info_;
+  std::uint64_t done_tokens_ = 0;
+};
+
+}  // namespace
+
+RunOutcome replay(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks) {
+  return Run(spec, trace, backend, transport, hooks)();
+}
+
+}  // namespace moekv

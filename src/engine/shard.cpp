@@ -1,0 +1,384 @@
+#include "engine/shard.hpp"
+
+#include <algorithm>
+#include <bit>
+
+#include "core/error.hpp"
+
+namespace moekv {
+namespace {
+
+std::uint64_t group_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
+  return std::uint64_t{request.value} << 32 | std::uint64_t{layer} << 16 | head_group;
+}
+
+}  // namespace
+
+Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32_t max_pages)
+    : geometry_(&geometry), id_(id), rank_(geometry.placement().owner(id)), slots_(geometry.page_slots()), words_((slots_ + 63) / 64) {
+  const RunSpec& spec = geometry.spec();
+  top_k_ = geometry.needs_experts() ? geometry.top_k() : 0;
+  expert_words_ = (geometry.n_experts() + 63) / 64;
+  scope_shard_ = spec.eviction.scope == EvictScope::shard;
+  const bool queue = std::visit([](const auto& rule) { return rule.family == evict::Family::queue; }, spec.eviction.rule);
+  queue_pages_ = queue && geometry.unit() == EvictUnit::page;
+  queue_tokens_ = queue && geometry.unit() == EvictUnit::token;
+  reuse_slots_ = !geometry.compressed();
+  shadow_experts_kept_ = geometry.needs_experts() && !geometry.chains_are_exact() && spec.eviction.access == AccessSource::routed;
+  if (spec.eviction.budget.kind != BudgetKind::unlimited) list_.budget = spec.eviction.budget.amount;
+
+  for (std::uint32_t g = 0; g < geometry.n_head_groups(rank_); ++g) {
+    const std::uint32_t width = geometry.head_group_width(rank_, g);
+    if (std::find(widths_.begin(), widths_.end(), width) != widths_.end()) continue;
+    widths_.push_back(width);
+    const BlockFormat raw = geometry.raw_format(width);
+    raw_pools_.push_back({backend.create_pool(raw, max_pages), raw.block_bytes(), 0, {}});
+    if (geometry.compressed()) {
+      const BlockFormat sealed = geometry.sealed_format(width);
+      sealed_pools_.push_back({backend.create_pool(sealed, max_pages), sealed.block_bytes(), 0, {}});
+    }
+  }
+}
+
+BlockPool& Shard::raw_pool(const Group& group) {
+  const std::uint32_t width = geometry_->head_group_width(rank_, group.head_group);
+  return raw_pools_[std::find(widths_.begin(), widths_.end(), width) - widths_.begin()];
+}
+
+BlockPool& Shard::sealed_pool(const Group& group) {
+  const std::uint32_t width = geometry_->head_group_width(rank_, group.head_group);
+  return sealed_pools_[std::find(widths_.begin(), widths_.end(), width) - widths_.begin()];
+}
+
+Group* Shard::find(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
+  const auto it = index_.find(group_key(request, layer, head_group));
+  return it != index_.end() ? &groups_[it->second] : nullptr;
+}
+
+Group& Shard::find_or_add(RequestId request, std::uint32_t layer, std::uint32_t head_group, Rank home, std::uint32_t request_tokens) {
+  const auto [it, added] = index_.try_emplace(group_key(request, layer, head_group), 0);
+  if (!added) return groups_[it->second];
+  if (free_groups_.empty()) {
+    free_groups_.push_back(static_cast<std::uint32_t>(groups_.size()));
+    groups_.emplace_back();
+  }
+  it->second = free_groups_.back();
+  free_groups_.pop_back();
+  Group& group = groups_[it->second];
+  group = Group{};
+  group.request = request;
+  group.layer = layer;
+  group.head_group = head_group;
+  group.home = home;
+  group.in_use = true;
+  group.list.budget = geometry_->request_budget(geometry_->layers()[layer], id_, request_tokens);
+  return group;
+}
+
+Chain* Shard::chain_of(Group& group, ExpertId expert, bool side) {
+  const auto less = [&](std::uint32_t c, std::pair<bool, ExpertId> key) { return std::pair(group.chains[c].side, group.chains[c].expert) < key; };
+  const auto it = std::lower_bound(group.order.begin(), group.order.end(), std::pair(side, expert), less);
+  if (it == group.order.end()) return nullptr;
+  Chain& chain = group.chains[*it];
+  return chain.side == side && chain.expert == expert ? &chain : nullptr;
+}
+
+Chain& Shard::chain_or_add(Group& group, ExpertId expert, bool side) {
+  if (Chain* chain = chain_of(group, expert, side)) return *chain;
+  const auto less = [&](std::uint32_t c, std::pair<bool, ExpertId> key) { return std::pair(group.chains[c].side, group.chains[c].expert) < key; };
+  const auto it = std::lower_bound(group.order.begin(), group.order.end(), std::pair(side, expert), less);
+  group.order.insert(it, static_cast<std::uint32_t>(group.chains.size()));
+  group.chains.emplace_back();
+  group.chains.back().expert = expert;
+  group.chains.back().side = side;
+  return group.chains.back();
+}
+
+std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index) {
+  if (free_pages_.empty()) {
+    const auto n = static_cast<std::uint32_t>(pages_.size());
+    free_pages_.push_back(n);
+    pages_.emplace_back();
+    const std::size_t total = std::size_t{n} + 1;
+    for (auto* v : {&positions_, &shadow_of_}) v->resize(total * slots_);
+    live_.resize(total * words_);
+    primary_.resize(total * words_);
+    if (geometry_->needs_mass()) {
+      state_.resize(total * slots_);
+      step_mass_.resize(total * slots_);
+    }
+    if (top_k_ > 0) {
+      experts_.resize(total * slots_ * top_k_);
+      copy_of_.resize(total * slots_ * top_k_);
+    }
+    if (geometry_->several_copies()) {
+      for (auto* v : {&smaller_, &alive_}) v->resize(total * slots_);
+      copy_.resize(total * slots_);
+    }
+  }
+  const std::uint32_t index = free_pages_.back();
+  free_pages_.pop_back();
+  BlockPool& pool = raw_pool(group);
+  Page& page = pages_[index];
+  page = Page{};
+  page.group = group_index;
+  page.chain = chain_index;
+  page.block = {pool.pool, pool.take()};
+  std::fill_n(&live_[std::size_t{index} * words_], words_, 0);
+  std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
+  EvictList& list = list_of(page);
+  list.pages += 1;
+  list.bytes += pool.block_bytes;
+  block_bytes_ += static_cast<std::int64_t>(pool.block_bytes);
+  if (queue_pages_) link_tail(list, index);
+  return index;
+}
+
+void Shard::free_page(std::uint32_t index) {
+  Page& page = pages_[index];
+  Group& group = groups_[page.group];
+  Chain& chain = group.chains[page.chain];
+  unlink(index);
+  BlockPool& pool = page.sealed ? sealed_pool(group) : raw_pool(group);
+  pool.free.push_back(page.block.index);
+  EvictList& list = list_of(page);
+  list.pages -= 1;
+  list.bytes -= pool.block_bytes;
+  block_bytes_ -= static_cast<std::int64_t>(pool.block_bytes);
+  if (chain.open == index) chain.open = no_index;
+  chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
+  std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
+  page.group = no_index;
+  free_pages_.push_back(index);
+}
+
+void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, const EntryMeta& entry) {
+  const std::size_t i = at(index, slot);
+  positions_[i] = entry.position;
+  live_[std::size_t{index} * words_ + slot / 64] |= 1ULL << (slot % 64);
+  const bool primary = entry.smaller_copies == 0 || geometry_->spec().read.copies == CopyRule::paper;
+  auto& word = primary_[std::size_t{index} * words_ + slot / 64];
+  word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary} << (slot % 64);
+  if (geometry_->needs_mass()) state_[i] = step_mass_[i] = 0;
+  if (top_k_ > 0) {
+    std::copy(entry.experts.begin(), entry.experts.end(), &experts_[i * top_k_]);
+    std::copy(entry.copy_of.begin(), entry.copy_of.end(), &copy_of_[i * top_k_]);
+  }
+  if (geometry_->several_copies()) {
+    smaller_[i] = entry.smaller_copies;
+    alive_[i] = entry.n_copies >= 32 ? ~0U : (1U << entry.n_copies) - 1;
+    copy_[i] = entry.copy;
+  }
+  page.live += 1;
+  page.min_position = std::min(page.min_position, entry.position);
+  page.max_position = std::max(page.max_position, entry.position);
+}
+
+void Shard::count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) {
+  if (new_page) {
+    chain.shadow_live.push_back(0);
+    chain.shadow_written.push_back(0);
+    if (shadow_experts_kept_) chain.shadow_experts.resize(chain.shadow_live.size() * expert_words_, 0);
+    chain.shadow_used = 0;
+  }
+  chain.shadow_used += 1;
+  chain.written += 1;
+  chain.alive += 1;
+  chain.shadow_written.back() += 1;
+  if (++chain.shadow_live.back() == 1) chain.shadow_hits += 1;
+  if (shadow_experts_kept_) {
+    std::uint64_t* words = &chain.shadow_experts[(chain.shadow_live.size() - 1) * expert_words_];
+    for (const std::uint16_t e : entry.experts) {
+      if (e != ExpertId::invalid) words[e / 64] |= 1ULL << (e % 64);
+    }
+  }
+}
+
+Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t step) {
+  const auto group_index = static_cast<std::uint32_t>(&group - groups_.data());
+  const bool side = geometry_->compressed() && entry.position < geometry_->spec().compression.sink_tokens;
+  Chain& chain = chain_or_add(group, geometry_->pages_by_expert() ? entry.expert : ExpertId(), side);
+  const auto chain_index = static_cast<std::uint32_t>(&chain - group.chains.data());
+  std::uint32_t index = 0;
+  std::uint32_t slot = 0;
+  if (!chain.holes.empty()) {
+    index = chain.holes.back().page;
+    slot = chain.holes.back().slot;
+    chain.holes.pop_back();
+  } else {
+    if (chain.open == no_index) {
+      chain.open = take_page(group, group_index, chain_index);
+      chain.pages.push_back(chain.open);
+    }
+    index = chain.open;
+    slot = pages_[index].used++;
+    if (pages_[index].used == slots_) chain.open = no_index;
+  }
+  Page& page = pages_[index];
+  // Without slot reuse a shadow page is born with each page; with it, after every page_slots entries.
+  const bool new_shadow = chain.shadow_live.empty() || chain.shadow_used == slots_;
+  count_shadow(chain, entry, new_shadow);
+  page.shadow = static_cast<std::uint32_t>(chain.shadow_live.size() - 1);
+  shadow_of_[at(index, slot)] = page.shadow;
+  write_slot(page, index, slot, entry);
+  page.append_step = step;
+  EvictList& list = list_of(page);
+  list.live += 1;
+  live_entries_ += 1;
+  if (queue_tokens_) list.tokens.push_back({index, slot, entry.position});
+  mark_dirty(group);
+  return {page.block, index, slot};
+}
+
+bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
+  Page& page = pages_[index];
+  MOEKV_EXPECT(live(index, slot));
+  live_[std::size_t{index} * words_ + slot / 64] &= ~(1ULL << (slot % 64));
+  Chain& chain = groups_[page.group].chains[page.chain];
+  const std::uint32_t shadow = shadow_of_[at(index, slot)];
+  if (--chain.shadow_live[shadow] == 0) chain.shadow_hits -= 1;
+  chain.alive -= 1;
+  list_of(page).live -= 1;
+  live_entries_ -= 1;
+  page.live -= 1;
+  if (page.live == 0) {
+    free_page(index);
+    return true;
+  }
+  if (reuse_slots_ && !page.sealed) chain.holes.push_back({index, slot});
+  return false;
+}
+
+std::uint32_t Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy) {
+  std::uint32_t touched = 0;
+  for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
+    Group* group = find(request, layer, hg);
+    if (group == nullptr) continue;
+    for (const Chain& chain : group->chains) {
+      for (const std::uint32_t p : chain.pages) {
+        Page& page = pages_[p];
+        if (position < page.min_position || position > page.max_position) continue;
+        for (std::uint32_t slot = 0; slot < page.used; ++slot) {
+          const std::size_t i = at(p, slot);
+          if (positions_[i] != position || !live(p, slot) || copy_[i] == copy) continue;
+          alive_[i] &= ~(1U << copy);
+          touched += 1;
+          if (geometry_->spec().read.copies == CopyRule::surviving && (alive_[i] & smaller_[i]) == 0) {
+            primary_[std::size_t{p} * words_ + slot / 64] |= 1ULL << (slot % 64);
+          }
+        }
+      }
+    }
+  }
+  return touched;
+}
+
+SealOp Shard::seal(std::uint32_t index) {
+  Page& page = pages_[index];
+  Group& group = groups_[page.group];
+  Chain& chain = group.chains[page.chain];
+  BlockPool& raw = raw_pool(group);
+  BlockPool& sealed = sealed_pool(group);
+  const SealOp op{page.block, {sealed.pool, sealed.take()}, page.used};
+  raw.free.push_back(page.block.index);
+  page.block = op.to;
+  page.sealed = true;
+  if (chain.open == index) {
+    chain.open = no_index;
+    chain.shadow_used = slots_;  // the next entry starts a page, so the shadow does too
+  }
+  const std::int64_t change = static_cast<std::int64_t>(sealed.block_bytes) - static_cast<std::int64_t>(raw.block_bytes);
+  block_bytes_ += change;
+  list_of(page).bytes += static_cast<std::uint64_t>(change);
+  return op;
+}
+
+std::uint64_t Shard::finish(RequestId request) {
+  std::uint64_t dropped = 0;
+  for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
+    for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
+      const auto it = index_.find(group_key(request, layer, hg));
+      if (it == index_.end()) continue;
+      Group& group = groups_[it->second];
+      for (Chain& chain : group.chains) {
+        while (!chain.pages.empty()) {
+          const std::uint32_t p = chain.pages.back();
+          list_of(pages_[p]).live -= pages_[p].live;
+          live_entries_ -= pages_[p].live;
+          dropped += pages_[p].live;
+          free_page(p);
+        }
+      }
+      group.in_use = false;
+      free_groups_.push_back(it->second);
+      index_.erase(it);
+    }
+  }
+  return dropped;
+}
+
+void Shard::link_tail(EvictList& list, std::uint32_t index) {
+  Page& page = pages_[index];
+  page.prev = list.tail;
+  page.next = no_index;
+  page.queued = true;
+  (list.tail != no_index ? pages_[list.tail].next : list.head) = index;
+  list.tail = index;
+}
+
+void Shard::unlink(std::uint32_t index) {
+  Page& page = pages_[index];
+  if (!page.queued) return;
+  EvictList& list = list_of(page);
+  (page.prev != no_index ? pages_[page.prev].next : list.head) = page.next;
+  (page.next != no_index ? pages_[page.next].prev : list.tail) = page.prev;
+  page.queued = false;
+}
+
+void Shard::touch_queue(std::uint32_t index) {
+  if (!pages_[index].queued) return;
+  EvictList& list = list_of(pages_[index]);
+  if (list.tail == index) return;
+  unlink(index);
+  link_tail(list, index);
+}
+
+void Shard::mark_dirty(Group& group) {
+  if (group.list.dirty) return;
+  group.list.dirty = true;
+  dirty_.push_back(static_cast<std::uint32_t>(&group - groups_.data()));
+}
+
+void Shard::mark_queried(Group& group, std::uint64_t step, std::span<const std::uint16_t> experts) {
+  if (group.queried_step != step) {
+    group.queried_step = step;
+    group.query_experts.assign(expert_words_, 0);
+    queried_.push_back(static_cast<std::uint32_t>(&group - groups_.data()));
+  }
+  for (const std::uint16_t e : experts) {
+    if (e != ExpertId::invalid) group.query_experts[e / 64] |= 1ULL << (e % 64);
+  }
+}
+
+Shard::Usage Shard::usage() const {
+  Usage u;
+  u.entries = live_entries_;
+  u.bytes = block_bytes_;
+  for (std::uint32_t p = 0; p < pages_.size(); ++p) {
+    const Page& page = pages_[p];
+    if (page.group == no_index) continue;
+    u.pages += 1;
+    if (page.sealed) u.sealed_entries += page.live;
+    u.raw_bytes += std::int64_t{page.live} * geometry_->entry_bytes(geometry_->head_group_width(rank_, groups_[page.group].head_group));
+    for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
+  }
+  const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
+  u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
+                     bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_);
+  for (const Group& group : groups_) {
+    for (const Chain& chain : group.chains) u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);
+  }
+  return u;
+}
+
+}  // namespace moekv

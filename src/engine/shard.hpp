@@ -1,0 +1,194 @@
+// Shard: pages with their own slot maps, free lists and eviction state. Owns metadata only; payload bytes live in the backend's pools.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "device/backend.hpp"
+#include "engine/geometry.hpp"
+
+namespace moekv {
+
+inline constexpr std::uint32_t no_index = 0xFFFFFFFFU;
+
+/// What an owner stores beside the payload of one entry. `experts` [top_k] and `copy_of` [top_k] (copy that stands for each expert) may be empty.
+struct EntryMeta {
+  RequestId request;
+  std::uint32_t position = 0;
+  Rank home;
+  ExpertId expert;                 // chain of the entry: the copy's first expert, or invalid
+  std::uint8_t copy = 0, n_copies = 1;
+  std::uint32_t smaller_copies = 0;  // bit c: copy c of the token has a smaller hash than this one
+  std::span<const std::uint16_t> experts;
+  std::span<const std::uint8_t> copy_of;
+};
+
+/// Pages that compete for one budget: those of a group (scope request) or of the whole shard. A queue rule's order is kept here.
+struct EvictList {
+  struct Token {
+    std::uint32_t page, slot, position;
+  };
+  std::uint32_t head = no_index, tail = no_index;  // page units, oldest first
+  std::deque<Token> tokens;                        // token units, oldest first; stale elements are skipped
+  std::uint64_t live = 0, pages = 0, bytes = 0;    // entries, blocks, block bytes
+  std::uint64_t budget = 0;
+  bool dirty = false;                              // waits in Shard::dirty_groups
+};
+
+/// Pages of one expert (or of none) in a group, in creation order, with a shadow of the full history for lookups.
+struct Chain {
+  ExpertId expert;
+  bool side = false;               // raw side page of the sink tokens
+  std::uint32_t open = no_index;   // page that takes the next entry
+  std::vector<std::uint32_t> pages;
+  struct Hole {
+    std::uint32_t page, slot;
+  };
+  std::vector<Hole> holes;         // dead slots of raw pages, reused last in first out
+  std::uint32_t shadow_used = 0;   // entries in the last shadow page
+  std::uint32_t shadow_hits = 0;   // shadow pages with a live entry
+  std::int64_t written = 0, alive = 0;  // entries of the full history, and those still live
+  std::vector<std::uint16_t> shadow_live, shadow_written;
+  std::vector<std::uint64_t> shadow_experts;  // [shadow pages][expert words], kept where pages are not by expert and lookups are routed
+};
+
+/// All entries of one (request, layer, head group) in this shard.
+struct Group {
+  RequestId request;
+  std::uint32_t layer = 0;         // index into Geometry::layers
+  std::uint32_t head_group = 0;
+  Rank home;
+  std::vector<Chain> chains;       // stable indices
+  std::vector<std::uint32_t> order;  // chain indices by (side, expert)
+  EvictList list;                  // scope request
+  std::uint64_t queried_step = ~0ULL;
+  std::vector<std::uint64_t> query_experts;  // union of the experts of this step's queries
+  bool in_use = false;
+};
+
+struct Page {
+  std::uint32_t group = no_index, chain = 0;
+  BlockRef block;
+  std::uint16_t used = 0, live = 0;
+  bool sealed = false, doomed = false, queued = false;
+  std::uint32_t prev = no_index, next = no_index;
+  std::uint32_t shadow = 0;        // shadow page of its entries (exact where slots are not reused)
+  std::uint32_t min_position = no_index, max_position = 0;
+  std::uint64_t append_step = ~0ULL, read_step = ~0ULL;
+  float mass = 0;                  // attention mass of the current step (access mass)
+};
+
+/// Free blocks of one pool.
+struct BlockPool {
+  PoolId pool;
+  std::uint64_t block_bytes = 0;
+  std::uint32_t next = 0;
+  std::vector<std::uint32_t> free;
+  [[nodiscard]] std::uint32_t take() {
+    if (free.empty()) return next++;
+    const std::uint32_t index = free.back();
+    free.pop_back();
+    return index;
+  }
+};
+
+class Shard {
+ public:
+  Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32_t max_pages);
+
+  [[nodiscard]] ShardId id() const { return id_; }
+  [[nodiscard]] Rank rank() const { return rank_; }
+
+  /// Group of (request, layer, head group), or null.
+  [[nodiscard]] Group* find(RequestId request, std::uint32_t layer, std::uint32_t head_group);
+  [[nodiscard]] Group& find_or_add(RequestId request, std::uint32_t layer, std::uint32_t head_group, Rank home, std::uint32_t request_tokens);
+  /// Chain of an expert in a group, or null.
+  [[nodiscard]] static Chain* chain_of(Group& group, ExpertId expert, bool side);
+
+  struct Stored {
+    BlockRef block;
+    std::uint32_t page, slot;
+  };
+  /// Gives an entry a slot and records its metadata.
+  Stored append(Group& group, const EntryMeta& entry, std::uint64_t step);
+  /// Marks a slot dead; frees the page when it was the last. Returns true when the page was freed.
+  bool kill(std::uint32_t page, std::uint32_t slot);
+  /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it. Returns the number of slots touched.
+  std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy);
+  /// Moves a full (or closed) raw page to a sealed block. The old block is free after `op` ran: the caller encodes before the next append.
+  SealOp seal(std::uint32_t page);
+  /// Frees every page of the request. Returns the number of live entries that were dropped.
+  std::uint64_t finish(RequestId request);
+
+  void touch_queue(std::uint32_t page);        // moves a page to the tail of its queue
+  void unlink(std::uint32_t page);             // takes a page out of its queue
+  [[nodiscard]] EvictList& list_of(const Page& page) { return scope_shard_ ? list_ : groups_[page.group].list; }
+  [[nodiscard]] EvictList& shard_list() { return list_; }
+
+  [[nodiscard]] std::vector<Page>& pages() { return pages_; }
+  [[nodiscard]] std::vector<Group>& groups() { return groups_; }
+  [[nodiscard]] const std::vector<Group>& groups() const { return groups_; }
+  [[nodiscard]] std::vector<std::uint32_t>& dirty_groups() { return dirty_; }
+  [[nodiscard]] std::vector<std::uint32_t>& queried_groups() { return queried_; }
+  void mark_dirty(Group& group);
+  void mark_queried(Group& group, std::uint64_t step, std::span<const std::uint16_t> experts);
+
+  // Slot facts. `i` = page * page_slots + slot.
+  [[nodiscard]] std::size_t at(std::uint32_t page, std::uint32_t slot) const { return std::size_t{page} * slots_ + slot; }
+  [[nodiscard]] std::uint32_t position(std::size_t i) const { return positions_[i]; }
+  [[nodiscard]] bool live(std::uint32_t page, std::uint32_t slot) const { return (live_[std::size_t{page} * words_ + slot / 64] >> (slot % 64) & 1U) != 0; }
+  [[nodiscard]] std::span<const std::uint64_t> live_words(std::uint32_t page) const { return {&live_[std::size_t{page} * words_], words_}; }
+  [[nodiscard]] std::span<const std::uint64_t> primary_words(std::uint32_t page) const { return {&primary_[std::size_t{page} * words_], words_}; }
+  [[nodiscard]] std::span<const std::uint16_t> experts(std::size_t i) const { return {&experts_[i * top_k_], top_k_}; }
+  [[nodiscard]] std::span<const std::uint8_t> copy_of(std::size_t i) const { return {&copy_of_[i * top_k_], top_k_}; }
+  [[nodiscard]] std::uint32_t smaller_copies(std::size_t i) const { return smaller_[i]; }
+  [[nodiscard]] std::uint32_t alive_copies(std::size_t i) const { return alive_[i]; }
+  [[nodiscard]] std::uint32_t copy(std::size_t i) const { return copy_[i]; }
+  [[nodiscard]] float& state(std::size_t i) { return state_[i]; }
+  [[nodiscard]] float& step_mass(std::size_t i) { return step_mass_[i]; }
+  [[nodiscard]] std::uint32_t words() const { return words_; }
+
+  struct Usage {
+    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, metadata_bytes = 0;
+  };
+  [[nodiscard]] Usage usage() const;
+  [[nodiscard]] std::int64_t block_bytes() const { return block_bytes_; }
+  [[nodiscard]] std::int64_t live_entries() const { return live_entries_; }
+
+ private:
+  std::uint32_t take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index);
+  void free_page(std::uint32_t page);
+  void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
+  void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page);
+  Chain& chain_or_add(Group& group, ExpertId expert, bool side);
+  BlockPool& raw_pool(const Group& group);
+  BlockPool& sealed_pool(const Group& group);
+  void link_tail(EvictList& list, std::uint32_t page);
+
+  const Geometry* geometry_;
+  ShardId id_;
+  Rank rank_;
+  std::uint32_t slots_, words_, top_k_, expert_words_;
+  bool scope_shard_, queue_pages_, queue_tokens_, reuse_slots_, shadow_experts_kept_;
+  std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width
+  std::vector<std::uint32_t> widths_;
+
+  std::unordered_map<std::uint64_t, std::uint32_t> index_;
+  std::vector<Group> groups_;
+  std::vector<std::uint32_t> free_groups_, dirty_, queried_;
+  std::vector<Page> pages_;
+  std::vector<std::uint32_t> free_pages_;
+  EvictList list_;  // scope shard
+
+  std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
+  std::vector<std::uint64_t> live_, primary_;
+  std::vector<std::uint16_t> experts_;
+  std::vector<std::uint8_t> copy_of_, copy_;
+  std::vector<float> state_, step_mass_;
+  std::int64_t block_bytes_ = 0, live_entries_ = 0;
+};
+
+}  // namespace moekv

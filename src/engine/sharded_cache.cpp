@@ -1,0 +1,164 @@
+#include "engine/sharded_cache.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.hpp"
+#include "engine/copies.hpp"
+#include "engine/phase_timer.hpp"
+
+namespace moekv {
+namespace {
+
+/// Ranks [begin of process p, begin of p + 1): contiguous blocks that differ by at most one.
+std::uint32_t first_rank_of(int p, std::uint32_t n_ranks, int n_processes) {
+  return static_cast<std::uint32_t>(std::uint64_t{n_ranks} * static_cast<std::uint64_t>(p) / static_cast<std::uint64_t>(n_processes));
+}
+
+std::vector<int> processes(std::uint32_t n_ranks, int n_processes) {
+  std::vector<int> of(n_ranks);
+  for (int p = 0; p < n_processes; ++p) {
+    for (std::uint32_t g = first_rank_of(p, n_ranks, n_processes); g < first_rank_of(p + 1, n_ranks, n_processes); ++g) of[g] = p;
+  }
+  return of;
+}
+
+}  // namespace
+
+ShardedCache::ShardedCache(const Geometry& geometry, Backend& backend, Transport& transport, std::uint32_t n_requests)
+    : geometry_(&geometry),
+      backend_(&backend),
+      transport_(&transport),
+      first_(first_rank_of(transport.process(), geometry.n_ranks(), transport.n_processes())),
+      end_(first_rank_of(transport.process() + 1, geometry.n_ranks(), transport.n_processes())),
+      process_of_rank_(processes(geometry.n_ranks(), transport.n_processes())),
+      requests_(n_requests),
+      counters_(geometry, first_, end_),
+      home_(geometry, backend, transport, counters_, process_of_rank_, first_, end_),
+      owner_(geometry, backend, transport, counters_, requests_, first_, end_),
+      evictor_(geometry, requests_, counters_, [this](Shard& shard, const Group& group, std::size_t slot) { notify(shard, group, slot); }) {
+  evictor_.set_shards(geometry.placement().first_shard(first_.value), owner_.shards().size());
+}
+
+void ShardedCache::begin_step(const StepBatch& batch) {
+  step_ = batch.step;
+  requests_.begin_step(batch);
+}
+
+void ShardedCache::notify(Shard& shard, const Group& group, std::size_t slot) {
+  const ReplayLayer& layer = geometry_->layers()[group.layer];
+  if (geometry_->layout(layer) != Layout::expert) return;
+  const CopySet copies = plan_copies(geometry_->placement(), group.request, layer.layer.value, shard.position(slot), shard.experts(slot));
+  const Notice notice{group.request, group.layer, shard.position(slot), shard.copy(slot)};
+  std::vector<std::uint32_t> ranks;
+  for (std::uint8_t c = 0; c < copies.n_copies; ++c) {
+    const std::uint32_t rank = geometry_->placement().owner(copies.shard[c]).value;
+    if (c != notice.copy && (shard.alive_copies(slot) >> c & 1U) != 0 && std::find(ranks.begin(), ranks.end(), rank) == ranks.end()) ranks.push_back(rank);
+  }
+  for (const std::uint32_t rank : ranks) home_.add_notice(shard.rank(), Rank(rank), notice.pack());
+}
+
+void ShardedCache::execute_due() {
+  if (!due_) return;
+  for (Shard& shard : owner_.shards()) evictor_.execute(shard);
+  due_ = false;
+}
+
+void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
+  StepRecord& count = counters_.step;
+  LayerRecord& layer = counters_.layers[input.layer];
+  PhaseTimer timer;
+  home_.plan(input);
+  timer.lap(count.t_place);
+
+  home_.pack(input);
+  transport_->exchange();
+  owner_.receive(input.layer, step_);
+  counters_.end_exchange();
+  timer.lap(count.t_dispatch);
+
+  std::int64_t evict_ns = 0;
+  execute_due();
+  timer.lap(evict_ns);
+  owner_.admit();
+  timer.lap(count.t_admit);
+  count.t_admit += evict_ns;
+  count.t_admit_evict += evict_ns;
+  note_peak();
+
+  const std::int64_t attend_before = count.t_attend;
+  owner_.attend();
+  timer.lap(count.t_attend);
+  layer.t_attend += count.t_attend - attend_before;
+  count.t_attend_select += std::exchange(owner_.select_ns, 0);
+  count.t_attend_decode += std::exchange(owner_.decode_ns, 0);
+
+  owner_.reply();
+  transport_->exchange();
+  home_.merge(input, output);
+  counters_.end_exchange();
+  timer.lap(count.t_combine);
+
+  owner_.seal();
+  timer.lap(count.t_touch);
+  count.t_admit_encode += std::exchange(owner_.encode_ns, 0);
+}
+
+void ShardedCache::end_step(const StepBatch& batch) {
+  PhaseTimer timer;
+  if (geometry_->needs_mass()) {
+    // Masses of the last layer must be complete before anything is decided, so its log-sum-exps do not wait for the next step's dispatch.
+    home_.pack_tail();
+    transport_->exchange();
+    owner_.receive(static_cast<std::uint32_t>(geometry_->layers().size() - 1), step_);
+    counters_.end_exchange();
+  }
+  for (Shard& shard : owner_.shards()) evictor_.touch(shard, step_);
+  for (const BatchItem& item : batch.items) {
+    if (!item.finishes()) continue;
+    for (Shard& shard : owner_.shards()) counters_.step.finished_entries += static_cast<std::int64_t>(shard.finish(item.request));
+    home_.finish(item.request);
+  }
+  for (Shard& shard : owner_.shards()) evictor_.decide(shard, step_);
+  due_ = true;
+  timer.lap(counters_.step.t_touch);
+}
+
+void ShardedCache::note_peak() {
+  for (Shard& shard : owner_.shards()) {
+    LoadRecord& load = counters_.shard_load[shard.id().value - owner_.shards().front().id().value];
+    load.peak_bytes = std::max(load.peak_bytes, shard.block_bytes());
+  }
+  const Placement& placement = geometry_->placement();
+  const std::uint32_t first_shard = placement.first_shard(first_.value);
+  counters_.step.kv_peak_bytes = 0;
+  for (std::uint32_t g = first_.value; g < end_.value; ++g) {
+    std::int64_t bytes = 0;
+    for (std::uint32_t s = placement.first_shard(g); s < placement.first_shard(g + 1); ++s) bytes += owner_.shards()[s - first_shard].block_bytes();
+    LoadRecord& load = counters_.rank_load[g - first_.value];
+    load.peak_bytes = std::max(load.peak_bytes, bytes);
+    counters_.step.kv_peak_bytes += load.peak_bytes;
+  }
+}
+
+void ShardedCache::take_levels() {
+  StepRecord& count = counters_.step;
+  const Layout layout = geometry_->placement().layout;
+  for (Shard& shard : owner_.shards()) {
+    const Shard::Usage u = shard.usage();
+    count.resident_entries += u.entries;
+    // Under head and replicated layouts every rank holds a part or a copy of the same tokens: rank 0 stands for all.
+    if ((layout != Layout::head && layout != Layout::replicated) || shard.rank() == Rank(0)) count.resident_distinct += u.primary;
+    count.sealed_entries += u.sealed_entries;
+    count.allocated_pages += u.pages;
+    count.used_slots += u.entries;
+    count.kv_bytes_raw += u.raw_bytes;
+    count.kv_bytes_stored += u.bytes;
+    count.metadata_bytes += u.metadata_bytes;
+    counters_.shard_load[shard.id().value - owner_.shards().front().id().value].resident_bytes = u.bytes;
+    counters_.rank_load[shard.rank().value - first_.value].resident_bytes += u.bytes;
+  }
+  count.buffer_bytes += transport_->buffer_bytes() + home_.buffer_bytes() + owner_.buffer_bytes();
+}
+
+}  // namespace moekv

@@ -1,0 +1,58 @@
+// ShardedCache: the layer step as one function: tokens, q, k, v and routing of one layer in, attention outputs out (MODEL sections 7, 15).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/transport.hpp"
+#include "device/backend.hpp"
+#include "engine/counters.hpp"
+#include "engine/evictor.hpp"
+#include "engine/geometry.hpp"
+#include "engine/home.hpp"
+#include "engine/owner.hpp"
+#include "engine/request_table.hpp"
+
+namespace moekv {
+
+/// The caches of the logical ranks that this process hosts. All calls are collective over the transport and made in the same order everywhere.
+class ShardedCache {
+ public:
+  ShardedCache(const Geometry& geometry, Backend& backend, Transport& transport, std::uint32_t n_requests);
+
+  /// Logical ranks of this process: [first_rank, end_rank).
+  [[nodiscard]] Rank first_rank() const { return first_; }
+  [[nodiscard]] Rank end_rank() const { return end_; }
+  [[nodiscard]] Counters& counters() { return counters_; }
+  [[nodiscard]] const RequestTable& requests() const { return requests_; }
+
+  void begin_step(const StepBatch& batch);
+  /// Phases place to touch of one layer; layers in ascending order, each at most once a step. Assumes nothing about later layers.
+  void layer_step(const LayerInput& input, LayerOutput& output);
+  /// Delivers the last log-sum-exps, applies accesses, frees finished requests, decides evictions.
+  void end_step(const StepBatch& batch);
+  /// Executes evictions that are still due, without a further step.
+  void execute_due();
+  /// Writes end-of-window levels (resident bytes, entries, metadata) into the counters. Call after execute_due.
+  void take_levels();
+
+ private:
+  void notify(Shard& shard, const Group& group, std::size_t slot);
+  void note_peak();
+
+  const Geometry* geometry_;
+  Backend* backend_;
+  Transport* transport_;
+  Rank first_, end_;
+  std::vector<int> process_of_rank_;
+  RequestTable requests_;
+  Counters counters_;
+  Home home_;
+  Owner owner_;
+  Evictor evictor_;
+  std::uint64_t step_ = 0;
+  bool due_ = false;
+};
+
+}  // namespace moekv

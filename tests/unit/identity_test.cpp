@@ -1,0 +1,130 @@
+// Identity (MODEL section 9): without eviction, with raw payload and scope all, every placement gives dense attention to rounding.
+#include <gtest/gtest.h>
+
+#include <fmt/format.h>
+
+#include "support/replay_fixture.hpp"
+
+namespace moekv {
+namespace {
+
+using testing::run_replay;
+
+struct Case {
+  Layout layout;
+  ShardMap map;
+  Dedup dedup = Dedup::none;
+};
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all = {
+      {Layout::local, ShardMap::none},           {Layout::head, ShardMap::none},
+      {Layout::replicated, ShardMap::none},      {Layout::token, ShardMap::block_cyclic},
+      {Layout::token, ShardMap::hash},           {Layout::token, ShardMap::pikv_xor},
+      {Layout::expert, ShardMap::expert_affine}, {Layout::expert, ShardMap::hash},
+      {Layout::expert, ShardMap::pikv_xor},      {Layout::expert, ShardMap::expert_affine, Dedup::shard},
+      {Layout::expert, ShardMap::hash, Dedup::rank}};
+  return all;
+}
+
+/// Shapes: GQA, GQA with windows, sinks and a dense layer, MLA.
+std::vector<ModelShape> shapes() {
+  ModelShape mixed = testing::gqa_model(4);
+  mixed.layers[0].moe = false;
+  mixed.layers[1].attention = AttentionKind::window;
+  mixed.layers[1].window_tokens = 10;
+  mixed.layers[2].sinks = true;
+  mixed.n_kv_heads = 2;
+  return {testing::gqa_model(), mixed, testing::mla_model()};
+}
+
+void expect_dense(const RunOutcome& out, double tolerance) {
+  ASSERT_FALSE(out.probes.empty());
+  for (const ProbeRecord& p : out.probes) {
+    ASSERT_EQ(p.read_tokens, p.history_tokens) << "request " << p.request << " layer " << p.layer << " position " << p.position;
+    ASSERT_LE(p.attn_out_err, tolerance) << "request " << p.request << " layer " << p.layer << " position " << p.position;
+    ASSERT_NEAR(p.attn_mass_kept, 1.0, 1e-12);
+  }
+  EXPECT_TRUE(out.violations.empty()) << out.violations.front();
+}
+
+TEST(Identity, EveryPlacementIsDenseAttention) {
+  for (const ModelShape& shape : shapes()) {
+    for (const std::uint32_t ranks : {1U, 3U, 4U}) {
+      for (const Case& c : cases()) {
+        RunSpec spec = testing::small_spec(shape);
+        spec.cluster.ranks = ranks;
+        spec.placement.layout = c.layout;
+        spec.placement.map = c.map;
+        spec.placement.dedup = c.dedup;
+        spec.placement.fold = true;
+        SCOPED_TRACE(fmt::format("{} ranks {} layout {} map {} dedup {}", shape.name, ranks, static_cast<int>(c.layout), static_cast<int>(c.map), static_cast<int>(c.dedup)));
+        expect_dense(run_replay(spec, testing::requests_of({{30, 5}, {0, 12}, {1, 1}})), 1e-5);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(Identity, Bf16PayloadStaysWithinItsRounding) {
+  for (const ModelShape& shape : shapes()) {
+    for (const Case& c : cases()) {
+      RunSpec spec = testing::small_spec(shape);
+      spec.placement = {c.layout, c.map, c.dedup, true, 0, 0, HomeRule::modulo, DenseLayers::home};
+      spec.payload.element = ElementFormat::bf16;
+      spec.compression.k = codec::Bf16{};
+      spec.compression.v = codec::Bf16{};
+      const RunOutcome out = run_replay(spec, testing::requests_of({{30, 5}, {3, 12}}));
+      double error = 0;
+      for (const ProbeRecord& p : out.probes) error += p.attn_out_err;
+      EXPECT_LE(error / static_cast<double>(out.probes.size()), 8e-3);
+      EXPECT_GT(error, 0.0) << "bf16 payload must round";
+    }
+  }
+}
+
+TEST(Identity, ShardsPageKeysHeadGroupsKeysAndMissingExperts) {
+  for (const RoutingKey key : {RoutingKey::previous_layer, RoutingKey::previous_token, RoutingKey::same_layer}) {
+    for (const PageKey page : {PageKey::expert, PageKey::shard}) {
+      for (const std::uint32_t head_groups : {1U, 2U, 4U}) {
+        for (const Layout layout : {Layout::expert, Layout::local, Layout::head}) {
+          RunSpec spec = testing::small_spec();
+          spec.routing.key = key;
+          spec.page.key = page;
+          spec.page.head_groups = head_groups;
+          spec.cluster.shards_per_rank = 3;
+          spec.placement.layout = layout;
+          spec.placement.map = layout == Layout::expert ? ShardMap::expert_affine : ShardMap::none;
+          testing::RandomTrace trace(spec.model, testing::requests_of({{20, 6}, {5, 5}}), 3);
+          trace.drop_every = 5;
+          const auto transport = make_local_transport();
+          const auto backend = make_host_backend(0);
+          const RunOutcome out = run_replay(spec, *transport, *backend, trace);
+          expect_dense(out, 1e-5);
+          EXPECT_EQ(testing::totals(out).stored_home > 0, layout == Layout::expert);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST(Identity, PaperCopiesAreABiasedSoftmax) {
+  RunSpec spec = testing::small_spec();
+  testing::use_expert_layout(spec);
+  spec.read.copies = CopyRule::paper;
+  const RunOutcome out = run_replay(spec);
+  double worst = 0;
+  for (const ProbeRecord& p : out.probes) worst = std::max(worst, p.attn_out_err);
+  EXPECT_LE(worst, 1e-5) << "every token has the same number of copies, so counting all of them cancels";
+  testing::RandomTrace trace(spec.model, testing::default_requests(), 3);
+  trace.drop_every = 3;  // tokens with one copy among tokens with three
+  const auto transport = make_local_transport();
+  const auto backend = make_host_backend(0);
+  worst = 0;
+  for (const ProbeRecord& p : run_replay(spec, *transport, *backend, trace).probes) worst = std::max(worst, p.attn_out_err);
+  EXPECT_GT(worst, 1e-2);
+}
+
+}  // namespace
+}  // namespace moekv
