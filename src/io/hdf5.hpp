@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -158,6 +159,8 @@ class Dataset : public Object {
   void read_rows(std::uint64_t begin, std::uint64_t count, T* out) const {
     transfer(Direction::read, type_of<T>(), begin, count, out);
   }
+  /// Reads rows as they are typed in the file.
+  void read_raw_rows(std::uint64_t begin, std::uint64_t count, std::byte* out) const { transfer(Direction::read, type(), begin, count, out); }
   /// The whole array, row-major; refused above `limit_bytes` so that a hostile size cannot exhaust memory.
   template <Element T>
   [[nodiscard]] std::vector<T> read(std::uint64_t limit_bytes = std::uint64_t{1} << 30) const {

@@ -16,6 +16,9 @@ namespace moekv {
 /// What the rows of one token say about their weights (root attribute weight_kind).
 enum class WeightKind : std::uint8_t { none, raw_softmax, renorm, sigmoid };
 
+/// Element type of recorded q, k, v in the file.
+enum class KvType : std::uint8_t { fp16, bf16 };
+
 /// Fixed facts of a trace to be written; `info.shape`, `info.moe_layers`, n_experts, top_k and level must be filled.
 struct WriterSpec {
   TraceInfo info;
@@ -29,6 +32,7 @@ struct WriterSpec {
   bool has_token_ids = false;
   bool has_hash_ids = false;    // prefix identity, blocks of hash_block_tokens
   std::uint32_t hash_block_tokens = 512;
+  KvType kv_type = KvType::fp16;  // only with info.kv_layers; values beyond fp16 are refused
 };
 
 /// Rows of consecutive tokens of the current request, token-major. Unused levels stay empty.
@@ -51,8 +55,10 @@ class NativeWriter {
   NativeWriter(const NativeWriter&) = delete;
   NativeWriter& operator=(const NativeWriter&) = delete;
 
-  /// Starts the next request; its rows follow by `append`. Positions run 0.. over prompt then output.
+  /// Starts the next request; its rows follow by `append`. Positions run 0.. over prompt then output. UserError where the request before
+  /// has not all its rows.
   void begin_request(const RequestInfo& request, std::span<const std::uint64_t> hash_ids = {});
+  /// UserError for a row that no reader would accept: expert ids out of range or repeated, weights not finite, missing levels.
   void append(const TokenBlock& block);
   /// A line for /provenance/import_log.
   void note(const std::string& line);
