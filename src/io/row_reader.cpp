@@ -28,7 +28,7 @@ std::uint64_t product(const h5::Dims& dims, std::size_t from) {
 
 }  // namespace
 
-RowReader::RowReader(h5::Dataset dataset, std::shared_ptr<BlockCache> cache, Check check)
+RowReader::RowReader(h5::Dataset dataset, std::shared_ptr<BlockCache> cache, RowPart part, Check check)
     : dataset_(std::move(dataset)), cache_(std::move(cache)), check_(std::move(check)), dims_(dataset_.dims()), type_(dataset_.type()) {
   element_bytes_ = h5::element_bytes(type_);
   if (dims_.empty() || dims_.size() > 4) refuse(fmt::format("has {} axes, expected 1 to 4", dims_.size()), "see the trace format");
@@ -36,6 +36,7 @@ RowReader::RowReader(h5::Dataset dataset, std::shared_ptr<BlockCache> cache, Che
   owner_ = cache_->new_owner();
   row_bytes_ = times(product(dims_, 1), element_bytes_);
   plane_bytes_ = dims_.size() > 1 ? times(product(dims_, 2), element_bytes_) : row_bytes_;
+  split_planes_ = part == RowPart::plane;
   read_layout();
   if (const std::uint64_t unit = split_planes_ ? plane_bytes_ : row_bytes_; unit > most_chunk_bytes) {
     refuse(fmt::format("has rows of {} bytes, more than the {} allowed", unit, most_chunk_bytes), "the file is damaged, or not a trace");
@@ -52,6 +53,7 @@ void RowReader::read_layout() {
     refuse("keeps its data in another file", "copy the data into the trace, for example with h5repack");
   }
   if (layout != H5D_CHUNKED) {
+    split_planes_ = false;
     block_rows_ = std::max<std::uint64_t>(1, target_block_bytes / std::max<std::uint64_t>(1, row_bytes_));
     return;
   }
@@ -61,7 +63,8 @@ void RowReader::read_layout() {
   }
   chunk_.assign(chunk.begin(), chunk.end());
   block_rows_ = chunk_[0];
-  split_planes_ = dims_.size() > 2 && chunk_[1] == 1 && dims_[1] > 1 && std::equal(chunk_.begin() + 2, chunk_.end(), dims_.begin() + 2);
+  split_planes_ =
+      split_planes_ && dims_.size() > 2 && chunk_[1] == 1 && dims_[1] > 1 && std::equal(chunk_.begin() + 2, chunk_.end(), dims_.begin() + 2);
   const std::uint64_t block_bytes = times(block_rows_, split_planes_ ? plane_bytes_ : row_bytes_);
   if (times(product(chunk_, 0), element_bytes_) > most_chunk_bytes || block_bytes > 4 * most_chunk_bytes || product(chunk_, 0) == 0) {
     refuse(fmt::format("has chunks of {} rows, {} bytes decoded; {} are allowed", block_rows_, block_bytes, most_chunk_bytes),

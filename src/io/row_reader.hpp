@@ -19,8 +19,11 @@ namespace moekv {
 inline constexpr std::uint64_t most_chunk_bytes = std::uint64_t{1} << 26;  // of one chunk or one row, decoded
 inline constexpr std::uint64_t most_inflation = 1100;                      // decoded / stored bytes of a dataset; deflate cannot exceed 1032
 
-/// Rows are slices of axis 0. A dataset [T, L, ...] stored in chunks of one index of axis 1 is cached per plane (that index), so that
-/// reading one layer decodes one layer. Reading stored bytes, sizes and filters are checked; a UserError names dataset and row.
+/// What a piece covers of its rows: everything, or one index of axis 1 (a plane). Read by planes, a dataset [T, L, ...] stored in chunks
+/// of one plane decodes only what is asked for.
+enum class RowPart : std::uint8_t { whole, plane };
+
+/// Rows are slices of axis 0. Sizes, filters and stored bytes are checked as they are met; a UserError names dataset and row.
 class RowReader {
  public:
   /// A run of rows that lie in one block; `data` is valid until the next call.
@@ -29,10 +32,10 @@ class RowReader {
     std::uint64_t n_rows = 0;
     std::uint64_t stride_bytes = 0;  // from row to row
   };
-  /// Sees each block once after decoding: rows [first_row, first_row + n_rows) as `row_bytes` each. Called only where planes are not split.
+  /// Sees each block once after decoding: rows [first_row, first_row + n_rows) as `row_bytes` each. Not called for RowPart::plane.
   using Check = std::function<void(const RowReader& reader, std::uint64_t first_row, std::uint64_t n_rows, const std::byte* rows)>;
 
-  RowReader(h5::Dataset dataset, std::shared_ptr<BlockCache> cache, Check check = {});
+  RowReader(h5::Dataset dataset, std::shared_ptr<BlockCache> cache, RowPart part = RowPart::whole, Check check = {});
   RowReader(RowReader&&) noexcept = default;
 
   [[nodiscard]] const h5::Dataset& dataset() const { return dataset_; }
@@ -45,8 +48,8 @@ class RowReader {
   /// Rows of one block: reading in multiples of it decodes nothing twice.
   [[nodiscard]] std::uint64_t block_rows() const { return block_rows_; }
 
-  /// The longest beginning of rows [begin, end) that one block holds, from index `plane` of axis 1 on. With `plane` 0 and planes that are
-  /// not split, complete rows. begin < end <= n_rows().
+  /// The longest beginning of rows [begin, end) that one block holds, from index `plane` of axis 1 on: the rest of the row, or only that
+  /// plane for RowPart::plane. begin < end <= n_rows().
   [[nodiscard]] Piece piece(std::uint64_t begin, std::uint64_t end, std::uint64_t plane = 0);
 
   /// Copies rows of a one-dimensional dataset whose type is T.

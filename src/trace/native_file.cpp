@@ -199,6 +199,8 @@ NativeFile::NativeFile(const std::string& path, std::uint64_t cache_bytes)
   if (!problems.empty()) throw UserError(std::move(problems));
 }
 
-RowReader NativeFile::rows(const std::string& dataset, RowReader::Check check) const { return {file.dataset(dataset), cache, std::move(check)}; }
+RowReader NativeFile::rows(const std::string& dataset, RowPart part, RowReader::Check check) const {
+  return {file.dataset(dataset), cache, part, std::move(check)};
+}
 
 }  // namespace moekv::native

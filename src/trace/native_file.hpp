@@ -27,7 +27,7 @@ struct NativeFile {
   NativeFile& operator=(const NativeFile&) = delete;
   [[nodiscard]] bool has(const std::string& dataset) const { return file.has(dataset); }
   /// Rows of a dataset such as "routing/expert_ids", through the cache of this file.
-  [[nodiscard]] RowReader rows(const std::string& dataset, RowReader::Check check = {}) const;
+  [[nodiscard]] RowReader rows(const std::string& dataset, RowPart part = RowPart::whole, RowReader::Check check = {}) const;
   /// Experts, weights and logits are checked as they are decoded, so that no reader sees a bad row.
   [[nodiscard]] RowReader checked_ids(const std::string& dataset) const;
   [[nodiscard]] RowReader checked_reals(const std::string& dataset) const;

@@ -198,7 +198,7 @@ void NativeTrace::read_candidates(RequestId r, RoutingRows& out) {
 /// Converts one layer of a recorded tensor; rows land `stride` values apart.
 void NativeTrace::read_plane(const char* name, std::optional<RowReader>& reader, RequestId r, std::uint32_t begin, std::uint32_t end,
                              std::uint64_t plane, std::size_t stride, float* out) {
-  if (!reader) reader.emplace(file_.rows(name));
+  if (!reader) reader.emplace(file_.rows(name, RowPart::plane));
   const std::uint64_t n = reader->plane_bytes() / sizeof(std::uint16_t);
   for_each_row(*reader, r, begin, end, plane, [&](std::uint64_t i, const std::byte* row) {
     const auto* values = reinterpret_cast<const std::uint16_t*>(row);

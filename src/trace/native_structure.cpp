@@ -57,11 +57,12 @@ struct Expectation {
   std::string dataset;
   std::vector<h5::Type> types;
   h5::Dims dims;
+  RowPart part = RowPart::whole;
 };
 
 void check_dataset(const NativeFile& trace, const Expectation& want, std::vector<Problem>& problems) {
   try {
-    const RowReader rows = trace.rows(want.dataset);
+    const RowReader rows = trace.rows(want.dataset, want.part);
     if (std::find(want.types.begin(), want.types.end(), rows.type()) == want.types.end()) {
       std::string types;
       for (const auto type : want.types) types += (types.empty() ? "" : " or ") + std::string(h5::to_string(type));
@@ -99,13 +100,13 @@ std::vector<Expectation> expected_datasets(const NativeFile& trace) {
   const ModelShape& s = t.shape;
   const std::uint64_t kv_layers = t.kv_layers.size();
   const std::vector<Type> kv_types = {trace.kv_is_bf16 ? Type::u16 : Type::f16};
-  all.push_back({"kv/q", kv_types, {n, kv_layers, s.n_heads, s.d_k}});
+  all.push_back({"kv/q", kv_types, {n, kv_layers, s.n_heads, s.d_k}, RowPart::plane});
   if (s.mla()) {
-    all.push_back({"kv/ckv", kv_types, {n, kv_layers, s.latent.d_c}});
-    if (s.latent.d_rope > 0) all.push_back({"kv/kpe", kv_types, {n, kv_layers, s.latent.d_rope}});
+    all.push_back({"kv/ckv", kv_types, {n, kv_layers, s.latent.d_c}, RowPart::plane});
+    if (s.latent.d_rope > 0) all.push_back({"kv/kpe", kv_types, {n, kv_layers, s.latent.d_rope}, RowPart::plane});
   } else {
-    all.push_back({"kv/k", kv_types, {n, kv_layers, s.n_kv_heads, s.d_k}});
-    all.push_back({"kv/v", kv_types, {n, kv_layers, s.n_kv_heads, s.d_v}});
+    all.push_back({"kv/k", kv_types, {n, kv_layers, s.n_kv_heads, s.d_k}, RowPart::plane});
+    all.push_back({"kv/v", kv_types, {n, kv_layers, s.n_kv_heads, s.d_v}, RowPart::plane});
   }
   return all;
 }
@@ -186,7 +187,7 @@ std::vector<Problem> structure_problems(NativeFile& trace) {
 }
 
 RowReader NativeFile::checked_ids(const std::string& dataset) const {
-  return rows(dataset, [&t = info](const RowReader& reader, std::uint64_t first, std::uint64_t n, const std::byte* bytes) {
+  return rows(dataset, RowPart::whole, [&t = info](const RowReader& reader, std::uint64_t first, std::uint64_t n, const std::byte* bytes) {
     reader.type() == h5::Type::u8 ? check_choices<std::uint8_t>(reader, t, first, n, bytes)
                                   : check_choices<std::uint16_t>(reader, t, first, n, bytes);
   });
@@ -194,7 +195,7 @@ RowReader NativeFile::checked_ids(const std::string& dataset) const {
 
 RowReader NativeFile::checked_reals(const std::string& dataset) const {
   const std::uint16_t least_bad = dataset == "routing/weights" ? 0x8001U : 0xFFFFU;  // weights may be -0, but not below
-  return rows(dataset, [least_bad](const RowReader& reader, std::uint64_t first, std::uint64_t n, const std::byte* bytes) {
+  return rows(dataset, RowPart::whole, [least_bad](const RowReader& reader, std::uint64_t first, std::uint64_t n, const std::byte* bytes) {
     const std::uint64_t per_row = reader.row_bytes() / sizeof(std::uint16_t);
     const auto* values = reinterpret_cast<const std::uint16_t*>(bytes);
     for (std::uint64_t i = 0; i < n * per_row; ++i) {

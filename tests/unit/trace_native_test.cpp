@@ -212,7 +212,7 @@ TEST_F(NativeTraceTest, HandmadeStorageReadsTheSame) {
   const std::vector<h5::Storage> storages = {{},
                                              {.chunk = {7, 1, 2}},
                                              {.chunk = {5, 2, 1}, .deflate_level = 1, .shuffle = true, .fletcher32 = true},
-                                             {.chunk = {64, 2, 2}, .fletcher32 = true}};
+                                             {.chunk = {64, 2, 2}, .extendable = true, .fletcher32 = true}};
   for (const auto& storage : storages) {
     std::filesystem::copy_file(path, other, std::filesystem::copy_options::overwrite_existing);
     auto file = h5::File::open(other, h5::Access::update);
