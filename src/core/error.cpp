@@ -14,6 +14,7 @@ std::string format_problems(const std::vector<Problem>& problems) {
     if (i > 0) text += '\n';
     text += (p.where.empty() ? "" : p.where + ": ") + "error: " + p.what;
     if (!p.suggestion.empty()) text += " (" + p.suggestion + ")";
+    if (!p.excerpt.empty()) text += '\n' + p.excerpt;
   }
   if (problems.size() > most) text += "\n... and " + std::to_string(problems.size() - most) + " more";
   return text;

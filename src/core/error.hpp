@@ -20,9 +20,10 @@ struct Problem {
   std::string where;
   std::string what;        // what is wrong, naming the key or field
   std::string suggestion;  // what to do; may be empty
+  std::string excerpt{};   // the source line and a caret, printed beneath; may be empty
 };
 
-/// Formats problems one per line as "where: error: what (suggestion)".
+/// Formats problems one per line as "where: error: what (suggestion)", each followed by its excerpt.
 [[nodiscard]] std::string format_problems(const std::vector<Problem>& problems);
 
 /// Bad input. Collected, printed once on rank 0, exit code 2, nothing written.

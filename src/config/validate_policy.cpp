@@ -1,0 +1,206 @@
+// Combinations of trace, eviction, compression, load and backend.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "config/names.hpp"
+#include "config/rule_keys.hpp"
+#include "config/validate.hpp"
+
+namespace moekv {
+namespace {
+
+void check_synthetic(Checks& c) {
+  const RunSpec& s = c.spec();
+  const SyntheticSpec& t = s.trace.synthetic;
+  if (t.prompt_tokens + std::uint64_t{t.output_tokens} == 0)
+    c.refuse({"trace.synthetic.output_tokens", "trace.synthetic.prompt_tokens"}, "requests have neither prompt nor output",
+             "give at least one token");
+  if (t.preset == "bootstrap" && t.bootstrap_path.empty())
+    c.refuse({"trace.synthetic.bootstrap_path", "trace.synthetic.preset"}, "preset bootstrap resamples a native trace and needs its path",
+             "give the path of a *.moekv.h5 file");
+  if (t.preset == "k_hot" && s.model.gate.n_experts > 0 && t.hot_experts > s.model.gate.n_experts) {
+    c.refuse({"trace.synthetic.hot_experts", "trace.synthetic.preset", "model.gate.n_experts"},
+             fmt::format("{} hot experts of {}", t.hot_experts, s.model.gate.n_experts), "use at most n_experts");
+  }
+  if (s.trace.first_request >= t.n_requests)
+    c.refuse({"trace.first_request", "trace.synthetic.n_requests"},
+             fmt::format("request {} of {} does not exist", s.trace.first_request, t.n_requests), "requests count from 0");
+  if (s.payload.qkv == QkvKind::recorded)
+    c.refuse({"payload.qkv", "trace.synthetic"}, "a synthetic trace has no recorded q, k, v", "use qkv: generated or auto");
+  if (s.batch.load == LoadKind::arrivals && t.arrivals == "none")
+    c.refuse({"batch.load", "trace.synthetic.arrivals"}, "load arrivals needs arrival times, and the synthetic trace has none",
+             "set trace.synthetic.arrivals: poisson or gamma");
+  const bool calibrated = t.preset == "flame" || t.preset == "dsv2lite" || t.preset == "gptoss";
+  if (needs_logits(s) && !calibrated) {
+    c.refuse({"routing.router", "trace.synthetic.preset"},
+             fmt::format("router {} needs gate logits; preset {} has expert ids and weights only", rule_name(s.routing.rule), t.preset),
+             "use a calibrated preset (flame, dsv2lite, gptoss) or another router");
+  }
+}
+
+bool exists(const std::string& path) {
+  std::error_code ec;
+  return std::filesystem::is_regular_file(path, ec);
+}
+
+}  // namespace
+
+void check_trace(Checks& c) {
+  const RunSpec& s = c.spec();
+  const bool file = c.given("trace.path"), synthetic = c.given("trace.synthetic");
+  if (!file && !synthetic) c.refuse({"trace.path", "trace"}, "missing required key", "name a native trace file, or give trace.synthetic");
+  if (file && synthetic)
+    c.refuse({"trace.path", "trace.synthetic"}, "a run replays trace.path or trace.synthetic, not both",
+             "remove one (trace.synthetic=null on the command line)");
+  if (file && !exists(s.trace.path))
+    c.refuse({"trace.path"}, fmt::format("no such file: {}", s.trace.path), "check the path, or make the trace with moekv trace import or generate");
+  if (!s.trace.synthetic.bootstrap_path.empty() && !exists(s.trace.synthetic.bootstrap_path))
+    c.refuse({"trace.synthetic.bootstrap_path"}, fmt::format("no such file: {}", s.trace.synthetic.bootstrap_path), "check the path");
+  if (synthetic && !file) check_synthetic(c);
+  for (std::uint16_t l : s.trace.layers) {
+    if (l < s.model.layers.size() && s.model.layers[l].attention == AttentionKind::none) {
+      c.refuse({"trace.layers", "model"}, fmt::format("layer {} of '{}' has no attention and holds no KV", l, s.model.name), "leave it out");
+    }
+  }
+}
+
+namespace {
+
+/// Tokens that a budget keeps of a request per layer at most, or 0 where that is not known before the run.
+std::uint64_t budget_tokens(const RunSpec& s) {
+  const BudgetSpec& b = s.eviction.budget;
+  const SyntheticSpec& t = s.trace.synthetic;
+  switch (b.kind) {
+    case BudgetKind::tokens:
+      return b.amount;
+    case BudgetKind::pages:
+      return b.amount * page_slots(s);
+    case BudgetKind::fraction:
+      if (!s.trace.path.empty() || t.length_sigma > 0) return 0;
+      return std::max<std::uint64_t>(1, (t.prompt_tokens + std::uint64_t{t.output_tokens}) * b.numerator / b.denominator);
+    case BudgetKind::bytes: {
+      const std::uint64_t entry = std::uint64_t{s.model.n_kv_heads} * s.model.values_per_entry_head() * element_bits(s.payload.element) / 8;
+      const bool raw = std::visit([](const auto& codec) { return codec.plane().raw(); }, s.compression.k);
+      return raw && entry > 0 ? std::max<std::uint64_t>(1, b.amount / entry) : 0;
+    }
+    default:
+      return 0;
+  }
+}
+
+void check_budget(Checks& c) {
+  const RunSpec& s = c.spec();
+  const EvictionSpec& e = s.eviction;
+  const bool full = std::holds_alternative<evict::Full>(e.rule), limited = e.budget.kind != BudgetKind::unlimited;
+  if (full && limited)
+    return c.refuse({"eviction.budget", "eviction.policy"}, "policy full never evicts, so a budget has no effect",
+                    "remove the budget, or choose a policy (moekv list policies)");
+  if (!full && !limited)
+    return c.refuse({"eviction.policy", "eviction.budget"},
+                    fmt::format("policy {} needs a budget; without one nothing is ever evicted", rule_name(e.rule)),
+                    "give eviction.budget, for example 25% or {tokens: 1024}");
+  if (!limited) return;
+  if (e.scope == EvictScope::shard && e.budget.kind == BudgetKind::fraction) {
+    c.refuse({"eviction.budget", "eviction.scope"}, "a fraction is of a request's tokens; a shard holds many requests",
+             "give {tokens: N}, {pages: N} or {bytes: N} of the shard, or scope: request");
+  }
+  const std::uint64_t kept = budget_tokens(s), guarded = std::uint64_t{e.protect.sinks} + e.protect.recent;
+  if (e.scope == EvictScope::request && kept > 0 && guarded >= kept) {
+    c.refuse({"eviction.protect.recent", "eviction.protect.sinks", "eviction.protect", "eviction.budget"},
+             fmt::format("{} protected tokens fill the budget of {} tokens, so nothing can be evicted", guarded, kept),
+             "protection is inside the budget: protect less or raise the budget");
+  }
+}
+
+}  // namespace
+
+void check_eviction(Checks& c) {
+  const RunSpec& s = c.spec();
+  const EvictionSpec& e = s.eviction;
+  check_budget(c);
+  if (e.trigger == Trigger::watermark && e.low_watermark >= e.high_watermark) {
+    c.refuse({"eviction.low_watermark", "eviction.high_watermark", "eviction.trigger"},
+             fmt::format("evictions start at {} of the budget and would stop at {}", e.high_watermark, e.low_watermark),
+             "low_watermark lies below high_watermark");
+  }
+  if (e.trigger == Trigger::prefill_end && s.prefill.evict == PrefillEvict::chunk) {
+    c.refuse({"eviction.trigger", "prefill.evict"}, "trigger prefill_end evicts once after the prompt, prefill.evict: chunk after every chunk",
+             "choose one");
+  }
+  if (needs_mass(s) && s.prefill.queries == PrefillQueries::none) {
+    const std::string who = e.access == AccessSource::mass ? "access mass" : "policy " + rule_name(e.rule);
+    c.refuse({"prefill.queries", "eviction.policy"}, fmt::format("{} scores tokens by the attention of prompt queries, and none are made", who),
+             "use queries: auto, all or last:N");
+  }
+}
+
+void check_compression(Checks& c) {
+  const RunSpec& s = c.spec();
+  const auto plane = [](const Codec& codec) { return std::visit([](const auto& f) { return f.plane(); }, codec); };
+  const auto check_raw = [&](const char* key, const Codec& codec) {
+    if (!plane(codec).raw() || plane(codec).element == s.payload.element) return;
+    c.refuse({key, "compression.codec", "payload.element"},
+             fmt::format("raw pages hold the payload's type: codec {} does not fit payload {}", rule_name(codec), enum_name(s.payload.element)),
+             fmt::format("set payload.element: {}, or leave the codec out", rule_name(codec)));
+  };
+  check_raw("compression.k.codec", s.compression.k);
+  if (c.given("compression.v.codec") && !s.model.mla()) check_raw("compression.v.codec", s.compression.v);
+  if (c.given("compression.codec") && (c.given("compression.k") || c.given("compression.v"))) {
+    c.refuse({"compression.codec", "compression.k"}, "codec sets K and V, but k or v is given too", "give codec, or k and v");
+  }
+  if (s.model.mla() && (rule_name(s.compression.v) != rule_name(s.compression.k) || plane(s.compression.v) != plane(s.compression.k))) {
+    c.refuse({"compression.v.codec", "compression.k.codec", "model"}, "MLA stores one latent plane, V is a part of it and has no codec of its own",
+             "remove compression.v");
+  }
+}
+
+void check_load(Checks& c) {
+  const RunSpec& s = c.spec();
+  const BatchSpec& b = s.batch;
+  if (b.max_num_batched_tokens < s.prefill.chunk_tokens) {
+    c.refuse({"prefill.chunk_tokens", "batch.max_num_batched_tokens"},
+             fmt::format("a chunk of {} tokens never fits a step of {}", s.prefill.chunk_tokens, b.max_num_batched_tokens),
+             "lower chunk_tokens or raise batch.max_num_batched_tokens");
+  }
+  if (b.max_num_batched_tokens < b.max_num_seqs) {
+    c.refuse({"batch.max_num_seqs", "batch.max_num_batched_tokens"},
+             fmt::format("{} decoding requests need {} tokens a step, only {} are allowed", b.max_num_seqs, b.max_num_seqs, b.max_num_batched_tokens),
+             "lower max_num_seqs or raise max_num_batched_tokens");
+  }
+  if (b.load == LoadKind::concurrency && b.concurrency > b.max_num_seqs) {
+    c.refuse({"batch.concurrency", "batch.load", "batch.max_num_seqs"},
+             fmt::format("{} requests in flight are never reached with max_num_seqs {}", b.concurrency, b.max_num_seqs),
+             "raise max_num_seqs or lower concurrency");
+  }
+  if (s.memory.shard_bytes == 0) return;
+  const auto plane = PlaneFormat{s.payload.element};
+  const BlockFormat page{plane, plane, page_slots(s), s.model.n_kv_heads, s.model.d_k, s.model.d_v, s.model.mla()};
+  if (s.memory.shard_bytes < page.block_bytes()) {
+    c.refuse({"memory.shard_bytes", "page.slots"},
+             fmt::format("a shard of {} bytes does not hold one page of {}", s.memory.shard_bytes, page.block_bytes()), "raise memory.shard_bytes");
+  }
+}
+
+void check_backend(Checks& c) {
+  const RunSpec& s = c.spec();
+  if (s.transport == "local" && c.n_processes() > 1) {
+    c.refuse({"transport"}, fmt::format("transport local is one process, and there are {}", c.n_processes()), "use transport: auto or mpi");
+  }
+  if (s.backend != "count") return;
+  if (needs_mass(s)) {
+    const bool access = s.eviction.access == AccessSource::mass;
+    c.refuse(
+        {access ? "eviction.access" : "eviction.policy", "backend"},
+        fmt::format("{} needs attention weights, and backend count has no payload", access ? "access mass" : "policy " + rule_name(s.eviction.rule)),
+        "use backend: host, or a policy without attention mass");
+  }
+  if (s.probe.samples > 0)
+    c.refuse({"probe.samples", "backend"}, "probes compare attention outputs, and backend count has no payload",
+             "set probe.samples: 0 or use backend: host");
+  if (s.payload.qkv == QkvKind::recorded)
+    c.refuse({"payload.qkv", "backend"}, "backend count has no payload, so recorded q, k, v are never read", "remove qkv or use backend: host");
+}
+
+}  // namespace moekv
