@@ -1,54 +1,228 @@
-// The kernel of host attention: one run of pages for one KV head, entry by entry.
-#include <cstring>
-
+// The SIMD kernel of host attention, compiled once per instruction set: the query heads of a group share each load of K and V.
 #include "device/host_attend.hpp"
-#include "rules/attend.hpp"
-#include "rules/codec/row.hpp"
 
-namespace moekv {
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "device/host_kernel.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+
+#include "core/error.hpp"
+#include "rules/codec/row.hpp"
+#include "rules/merge.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace moekv::HWY_NAMESPACE {
 namespace {
 
-bool is_read(const AttendRun& run, const PageRead& page, std::uint32_t slot) {
-  return page.mask == PageRead::all_slots || (run.masks[page.mask + slot / 64] >> (slot % 64) & 1U) != 0;
-}
+#include "device/host_simd.inc"
+#include "device/host_tile.inc"
+
+constexpr float nothing_read = -std::numeric_limits<float>::infinity();
+
+/// One run: its working memory and the steps over its pages.
+class Run {
+ public:
+  /// `memory` holds size(run) floats, 64-byte aligned.
+  Run(const AttendRun& run, float* memory)
+      : run_(run),
+        k_width_(padded(run.d_k)),
+        v_width_(padded(run.d_v)),
+        q_{memory, memory + run.group * k_width_},
+        o_(q_[1] + run.group * k_width_),
+        l_(o_ + run.group * v_width_),
+        q_sum_(l_ + run.group * block),
+        m_(q_sum_ + padded(run.group)),
+        x_(m_ + padded(run.group)),
+        reader_(run, x_ + max_heads * row_slots) {
+    std::fill_n(o_, run.group * v_width_, 0.0F);
+    std::fill_n(m_, run.group, nothing_read);
+    std::fill_n(l_, run.group * block, 0.0F);
+  }
+
+  [[nodiscard]] static std::size_t size(const AttendRun& run) {
+    const std::size_t per_head = 2 * padded(run.d_k) + padded(run.d_v) + block;
+    return run.group * per_head + 2 * padded(run.group) + max_heads * row_slots + TileReader::size(run.d_k, run.d_v);
+  }
+
+  /// Attends to every page, in order.
+  void pages() {
+    for (std::size_t i = 0; i < run_.pages.size(); ++i) {
+      const PageRead& page = run_.pages[i];
+      const Tile t = reader_.tile(page, run_.pools[page.block.pool.value]);
+      Prefetch next = i + 1 < run_.pages.size() ? ahead(run_.pages[i + 1], t) : Prefetch{};
+      if (t.n > 0) {
+        std::uint32_t head = 0;
+        for (; head + max_heads <= run_.group; head += max_heads) heads<max_heads>(t, head, page.n_slots, next);
+        for (; head + 2 <= run_.group; head += 2) heads<2>(t, head, page.n_slots, next);
+        for (; head < run_.group; ++head) heads<1>(t, head, page.n_slots, next);
+      } else if (run_.logits != nullptr) {
+        for (std::uint32_t h = 0; h < run_.group; ++h) std::fill_n(run_.logits + h * run_.logits_stride + first_slot_, page.n_slots, nothing_read);
+      }
+      first_slot_ += page.n_slots;
+    }
+  }
+
+  /// Writes m, l and o.
+  void finish() {
+    keep_split(Split::halves);
+    for (std::uint32_t h = 0; h < run_.group; ++h) {
+      run_.m[h] = m_[h];
+      run_.l[h] = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, l_ + h * block)));
+      std::memcpy(run_.o + std::size_t{h} * run_.d_v, o_ + std::size_t{h} * v_width_, run_.d_v * sizeof(float));
+    }
+  }
+
+ private:
+  [[nodiscard]] Prefetch ahead(const PageRead& page, const Tile& now) const {
+    const PoolView& pool = run_.pools[page.block.pool.value];
+    const std::byte* at = pool.head(page.block.index, run_.kv_head);
+    if (now.n == 0 || 2 * page.n_slots < pool.format.page_slots) return {};
+    const std::uint32_t column_passes = static_cast<std::uint32_t>(std::max(std::size_t{1}, v_width_ / (2 * block)));
+    const std::uint32_t steps = (now.n + 3) / 4 * (1 + column_passes);
+    return {at, at + pool.head_bytes, static_cast<std::uint32_t>(pool.head_bytes / 64 / steps) + 1};
+  }
+
+  /// q in fp32 in the loader's split, with the sums of its rows.
+  const float* query(Split split) {
+    const auto index = static_cast<std::size_t>(split);
+    if (q_ready_[index]) return q_[index];
+    q_ready_[index] = true;
+    for (std::uint32_t h = 0; h < run_.group; ++h) {
+      float* row = q_[index] + std::size_t{h} * k_width_;
+      const std::byte* from = run_.q + std::size_t{h} * code_bytes({run_.q_format}, run_.d_k);
+      std::uint32_t c = 0;
+      with_loader(run_.q_format, [&](auto loader) {
+        V a;
+        V b;
+        for (; c + block <= run_.d_k; c += block) {
+          loader.load(from, c, a, b);
+          hn::Store(a, d, row + c);
+          hn::Store(b, d, row + c + lanes);
+        }
+        if (loader.split == Split::pairs) change_split(row, c, Split::halves);
+      });
+      for (; c < run_.d_k; ++c) row[c] = load_raw(run_.q_format, from, c);
+      std::fill(row + c, row + k_width_, 0.0F);
+      V sum = hn::Zero(d);
+      for (c = 0; c < k_width_; c += lanes) sum = hn::Add(sum, hn::Load(d, row + c));
+      q_sum_[h] = hn::GetLane(hn::SumOfLanes(d, sum));
+      if (split == Split::pairs) change_split(row, k_width_, Split::pairs);
+    }
+    return q_[index];
+  }
+
+  void keep_split(Split split) {
+    if (split == o_split_) return;
+    change_split(o_, run_.group * v_width_, split);
+    o_split_ = split;
+  }
+
+  void keep_logits(const Tile& t, std::uint32_t head, std::uint32_t n_slots, const float* x) {
+    float* out = run_.logits + head * run_.logits_stride + first_slot_;
+    if (t.n == n_slots) {
+      std::memcpy(out, x, n_slots * sizeof(float));
+      return;
+    }
+    std::fill_n(out, n_slots, nothing_read);
+    for (std::uint32_t i = 0; i < t.n; ++i) out[t.slots[i]] = x[i];
+  }
+
+  /// Raises the running maximum of a head to m.
+  void raise(std::uint32_t head, float m) {
+    const V keep = hn::Set(d, rescale_factor(m_[head], m));
+    float* o = o_ + head * v_width_;
+    for (std::uint32_t c = 0; c < v_width_; c += lanes) hn::Store(hn::Mul(hn::Load(d, o + c), keep), d, o + c);
+    hn::Store(hn::Mul(hn::Load(d, l_ + head * block), keep), d, l_ + head * block);
+    m_[head] = m;
+  }
+
+  /// Turns the products q.codes of one head into logits.
+  void to_logits(const Tile& t, std::uint32_t head, float* x) {
+    V highest = hn::Set(d, nothing_read);
+    for (std::uint32_t i = 0; i < t.n; i += lanes) {
+      V logit = hn::Load(d, x + i);
+      if (t.k.scale != nullptr) logit = hn::Mul(logit, hn::Load(d, t.k.scale + i));
+      if (t.k.zero != nullptr) logit = hn::MulAdd(hn::Load(d, t.k.zero + i), hn::Set(d, q_sum_[head]), logit);
+      logit = hn::Mul(logit, hn::Set(d, run_.scale));
+      if (t.n - i < lanes) logit = hn::IfThenElse(hn::FirstN(d, t.n - i), logit, hn::Set(d, nothing_read));
+      hn::Store(logit, d, x + i);
+      highest = hn::Max(highest, logit);
+    }
+    if (!hn::AllFalse(d, hn::Gt(highest, hn::Set(d, m_[head])))) raise(head, hn::GetLane(hn::MaxOfLanes(d, highest)));
+  }
+
+  /// Turns logits into weights exp(logit - m) times the scale of V, and adds the weights to l. Returns the sum of weights times the zeros of V.
+  float to_weights(const Tile& t, std::uint32_t head, float* x) {
+    const V m = hn::Set(d, m_[head]);
+    V sum = hn::Load(d, l_ + head * block);
+    V zero = hn::Zero(d);
+    for (std::uint32_t i = 0; i < t.n; i += lanes) {
+      V p = exp_negative(hn::Sub(hn::Load(d, x + i), m));
+      sum = hn::Add(sum, p);
+      if (t.v.zero != nullptr) zero = hn::MulAdd(p, hn::Load(d, t.v.zero + i), zero);
+      if (t.v.scale != nullptr) p = hn::Mul(p, hn::Load(d, t.v.scale + i));
+      hn::Store(p, d, x + i);
+    }
+    hn::Store(sum, d, l_ + head * block);
+    return t.v.zero == nullptr ? 0.0F : hn::GetLane(hn::SumOfLanes(d, zero));
+  }
+
+  /// Attends with heads [head, head + H) to one page.
+  template <std::uint32_t H>
+  void heads(const Tile& t, std::uint32_t head, std::uint32_t n_slots, Prefetch& next) {
+    const float* q = query(split_of(t.k.element)) + head * k_width_;
+    with_loader(t.k.element, [&](auto loader) { dot_rows<decltype(loader), H>(t, q, k_width_, x_, next); });
+    float zero[H];
+    for (std::uint32_t h = 0; h < H; ++h) {
+      float* x = x_ + h * row_slots;
+      to_logits(t, head + h, x);
+      if (run_.logits != nullptr) keep_logits(t, head + h, n_slots, x);
+      zero[h] = to_weights(t, head + h, x);
+    }
+    keep_split(split_of(t.v.element));
+    with_loader(t.v.element, [&](auto loader) { add_rows<decltype(loader), H>(t, x_, zero, v_width_, o_ + head * v_width_, next); });
+  }
+
+  const AttendRun& run_;
+  std::size_t k_width_, v_width_;
+  std::array<float*, 2> q_;  // by split: [group][k_width_]
+  float* o_;                 // [group][v_width_] in o_split_
+  float* l_;                 // [group][block]: sums by lane
+  float *q_sum_, *m_;        // [group]
+  float* x_;                 // [max_heads][row_slots]: products, logits, weights
+  TileReader reader_;
+  std::array<bool, 2> q_ready_{};
+  Split o_split_ = Split::halves;
+  std::uint64_t first_slot_ = 0;
+};
 
 }  // namespace
 
-void attend_run(const AttendRun& run, AttendScratch& scratch) {
-  scratch.values.resize(std::size_t{run.group} * run.d_k + run.d_k + run.d_v);
-  float* q = scratch.values.data();
-  float* k = q + std::size_t{run.group} * run.d_k;
-  float* v = k + run.d_k;
-  for (std::uint32_t g = 0; g < run.group; ++g) {
-    for (std::uint32_t c = 0; c < run.d_k; ++c) q[g * run.d_k + c] = load_raw(run.q_format, run.q, g * run.d_k + c);
-    run.m[g] = SoftmaxState{}.m;
-    run.l[g] = 0.0F;
-    std::memset(run.o + std::size_t{g} * run.d_v, 0, run.d_v * sizeof(float));
-  }
-  std::uint64_t first_slot = 0;
-  for (const PageRead& page : run.pages) {
-    const PoolView& pool = run.pools[page.block.pool.value];
-    const BlockFormat& f = pool.format;
-    const std::byte* head = pool.head(page.block.index, run.kv_head);
-    for (std::uint32_t slot = 0; slot < page.n_slots; ++slot) {
-      const bool read = is_read(run, page, slot);
-      if (read) {
-        decode_row(f.k, head + f.k_codes() + slot * code_bytes(f.k, f.d_k), head + f.k_meta() + slot * meta_bytes(f.k), run.d_k, k);
-        if (!f.latent) {
-          decode_row(f.v, head + f.v_codes() + slot * code_bytes(f.v, f.d_v), head + f.v_meta() + slot * meta_bytes(f.v), run.d_v, v);
-        }
-      }
-      for (std::uint32_t g = 0; g < run.group; ++g) {
-        const float logit = read ? run.scale * dot(q + std::size_t{g} * run.d_k, k, run.d_k) : SoftmaxState{}.m;
-        if (run.logits != nullptr) run.logits[g * run.logits_stride + first_slot + slot] = logit;
-        SoftmaxState state{run.m[g], run.l[g]};
-        if (read) attend_entry(state, run.o + std::size_t{g} * run.d_v, logit, f.latent ? k : v, run.d_v);
-        run.m[g] = state.m;
-        run.l[g] = state.l;
-      }
-    }
-    first_slot += page.n_slots;
-  }
+void attend_run_simd(const AttendRun& run, AttendScratch& scratch) {
+  constexpr std::size_t line = 64 / sizeof(float);
+  const std::size_t size = Run::size(run) + line;
+  if (scratch.values.size() < size) scratch.values.resize(size);
+  float* memory = scratch.values.data();
+  memory += (line - reinterpret_cast<std::uintptr_t>(memory) / sizeof(float) % line) % line;
+  Run r(run, memory);
+  r.pages();
+  r.finish();
 }
 
+}  // namespace moekv::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace moekv {
+
+HWY_EXPORT(attend_run_simd);
+
+void attend_run(const AttendRun& run, AttendScratch& scratch) { HWY_DYNAMIC_DISPATCH(attend_run_simd)(run, scratch); }
+
 }  // namespace moekv
+#endif
