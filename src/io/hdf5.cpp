@@ -133,4 +133,10 @@ Group Group::create_group(const std::string& name) {
 
 void Group::remove(const std::string& name) { check(H5Ldelete(handle_.id(), name.c_str(), H5P_DEFAULT), "remove '" + name + "'"); }
 
+std::string library_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
 }  // namespace moekv::h5

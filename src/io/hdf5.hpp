@@ -240,6 +240,9 @@ class Group : public Object {
   [[nodiscard]] std::string child(const std::string& name) const { return name_ == "/" ? "/" + name : name_ + "/" + name; }
 };
 
+/// Version of the HDF5 library in use, "1.10.8".
+[[nodiscard]] std::string library_version();
+
 enum class Access : std::uint8_t { read, update };
 
 /// An open file and its root group. Closing it closes everything opened from it.

@@ -1,0 +1,13 @@
+# Run at every build (cmake -P): writes OUTPUT from TEMPLATE with the state of the source tree, and touches it only when that changed.
+execute_process(COMMAND git rev-parse HEAD WORKING_DIRECTORY ${SOURCE_DIR} OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+set(MOEKV_GIT_COMMIT unknown)
+set(MOEKV_GIT_DIRTY -1)
+if(failed EQUAL 0)
+  set(MOEKV_GIT_COMMIT ${commit})
+  execute_process(COMMAND git status --porcelain --untracked-files=no WORKING_DIRECTORY ${SOURCE_DIR} OUTPUT_VARIABLE changes ERROR_QUIET)
+  set(MOEKV_GIT_DIRTY 0)
+  if(changes)
+    set(MOEKV_GIT_DIRTY 1)
+  endif()
+endif()
+configure_file(${TEMPLATE} ${OUTPUT} @ONLY)

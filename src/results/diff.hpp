@@ -1,0 +1,42 @@
+// What differs between two runs: decisions (digests), counters and other numbers.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "results/run_file.hpp"
+
+namespace moekv {
+
+/// The first window of 64 steps whose digest differs, or that only one run has.
+struct WindowDifference {
+  std::int64_t first_step = 0;
+  std::string a, b;  // digests; "-" where a run has no such window
+};
+[[nodiscard]] std::optional<WindowDifference> first_different_window(const RunOutcome& a, const RunOutcome& b);
+
+/// One number that differs. `what` is "metric hit_ratio" or "record step[2] n_hit (first_step=128)".
+struct NumberDifference {
+  std::string what, unit;
+  double a = 0, b = 0;
+};
+
+/// Numbers of claim class counted or modelled are functions of specification and trace, and so must be equal where decisions are; measured and
+/// derived ones are compared for information only.
+struct RunDifference {
+  bool digests_differ = false;
+  std::optional<WindowDifference> window;
+  std::vector<std::string> keys;           // configuration keys that differ: "eviction.policy: lru | fifo"
+  std::vector<std::string> shapes;         // tables of different length, labels that differ
+  std::vector<NumberDifference> exact;     // counted and modelled
+  std::vector<NumberDifference> measured;  // measured and derived summary numbers
+  /// Whether decisions, counters or modelled numbers differ.
+  [[nodiscard]] bool different() const { return digests_differ || window.has_value() || !shapes.empty() || !exact.empty(); }
+};
+[[nodiscard]] RunDifference diff_runs(const RunFile& a, const RunFile& b);
+
+/// The difference as text, at most `most_lines` numbers of each kind.
+[[nodiscard]] std::string format_difference(const RunDifference& difference, const RunFile& a, const RunFile& b, std::size_t most_lines = 20);
+
+}  // namespace moekv

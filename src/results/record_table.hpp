@@ -1,0 +1,33 @@
+// The list of record kinds with their names in a result file; a new kind of record is one line here.
+#pragma once
+
+#include <string_view>
+
+#include "engine/records.hpp"
+
+namespace moekv {
+
+/// Version of the records' definitions, stored with every dataset.
+inline constexpr int record_version = 1;
+
+/// Calls f(name, rows) for every kind of record of an outcome (const or not).
+template <class Outcome, class F>
+void for_each_record(Outcome&& outcome, F&& f) {
+  f("step", outcome.steps);
+  f("layer", outcome.layers);
+  f("load", outcome.loads);
+  f("traffic", outcome.traffic);
+  f("request", outcome.requests);
+  f("probe", outcome.probes);
+}
+
+/// One column of rows.
+template <class Record, class T>
+[[nodiscard]] std::vector<T> column_of(const std::vector<Record>& rows, T Record::*member) {
+  std::vector<T> column;
+  column.reserve(rows.size());
+  for (const Record& row : rows) column.push_back(row.*member);
+  return column;
+}
+
+}  // namespace moekv

@@ -1,0 +1,265 @@
+// Writing a run: every dataset carries unit, definition, window, scope, claim class and version, taken from the record's own declaration.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+
+#include "core/error.hpp"
+#include "io/pending_file.hpp"
+#include "results/build_info.hpp"
+#include "results/record_table.hpp"
+#include "results/run_file.hpp"
+
+namespace moekv {
+namespace {
+
+constexpr std::uint64_t chunk_rows = 4096;
+
+/// The attributes that METRICS 7.0 asks of every dataset.
+struct About {
+  std::string_view unit, definition;
+  std::string_view window;  // cumulative (over the run) or interval (of one row)
+  std::string_view scope;
+  std::string_view claim;
+};
+
+void describe(h5::Dataset& dataset, const About& about) {
+  dataset.set("units", about.unit);
+  dataset.set("definition", about.definition);
+  dataset.set("window", about.window);
+  dataset.set("scope", about.scope);
+  dataset.set("claim_class", about.claim);
+  dataset.set("version", record_version);
+}
+
+/// Small columns stay contiguous; large ones are cut into compressed chunks.
+h5::Storage storage_for(std::uint64_t rows) {
+  h5::Storage storage;
+  if (rows > chunk_rows) {
+    storage.chunk = {chunk_rows};
+    storage.deflate_level = 1;
+    storage.shuffle = true;
+  }
+  return storage;
+}
+
+/// Rows of a table share one dimension scale, named `row`.
+class Table {
+ public:
+  Table(h5::Group& parent, const std::string& name, std::uint64_t rows) : group_(parent.create_group(name)), scale_(make_scale(group_, rows)) {}
+
+  template <class T>
+  void column(const std::string& name, const std::vector<T>& values, const About& about) {
+    auto dataset = group_.write(name, values, storage_for(values.size()));
+    finish(dataset, about);
+  }
+  void column(const std::string& name, const std::vector<std::string>& texts, const About& about) {
+    std::vector<std::string> clean;
+    for (const std::string& text : texts) clean.push_back(valid_utf8(text));
+    auto dataset = group_.write(name, clean);
+    finish(dataset, about);
+  }
+
+ private:
+  static h5::Dataset make_scale(h5::Group& group, std::uint64_t rows) {
+    std::vector<std::int32_t> index(rows);
+    for (std::uint64_t i = 0; i < rows; ++i) index[i] = static_cast<std::int32_t>(i);
+    auto scale = group.write("row", index, storage_for(rows));
+    scale.make_scale("row");
+    return scale;
+  }
+  void finish(h5::Dataset& dataset, const About& about) {
+    dataset.attach_scale(scale_, 0);
+    describe(dataset, about);
+  }
+
+  h5::Group group_;
+  h5::Dataset scale_;
+};
+
+/// Writes values of the run's one point, each attached to the scale /point.
+class PointWriter {
+ public:
+  PointWriter(h5::Group& root, const h5::Dataset& scale) : root_(&root), scale_(&scale) {}
+
+  template <class T>
+  h5::Dataset write(const std::string& name, T value) {
+    auto dataset = root_->write(name, std::vector<T>{value});
+    dataset.attach_scale(*scale_, 0);
+    return dataset;
+  }
+  h5::Dataset write(const std::string& name, const std::string& text) {
+    auto dataset = root_->write(name, std::vector<std::string>{valid_utf8(text)});
+    dataset.attach_scale(*scale_, 0);
+    return dataset;
+  }
+
+ private:
+  h5::Group* root_;
+  const h5::Dataset* scale_;
+};
+
+/// A parameter's text as the native type it stands for: whole number, number, truth value (uint8) or text.
+h5::Dataset write_parameter(PointWriter& point, const Parameter& parameter) {
+  const std::string name = "param/" + parameter.name;
+  const char* begin = parameter.text.data();
+  const char* end = begin + parameter.text.size();
+  std::int64_t integer = 0;
+  if (const auto r = std::from_chars(begin, end, integer); r.ec == std::errc() && r.ptr == end) return point.write(name, integer);
+  double real = 0;
+  if (const auto r = std::from_chars(begin, end, real); r.ec == std::errc() && r.ptr == end && std::isfinite(real)) return point.write(name, real);
+  if (parameter.text == "true" || parameter.text == "false") {
+    auto dataset = point.write(name, static_cast<std::uint8_t>(parameter.text == "true"));
+    dataset.set("flag_values", std::vector<std::uint8_t>{0, 1});
+    dataset.set("flag_meanings", "false true");
+    return dataset;
+  }
+  return point.write(name, parameter.text);
+}
+
+void write_point(PointWriter& point, const RunFile& run) {
+  const RunOutcome& out = run.outcome;
+  point.write("point_id", run.facts.text("config_digest").substr(0, 16)).set("definition", "start of the digest of the configuration that decides");
+  auto status = point.write("status", static_cast<std::uint8_t>(run.status));
+  status.set("flag_values", std::vector<std::uint8_t>{0, 1, 2, 3, 4});
+  status.set("definition", "how the run ended");
+  status.set("flag_meanings", fmt::format("{}", fmt::join(run_status_names, " ")));
+  point.write("error", fmt::format("{}", fmt::join(out.violations, "\n"))).set("definition", "conservation laws that did not hold, one per line");
+  point.write("attempts", std::uint16_t{1}).set("definition", "how often this point was run");
+  auto wall = point.write("wall_time", static_cast<double>(out.wall_ns) * 1e-9);
+  describe(wall, {"s", "wall time of the replay", "cumulative", "global", "measured"});
+  point.write("started", run.facts.text("created")).set("definition", "start of the run, UTC");
+  point.write("labels", fmt::format("{}", fmt::join(out.labels, " ")))
+      .set("definition", "what a reader of the numbers must know, separated by blanks");
+  point.write("notes", fmt::format("{}", fmt::join(out.notes, "\n"))).set("definition", "remarks of the run, one per line");
+  point.write("digest", to_hex(out.digest)).set("definition", "sum modulo 2^128 of XXH3-128 over all decisions");
+}
+
+void write_metrics(h5::File& file, PointWriter& point, const std::vector<Summary>& summary) {
+  file.create_group("metric");
+  file.create_group("metric_numerator");
+  file.create_group("metric_denominator");
+  for (const Summary& s : summary) {
+    auto value = point.write("metric/" + s.name, s.value);
+    describe(value, {s.unit, s.definition, "cumulative", "global", to_string(s.claim)});
+    if (s.numerator == 0 && s.denominator == 0) continue;
+    point.write("metric_numerator/" + s.name, s.numerator);
+    point.write("metric_denominator/" + s.name, s.denominator);
+  }
+}
+
+void write_records(h5::File& file, const RunOutcome& outcome) {
+  h5::Group records = file.create_group("record");
+  for_each_record(outcome, [&](const std::string& name, const auto& rows) {
+    using Record = typename std::decay_t<decltype(rows)>::value_type;
+    Table table(records, name, rows.size());
+    for_each_field(Record::metrics, [&](const auto& m) {
+      table.column(std::string(m.name), column_of(rows, m.member), {m.unit, m.definition, "interval", to_string(m.scope), to_string(m.claim)});
+    });
+  });
+  std::vector<std::int64_t> first_steps;
+  std::vector<std::string> digests;
+  for (const Digest128& digest : outcome.window_digests) {
+    first_steps.push_back(static_cast<std::int64_t>(64 * digests.size()));
+    digests.push_back(to_hex(digest));
+  }
+  Table table(records, "digest", digests.size());
+  table.column("first_step", first_steps, {"1", "index of the first of 64 steps", "interval", "global", "counted"});
+  table.column("digest", digests, {"1", "digest of the decisions of these steps", "interval", "global", "counted"});
+}
+
+void write_provenance(h5::File& file, const RunFile& run) {
+  h5::Group group = file.create_group("provenance");
+  write_attributes(group, run.provenance);
+  Table table(group, "host", run.hosts.size());
+  const auto column = [&](const char* name, const char* unit, const char* definition, auto HostFacts::*member) {
+    table.column(name, column_of(run.hosts, member), {unit, definition, "cumulative", "global", "measured"});
+  };
+  column("host", "1", "host name of each process", &HostFacts::host);
+  column("cpu_model", "1", "processor", &HostFacts::cpu_model);
+  column("cpus", "1", "logical processors that the process may use", &HostFacts::cpus);
+  column("n_cpus", "1", "how many they are", &HostFacts::n_cpus);
+  column("openmp_threads", "1", "OpenMP threads by default", &HostFacts::openmp_threads);
+  column("memory_bytes", "byte", "memory of the host", &HostFacts::memory_bytes);
+}
+
+Facts root_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance& provenance) {
+  const BuildInfo& build = build_info();
+  const std::string finished = provenance.finished_utc.empty() ? utc_now() : provenance.finished_utc;
+  Facts f;
+  f.set("Conventions", "CF-1.10");
+  f.set("schema", std::string(run_file_schema));
+  f.set("title", spec.name);
+  f.set("history", provenance.started_utc + " " + provenance.facts.text("argv"));
+  f.set("created", provenance.started_utc);
+  f.set("finished", finished);
+  f.set("status", outcome.completed ? "complete" : "partial");
+  f.set("n_points", std::int64_t{1});
+  f.set("semantics_version", std::int64_t{semantics_version});
+  f.set("moekv_version", std::string(build.version));
+  f.set("git_commit", std::string(build.git_commit));
+  f.set("git_dirty", std::int64_t{build.git_dirty});
+  f.set("build_type", std::string(build.build_type));
+  f.set("compiler", std::string(build.compiler));
+  f.set("cuda_arch", std::string(build.cuda_architectures));
+  f.set("backend", spec.backend);
+  f.set("model", spec.model.name);
+  f.set("seed", static_cast<std::int64_t>(spec.seed));
+  f.set("config_path", spec.config_path);
+  f.set("config_yaml", spec.config_yaml);
+  f.set("config_resolved_yaml", spec.resolved_yaml);
+  f.set("config_digest", spec.config_digest);
+  return f;
+}
+
+}  // namespace
+
+RunStatus status_of(const RunOutcome& outcome) {
+  if (!outcome.violations.empty()) return RunStatus::failed;
+  return outcome.completed ? RunStatus::ok : RunStatus::interrupted;
+}
+
+RunFile make_run_file(const RunSpec& spec, RunOutcome outcome, Provenance provenance) {
+  RunFile run;
+  run.facts = root_facts(spec, outcome, provenance);
+  run.provenance = std::move(provenance.facts);
+  run.hosts = std::move(provenance.hosts);
+  run.parameters = std::move(provenance.parameters);
+  run.status = status_of(outcome);
+  run.outcome = std::move(outcome);
+  return run;
+}
+
+void require_writable(const std::string& path, Existing existing) {
+  (void)PendingFile(path);  // throws for a missing or read-only folder
+  if (existing == Existing::refuse && std::filesystem::exists(path)) {
+    throw UserError(path, "exists already and would be replaced", "choose another name with --out, or pass --force");
+  }
+}
+
+void write_run_file(const std::string& path, const RunFile& run) {
+  PendingFile pending(path);
+  h5::File file = h5::File::create(pending.temporary_path());
+  write_attributes(file, run.facts);
+  {
+    h5::Dataset scale = file.write("point", std::vector<std::int32_t>{0});
+    scale.make_scale("point");
+    PointWriter point(file, scale);
+    write_point(point, run);
+    file.create_group("param");
+    for (const Parameter& parameter : run.parameters) {
+      auto dataset = write_parameter(point, parameter);
+      dataset.set("units", parameter.unit.empty() ? "1" : parameter.unit);
+      dataset.set("definition", valid_utf8(parameter.definition));
+    }
+    write_metrics(file, point, run.outcome.summary);
+    write_records(file, run.outcome);
+    write_provenance(file, run);
+  }
+  file.close();
+  pending.commit();
+}
+
+}  // namespace moekv
