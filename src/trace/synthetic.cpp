@@ -95,10 +95,12 @@ std::unique_ptr<TraceSource> make_synthetic_trace(const SyntheticSpec& spec, con
     problems.push_back(
         {std::string(where), fmt::format("unknown preset '{}'", spec.preset),
          suggest_name(spec.preset, {"flame", "dsv2lite", "gptoss", "uniform", "zipf", "k_hot", "power_law", "deepep_ratio", "bootstrap"})});
-  if (bootstrap) problems.push_back({std::string(where), "preset bootstrap needs a reader of native traces", "use another preset"});
+  if (bootstrap && spec.bootstrap_path.empty())
+    problems.push_back({std::string(where), "preset bootstrap without a recorded trace", "name a native trace file"});
   if (!bootstrap) check_shape(shape, problems);
   synthetic::check_requests(spec, problems);
   if (!problems.empty()) throw UserError(std::move(problems));
+  if (bootstrap) return synthetic::make_bootstrap(spec, shape, open_native_trace(spec.bootstrap_path));
 
   const auto n_layers = std::count_if(shape.layers.begin(), shape.layers.end(), [](const LayerShape& l) { return l.moe; });
   const synthetic::Frame frame{spec, shape.gate, static_cast<std::uint32_t>(n_layers)};
