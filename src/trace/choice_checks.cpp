@@ -164,7 +164,7 @@ void ChoiceChecks::warn_of_equal_layers(TraceReport& report) const {
     if (layers.size() < 2) continue;
     report.warnings.push_back({trace_.info.path + ":/routing/expert_ids",
                                fmt::format("identical layers: {} hold the same choices", layer_list(layers)),
-                               "the recording copied a layer; keep one of them: --moe-layers"});
+                               "the recorder copied a layer; leave the copies out at import"});
   }
 }
 
@@ -187,7 +187,7 @@ void ChoiceChecks::warn_of_dense_and_dead(TraceReport& report) const {
   if (!dense_layers.empty()) {
     report.warnings.push_back({where,
                                fmt::format("all-zero layers: {} name only expert 0; they read as layers without experts", layer_list(dense_layers)),
-                               "dense layers filled by the recorder; leave them out: --moe-layers"});
+                               "dense layers filled by the recorder; leave them out at import"});
   }
   if (!dead_layers.empty()) {
     report.warnings.push_back(
