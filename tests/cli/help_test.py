@@ -1,0 +1,50 @@
+"""Help of every command, and what happens when the command line is wrong."""
+import re
+import unittest
+
+import program
+
+EXPECTED = {"run", "plan", "list", "doctor", "diff", "show", "trace"}
+EXPECTED_TRACE = {"import", "info", "stats", "generate", "export", "join"}
+
+
+def subcommands(help_text):
+    listed = help_text.partition("\nSubcommands:\n")[2]
+    return re.findall(r"(?m)^  ([a-z][\w-]*) ", listed)
+
+
+class Help(program.ProgramTest):
+    def test_program_lists_its_commands(self):
+        text = self.run_ok("--help").out
+        self.assertLessEqual(EXPECTED, set(subcommands(text)), text)
+        self.assertLessEqual(EXPECTED_TRACE, set(subcommands(self.run_ok("trace", "--help").out)))
+
+    def test_every_command_explains_itself(self):
+        commands = [[name] for name in subcommands(self.run_ok("--help").out)]
+        commands += [["trace", name] for name in subcommands(self.run_ok("trace", "--help").out)]
+        for words in commands:
+            with self.subTest(" ".join(words)):
+                text = self.run_ok(*words, "--help").out
+                self.assertIn("Usage:", text)
+                self.assertNotEqual(text.splitlines()[0].strip(), "", "no description")
+                undescribed = re.findall(r"(?m)^  -[\w,-]+(?: [A-Z:\[\]x ]+)?$", text)
+                self.assertEqual([u for u in undescribed if not re.search(re.escape(u) + r"\n {20,}\S", text)], [], "options without description")
+
+    def test_help_under_mpirun_is_printed_once(self):
+        self.assertEqual(self.run_ok("--help", ranks=2).out, self.run_ok("--help").out)
+
+    def test_wrong_command_lines(self):
+        for words in ([], ["rum"], ["--verbsoe"], ["run"], ["run", "--no-such-option", "x.yaml"], ["trace"], ["trace", "impotr"], ["diff", "one.h5"]):
+            with self.subTest(" ".join(words)):
+                self.refuse(*words)
+
+    def test_wrong_command_line_under_mpirun_is_said_once(self):
+        self.assertEqual(self.refuse("rum", ranks=2), self.refuse("rum"))
+
+    def test_missing_file(self):
+        self.assertIn("absent.yaml", self.refuse("run", "absent.yaml"))
+        self.assertIn("absent.h5", self.refuse("trace", "info", "absent.h5"))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,53 @@
+"""The same specification decides the same on any number of processes and threads; different seeds are told apart."""
+import unittest
+
+import h5py
+import numpy as np
+
+import program
+
+CONFIG = program.SOURCE / "configs/quickstart.yaml"
+
+
+def counted(path):
+    """Every dataset that is counted (not timed), by name."""
+    found = {}
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and item.attrs.get("claim_class") == "counted":
+            found[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+class Invariance(program.ProgramTest):
+    def replay(self, name, *overrides, ranks=None, threads=1):
+        self.run_ok("run", CONFIG, *overrides, "--out", name, ranks=ranks, OMP_NUM_THREADS=str(threads))
+        return self.folder / name
+
+    def expect_same(self, reference, other):
+        done = program.run("diff", reference, other, folder=self.folder)
+        self.assertEqual(done.code, 0, done)
+        mine, theirs = counted(reference), counted(other)
+        self.assertGreater(len(mine), 20)
+        self.assertEqual(mine.keys(), theirs.keys())
+        for name, values in mine.items():
+            np.testing.assert_array_equal(values, theirs[name], err_msg=name)
+
+    def test_processes_and_threads(self):
+        reference = self.replay("alone.h5")
+        for ranks, threads in ((1, 2), (2, 1), (2, 3), (4, 1)):
+            with self.subTest(processes=ranks, threads=threads):
+                self.expect_same(reference, self.replay(f"n{ranks}t{threads}.h5", ranks=ranks, threads=threads))
+
+    def test_another_seed_is_told_apart(self):
+        reference, other = self.replay("a.h5"), self.replay("b.h5", "seed=77", "eviction.policy=random")
+        done = program.run("diff", "--decisions", reference, other, folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertRegex(done.out, r"(?i)first .*step", str(done))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,80 @@
+"""The built program as a user starts it, alone or under mpirun, and what every command-line test asks of it."""
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+SOURCE = Path(os.environ.get("MOEKV_SOURCE_DIR", Path(__file__).resolve().parents[2]))
+PROGRAM = os.environ.get("MOEKV_PROGRAM", str(SOURCE / "build/release/moekv"))
+MPIEXEC = os.environ.get("MOEKV_MPIEXEC", "mpirun")
+LIMIT_S = 100
+
+# mpirun's own words when a process ends with an error; they frame ours and are none of it.
+LAUNCHER_TEXT = re.compile(r"^-{70,}\n.*?^-{70,}\n|^\[[\w.-]+:\d+\] .*\n", re.S | re.M)
+
+
+class Finished:
+    """Exit code and output of a program that ended."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, LAUNCHER_TEXT.sub("", err)
+
+    def __str__(self):
+        return f"exit code {self.code}\nstdout: {self.out[-2000:]}\nstderr: {self.err[-4000:]}"
+
+
+def command(arguments, ranks=None):
+    launcher = [MPIEXEC, "-n", str(ranks)] if ranks else []
+    return [*launcher, PROGRAM, *map(str, arguments)]
+
+
+def start(arguments, ranks=None, folder=None, **environment):
+    """A running job in a process group of its own."""
+    return subprocess.Popen(command(arguments, ranks), cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(job, limit_s=LIMIT_S):
+    """Waits for the job; one that does not end is killed and fails the test."""
+    try:
+        out, err = job.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        out, err = job.communicate()
+        raise AssertionError(f"still running after {limit_s} s\nstdout: {out[-2000:]}\nstderr: {err[-4000:]}") from None
+    return Finished(job.returncode, out, err)
+
+
+def run(*arguments, ranks=None, folder=None, limit_s=LIMIT_S, **environment):
+    return finish(start(arguments, ranks, folder, **environment), limit_s)
+
+
+class ProgramTest(unittest.TestCase):
+    """A test with an empty folder `self.folder` of its own."""
+
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = Path(holder.name)
+
+    def run_ok(self, *arguments, **options):
+        done = run(*arguments, folder=self.folder, **options)
+        self.assertEqual(done.code, 0, done)
+        return done
+
+    def refuse(self, *arguments, ranks=None, **options):
+        """Bad input: exit 2, a message on stderr, nothing on stdout, no new file. Returns the message."""
+        before = self.listing()
+        done = run(*arguments, ranks=ranks, folder=self.folder, **options)
+        self.assertEqual(done.code, 2, done)
+        self.assertEqual(done.out, "", done)
+        self.assertRegex(done.err, r"(?m)^.+: error: .+", str(done))
+        self.assertNotIn("internal error", done.err)
+        self.assertEqual(self.listing(), before, "a refused command left a file")
+        return done.err
+
+    def listing(self):
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
