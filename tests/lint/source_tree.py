@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 SKIPPED_FOLDERS = {".git", "build", "results", "__pycache__"}
-CODE_SUFFIXES = {".hpp", ".cpp", ".cuh", ".cu"}
+CODE_SUFFIXES = {".hpp", ".cpp", ".inc", ".cuh", ".cu"}
 TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.S)
 
 
