@@ -53,6 +53,8 @@ struct Metric {
   ClaimClass claim;
   Combine combine;
 };
+template <class Owner, class T>
+Metric(std::string_view, T Owner::*, std::string_view, std::string_view, Scope, ClaimClass, Combine) -> Metric<Owner, T>;
 
 /// Calls f(field) for each element of a tuple of Param or Metric.
 template <class Fields, class F>
