@@ -32,6 +32,7 @@ class Owner {
   void seal();
 
   [[nodiscard]] std::vector<Shard>& shards() { return shards_; }
+  [[nodiscard]] const std::vector<Shard>& shards() const { return shards_; }
   [[nodiscard]] Shard& shard(ShardId id) { return shards_[id.value - first_shard_]; }
   [[nodiscard]] std::int64_t buffer_bytes() const;
   std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0;  // sub-timers, taken and cleared by the caller

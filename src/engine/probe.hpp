@@ -25,6 +25,8 @@ class Probe {
   /// Measures the marked queries of a layer step. `keys` is [tokens][top_k] or empty, `q` is [queries][n_heads][d_k] before conversion to the payload type.
   void measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
                const LayerOutput& output);
+  /// This process's rows so far, in the order measured.
+  [[nodiscard]] std::span<const ProbeRecord> rows() const { return rows_; }
   /// Collective. All rows on process 0, by (request, layer, position).
   void collect(Transport& transport, RunOutcome& out) const;
 

@@ -129,6 +129,7 @@ class Shard {
   [[nodiscard]] EvictList& shard_list() { return list_; }
 
   [[nodiscard]] std::vector<Page>& pages() { return pages_; }
+  [[nodiscard]] const std::vector<Page>& pages() const { return pages_; }
   [[nodiscard]] std::vector<Group>& groups() { return groups_; }
   [[nodiscard]] const std::vector<Group>& groups() const { return groups_; }
   [[nodiscard]] std::vector<std::uint32_t>& dirty_groups() { return dirty_; }

@@ -26,6 +26,8 @@ class ShardedCache {
   [[nodiscard]] Rank end_rank() const { return end_; }
   [[nodiscard]] Counters& counters() { return counters_; }
   [[nodiscard]] const RequestTable& requests() const { return requests_; }
+  /// Shards of this process's ranks, ascending.
+  [[nodiscard]] const std::vector<Shard>& shards() const { return owner_.shards(); }
 
   void begin_step(const StepBatch& batch);
   /// Phases place to touch of one layer; layers in ascending order, each at most once a step. Assumes nothing about later layers.

@@ -1,6 +1,7 @@
 // A small replay for tests: random routing and random q, k, v that need no file, run through the real engine, on any transport.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -72,10 +73,8 @@ class RandomQkv : public QkvSource {
  private:
   void fill(float* to, std::uint32_t kind, LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, std::uint32_t width) const {
     for (std::uint32_t p = begin; p < end; ++p) {
-      for (std::uint32_t i = 0; i < width; ++i) {
-        const std::uint64_t h = hash_words(seed_, kind, layer.value, r.value, p, i);
-        *to++ = 4.0F * uniform_float(static_cast<std::uint32_t>(h)) - 2.0F;
-      }
+      const std::uint64_t row = hash_words(seed_, kind, layer.value, r.value, p);
+      for (std::uint32_t i = 0; i < width; ++i) *to++ = 4.0F * uniform_float(static_cast<std::uint32_t>(mix64(row + i))) - 2.0F;
     }
   }
   ModelShape model_;
@@ -145,8 +144,11 @@ inline const std::vector<RequestInfo>& default_requests() {
   return requests;
 }
 
+/// Called after each step, before its evictions are executed.
+using AfterStep = std::function<void(const StepBatch&, ShardedCache&, StepDriver&)>;
+
 /// Runs the engine; the outcome is complete on process 0.
-inline RunOutcome run_replay(const RunSpec& spec, Transport& transport, Backend& backend, TraceSource& trace) {
+inline RunOutcome run_replay(const RunSpec& spec, Transport& transport, Backend& backend, TraceSource& trace, const AfterStep& after_step = {}) {
   const Geometry geometry(spec, trace.info(), spec.cluster.ranks);
   Batcher batcher(geometry, trace);
   ShardedCache cache(geometry, backend, transport, trace.n_requests());
@@ -161,6 +163,7 @@ inline RunOutcome run_replay(const RunSpec& spec, Transport& transport, Backend&
     }
     const StepBatch batch = batcher.next();
     driver.run(batch);
+    if (after_step) after_step(batch, cache, driver);
     auto model = cache.counters().take_step_model();
     transport.allreduce_max(model);
     std::int64_t total = 0;

@@ -1,0 +1,139 @@
+// Same specification, same decisions: any number of processes and threads gives the digests, counters and probes of one process.
+#include <gtest/gtest.h>
+#include <mpi.h>
+
+#include <cmath>
+
+#include "support/replay_fixture.hpp"
+
+namespace moekv {
+namespace {
+
+using testing::run_replay;
+using testing::small_spec;
+
+/// Fields that describe this machine rather than the decisions.
+bool is_of_the_machine(std::string_view name) { return name.starts_with("t_") || name == "metadata_bytes" || name == "buffer_bytes" || name == "busy_ns"; }
+
+template <class Record>
+void expect_same_rows(const std::vector<Record>& a, const std::vector<Record>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    for_each_field(Record::metrics, [&](const auto& m) {
+      const bool both_nan = std::isnan(static_cast<double>(a[i].*m.member)) && std::isnan(static_cast<double>(b[i].*m.member));
+      if (is_of_the_machine(m.name) && m.claim != ClaimClass::modelled) return;
+      EXPECT_TRUE(both_nan || a[i].*m.member == b[i].*m.member) << m.name << " of row " << i << ": " << a[i].*m.member << " against " << b[i].*m.member;
+    });
+  }
+}
+
+void expect_same(const RunOutcome& a, const RunOutcome& b) {
+  EXPECT_EQ(to_hex(a.digest), to_hex(b.digest));
+  EXPECT_EQ(a.window_digests, b.window_digests);
+  expect_same_rows(a.steps, b.steps);
+  expect_same_rows(a.layers, b.layers);
+  expect_same_rows(a.loads, b.loads);
+  expect_same_rows(a.traffic, b.traffic);
+  expect_same_rows(a.probes, b.probes);
+  EXPECT_TRUE(a.violations.empty()) << a.violations.front();
+}
+
+std::vector<std::pair<std::string, RunSpec>> specs() {
+  std::vector<std::pair<std::string, RunSpec>> all;
+  const auto add = [&](const std::string& name, auto change) {
+    RunSpec spec = small_spec();
+    testing::use_expert_layout(spec);
+    change(spec);
+    all.emplace_back(name, spec);
+  };
+  add("h2o, fraction", [](RunSpec& s) {
+    s.eviction.rule = evict::H2oSum{};
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  });
+  add("h2o, one layer", [](RunSpec& s) {
+    s.trace.layers = {1};
+    s.eviction.rule = evict::H2oSum{};
+    s.eviction.budget = {BudgetKind::tokens, 12, 1, 1};
+  });
+  add("lru routed pages at shard scope", [](RunSpec& s) {
+    s.eviction.rule = evict::Lru{};
+    s.eviction.scope = EvictScope::shard;
+    s.eviction.budget = {BudgetKind::pages, 40, 1, 1};
+    s.read.scope = ReadScope::routed;
+  });
+  add("fifo ring, xor map, paper copies", [](RunSpec& s) {
+    s.placement.map = ShardMap::pikv_xor;
+    s.read.copies = CopyRule::paper;
+    s.eviction.rule = evict::Fifo{};
+    s.eviction.scope = EvictScope::shard;
+    s.eviction.unit = EvictUnit::token;
+    s.eviction.budget = {BudgetKind::tokens, 150, 1, 1};
+  });
+  add("token layout, int8, streaming, head groups", [](RunSpec& s) {
+    s.placement.layout = Layout::token;
+    s.placement.map = ShardMap::block_cyclic;
+    s.page.head_groups = 2;
+    s.compression.k = codec::Int8Token{};
+    s.compression.v = codec::Int8Token{};
+    s.eviction.rule = evict::Streaming{};
+    s.eviction.budget = {BudgetKind::tokens, 24, 1, 1};
+  });
+  add("head layout, mla, random tokens, arrivals", [](RunSpec& s) {
+    s = small_spec(testing::mla_model());
+    s.placement.layout = Layout::head;
+    s.batch.load = LoadKind::arrivals;
+    s.eviction.rule = evict::Random{};
+    s.eviction.unit = EvictUnit::token;
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
+  });
+  add("mass access, lru, least loaded homes", [](RunSpec& s) {
+    s.eviction.rule = evict::Lru{};
+    s.eviction.access = AccessSource::mass;
+    s.eviction.access_mass = 0.05;
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+    s.placement.home = HomeRule::least_loaded;
+    s.combine = CombineType::bf16;
+  });
+  return all;
+}
+
+RunOutcome run_with(Transport& transport, const RunSpec& spec, int threads) {
+  testing::RandomTrace trace(spec.model, testing::default_requests(), 11);
+  const auto backend = make_host_backend(threads);
+  return run_replay(spec, transport, *backend, trace);
+}
+
+TEST(SameDecisions, ForAnyNumberOfProcessesAndThreads) {
+  int launched = 0;
+  MPI_Initialized(&launched);
+  ASSERT_EQ(launched, 1) << "run under mpirun";
+  const auto mpi = make_mpi_transport();
+  for (const auto& [name, spec] : specs()) {
+    SCOPED_TRACE(name);
+    const RunOutcome together = run_with(*mpi, spec, 2);
+    if (mpi->process() != 0) continue;
+    const auto alone = make_local_transport();
+    const RunOutcome expected = run_with(*alone, spec, 1);
+    expect_same(expected, together);
+    const StepRecord sum = testing::totals(expected);
+    EXPECT_GT(sum.evictions, 0) << "a rule that never evicts tests nothing";
+    EXPECT_GT(sum.n_req, 0);
+    for (const RequestRecord& r : together.requests) EXPECT_GE(r.e2e_model_ns, r.kv_ttft_model_ns);
+  }
+}
+
+TEST(SameDecisions, AnotherSeedIsToldApart) {
+  int process = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &process);
+  if (process != 0) return;
+  RunSpec spec = small_spec();
+  testing::use_expert_layout(spec, ShardMap::hash);
+  const auto alone = make_local_transport();
+  const RunOutcome a = run_with(*alone, spec, 1);
+  spec.seed = 2;
+  const RunOutcome b = run_with(*alone, spec, 1);
+  EXPECT_NE(to_hex(a.digest), to_hex(b.digest));
+}
+
+}  // namespace
+}  // namespace moekv

@@ -1,0 +1,112 @@
+// What a query reads, against a brute-force walk over every live slot of every shard, with evictions and tokens under several experts.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "engine/exact.hpp"
+#include "support/replay_fixture.hpp"
+
+namespace moekv {
+namespace {
+
+/// Positions of (request, layer) with a live copy whose experts meet `wanted` (empty = any).
+std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId request, std::uint32_t layer, const std::set<std::uint16_t>& wanted) {
+  std::set<std::uint32_t> found;
+  for (const Shard& shard : cache.shards()) {
+    for (std::uint32_t p = 0; p < shard.pages().size(); ++p) {
+      const Page& page = shard.pages()[p];
+      if (page.group == no_index) continue;
+      const Group& group = shard.groups()[page.group];
+      if (group.request != request || group.layer != layer) continue;
+      for (std::uint32_t slot = 0; slot < page.used; ++slot) {
+        if (!shard.live(p, slot)) continue;
+        const std::size_t i = shard.at(p, slot);
+        bool meets = wanted.empty();
+        for (std::size_t j = 0; !wanted.empty() && j < shard.experts(i).size(); ++j) {
+          meets = meets || (shard.copy_of(i)[j] == shard.copy(i) && wanted.count(shard.experts(i)[j]) > 0);
+        }
+        if (meets) found.insert(shard.position(i));
+      }
+    }
+  }
+  return found;
+}
+
+class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap>> {};
+
+TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
+  const auto [scope, dedup, map] = GetParam();
+  RunSpec spec = testing::small_spec(testing::gqa_model(2));
+  testing::use_expert_layout(spec, map);
+  spec.placement.dedup = dedup;
+  spec.placement.fold = true;
+  spec.routing.key = RoutingKey::same_layer;
+  spec.read.scope = scope;
+  spec.eviction.rule = evict::Random{};
+  spec.eviction.unit = EvictUnit::token;
+  spec.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
+  spec.eviction.protect = {1, 2};
+  spec.prefill.queries = PrefillQueries::none;
+  testing::RandomTrace trace(spec.model, testing::requests_of({{40, 30}, {9, 40}}), 5);
+  testing::RandomQkv qkv(spec.model, 7);
+  std::size_t seen = 0, queries = 0, lost_tokens = 0;
+  const auto check = [&](const StepBatch& batch, ShardedCache& cache, StepDriver& driver) {
+    for (; seen < driver.probe().rows().size(); ++seen) {
+      const ProbeRecord& row = driver.probe().rows()[seen];
+      const auto item = std::find_if(batch.items.begin(), batch.items.end(), [&](const BatchItem& i) { return i.request.value == row.request; });
+      if (item->finishes()) continue;  // its pages are gone already
+      const RequestId request(static_cast<std::uint32_t>(row.request));
+      const auto position = static_cast<std::uint32_t>(row.position);
+      std::set<std::uint16_t> wanted;
+      RoutingRows rows;
+      trace.read(request, position, position + 1, static_cast<std::uint32_t>(row.layer), static_cast<std::uint32_t>(row.layer) + 1, WantLogits::no, rows);
+      if (scope == ReadScope::routed) wanted.insert(rows.ids.begin(), rows.ids.end());
+      const std::set<std::uint32_t> expected = live_positions(cache, request, static_cast<std::uint32_t>(row.layer), wanted);
+      ASSERT_EQ(row.read_tokens, static_cast<std::int64_t>(expected.size())) << "request " << row.request << " position " << row.position;
+      // The mass of the set that was read pins down which tokens it holds.
+      std::vector<float> q(spec.model.n_heads * spec.model.d_k);
+      qkv.queries(LayerId(static_cast<std::uint16_t>(row.layer)), request, position, position + 1, {}, q.data());
+      const ExactQuery query{LayerId(static_cast<std::uint16_t>(row.layer)), spec.model.layers[static_cast<std::size_t>(row.layer)], request, position, q.data(), nullptr, 0.25, nullptr, 0};
+      const ExactResult exact = exact_attention(qkv, spec.model, query);
+      double mass = 0;
+      for (std::uint32_t h = 0; h < spec.model.n_heads; ++h) {
+        for (const std::uint32_t p : expected) mass += exact.weights[h * (position + std::size_t{1}) + p] / spec.model.n_heads;
+      }
+      ASSERT_NEAR(row.attn_mass_kept, mass, 1e-9);
+      queries += 1;
+      lost_tokens += position + 1 - expected.size();
+    }
+  };
+  const auto transport = make_local_transport();
+  const auto backend = make_host_backend(0);
+  const RunOutcome out = testing::run_replay(spec, *transport, *backend, trace, check);
+  EXPECT_GT(queries, 60U);
+  EXPECT_GT(lost_tokens, 0U) << "evictions must have removed all copies of some token";
+  EXPECT_GT(testing::totals(out).wire_notices, 0);
+  EXPECT_TRUE(out.violations.empty()) << out.violations.front();
+}
+
+INSTANTIATE_TEST_SUITE_P(Copies, ReadSet,
+                         ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none, Dedup::shard, Dedup::rank),
+                                            ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor)));
+
+TEST(ReadSet, HashRuleCountsWhatItCannotRead) {
+  RunSpec spec = testing::small_spec(testing::gqa_model(2));
+  testing::use_expert_layout(spec);
+  spec.read.copies = CopyRule::hash;
+  spec.eviction.rule = evict::Random{};
+  spec.eviction.unit = EvictUnit::token;
+  spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  spec.eviction.protect = {1, 2};
+  const RunOutcome hashed = testing::run_replay(spec);
+  spec.read.copies = CopyRule::surviving;
+  const RunOutcome surviving = testing::run_replay(spec);
+  const StepRecord a = testing::totals(hashed), b = testing::totals(surviving);
+  EXPECT_EQ(a.evictions, b.evictions);
+  EXPECT_GT(a.masked_copies, 0);
+  EXPECT_EQ(b.masked_copies, 0);
+  EXPECT_EQ(a.entries_wanted + a.masked_copies, b.entries_wanted) << "each unread survivor is a token that `surviving` reads";
+}
+
+}  // namespace
+}  // namespace moekv
