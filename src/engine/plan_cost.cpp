@@ -1,0 +1,161 @@
+// Runs the batcher over all requests and adds up what each step will hold and move.
+#include "engine/plan_cost.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.hpp"
+#include "core/units.hpp"
+#include "engine/batcher.hpp"
+#include "engine/plan_memory.hpp"
+#include "engine/plan_traffic.hpp"
+
+namespace moekv {
+namespace {
+
+/// A budget of a whole shard that exceeds its memory can never be filled: the point is refused as the batcher refuses requests.
+void check_shard_budget(const Geometry& geometry) {
+  const RunSpec& spec = geometry.spec();
+  const BudgetSpec& budget = spec.eviction.budget;
+  if (spec.memory.shard_bytes == 0 || spec.eviction.scope != EvictScope::shard || budget.kind == BudgetKind::unlimited) return;
+  const std::uint64_t block = geometry.raw_format(geometry.heads_per_group()).block_bytes();
+  std::uint64_t bytes = budget.amount;
+  if (budget.kind == BudgetKind::pages) bytes *= block;
+  if (budget.kind == BudgetKind::tokens) bytes = (bytes + geometry.page_slots() - 1) / geometry.page_slots() * block;
+  if (budget.kind == BudgetKind::fraction || bytes <= spec.memory.shard_bytes) return;
+  throw PointFailure(fmt::format("eviction.budget of a shard takes {}, memory.shard_bytes is {}: it can never fit",
+                                 format_bytes(static_cast<std::int64_t>(bytes)), format_bytes(static_cast<std::int64_t>(spec.memory.shard_bytes))));
+}
+
+double sum_of(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
+
+/// Most page bytes of a rank under eviction scope shard with a byte-like budget, or infinity.
+double rank_capacity(const Geometry& geometry, std::uint32_t rank) {
+  const EvictionSpec& eviction = geometry.spec().eviction;
+  const double shards = geometry.placement().first_shard(rank + 1) - geometry.placement().first_shard(rank);
+  const auto block = static_cast<double>(geometry.raw_format(geometry.heads_per_group()).block_bytes());
+  const auto amount = static_cast<double>(eviction.budget.amount);
+  if (eviction.scope != EvictScope::shard || std::holds_alternative<evict::Full>(eviction.rule)) return INFINITY;
+  switch (eviction.budget.kind) {
+    case BudgetKind::bytes:
+      return shards * amount;
+    case BudgetKind::pages:
+      return shards * amount * block;
+    default:
+      return INFINITY;
+  }
+}
+
+PaperMemory paper_memory(const Geometry& geometry, std::uint64_t tokens) {
+  const double ranks = geometry.n_ranks(), k = std::max(1U, geometry.top_k());
+  const double heads = geometry.spec().model.n_kv_heads / static_cast<double>(geometry.heads_per_group());
+  PaperMemory paper;
+  paper.row_bytes = static_cast<double>(geometry.layers().size()) * heads *
+                    static_cast<double>(geometry.sealed_format(geometry.heads_per_group()).block_bytes()) / geometry.page_slots();
+  paper.tokens = static_cast<double>(tokens);
+  paper.shard_capacity = std::sqrt(paper.tokens / (k * ranks));
+  if (tokens > 0) paper.bytes = paper.row_bytes * (paper.tokens / (ranks * paper.shard_capacity) + k * paper.shard_capacity);
+  return paper;
+}
+
+class Prediction {
+ public:
+  Prediction(const Geometry& geometry, const TraceSource& trace)
+      : geometry_(geometry), batcher_(geometry, trace), memory_(geometry), traffic_(geometry, memory_.shares()) {
+    cost_.rank_page_bytes.resize(geometry.n_ranks());
+    cost_.rank_metadata_bytes.resize(geometry.n_ranks());
+    for (std::uint32_t g = 0; g < geometry.n_ranks(); ++g) capacity_.push_back(rank_capacity(geometry, g));
+  }
+
+  PlanCost operator()() {
+    const std::uint64_t limit = geometry_.spec().batch.max_steps;
+    while (!batcher_.done() && (limit == 0 || cost_.steps < limit)) one_step();
+    if (cost_.decode_steps > 0) {
+      const PlannedTraffic sum = cost_.mean_decode_step;
+      cost_.mean_decode_step = {};
+      add_traffic(cost_.mean_decode_step, sum, 1.0 / static_cast<double>(cost_.decode_steps));
+    }
+    cost_.upper_bound = memory_.evicts();
+    cost_.paper = paper_memory(geometry_, cost_.peak_tokens);
+    if (cost_.upper_bound) cost_.notes.emplace_back("evictions may free pages that this counts: an upper bound; eviction notices are not counted");
+    if (geometry_.placement().layout == Layout::expert)
+      cost_.notes.emplace_back("expectation over uniform routing; skewed routing fills some ranks more");
+    if (batcher_.cut_prompts() > 0) cost_.notes.push_back(fmt::format("{} prompts are cut to trace.max_prompt_tokens", batcher_.cut_prompts()));
+    return cost_;
+  }
+
+ private:
+  void one_step() {
+    const StepBatch batch = batcher_.next();
+    PlannedTraffic step;
+    bool prefill = false;
+    double logits = 0;
+    for (const BatchItem& item : batch.items) {
+      add_traffic(step, traffic_.of(item));
+      memory_.extend(item);
+      prefill |= item.prefill();
+      const std::uint64_t queries = item.end - std::min(item.end, std::max(item.begin, item.query_begin));
+      cost_.tokens += item.end - item.begin;
+      cost_.queries += queries;
+      if (geometry_.needs_mass()) logits += 4.0 * geometry_.spec().model.n_heads * static_cast<double>(queries) * item.end;
+    }
+    add_traffic(cost_.total, step);
+    if (!prefill) {
+      add_traffic(cost_.mean_decode_step, step);
+      cost_.decode_steps += 1;
+    }
+    const double layer_bytes = step.logical / static_cast<double>(geometry_.layers().size());
+    cost_.rank_buffer_bytes = std::max(cost_.rank_buffer_bytes, (2.0 * layer_bytes + logits) / geometry_.n_ranks());
+    note_peak();
+    const auto& network = geometry_.spec().cluster.network;
+    const double busiest = *std::max_element(memory_.rank_bytes().begin(), memory_.rank_bytes().end());
+    const std::int64_t wire =
+        geometry_.n_ranks() > 1 ? network.message_ns(Rank(0), Rank(geometry_.n_ranks() - 1), std::llround(step.wire() / geometry_.n_ranks())) : 0;
+    batcher_.finish_step(batch, network.memory_ns(std::llround(busiest)) + wire, 0);
+    for (const BatchItem& item : batch.items) {
+      if (!item.finishes()) continue;
+      memory_.finish(item.request);
+      traffic_.finish(item.request);
+    }
+    cost_.steps += 1;
+  }
+
+  void note_peak() {
+    for (std::uint32_t g = 0; g < geometry_.n_ranks(); ++g) {
+      cost_.rank_page_bytes[g] = std::max(cost_.rank_page_bytes[g], std::min(memory_.rank_bytes()[g], capacity_[g]));
+      cost_.rank_metadata_bytes[g] = std::max(cost_.rank_metadata_bytes[g], memory_.rank_metadata_bytes(g));
+      cost_.local_page_bytes = std::max(cost_.local_page_bytes, memory_.local_bytes()[g]);
+    }
+    const double sum = sum_of(memory_.rank_bytes());
+    if (sum <= most_bytes_) return;
+    most_bytes_ = sum;
+    cost_.peak_step = cost_.steps;
+    cost_.peak_tokens = memory_.tokens();
+  }
+
+  const Geometry& geometry_;
+  Batcher batcher_;
+  PlanMemory memory_;
+  PlanTraffic traffic_;
+  std::vector<double> capacity_;
+  double most_bytes_ = 0;
+  PlanCost cost_;
+};
+
+}  // namespace
+
+double PlanCost::page_bytes() const { return sum_of(rank_page_bytes); }
+double PlanCost::max_rank_page_bytes() const {
+  return rank_page_bytes.empty() ? 0.0 : *std::max_element(rank_page_bytes.begin(), rank_page_bytes.end());
+}
+
+PlanCost predict_cost(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks) {
+  const Geometry geometry(spec, trace.info(), ranks);
+  check_shard_budget(geometry);
+  return Prediction(geometry, trace)();
+}
+
+}  // namespace moekv

@@ -1,0 +1,188 @@
+// The prediction of `moekv plan` against real runs of the engine (count backend) with uniform routing, and its page sums against brute force.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.hpp"
+#include "engine/expected_pages.hpp"
+#include "engine/plan_cost.hpp"
+#include "engine/plan_shares.hpp"
+#include "support/replay_fixture.hpp"
+
+namespace moekv {
+namespace {
+
+using testing::gqa_model;
+using testing::mla_model;
+using testing::RandomTrace;
+using testing::requests_of;
+using testing::run_replay;
+using testing::small_spec;
+using testing::totals;
+using testing::use_expert_layout;
+
+const std::vector<RequestInfo>& some_requests() {
+  static const std::vector<RequestInfo> requests = requests_of({{140, 40}, {0, 125}, {257, 1}, {113, 60}, {1, 1}, {70, 90}});
+  return requests;
+}
+
+RunSpec spec_of(const ModelShape& model = gqa_model()) {
+  RunSpec spec = small_spec(model);
+  spec.metrics.window_steps = 1U << 20;  // one window: kv_peak_bytes is then the sum over ranks of their largest page bytes
+  spec.probe.samples = 0;
+  return spec;
+}
+
+struct Both {
+  PlanCost plan;
+  StepRecord run;
+};
+Both plan_and_run(const RunSpec& spec) {
+  const RandomTrace trace(spec.model, some_requests(), 11);
+  Both both{predict_cost(spec, trace, spec.cluster.ranks), totals(run_replay(spec, some_requests(), "count"))};
+  EXPECT_EQ(static_cast<std::int64_t>(both.plan.tokens), both.run.tokens);
+  return both;
+}
+
+void expect_near(const Both& both, double tolerance) {
+  const auto near = [&](double planned, std::int64_t real, const char* what) {
+    EXPECT_NEAR(planned, static_cast<double>(real), tolerance * static_cast<double>(real) + 1e-6) << what;
+  };
+  near(both.plan.page_bytes(), both.run.kv_peak_bytes, "page bytes");
+  near(both.plan.total.kv, both.run.wire_kv, "kv");
+  near(both.plan.total.q, both.run.wire_q, "q");
+  near(both.plan.total.partial, both.run.wire_partial, "partials");
+  near(both.plan.total.headers, both.run.wire_headers, "headers");
+  near(both.plan.total.logical, both.run.bytes_logical, "logical");
+}
+
+RunSpec with_layout(Layout layout, ShardMap map, ModelShape model = gqa_model()) {
+  RunSpec spec = spec_of(model);
+  spec.placement.layout = layout;
+  spec.placement.map = map;
+  return spec;
+}
+
+TEST(Plan, EqualsTheRunWherePlacementIsCertain) {
+  for (const std::uint32_t ranks : {1U, 3U, 4U, 6U}) {
+    for (const ModelShape& model : {gqa_model(), mla_model()}) {
+      for (const auto& [layout, map] : {std::pair{Layout::local, ShardMap::none},
+                                        {Layout::replicated, ShardMap::none},
+                                        {Layout::head, ShardMap::none},
+                                        {Layout::token, ShardMap::block_cyclic},
+                                        {Layout::token, ShardMap::hash}}) {
+        RunSpec spec = with_layout(layout, map, model);
+        spec.cluster.ranks = ranks;
+        spec.cluster.shards_per_rank = 2;
+        SCOPED_TRACE(static_cast<int>(layout) * 1000 + static_cast<int>(map) * 100 + static_cast<int>(ranks));
+        expect_near(plan_and_run(spec), 0.0);
+      }
+    }
+  }
+}
+
+TEST(Plan, EqualsTheRunWithHeadGroupsAndWindows) {
+  RunSpec spec = with_layout(Layout::token, ShardMap::block_cyclic);
+  spec.page.head_groups = 2;
+  spec.model.layers[1] = {AttentionKind::window, 20, false, true};
+  expect_near(plan_and_run(spec), 0.0);
+}
+
+TEST(Plan, EqualsTheRunWithCompressedPages) {
+  RunSpec spec = with_layout(Layout::local, ShardMap::none);
+  spec.payload.element = ElementFormat::bf16;
+  spec.compression.k = codec::Int8Token{};
+  spec.compression.v = codec::Int4Token{};
+  spec.page.slots = 32;
+  const Both both = plan_and_run(spec);
+  // The run peaks between admit and seal: up to one page a request and layer is still raw then.
+  EXPECT_NEAR(both.plan.page_bytes() / static_cast<double>(both.run.kv_peak_bytes), 1.0, 0.25);
+  EXPECT_NEAR(both.plan.total.logical, static_cast<double>(both.run.bytes_logical), 0.5);
+}
+
+TEST(Plan, IsTheExpectationUnderUniformRouting) {
+  for (const ShardMap map : {ShardMap::expert_affine, ShardMap::hash, ShardMap::pikv_xor}) {
+    for (const Dedup dedup : {Dedup::none, Dedup::shard, Dedup::rank}) {
+      for (const ReadScope scope : {ReadScope::all, ReadScope::routed}) {
+        RunSpec spec = spec_of();
+        use_expert_layout(spec, map);
+        spec.placement.dedup = dedup;
+        spec.read.scope = scope;
+        SCOPED_TRACE(static_cast<int>(map) * 100 + static_cast<int>(dedup) * 10 + static_cast<int>(scope));
+        expect_near(plan_and_run(spec), map == ShardMap::pikv_xor ? 0.1 : 0.05);
+      }
+    }
+  }
+}
+
+TEST(Plan, MetadataHasTheRightSize) {
+  for (const Layout layout : {Layout::local, Layout::expert}) {
+    RunSpec spec = spec_of();
+    if (layout == Layout::expert) use_expert_layout(spec);
+    const Both both = plan_and_run(spec);
+    double planned = 0;
+    for (const double bytes : both.plan.rank_metadata_bytes) planned += bytes;
+    const double ratio = static_cast<double>(both.run.metadata_bytes) / planned;
+    EXPECT_GT(ratio, 0.9);  // the run's vectors have grown to up to twice what they hold
+    EXPECT_LT(ratio, 2.6);
+  }
+}
+
+TEST(Plan, BoundsARunWithEviction) {
+  for (const EvictUnit unit : {EvictUnit::page, EvictUnit::token}) {
+    RunSpec spec = with_layout(Layout::local, ShardMap::none);
+    spec.eviction.rule = evict::Fifo{};
+    spec.eviction.unit = unit;
+    spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+    const Both both = plan_and_run(spec);
+    EXPECT_TRUE(both.plan.upper_bound);
+    EXPECT_GE(both.plan.page_bytes() * 1.05, static_cast<double>(both.run.kv_peak_bytes));
+    EXPECT_LT(both.plan.page_bytes(), 1.35 * static_cast<double>(both.run.kv_peak_bytes));
+  }
+}
+
+TEST(Plan, RefusesWhatCanNeverFit) {
+  RunSpec spec = with_layout(Layout::local, ShardMap::none);
+  const RandomTrace trace(spec.model, some_requests(), 11);
+  spec.memory.shard_bytes = 1000;
+  EXPECT_THROW((void)predict_cost(spec, trace, 4), PointFailure);
+  spec.eviction.scope = EvictScope::shard;
+  spec.eviction.rule = evict::Fifo{};
+  spec.eviction.budget = {BudgetKind::bytes, 2000};
+  EXPECT_THROW((void)predict_cost(spec, trace, 4), PointFailure);
+  spec.eviction.budget.amount = 900;
+  EXPECT_NO_THROW((void)predict_cost(spec, trace, 4));
+}
+
+TEST(Plan, ShowsThePapersFormula) {
+  const RunSpec spec = with_layout(Layout::local, ShardMap::none);
+  const PlanCost cost = predict_cost(spec, RandomTrace(spec.model, some_requests(), 11), 4);
+  const double k = spec.model.gate.top_k, ranks = 4;
+  EXPECT_NEAR(cost.paper.shard_capacity, std::sqrt(cost.paper.tokens / (k * ranks)), 1e-9);
+  EXPECT_NEAR(cost.paper.bytes, 2 * cost.paper.row_bytes * std::sqrt(k * cost.paper.tokens / ranks), 1e-3);  // M* = (4 d / rho) sqrt(K L / G)
+  EXPECT_NEAR(cost.paper.row_bytes, 3.0 * 4 * 2 * 16 * 4, 1e-9);                                             // layers, heads, K and V, channels, fp32
+}
+
+TEST(ExpectedPages, MatchTheBinomialSum) {
+  for (const auto& [n, p, slots] :
+       {std::tuple{100U, 0.05, 16U}, {1000U, 0.25, 16U}, {7U, 0.5, 8U}, {4000U, 0.2, 64U}, {5000U, 0.95, 16U}, {3U, 0.3, 1U}}) {
+    double ceil = 0, floor = 0;
+    for (std::uint32_t i = 0; i <= n; ++i) {
+      const double log_p = std::lgamma(n + 1.0) - std::lgamma(i + 1.0) - std::lgamma(n - i + 1.0) + i * std::log(p) + (n - i) * std::log1p(-p);
+      ceil += std::exp(log_p) * static_cast<double>((i + slots - 1) / slots);
+      floor += std::exp(log_p) * static_cast<double>(i / slots);
+    }
+    const PageExpectation e = expected_pages(n, p, slots);
+    EXPECT_NEAR(e.ceil, ceil, 0.01) << n << ' ' << p;
+    EXPECT_NEAR(e.floor, floor, 0.01) << n << ' ' << p;
+  }
+}
+
+TEST(ExpectedPages, ChanceOfAnyIsHypergeometric) {
+  EXPECT_NEAR(chance_of_any(12, 3, 3), 1.0 - 9.0 * 8 * 7 / (12.0 * 11 * 10), 1e-12);
+  EXPECT_EQ(chance_of_any(4, 4, 1), 1.0);
+  EXPECT_EQ(chance_of_any(4, 0, 2), 0.0);
+}
+
+}  // namespace
+}  // namespace moekv
