@@ -34,6 +34,13 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
   const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
   unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (mass_rule && !whole_pages ? EvictUnit::token : EvictUnit::page);
+  const bool refreshes = std::visit([](const auto& rule) {
+    if constexpr (requires { rule.refresh; }) return rule.refresh == evict::Refresh::on_access;
+    return false;
+  }, spec.eviction.rule);
+  if (unit_ == EvictUnit::token && refreshes) {
+    throw UserError(spec.config_path, "eviction.unit 'token' with a policy that follows accesses: an access is of a page", "use eviction.unit: page");
+  }
   if (unit_ == EvictUnit::token && whole_pages) {
     throw UserError(spec.config_path, "eviction.unit 'token' with a budget in pages or bytes: a page is freed only when all its entries are dead",
                     "use eviction.unit: page, or a budget in tokens or a fraction");

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 #include "engine/summarise.hpp"
@@ -125,9 +126,11 @@ void check_loads(const RunSpec& spec, const RunOutcome& out, Violations& v) {
     same("load", &S::entries_scanned, &LoadRecord::load);
     same("resident_bytes", &S::kv_bytes_stored, &LoadRecord::resident_bytes);
     if (entity != Entity::shard || spec.memory.shard_bytes == 0) continue;
-    for (const LoadRecord& l : rows) {
-      v.expect(Relation::at_most, l.first_step, fmt::format("peak_bytes of shard {}", l.index), l.peak_bytes, "memory.shard_bytes",
-               static_cast<std::int64_t>(spec.memory.shard_bytes));
+    const auto capacity = static_cast<std::int64_t>(spec.memory.shard_bytes);
+    std::map<std::int64_t, std::int64_t> excess;
+    for (const LoadRecord& l : rows) excess[l.first_step] += std::max<std::int64_t>(0, l.peak_bytes - capacity);
+    for (const S& s : out.steps) {
+      v.expect(Relation::equal, s.first_step, "excess of the shards' peak_bytes over memory.shard_bytes", excess[s.first_step], "capacity_excess_bytes", s.capacity_excess_bytes);
     }
   }
 }

@@ -92,11 +92,12 @@ void Router::compare(const route::TokenView& token, const std::uint16_t* ids) {
       lost += static_cast<double>(token.recorded_weights[j]);
     }
   }
-  const std::uint32_t either = recorded + chosen - both;
-  price_.pairs += 1;
-  price_.changed += both == recorded && both == chosen ? 0 : 1;
-  price_.jaccard_2e20 += either > 0 ? std::llround(1048576.0 * both / either) : 1048576;
-  price_.gate_mass_lost_2e20 += std::llround(1048576.0 * lost);
+  StepRecord& count = counters_->step;
+  count.routed_pairs += 1;
+  count.routed_changed += both == recorded && both == chosen ? 0 : 1;
+  count.experts_kept += both;
+  count.experts_either += recorded + chosen - both;
+  count.gate_mass_lost_ppm += std::llround(1e6 * lost);
 }
 
 void Router::hash_key(RequestId request, int row, std::uint16_t* out) const {

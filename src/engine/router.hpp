@@ -13,13 +13,6 @@
 
 namespace moekv {
 
-/// What a rule other than the recorded one changes, against the recorded choice. Sums over (token, MoE layer) pairs.
-struct RoutingPrice {
-  std::int64_t pairs = 0, changed = 0;        // expert sets that differ
-  std::int64_t jaccard_2e20 = 0;              // sum of |A and B| / |A or B|, in 2^-20
-  std::int64_t gate_mass_lost_2e20 = 0;       // recorded weight of dropped experts, in 2^-20
-};
-
 class Router {
  public:
   Router(const Geometry& geometry, const TraceInfo& trace, Counters& counters);
@@ -34,7 +27,6 @@ class Router {
   [[nodiscard]] std::span<const std::uint16_t> choice(int row) const { return choices_[row].ids; }
   /// Remembers what the next step needs of this one.
   void end_step();
-  [[nodiscard]] const RoutingPrice& price() const { return price_; }
 
  private:
   struct Choices {
@@ -43,6 +35,7 @@ class Router {
     std::vector<float> weights;
   };
   void route_row(int row);
+  /// Counts what the rule changed against the recorded choice: the price of another router.
   void compare(const route::TokenView& token, const std::uint16_t* ids);
   void hash_key(RequestId request, int row, std::uint16_t* out) const;
 
@@ -57,7 +50,6 @@ class Router {
   std::vector<RoutingRows> rows_;                // per item
   std::vector<Choices> choices_;                 // per routing row
   std::unordered_map<std::uint32_t, std::vector<std::uint16_t>> last_;  // request -> last token's choices [rows][top_k]
-  RoutingPrice price_;
 };
 
 }  // namespace moekv

@@ -125,9 +125,12 @@ void ShardedCache::end_step(const StepBatch& batch) {
 }
 
 void ShardedCache::note_peak() {
+  const auto capacity = static_cast<std::int64_t>(geometry_->spec().memory.shard_bytes);
   for (Shard& shard : owner_.shards()) {
     LoadRecord& load = counters_.shard_load[shard.id().value - owner_.shards().front().id().value];
+    const std::int64_t before = std::max<std::int64_t>(0, load.peak_bytes - capacity);
     load.peak_bytes = std::max(load.peak_bytes, shard.block_bytes());
+    if (capacity > 0) counters_.step.capacity_excess_bytes += std::max<std::int64_t>(0, load.peak_bytes - capacity) - before;
   }
   const Placement& placement = geometry_->placement();
   const std::uint32_t first_shard = placement.first_shard(first_.value);

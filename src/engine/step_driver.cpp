@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/error.hpp"
 #include "engine/phase_timer.hpp"
 #include "rules/codec/element.hpp"
 
@@ -25,7 +26,12 @@ StepDriver::StepDriver(const Geometry& geometry, TraceSource& trace, QkvSource* 
       payload_(payload),
       cache_(&cache),
       router_(geometry, trace.info(), cache.counters()),
-      probe_(geometry, qkv, payload, recorded_qkv, total_queries) {}
+      probe_(geometry, qkv, payload, recorded_qkv, total_queries) {
+  const RunSpec& spec = geometry.spec();
+  if (spec.routing.key != RoutingKey::query_router) return;
+  if (!payload) throw UserError(spec.config_path, "routing.key 'query_router' needs queries, which backend 'count' does not have", "use backend: host, or another key");
+  query_router_ = std::make_unique<QueryRouter>(spec.routing.query_router_path, spec.seed, spec.model, geometry.n_experts(), geometry.top_k());
+}
 
 void StepDriver::collect_tokens(const StepBatch& batch) {
   items_.clear();
@@ -41,6 +47,17 @@ void StepDriver::collect_tokens(const StepBatch& batch) {
   for (const BatchItem& item : items_) {
     (item.prefill() ? count.prefill_tokens : count.decode_tokens) += item.end - item.begin;
     count.tokens += item.end - item.begin;
+  }
+}
+
+void StepDriver::choose_by_query(const ReplayLayer& layer) {
+  keys_.clear();
+  if (layer.key_row < 0) return;
+  const ModelShape& model = geometry_->spec().model;
+  for (const BatchItem& item : items_) {
+    q32_.resize(std::size_t{item.end - item.begin} * model.n_heads * model.d_k);
+    qkv_->queries(layer.layer, item.request, item.begin, item.end, {}, q32_.data());
+    query_router_->choose(q32_, keys_);
   }
 }
 
@@ -96,7 +113,11 @@ std::int64_t StepDriver::run(const StepBatch& batch) {
     const ReplayLayer& layer = geometry_->layers()[l];
     PhaseTimer phase;
     router_.route(layer);
-    router_.keys(layer, keys_);
+    if (query_router_ != nullptr) {
+      choose_by_query(layer);
+    } else {
+      router_.keys(layer, keys_);
+    }
     phase.lap(count.t_route);
     if (layer.row >= 0) {
       // Expert parallelism would move each token's hidden state to its experts and back, 2 bytes a value.

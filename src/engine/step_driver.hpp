@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/probe.hpp"
+#include "engine/query_router.hpp"
 #include "engine/router.hpp"
 #include "engine/sharded_cache.hpp"
 #include "trace/qkv.hpp"
@@ -24,7 +25,7 @@ class StepDriver {
 
  private:
   void collect_tokens(const StepBatch& batch);
-  void mark_probes(const ReplayLayer& layer);
+  void choose_by_query(const ReplayLayer& layer);
   void make_payload(const ReplayLayer& layer, LayerInput& input);
   void fill(const ReplayLayer& layer);
 
@@ -35,6 +36,7 @@ class StepDriver {
   ShardedCache* cache_;
   Router router_;
   Probe probe_;
+  std::unique_ptr<QueryRouter> query_router_;
 
   std::vector<BatchItem> items_;
   std::vector<HomeToken> tokens_;

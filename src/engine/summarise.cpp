@@ -100,6 +100,15 @@ void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecor
                  total(steps, &S::queries));
   list.add_ratio("dedup_factor", {"1", counted, "chosen_experts / stored_copies: (token, expert) choices per stored copy"},
                  total(steps, &S::chosen_experts), total(steps, &S::stored_copies));
+  if (total(steps, &S::routed_pairs) > 0) {
+    const double pairs = total(steps, &S::routed_pairs);
+    list.add_ratio("routing_change_rate", {"1", counted, "(token, MoE layer) pairs whose expert set differs from the recorded one / all"},
+                   total(steps, &S::routed_changed), pairs);
+    list.add_ratio("expert_jaccard", {"1", counted, "experts in both the recorded and the new set / experts in either"}, total(steps, &S::experts_kept),
+                   total(steps, &S::experts_either));
+    list.add_ratio("gate_mass_lost", {"1", counted, "recorded gate weight of dropped experts per (token, MoE layer) pair"},
+                   total(steps, &S::gate_mass_lost_ppm) * 1e-6, pairs);
+  }
   if (traffic.empty() || ranks < 2) return;
   const auto n = static_cast<std::size_t>(ranks);
   std::vector<double> sent(n), received(n);
