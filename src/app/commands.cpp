@@ -10,7 +10,8 @@ void add_commands(CLI::App& app, Action& action) {
 void add_trace(CLI::App& parent, Action& action) {
   CLI::App* trace = parent.add_subcommand("trace", "import, inspect, generate and convert routing traces");
   trace->require_subcommand(1);
-  (void)action;
+  add_trace_export(*trace, action);
+  add_trace_info(*trace, action);
 }
 
 }  // namespace moekv

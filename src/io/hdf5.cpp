@@ -115,6 +115,12 @@ std::vector<std::string> Group::names() const {
   return found;
 }
 
+bool Group::is_group(const std::string& name) const {
+  const Handle object(H5Oopen(handle_.id(), name.c_str(), H5P_DEFAULT), H5Oclose);
+  H5Eclear2(H5E_DEFAULT);
+  return object.id() >= 0 && H5Iget_type(object.id()) == H5I_GROUP;
+}
+
 Group Group::group(const std::string& name) const {
   refuse_foreign_links(name);
   const std::int64_t id = H5Gopen2(handle_.id(), name.c_str(), H5P_DEFAULT);

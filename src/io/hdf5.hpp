@@ -205,6 +205,7 @@ class Group : public Object {
   [[nodiscard]] bool has(const std::string& name) const;
   /// Members in the order of creation (by name where the file does not track it).
   [[nodiscard]] std::vector<std::string> names() const;
+  [[nodiscard]] bool is_group(const std::string& name) const;
   [[nodiscard]] Group group(const std::string& name) const;
   [[nodiscard]] Dataset dataset(const std::string& name) const;
   void remove(const std::string& name);

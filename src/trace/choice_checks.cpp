@@ -15,7 +15,6 @@ namespace moekv::native {
 namespace {
 
 constexpr std::uint64_t warm_up_rows = 64;        // consecutive tokens with one expert set
-constexpr float sum_tolerance = 0.01F;            // four printed decimals and binary16 rounding stay far below
 constexpr std::uint64_t choices_per_expert = 10;  // fewer say nothing about dead experts
 
 std::string layer_list(const std::vector<std::uint16_t>& layers) {
@@ -59,39 +58,12 @@ void ChoiceChecks::check_ids(std::uint64_t row, std::size_t l, std::span<const s
 }
 
 void ChoiceChecks::check_weights(std::uint64_t row, std::size_t l, std::span<const std::uint16_t> ids, std::span<const std::uint16_t> weights) {
-  float sum = 0.0F;
-  float largest = 0.0F;
-  bool sound = true;
-  for (const auto bits : weights) {
-    const float w = float_from_fp16(bits);
-    sound = sound && !is_infinite_or_nan(bits) && w >= 0.0F;
-    sum += w;
-    largest = std::max(largest, w);
-  }
-  const auto place = [&](const char* what, float value) {
-    return fmt::format("token row {} layer {} has {} {}", row, trace_.info.moe_layers[l], what, value);
-  };
-  if (!sound) {
-    finite_.add([&] { return place("sum", sum); });
-    return;
-  }
-  const bool whole = !is_zero_fill(ids) && std::find(ids.begin(), ids.end(), ExpertId::invalid) == ids.end();
-  const float scale = trace_.info.shape.gate.scale;
-  switch (trace_.weight_kind) {
-    case WeightKind::renorm:
-      if (std::abs(sum - 1.0F) > sum_tolerance && std::abs(sum - scale) > sum_tolerance * scale && (whole || sum > 1.0F)) {
-        sum_.add([&] { return place("sum", sum); });
-      }
-      break;
-    case WeightKind::raw_softmax:
-      if (sum > (1.0F + sum_tolerance) * std::max(1.0F, scale)) sum_.add([&] { return place("sum", sum); });
-      break;
-    case WeightKind::sigmoid:
-      if (largest > (1.0F + sum_tolerance) * std::max(1.0F, scale)) sum_.add([&] { return place("weight", largest); });
-      break;
-    case WeightKind::none:
-      break;
-  }
+  values_.resize(weights.size());
+  std::transform(weights.begin(), weights.end(), values_.begin(), float_from_fp16);
+  const bool sound = std::all_of(values_.begin(), values_.end(), [](float w) { return std::isfinite(w) && w >= 0.0F; });
+  const auto place = [&] { return fmt::format("token row {} layer {} has {{{:.4g}}}", row, trace_.info.moe_layers[l], fmt::join(values_, ", ")); };
+  if (!sound) finite_.add(place);
+  if (sound && !weights_fit(trace_.weight_kind, trace_.info.shape.gate.scale, ids, values_)) sum_.add(place);
 }
 
 void ChoiceChecks::follow(std::uint64_t row, Layer& layer, std::span<const std::uint16_t> ids) {

@@ -40,6 +40,7 @@ class ChoiceChecks {
   const NativeFile& trace_;
   std::vector<Layer> layers_;
   std::uint64_t n_rows_ = 0;
+  std::vector<float> values_;  // weights of one choice
   Tally range_, repeated_, finite_, sum_, partly_zero_;
 };
 

@@ -57,6 +57,10 @@ template <class Id>
   return repeated && !is_zero_fill(ids) ? ChoiceFault::repeated : ChoiceFault::none;
 }
 
+/// Whether the weights of one choice (finite, not negative) fit weight_kind: renorm sums to 1 (or to the gate's scale), raw_softmax to at
+/// most 1, sigmoid weights are at most max(1, scale). A choice with absent experts may sum to less.
+[[nodiscard]] bool weights_fit(WeightKind kind, float scale, std::span<const std::uint16_t> ids, std::span<const float> weights);
+
 /// Non-finite binary16.
 [[nodiscard]] constexpr bool is_infinite_or_nan(std::uint16_t half) { return (half & 0x7C00U) == 0x7C00U; }
 

@@ -38,6 +38,7 @@ class NativeTrace final : public TraceSource {
   void for_each_row(RowReader& reader, RequestId r, std::uint32_t begin, std::uint32_t end, std::uint64_t plane, Convert&& convert);
   void require_range(RequestId r, std::uint32_t begin, std::uint32_t end) const;
   void check_positions(RequestId r, std::uint32_t begin, std::uint32_t end);
+  void check_weights(RequestId r, const RoutingRows& rows) const;
   void read_candidates(RequestId r, RoutingRows& out);
   template <class Id>
   void expand_choice(const std::byte* row, std::uint64_t n, std::uint64_t per_choice, std::uint16_t* out) const;
@@ -166,6 +167,7 @@ void NativeTrace::read(RequestId r, std::uint32_t begin, std::uint32_t end, std:
   if (weights_) {
     for_each_row(*weights_, r, begin, end, layer_begin,
                  [&](std::uint64_t i, const std::byte* row) { expand_halves(row, layers * k, &out.weights[i * layers * k]); });
+    check_weights(r, out);
   }
   if (want == WantLogits::no) return;
   if (cand_ids_) read_candidates(r, out);
@@ -174,6 +176,21 @@ void NativeTrace::read(RequestId r, std::uint32_t begin, std::uint32_t end, std:
     const std::uint64_t width = layers * t.n_experts;
     for_each_row(*logits_, r, begin, end, layer_begin,
                  [&](std::uint64_t i, const std::byte* row) { expand_halves(row, width, &out.logits[i * width]); });
+  }
+}
+
+void NativeTrace::check_weights(RequestId r, const RoutingRows& rows) const {
+  const TraceInfo& t = file_.info;
+  const std::uint32_t layers = rows.layer_end - rows.layer_begin;
+  for (std::size_t i = 0; i < rows.ids.size(); i += t.top_k) {
+    const std::span<const float> weights(&rows.weights[i], t.top_k);
+    if (native::weights_fit(file_.weight_kind, t.shape.gate.scale, std::span(&rows.ids[i], t.top_k), weights)) continue;
+    const std::size_t row = i / t.top_k;
+    throw UserError(t.path + ":/routing/weights",
+                    fmt::format("request {} position {} layer {}: {{{:.4g}}} do not fit weight_kind '{}'", r.value, rows.begin + row / layers,
+                                t.moe_layers[rows.layer_begin + row % layers], fmt::join(weights, ", "),
+                                native::weight_kinds[static_cast<std::size_t>(file_.weight_kind)]),
+                    "list all bad rows with: moekv trace info --check");
   }
 }
 
