@@ -4,6 +4,7 @@
 namespace moekv {
 
 void add_commands(CLI::App& app, Action& action) {
+  add_plan(app, action);
   add_trace(app, action);
 }
 
