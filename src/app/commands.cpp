@@ -12,7 +12,9 @@ void add_trace(CLI::App& parent, Action& action) {
   CLI::App* trace = parent.add_subcommand("trace", "import, inspect, generate and convert routing traces");
   trace->require_subcommand(1);
   add_trace_export(*trace, action);
+  add_trace_generate(*trace, action);
   add_trace_info(*trace, action);
+  add_trace_stats(*trace, action);
 }
 
 }  // namespace moekv

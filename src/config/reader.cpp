@@ -116,4 +116,22 @@ RunSpec read_run_spec(const std::string& path, const std::vector<std::string>& o
   return spec;
 }
 
+ModelShape read_model(const std::string& name) {
+  RunSpec spec;
+  ConfigTree tree;
+  std::vector<Problem> problems;
+  auto source = std::make_shared<TextSource>();
+  source->name = "<command line>:model";
+  source->command_line = true;
+  tree.text = "model: " + quote(name);
+  if (!parse_tree(source, {}, tree, problems)) throw UserError(std::move(problems));
+  fill(spec, tree, problems);
+  default_model(spec, tree);
+  const ValidateInput input{spec, tree, source->name, 1};
+  Checks checks(input, problems);
+  if (!tree.failed.contains("model")) check_model(checks);
+  if (!problems.empty()) throw UserError(std::move(problems));
+  return spec.model;
+}
+
 }  // namespace moekv

@@ -1,4 +1,4 @@
-// read_run_spec: a YAML file and overrides of the command line become a complete, checked RunSpec.
+// read_run_spec: a YAML file and overrides of the command line become a complete, checked RunSpec; read_model: one model file its shape.
 #pragma once
 
 #include <string>
@@ -11,5 +11,8 @@ namespace moekv {
 /// Throws UserError with every problem of the file, of the files it includes, of the overrides ("key.path=value") and of their combination.
 /// `n_processes` is the default of cluster.ranks and its lower bound.
 [[nodiscard]] RunSpec read_run_spec(const std::string& path, const std::vector<std::string>& overrides = {}, int n_processes = 1);
+
+/// The shape that `name` stands for: a file of configs/models, or the path of one. Throws UserError with every problem of the file.
+[[nodiscard]] ModelShape read_model(const std::string& name);
 
 }  // namespace moekv

@@ -176,7 +176,11 @@ bool read_tree(const std::string& path, const std::vector<std::string>& override
   auto source = std::make_shared<TextSource>();
   source->name = path;
   source->directory = std::filesystem::path(path).parent_path().string();
-  if (!read_text_file(path, tree.text, problems)) return false;
+  return read_text_file(path, tree.text, problems) && parse_tree(source, overrides, tree, problems);
+}
+
+bool parse_tree(const std::shared_ptr<TextSource>& source, const std::vector<std::string>& overrides, ConfigTree& tree,
+                std::vector<Problem>& problems) {
   const std::size_t before = problems.size();
   tree.root = parse_yaml(tree.text, source, problems);
   if (tree.root.kind != NodeKind::map) {

@@ -20,5 +20,8 @@ struct ConfigTree {
 
 /// Reads, merges and checks names; appends every problem. Returns false where nothing can be read from the tree.
 [[nodiscard]] bool read_tree(const std::string& path, const std::vector<std::string>& overrides, ConfigTree& tree, std::vector<Problem>& problems);
+/// The same for text that stands in tree.text already; `source` names it in messages.
+[[nodiscard]] bool parse_tree(const std::shared_ptr<TextSource>& source, const std::vector<std::string>& overrides, ConfigTree& tree,
+                              std::vector<Problem>& problems);
 
 }  // namespace moekv

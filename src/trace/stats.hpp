@@ -107,4 +107,8 @@ struct TraceStats {
 /// for traces whose single layer needs less. A pure function of the trace (random batches are seeded).
 [[nodiscard]] TraceStats compute_stats(TraceSource& trace);
 
+/// Writes the group /stats of a native trace file, replacing an older one: per field a dataset [layers] with unit, definition and the median
+/// as attributes. Works on a copy that is renamed into place, so the file is never half written. Throws UserError or SystemError.
+void store_stats(const std::string& path, const TraceStats& stats);
+
 }  // namespace moekv

@@ -6,13 +6,13 @@
 #include <algorithm>
 
 #include "core/rng.hpp"
+#include "trace/native_format.hpp"
 #include "trace/synthetic_detail.hpp"
 
 namespace moekv {
 namespace {
 
 constexpr std::string_view where = "synthetic trace";
-constexpr std::uint32_t max_experts = 65534;  // 16-bit ids, the last one means absent
 
 class SyntheticSource final : public TraceSource {
  public:
@@ -48,11 +48,11 @@ void check_shape(const ModelShape& shape, std::vector<Problem>& problems) {
   const auto say = [&](std::string what, std::string hint) { problems.push_back({std::string(where), std::move(what), std::move(hint)}); };
   if (std::none_of(shape.layers.begin(), shape.layers.end(), [](const LayerShape& l) { return l.moe; }))
     say("the model has no MoE layer", "give a model file, or experts, top-k and layers");
-  if (shape.layers.size() > 65535) say(fmt::format("{} layers", shape.layers.size()), "at most 65535");
-  if (shape.gate.n_experts < 1 || shape.gate.n_experts > max_experts)
-    say(fmt::format("{} experts", shape.gate.n_experts), fmt::format("use 1..{}", max_experts));
-  if (shape.gate.top_k < 1 || shape.gate.top_k > shape.gate.n_experts)
-    say(fmt::format("top-k {} of {} experts", shape.gate.top_k, shape.gate.n_experts), "use 1..experts");
+  if (shape.layers.size() > native::most_layers) say(fmt::format("{} layers", shape.layers.size()), fmt::format("at most {}", native::most_layers));
+  if (shape.gate.n_experts < 1 || shape.gate.n_experts > native::most_experts)
+    say(fmt::format("{} experts", shape.gate.n_experts), fmt::format("use 1..{}", native::most_experts));
+  if (shape.gate.top_k < 1 || shape.gate.top_k > std::min(shape.gate.n_experts, native::most_top_k))
+    say(fmt::format("top-k {} of {} experts", shape.gate.top_k, shape.gate.n_experts), fmt::format("use 1..{}", native::most_top_k));
 }
 
 /// Digest of everything the rows depend on.
