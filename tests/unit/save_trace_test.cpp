@@ -1,4 +1,6 @@
 // Traces written from a source: the file gives the source's rows back, statistics join it without touching them, bootstrap reads it.
+#include "trace/save_trace.hpp"
+
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -6,7 +8,6 @@
 #include "core/error.hpp"
 #include "io/hdf5.hpp"
 #include "support/temp_dir.hpp"
-#include "trace/save_trace.hpp"
 #include "trace/stats.hpp"
 #include "trace/synthetic.hpp"
 
