@@ -141,13 +141,15 @@ void read_attention(const h5::Group& model, ModelShape& shape) {
 void read_model(const h5::Group& model, TraceInfo& t) {
   std::vector<Problem> problems;
   std::uint32_t n_layers = 0;
-  attempt(problems, [&] { read_gate(model, t); });
+  const bool routed = model.dataset("moe_layer_ids").n_rows() > 0;
+  if (routed) attempt(problems, [&] { read_gate(model, t); });
   attempt(problems, [&] { read_attention(model, t.shape); });
   attempt(problems, [&] { read_optional(model, "n_layers", n_layers); });
   if (n_layers > most_layers)
     problems.push_back({model.where(), fmt::format("attribute 'n_layers' is {}", n_layers), fmt::format("at most {}", most_layers)});
-  attempt(problems,
-          [&] { t.moe_layers = read_layers(model.dataset("moe_layer_ids"), n_layers > 0 && n_layers <= most_layers ? n_layers : most_layers); });
+  if (routed)
+    attempt(problems,
+            [&] { t.moe_layers = read_layers(model.dataset("moe_layer_ids"), n_layers > 0 && n_layers <= most_layers ? n_layers : most_layers); });
   if (!problems.empty()) throw UserError(std::move(problems));
   t.shape.name = t.model_name;
   t.shape.layers.assign(n_layers, LayerShape{.moe = false});

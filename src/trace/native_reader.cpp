@@ -57,6 +57,8 @@ class NativeTrace final : public TraceSource {
 NativeTrace::NativeTrace(const std::string& path) : file_(path) {
   position_.emplace(file_.rows("tokens/position"));
   phase_.emplace(file_.rows("tokens/phase"));
+  if (!file_.info.has_routing()) return;
+  if (file_.order == TokenOrder::step) index_.emplace(file_);
   ids_.emplace(file_.checked_ids("routing/expert_ids"));
   const RoutingLevel level = file_.info.level;
   if (level >= RoutingLevel::weights) weights_.emplace(file_.checked_reals("routing/weights"));
@@ -65,7 +67,6 @@ NativeTrace::NativeTrace(const std::string& path) : file_(path) {
     cand_logit_.emplace(file_.checked_reals("routing/cand_logit"));
   }
   if (level == RoutingLevel::logits) logits_.emplace(file_.checked_reals("routing/logits"));
-  if (file_.order == TokenOrder::step) index_.emplace(file_);
 }
 
 /// Calls visit(first_row, n_rows) for the runs of consecutive file rows that hold the positions, in order.

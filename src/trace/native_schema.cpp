@@ -50,11 +50,16 @@ std::vector<Problem> problems_of(const WriterSpec& spec, const std::string& path
   const auto refuse = [&](std::string what) { problems.push_back({path, std::move(what), ""}); };
   const TraceInfo& t = spec.info;
   const ModelShape& s = t.shape;
+  if (!t.has_routing()) {
+    if (t.n_experts != 0 || t.top_k != 0 || t.level != RoutingLevel::ids || !t.kv_layers.empty()) {
+      refuse("a trace needs at least one MoE layer for experts, weights, logits or q, k, v");
+    }
+    return problems;
+  }
   if (t.n_experts < 1 || t.n_experts > most_experts) refuse(fmt::format("n_experts {} is outside 1..{}", t.n_experts, most_experts));
   if (t.top_k < 1 || t.top_k > most_top_k || t.top_k > t.n_experts) {
     refuse(fmt::format("top_k {} is outside 1..{} or above n_experts {}", t.top_k, most_top_k, t.n_experts));
   }
-  if (t.moe_layers.empty()) refuse("a trace needs at least one MoE layer");
   if (!strictly_ascending(t.moe_layers) || !strictly_ascending(t.kv_layers)) refuse("layer numbers must ascend");
   const std::uint32_t n_layers = s.n_layers() > 0 ? s.n_layers() : most_layers;
   for (const auto* layers : {&t.moe_layers, &t.kv_layers}) {

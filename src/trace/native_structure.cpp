@@ -82,11 +82,11 @@ void check_dataset(const NativeFile& trace, const Expectation& want, std::vector
 std::vector<Expectation> expected_datasets(const NativeFile& trace) {
   using h5::Type;
   const TraceInfo& t = trace.info;
-  const std::uint64_t n = trace.n_tokens;
+  const std::uint64_t n = t.has_routing() ? trace.n_tokens : 0;
   const std::uint64_t layers = t.moe_layers.size();
   const std::vector<Type> id_types = ids_fit_byte(t.n_experts) ? std::vector<Type>{Type::u8, Type::u16} : std::vector<Type>{Type::u16};
-  std::vector<Expectation> all = {
-      {"tokens/position", {Type::u32}, {n}}, {"tokens/phase", {Type::u8}, {n}}, {"routing/expert_ids", id_types, {n, layers, t.top_k}}};
+  std::vector<Expectation> all = {{"tokens/position", {Type::u32}, {n}}, {"tokens/phase", {Type::u8}, {n}}};
+  if (t.has_routing()) all.push_back({"routing/expert_ids", id_types, {n, layers, t.top_k}});
   if (trace.has("tokens/token_id")) all.push_back({"tokens/token_id", {Type::i32}, {n}});
   if (trace.order == TokenOrder::step) all.push_back({"tokens/request", {Type::u32}, {n}});
   if (t.level >= RoutingLevel::weights) all.push_back({"routing/weights", {Type::f16}, {n, layers, t.top_k}});

@@ -25,6 +25,7 @@ class NativeWriter::Impl {
   void begin_request(const RequestInfo& request, std::span<const std::uint64_t> hash_ids);
   void append(const TokenBlock& block);
   void finish();
+  void name_domains(const std::vector<std::string>& names) { spec_.domain_names = names; }
   std::vector<std::string> log;
 
  private:
@@ -67,7 +68,7 @@ NativeWriter::Impl::Impl(const std::string& path, WriterSpec spec) : pending_(pa
   file_ = h5::File::create(pending_.temporary_path());
   native::write_facts(*file_, spec_);
   create_requests_and_tokens();
-  create_routing();
+  if (spec_.info.has_routing()) create_routing();
   if (!spec_.info.kv_layers.empty()) create_kv();
 }
 
@@ -86,7 +87,6 @@ void NativeWriter::Impl::create_requests_and_tokens() {
     hash_ids_.emplace(requests, "hash_ids", h5::Dims{});
     hash_ids_->dataset().set("block_tokens", spec_.hash_block_tokens);
   }
-  if (!spec_.domain_names.empty()) requests.write("domain_names", spec_.domain_names);
   h5::Group tokens = file_->create_group("tokens");
   position_column_.emplace(tokens, "position", h5::Dims{});
   phase_.emplace(tokens, "phase", h5::Dims{});
@@ -129,7 +129,7 @@ void NativeWriter::Impl::create_kv() {
 }
 
 void NativeWriter::Impl::require_complete_request() const {
-  if (n_requests_ == 0 || position_ == current_.total_tokens()) return;
+  if (n_requests_ == 0 || position_ == current_.total_tokens() || !spec_.info.has_routing()) return;
   refuse(fmt::format("request {} has rows for {} tokens, but prompt {} + output {}", n_requests_ - 1, position_, current_.prompt_tokens,
                      current_.output_tokens),
          "append a row for every token");
@@ -222,6 +222,7 @@ void NativeWriter::Impl::add_kv(const TokenBlock& b) {
 
 void NativeWriter::Impl::append(const TokenBlock& b) {
   if (n_requests_ == 0) refuse("rows before the first request", "call begin_request first");
+  if (!spec_.info.has_routing()) refuse("rows in a request trace", "name the layers they belong to");
   if (b.n_tokens > current_.total_tokens() - position_) {
     refuse(fmt::format("request {} has more than its {} tokens", n_requests_ - 1, current_.total_tokens()), "check its lengths");
   }
@@ -255,6 +256,7 @@ void NativeWriter::Impl::finish() {
   require_complete_request();
   if (n_requests_ == 0) refuse("a trace needs at least one request", "check the source's filter");
   flush();
+  if (!spec_.domain_names.empty()) file_->group("requests").write("domain_names", spec_.domain_names);
   file_->create_group("provenance").write("import_log", log);
   file_->close();
   pending_.commit();
@@ -264,6 +266,7 @@ NativeWriter::NativeWriter(const std::string& path, WriterSpec spec) : impl_(std
 NativeWriter::~NativeWriter() = default;
 void NativeWriter::begin_request(const RequestInfo& request, std::span<const std::uint64_t> hash_ids) { impl_->begin_request(request, hash_ids); }
 void NativeWriter::append(const TokenBlock& block) { impl_->append(block); }
+void NativeWriter::name_domains(const std::vector<std::string>& names) { impl_->name_domains(names); }
 void NativeWriter::note(const std::string& line) { impl_->log.push_back(line); }
 void NativeWriter::finish() { impl_->finish(); }
 

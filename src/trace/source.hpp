@@ -38,6 +38,8 @@ struct TraceInfo {
   std::uint32_t n_candidates = 0;           // level candidates: M
   std::vector<std::uint16_t> moe_layers;    // model layer index of each routing row, ascending
   std::vector<std::uint16_t> kv_layers;     // model layers with recorded q/k/v; empty when there is none
+  /// False for a request trace: arrivals, lengths and prefix hashes without routing rows (n_experts, top_k and moe_layers empty).
+  [[nodiscard]] bool has_routing() const { return !moe_layers.empty(); }
   ModelShape shape;                         // as far as the trace knows it; shape.layers empty when unknown
 };
 

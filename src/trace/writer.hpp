@@ -19,7 +19,8 @@ enum class WeightKind : std::uint8_t { none, raw_softmax, renorm, sigmoid };
 /// Element type of recorded q, k, v in the file.
 enum class KvType : std::uint8_t { fp16, bf16 };
 
-/// Fixed facts of a trace to be written; `info.shape`, `info.moe_layers`, n_experts, top_k and level must be filled.
+/// Fixed facts of a trace to be written; `info.shape`, `info.moe_layers`, n_experts, top_k and level must be filled. Without layers
+/// (TraceInfo::has_routing false) only requests are written, no rows.
 struct WriterSpec {
   TraceInfo info;
   WeightKind weight_kind = WeightKind::none;
@@ -60,6 +61,8 @@ class NativeWriter {
   void begin_request(const RequestInfo& request, std::span<const std::uint64_t> hash_ids = {});
   /// UserError for a row that no reader would accept: expert ids out of range or repeated, weights not finite, missing levels.
   void append(const TokenBlock& block);
+  /// Domain names that became known while writing; they replace those of the WriterSpec.
+  void name_domains(const std::vector<std::string>& names);
   /// A line for /provenance/import_log.
   void note(const std::string& line);
   /// Completes, fsyncs and renames. Throws UserError when request lengths and rows disagree.
