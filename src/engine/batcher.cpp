@@ -1,3 +1,4 @@
+// Forms steps in a fixed order of requests, so every process plans the same batch without asking another.
 #include "engine/batcher.hpp"
 
 #include <fmt/format.h>
@@ -53,7 +54,8 @@ Batcher::Batcher(const Geometry& geometry, const TraceSource& trace) : geometry_
     const Request request{RequestId(r), prompt, prompt + output, std::max<std::int64_t>(0, info.arrival_ns)};
     if (capacity > 0 && spec.eviction.scope == EvictScope::request && planned_bytes(geometry, request.total) > capacity) {
       throw PointFailure(fmt::format("request {} of {} tokens needs {} a shard, memory.shard_bytes is {}: it can never start", r, request.total,
-                                     format_bytes(static_cast<std::int64_t>(planned_bytes(geometry, request.total))), format_bytes(static_cast<std::int64_t>(capacity))));
+                                     format_bytes(static_cast<std::int64_t>(planned_bytes(geometry, request.total))),
+                                     format_bytes(static_cast<std::int64_t>(capacity))));
     }
     requests_.push_back(request);
     total_tokens_ += request.total;
@@ -164,7 +166,8 @@ void Batcher::finish_step(const StepBatch& batch, std::int64_t model_ns, std::in
     if (!item.finishes()) continue;
     record.e2e_model_ns = clock_ns_ - record.arrival_ns;
     record.e2e_ns = measured_ns_ - start_measured_[it->index];
-    if (geometry_->spec().memory.shard_bytes > 0 && geometry_->spec().eviction.scope == EvictScope::request) planned_ -= planned_bytes(*geometry_, item.total_tokens);
+    if (geometry_->spec().memory.shard_bytes > 0 && geometry_->spec().eviction.scope == EvictScope::request)
+      planned_ -= planned_bytes(*geometry_, item.total_tokens);
     active_.erase(it);
   }
 }

@@ -1,3 +1,4 @@
+// Rows of one window: filled by the phases, emptied by flush.
 #include "engine/counters.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Hashes one decision record and adds it modulo 2^128.
 #include "engine/digest.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Budgets, victims and their execution for score rules at both scopes.
 #include "engine/evictor.hpp"
 
 #include <algorithm>
@@ -45,7 +46,8 @@ Evictor::Standing Evictor::standing(RequestId request, std::uint32_t position) c
 Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index) const {
   const RequestId request = shard.groups()[page.group].request;
   const bool partial = page.used < geometry_->page_slots() && !page.sealed;
-  Standing worst = partial && (page.read_step == step_ || page.append_step == step_) && (*requests_)[request].step == step_ ? Standing::sheltered : Standing::evictable;
+  Standing worst = partial && (page.read_step == step_ || page.append_step == step_) && (*requests_)[request].step == step_ ? Standing::sheltered
+                                                                                                                            : Standing::evictable;
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
     if (!shard.live(index, slot)) continue;
     const Standing s = standing(request, shard.position(shard.at(index, slot)));
@@ -127,8 +129,9 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   count.missed_bytes += missed * entry;
   const ClusterModel& network = geometry_->spec().cluster.network;
   (shard.rank() == group.home ? count.hit_local : network.same_node(shard.rank(), group.home) ? count.hit_node : count.hit_remote) += hits;
-  counters_->digest.add({step, geometry_->layers()[group.layer].layer.value, Decision::lookup, group.request.value, static_cast<std::uint32_t>(missed),
-                         chain.expert.value, shard.id().value << 8 | group.head_group, static_cast<std::uint64_t>(lookups) << 32 | static_cast<std::uint64_t>(hits)});
+  counters_->digest.add({step, geometry_->layers()[group.layer].layer.value, Decision::lookup, group.request.value,
+                         static_cast<std::uint32_t>(missed), chain.expert.value, shard.id().value << 8 | group.head_group,
+                         static_cast<std::uint64_t>(lookups) << 32 | static_cast<std::uint64_t>(hits)});
 }
 
 std::uint64_t Evictor::usage(const EvictList& list) const {
@@ -264,7 +267,8 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
           if (!shard.live(p, slot)) continue;
           const std::size_t i = shard.at(p, slot);
-          if (standing(group.request, shard.position(i)) == Standing::evictable) out.push_back({score(shard.position(i), mass ? shard.state(i) : 0), shard.position(i), p, slot});
+          if (standing(group.request, shard.position(i)) == Standing::evictable)
+            out.push_back({score(shard.position(i), mass ? shard.state(i) : 0), shard.position(i), p, slot});
         }
       } else if (page_standing(shard, page, p) == Standing::evictable) {
         float sum = 0, most = 0;

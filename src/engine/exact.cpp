@@ -1,3 +1,4 @@
+// Straightforward double-precision attention: written to be read, not to be fast.
 #include "engine/exact.hpp"
 
 #include <algorithm>

@@ -42,7 +42,7 @@ struct Fidelity {
 };
 
 /// Compares an output `o` [n_heads][d_v] that read the given positions (ascending, distinct) with the exact result.
-[[nodiscard]] Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, std::uint32_t begin, std::span<const std::uint32_t> read, const float* o,
-                                          std::uint32_t top_k);
+[[nodiscard]] Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, std::uint32_t begin, std::span<const std::uint32_t> read,
+                                          const float* o, std::uint32_t top_k);
 
 }  // namespace moekv

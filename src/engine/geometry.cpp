@@ -1,3 +1,4 @@
+// Works out layers, head slices, page sizes and budgets from a RunSpec, once.
 #include "engine/geometry.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The home side of a layer step: plan, pack the dispatch, merge the partial results.
 #include "engine/home.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The owner side of a layer step: unpack, admit, attend, answer, touch.
 #include "engine/owner.hpp"
 
 #include <algorithm>
@@ -158,7 +159,8 @@ void Owner::admit() {
     for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(s.rank()); ++hg) {
       Group& group = s.find_or_add(meta.request, layer_, hg, row.home, row.total_tokens);
       const Shard::Stored stored = s.append(group, meta, step_);
-      counters_->digest.add({step_, replay.layer.value, Decision::admit, meta.request.value, meta.position, meta.expert.value, s.id().value << 8 | hg, meta.copy});
+      counters_->digest.add(
+          {step_, replay.layer.value, Decision::admit, meta.request.value, meta.position, meta.expert.value, s.id().value << 8 | hg, meta.copy});
       appended_.emplace_back(s.id().value - first_shard_, stored.page);
       if (!payload_) continue;
       const std::size_t head = std::size_t{hg} * geometry_->heads_per_group();
@@ -255,7 +257,9 @@ void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, s
   std::span<const std::uint64_t> wanted = routed ? std::span<const std::uint64_t>(query_words_) : std::span<const std::uint64_t>();
   for (const std::uint32_t c : group.order) {
     const Chain& chain = group.chains[c];
-    if (routed && geometry_->chains_are_exact() && (!chain.expert.valid() || (query_words_[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0)) continue;
+    if (routed && geometry_->chains_are_exact() &&
+        (!chain.expert.valid() || (query_words_[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0))
+      continue;
     for (const std::uint32_t p : chain.pages) read += read_page(query, s, p, wanted);
   }
   if (group.head_group > 0) probe_positions_.resize(first_probe);  // every head group holds the same tokens unless evicted apart: one list is enough
@@ -306,7 +310,8 @@ void Owner::build_query(Query& query) {
   query.n_parts = static_cast<std::uint32_t>(part_rows_.size()) - query.first_part;
   query.n_tasks = static_cast<std::uint32_t>(tasks_.size()) - query.first_task;
   query.n_probe = static_cast<std::uint32_t>(probe_positions_.size()) - query.first_probe;
-  counters_->digest.add({step_, geometry_->layers()[layer_].layer.value, Decision::read, query.header->request, query.header->position, 0, query.rank.value, query.n_read});
+  counters_->digest.add({step_, geometry_->layers()[layer_].layer.value, Decision::read, query.header->request, query.header->position, 0,
+                         query.rank.value, query.n_read});
 }
 
 void Owner::attend() {

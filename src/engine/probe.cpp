@@ -1,3 +1,4 @@
+// Draws the sample and fills the probe rows.
 #include "engine/probe.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The loop over steps and the gathering of records on process 0.
 #include "engine/replay.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Choices of the routing rule and the storing key made from them.
 #include "engine/router.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Page tables, slot maps, free lists and the shadow index of one shard.
 #include "engine/shard.hpp"
 
 #include <algorithm>
@@ -376,7 +377,8 @@ Shard::Usage Shard::usage() const {
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
                      bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_);
   for (const Group& group : groups_) {
-    for (const Chain& chain : group.chains) u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);
+    for (const Chain& chain : group.chains)
+      u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);
   }
   return u;
 }

@@ -1,3 +1,4 @@
+// The phases of one layer step, in the order of MODEL section 7.
 #include "engine/sharded_cache.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// One step from the trace: rows, keys, q, k, v, then each layer, then the record.
 #include "engine/step_driver.hpp"
 
 #include <algorithm>
@@ -102,7 +103,9 @@ void StepDriver::make_payload(const ReplayLayer& layer, LayerInput& input) {
 
 std::int64_t StepDriver::run(const StepBatch& batch) {
   StepRecord& count = cache_->counters().step;
-  const auto sum = [&] { return count.t_read + count.t_route + count.t_place + count.t_dispatch + count.t_admit + count.t_attend + count.t_combine + count.t_touch; };
+  const auto sum = [&] {
+    return count.t_read + count.t_route + count.t_place + count.t_dispatch + count.t_admit + count.t_attend + count.t_combine + count.t_touch;
+  };
   const std::int64_t before = sum();
   collect_tokens(batch);
   cache_->begin_step(batch);
@@ -121,11 +124,14 @@ std::int64_t StepDriver::run(const StepBatch& batch) {
     phase.lap(count.t_route);
     if (layer.row >= 0) {
       // Expert parallelism would move each token's hidden state to its experts and back, 2 bytes a value.
-      const auto routed = std::count_if(router_.choice(layer.row).begin(), router_.choice(layer.row).end(), [](std::uint16_t e) { return e != ExpertId::invalid; });
+      const auto routed =
+          std::count_if(router_.choice(layer.row).begin(), router_.choice(layer.row).end(), [](std::uint16_t e) { return e != ExpertId::invalid; });
       count.hidden_state_bytes += std::int64_t{2} * 2 * geometry_->spec().model.hidden * routed;
     }
     probe_.mark(layer, tokens_);
-    LayerInput input{l, tokens_, geometry_->needs_experts() ? std::span<const std::uint16_t>(keys_) : std::span<const std::uint16_t>(), nullptr, nullptr, nullptr, nullptr};
+    LayerInput input{l,       tokens_, geometry_->needs_experts() ? std::span<const std::uint16_t>(keys_) : std::span<const std::uint16_t>(),
+                     nullptr, nullptr, nullptr,
+                     nullptr};
     PhaseTimer generate;
     if (payload_) make_payload(layer, input);
     generate.lap(count.t_generate);

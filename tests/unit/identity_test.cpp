@@ -58,7 +58,8 @@ TEST(Identity, EveryPlacementIsDenseAttention) {
         spec.placement.map = c.map;
         spec.placement.dedup = c.dedup;
         spec.placement.fold = true;
-        SCOPED_TRACE(fmt::format("{} ranks {} layout {} map {} dedup {}", shape.name, ranks, static_cast<int>(c.layout), static_cast<int>(c.map), static_cast<int>(c.dedup)));
+        SCOPED_TRACE(fmt::format("{} ranks {} layout {} map {} dedup {}", shape.name, ranks, static_cast<int>(c.layout), static_cast<int>(c.map),
+                                 static_cast<int>(c.dedup)));
         expect_dense(run_replay(spec, testing::requests_of({{30, 5}, {0, 12}, {1, 1}})), 1e-5);
         if (HasFatalFailure()) return;
       }

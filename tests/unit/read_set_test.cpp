@@ -66,7 +66,8 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
       // The mass of the set that was read pins down which tokens it holds.
       std::vector<float> q(spec.model.n_heads * spec.model.d_k);
       qkv.queries(LayerId(static_cast<std::uint16_t>(row.layer)), request, position, position + 1, {}, q.data());
-      const ExactQuery query{LayerId(static_cast<std::uint16_t>(row.layer)), spec.model.layers[static_cast<std::size_t>(row.layer)], request, position, q.data(), nullptr, 0.25, nullptr, 0};
+      const LayerShape& layer = spec.model.layers[static_cast<std::size_t>(row.layer)];
+      const ExactQuery query{LayerId(static_cast<std::uint16_t>(row.layer)), layer, request, position, q.data(), nullptr, 0.25, nullptr, 0};
       const ExactResult exact = exact_attention(qkv, spec.model, query);
       double mass = 0;
       for (std::uint32_t h = 0; h < spec.model.n_heads; ++h) {
