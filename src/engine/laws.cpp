@@ -130,7 +130,8 @@ void check_loads(const RunSpec& spec, const RunOutcome& out, Violations& v) {
     std::map<std::int64_t, std::int64_t> excess;
     for (const LoadRecord& l : rows) excess[l.first_step] += std::max<std::int64_t>(0, l.peak_bytes - capacity);
     for (const S& s : out.steps) {
-      v.expect(Relation::equal, s.first_step, "excess of the shards' peak_bytes over memory.shard_bytes", excess[s.first_step], "capacity_excess_bytes", s.capacity_excess_bytes);
+      v.expect(Relation::equal, s.first_step, "excess of the shards' peak_bytes over memory.shard_bytes", excess[s.first_step],
+               "capacity_excess_bytes", s.capacity_excess_bytes);
     }
   }
 }

@@ -1,3 +1,4 @@
+// The gate of key query_router: a matrix from file or seed, applied to the mean query head.
 #include "engine/query_router.hpp"
 
 #include <fmt/format.h>
@@ -19,7 +20,8 @@ QueryRouter::QueryRouter(const std::string& path, std::uint64_t seed, const Mode
     const h5::Dataset weights = h5::File::open(path).dataset("weights");
     const h5::Dims dims = weights.dims();
     if (dims.size() != 2 || dims[0] != n_experts || dims[1] != d_k_) {
-      throw UserError(path + ":/weights", fmt::format("the query router needs a matrix of [{}, {}] (experts, d_k)", n_experts, d_k_), "check routing.query_router_path");
+      throw UserError(path + ":/weights", fmt::format("the query router needs a matrix of [{}, {}] (experts, d_k)", n_experts, d_k_),
+                      "check routing.query_router_path");
     }
     weights_ = weights.read<float>();
     return;

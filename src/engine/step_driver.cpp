@@ -30,7 +30,9 @@ StepDriver::StepDriver(const Geometry& geometry, TraceSource& trace, QkvSource* 
       probe_(geometry, qkv, payload, recorded_qkv, total_queries) {
   const RunSpec& spec = geometry.spec();
   if (spec.routing.key != RoutingKey::query_router) return;
-  if (!payload) throw UserError(spec.config_path, "routing.key 'query_router' needs queries, which backend 'count' does not have", "use backend: host, or another key");
+  if (!payload)
+    throw UserError(spec.config_path, "routing.key 'query_router' needs queries, which backend 'count' does not have",
+                    "use backend: host, or another key");
   query_router_ = std::make_unique<QueryRouter>(spec.routing.query_router_path, spec.seed, spec.model, geometry.n_experts(), geometry.top_k());
 }
 

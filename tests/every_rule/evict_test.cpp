@@ -15,7 +15,8 @@ namespace {
 /// One request of one layer in one shard: tokens come one a step, attention rows and accesses are given.
 class World {
  public:
-  World(const EvictRule& rule, std::uint64_t budget, ProtectSpec protect, std::uint32_t page_slots, EvictUnit unit, std::uint32_t total = 1000, std::uint32_t prompt = 0)
+  World(const EvictRule& rule, std::uint64_t budget, ProtectSpec protect, std::uint32_t page_slots, EvictUnit unit, std::uint32_t total = 1000,
+        std::uint32_t prompt = 0)
       : total_(total), prompt_(prompt) {
     spec_.model = testing::gqa_model(1);
     spec_.model.layers[0].moe = false;
@@ -194,8 +195,8 @@ TYPED_TEST(EveryEvictRule, BudgetBelowProtectionIsOvercommitNotLoss) {
 }
 
 /// Keeps the whole history and recomputes every choice from it.
-Set oracle_choice(const EvictRule& rule, const Set& live, const std::vector<std::map<std::uint32_t, float>>& rows, std::uint64_t step, std::uint32_t n, std::uint64_t budget,
-                  const ProtectSpec& protect) {
+Set oracle_choice(const EvictRule& rule, const Set& live, const std::vector<std::map<std::uint32_t, float>>& rows, std::uint64_t step,
+                  std::uint32_t n, std::uint64_t budget, const ProtectSpec& protect) {
   std::vector<std::tuple<double, std::uint32_t>> order;
   const auto sinks = std::holds_alternative<evict::Streaming>(rule) ? std::max(protect.sinks, std::get<evict::Streaming>(rule).start) : protect.sinks;
   for (const std::uint32_t p : live) {
