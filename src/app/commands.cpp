@@ -4,7 +4,10 @@
 namespace moekv {
 
 void add_commands(CLI::App& app, Action& action) {
+  add_diff(app, action);
+  add_doctor(app, action);
   add_plan(app, action);
+  add_show(app, action);
   add_trace(app, action);
 }
 

@@ -7,9 +7,11 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <regex>
 
 #include "core/error.hpp"
 
@@ -52,6 +54,18 @@ void PendingFile::commit() {
   }
   done_ = true;
   sync_path(folder_of(final_), O_RDONLY | O_DIRECTORY);
+}
+
+void remove_leftovers(const std::string& final_path) {
+  const std::regex name(R"(\.(\d{1,9})\.\d+\.tmp)");
+  const std::string prefix = std::filesystem::path(final_path).filename().string();
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_of(final_path), ignored)) {
+    const std::string found = entry.path().filename().string();
+    std::smatch match;
+    const std::string rest = found.starts_with(prefix) ? found.substr(prefix.size()) : "";
+    if (std::regex_match(rest, match, name) && ::kill(std::stoi(match[1]), 0) != 0 && errno == ESRCH) ::unlink(entry.path().c_str());
+  }
 }
 
 }  // namespace moekv

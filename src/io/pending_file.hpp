@@ -25,4 +25,7 @@ class PendingFile {
   bool done_ = false;
 };
 
+/// Removes temporary files beside `final_path` that processes of this host left when they were killed; those of living processes stay.
+void remove_leftovers(const std::string& final_path);
+
 }  // namespace moekv

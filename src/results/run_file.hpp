@@ -52,7 +52,8 @@ inline void write_run_file(const std::string& path, const RunSpec& spec, const R
 [[nodiscard]] RunFile read_run_file(const std::string& path);
 
 enum class Existing : std::uint8_t { refuse, replace };
-/// To be called before a run: throws UserError where its result could not be written, or would replace a file that is to be kept.
+/// To be called before a run: throws UserError where its result could not be written, or would replace a file that is to be kept. Removes what
+/// killed processes left of earlier attempts.
 void require_writable(const std::string& path, Existing existing);
 
 }  // namespace moekv

@@ -234,6 +234,7 @@ RunFile make_run_file(const RunSpec& spec, RunOutcome outcome, Provenance proven
 
 void require_writable(const std::string& path, Existing existing) {
   (void)PendingFile(path);  // throws for a missing or read-only folder
+  remove_leftovers(path);
   if (existing == Existing::refuse && std::filesystem::exists(path)) {
     throw UserError(path, "exists already and would be replaced", "choose another name with --out, or pass --force");
   }

@@ -1,8 +1,10 @@
 // Result files: what is written is read back, the layout that other readers rely on, safe replacement, and damaged files.
 #include "results/run_file.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -146,6 +148,16 @@ TEST_F(RunFileTest, ExistingFilesAreKeptUnlessToldOtherwise) {
   EXPECT_NO_THROW(require_writable(path, Existing::replace));
   EXPECT_EQ(std::filesystem::file_size(path), 8u);
   EXPECT_THAT(message_of([&] { require_writable(dir.file("nowhere/run.h5"), Existing::replace); }), HasSubstr("does not exist"));
+}
+
+TEST_F(RunFileTest, CleansUpAfterKilledWritersOnly) {
+  const std::string dead = path + ".999999999.0.tmp", living = fmt::format("{}.{}.7.tmp", path, ::getpid()),
+                    foreign = dir.file("other.h5.999999999.0.tmp");
+  for (const std::string& name : {dead, living, foreign}) std::ofstream(name) << "half";
+  require_writable(path, Existing::refuse);
+  EXPECT_FALSE(std::filesystem::exists(dead));
+  EXPECT_TRUE(std::filesystem::exists(living));
+  EXPECT_TRUE(std::filesystem::exists(foreign));
 }
 
 TEST_F(RunFileTest, LeavesNoTemporaryFile) {

@@ -1,0 +1,134 @@
+#!/usr/bin/python3
+"""Reads moekv result files (HDF5, schema moekv-sweep/1) into plain Python: numpy arrays, dicts, and pandas frames where pandas is there.
+
+    import moekv_results
+    run = moekv_results.load("results/quickstart.h5")
+    print(run.status, run.digest, run.params["eviction.policy"])
+    m = run.metrics["hit_ratio"]
+    print(m.value, "=", m.numerator, "/", m.denominator, m.claim_class, "-", m.definition)
+    steps = run.record("step")                  # dict: column name -> numpy array, one row per window of steps
+    print(steps["kv_bytes_stored"].max(), run.units("step", "kv_bytes_stored"))
+    frame = run.frame("load")                   # pandas.DataFrame
+    frame[frame.entity == moekv_results.ENTITIES.index("rank")].groupby("index").load.sum()
+
+As a program it prints the metrics of a file:  moekv_results.py results/quickstart.h5 [name ...]
+"""
+import dataclasses
+import sys
+
+import h5py
+
+SCHEMA = "moekv-sweep/1"
+ENTITIES = ("expert", "shard", "rank", "node")  # values of column `entity` of record `load`
+PHASES = ("read", "route", "place", "dispatch", "admit", "attend", "combine", "touch", "record")
+WIRE_CLASSES = ("kv", "q", "partial", "lse", "notices", "headers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number the run reports once. numerator and denominator are None where it is no ratio; claim_class says what stands behind it."""
+
+    value: float
+    units: str
+    definition: str
+    claim_class: str  # counted, measured, modelled or derived
+    numerator: float = None
+    denominator: float = None
+
+
+class Run:
+    """One run, read completely when it is made; the file is closed afterwards.
+
+    Example: Run("results/quickstart.h5").metrics["hit_ratio"].value
+    """
+
+    def __init__(self, path):
+        self.path = str(path)
+        with h5py.File(self.path, "r") as file:
+            schema = file.attrs.get("schema", "none")
+            if schema != SCHEMA:
+                raise ValueError(f"{self.path}: is not a result file: schema is {schema!r}, expected {SCHEMA!r}")
+            if file["point"].shape[0] != 1:
+                raise ValueError(f"{self.path}: holds {file['point'].shape[0]} points; this class reads the file of one run")
+            self.attrs = dict(file.attrs)
+            self.provenance = dict(file["provenance"].attrs)
+            self.params = {name: _scalar(data) for name, data in file["param"].items()}
+            self.metrics = {name: _metric(file, name) for name in file["metric"]}
+            self._records = {kind: {name: _column(data) for name, data in group.items() if name != "row"} for kind, group in file["record"].items()}
+            self._about = {kind: {name: dict(data.attrs) for name, data in group.items()} for kind, group in file["record"].items()}
+            self.hosts = {name: _column(data) for name, data in file["provenance/host"].items() if name != "row"}
+            self.status = file["status"].attrs["flag_meanings"].split()[int(file["status"][0])]
+            self.digest = _scalar(file["digest"])
+            self.labels = _scalar(file["labels"]).split()
+            self.notes = _scalar(file["notes"]).splitlines()
+            self.violations = _scalar(file["error"]).splitlines()
+
+    def record_kinds(self):
+        """Names of the records: step, layer, load, traffic, request, probe, digest."""
+        return list(self._records)
+
+    def record(self, kind):
+        """All columns of a record as numpy arrays of one length. Example: run.record("traffic")["kv"].sum()"""
+        return self._records[kind]
+
+    def units(self, kind, column):
+        """UDUNITS text of a column. Example: run.units("step", "t_attend") == "ns" """
+        return self._about[kind][column]["units"]
+
+    def about(self, kind, column):
+        """All attributes of a column: units, definition, window, scope, claim_class, version."""
+        return self._about[kind][column]
+
+    def frame(self, kind):
+        """A record as a pandas.DataFrame. Example: run.frame("request").e2e_ns.describe()"""
+        import pandas  # optional: only this method needs it
+
+        return pandas.DataFrame(self._records[kind])
+
+
+def load(path):
+    """The run in a result file. Raises OSError where it is no HDF5 file, ValueError where it is no result file of one run; both name the file."""
+    try:
+        return Run(path)
+    except OSError as error:
+        raise OSError(f"{path}: {error}") from error
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: is damaged or not complete: {error}") from error
+
+
+def _scalar(dataset):
+    value = dataset.asstr()[0] if h5py.check_string_dtype(dataset.dtype) else dataset[0]
+    return value if isinstance(value, str) else value.item()
+
+
+def _column(dataset):
+    return dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
+
+
+def _metric(file, name):
+    data = file["metric"][name]
+    parts = [_scalar(file[group][name]) if name in file[group] else None for group in ("metric_numerator", "metric_denominator")]
+    return Metric(_scalar(data), data.attrs["units"], data.attrs["definition"], data.attrs["claim_class"], *parts)
+
+
+def main(argv):
+    """Prints the metrics of a file: all, or those named."""
+    if len(argv) < 2 or argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if len(argv) > 1 else 2
+    try:
+        run = load(argv[1])
+        chosen = {name: run.metrics[name] for name in argv[2:] or run.metrics}
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyError as error:
+        print(f"error: {argv[1]}: has no metric {error}", file=sys.stderr)
+        return 2
+    for name, metric in chosen.items():
+        print(f"{name}\t{metric.value:.10g}\t{metric.units}\t{metric.claim_class}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

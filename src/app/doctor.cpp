@@ -1,0 +1,217 @@
+// moekv doctor: what this machine and build offer, each line with a verdict and what to do about it. Only looks; changes nothing.
+#include <dlfcn.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "app/command.hpp"
+#include "comm/mpi_session.hpp"
+#include "core/units.hpp"
+#include "io/hdf5.hpp"
+#include "results/build_info.hpp"
+#include "results/provenance.hpp"
+
+namespace moekv {
+namespace {
+
+enum class Verdict : std::uint8_t { ok, warn, missing };
+
+struct Finding {
+  std::string_view topic;
+  Verdict verdict = Verdict::ok;
+  std::string found;
+  std::string advice;  // what to do; empty for ok
+};
+
+bool is_set(const char* variable) { return std::getenv(variable) != nullptr; }
+
+/// Full path of a program on PATH; empty where there is none.
+std::string find_program(std::string_view name) {
+  const char* path = std::getenv("PATH");
+  std::string_view rest = path == nullptr ? "" : path;
+  while (!rest.empty()) {
+    const std::string_view folder = rest.substr(0, rest.find(':'));
+    rest.remove_prefix(std::min(rest.size(), folder.size() + 1));
+    const std::string candidate = fmt::format("{}/{}", folder, name);
+    if (access(candidate.c_str(), X_OK) == 0) return candidate;
+  }
+  return {};
+}
+
+/// First line that a shell command prints; empty where it fails.
+std::string first_line_of(const std::string& command) {
+  std::FILE* pipe = popen((command + " 2>/dev/null").c_str(), "r");
+  if (pipe == nullptr) return {};
+  std::array<char, 256> line{};
+  const bool read = std::fgets(line.data(), line.size(), pipe) != nullptr;
+  while (std::fgetc(pipe) != EOF) {
+  }
+  if (pclose(pipe) != 0 || !read) return {};
+  const std::string text = line.data();
+  return text.substr(0, text.find('\n'));
+}
+
+/// A shared library that is opened at run time. Stays open: a driver does not like to be unloaded.
+class Library {
+ public:
+  explicit Library(const char* name) : handle_(dlopen(name, RTLD_LAZY | RTLD_LOCAL)) {}
+  [[nodiscard]] bool found() const { return handle_ != nullptr; }
+  /// The function `name`, null where the library lacks it.
+  template <class Function>
+  [[nodiscard]] Function* function(const char* name) const {
+    return handle_ == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(handle_, name));
+  }
+
+ private:
+  void* handle_;
+};
+
+Finding check_program() {
+  const BuildInfo& build = build_info();
+  const char* dirty = build.git_dirty == 1 ? ", changed since" : "";
+  return {"moekv", Verdict::ok, fmt::format("{} ({}, {}, commit {}{})", build.version, build.build_type, build.compiler, build.git_commit, dirty),
+          ""};
+}
+
+Finding check_mpi() { return {"MPI", Verdict::ok, MpiSession::library_version(), ""}; }
+
+Finding check_launcher() {
+  const std::string mpirun = find_program("mpirun");
+  if (mpirun.empty()) return {"launcher", Verdict::missing, "no mpirun on PATH", "install openmpi-bin; one process runs without it"};
+  const bool root_refused = geteuid() == 0 && !(is_set("OMPI_ALLOW_RUN_AS_ROOT") && is_set("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"));
+  if (root_refused) {
+    return {"launcher", Verdict::warn, mpirun + ", which refuses to run as root",
+            "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 (scripts/mpi_env.sh)"};
+  }
+  return {"launcher", Verdict::ok, mpirun, ""};
+}
+
+Finding check_yielding() {
+  const HostFacts host = this_host();
+  if (host.n_cpus >= 4 || is_set("OMPI_MCA_mpi_yield_when_idle"))
+    return {"processors", Verdict::ok, fmt::format("{} ({})", host.n_cpus, host.cpu_model), ""};
+  return {"processors", Verdict::warn, fmt::format("{} ({})", host.n_cpus, host.cpu_model),
+          "with more processes than processors: export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 (scripts/mpi_env.sh)"};
+}
+
+Finding check_openmp() {
+  const HostFacts host = this_host();
+  const bool too_many = host.openmp_threads > host.n_cpus;
+  return {"OpenMP", too_many ? Verdict::warn : Verdict::ok,
+          fmt::format("{} threads on {} processors ({})", host.openmp_threads, host.n_cpus, host.cpus),
+          too_many ? "set OMP_NUM_THREADS to at most the number of processors" : ""};
+}
+
+Finding check_instructions() {
+#if defined(__x86_64__)
+  const std::array<std::pair<const char*, bool>, 4> known = {
+      {{"AVX2", __builtin_cpu_supports("avx2") != 0},
+       {"FMA", __builtin_cpu_supports("fma") != 0},
+       {"F16C", __builtin_cpu_supports("f16c") != 0},
+       {"AVX-512", __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0}}};
+  std::string found;
+  for (const auto& [name, present] : known) found += fmt::format("{}{} {}", found.empty() ? "" : ", ", name, present ? "yes" : "no");
+  if (!known[0].second) return {"instructions", Verdict::warn, found, "the host backend chooses a slower kernel; results are the same"};
+  return {"instructions", Verdict::ok, found, ""};
+#else
+  return {"instructions", Verdict::ok, "not x86-64: the host backend chooses its kernel at run time", ""};
+#endif
+}
+
+Finding check_memory() { return {"memory", Verdict::ok, format_bytes(this_host().memory_bytes), ""}; }
+
+Finding check_hdf5() { return {"HDF5", Verdict::ok, h5::library_version(), ""}; }
+
+/// Some network file systems know no locks; HDF5 then cannot open files.
+Finding check_locking() {
+  std::string name = (std::filesystem::current_path() / ".moekv_lock_XXXXXX").string();
+  const int fd = mkstemp(name.data());
+  if (fd < 0) return {"file locking", Verdict::warn, "this folder is not writable", "results need a writable folder: pass --out"};
+  const bool locks = flock(fd, LOCK_EX | LOCK_NB) == 0;
+  close(fd);
+  unlink(name.c_str());
+  if (locks) return {"file locking", Verdict::ok, "works in this folder", ""};
+  return {"file locking", Verdict::warn, "does not work in this folder", "export HDF5_USE_FILE_LOCKING=FALSE"};
+}
+
+Finding check_cuda_build() {
+  const auto architectures = build_info().cuda_architectures;
+  if (!architectures.empty()) return {"CUDA build", Verdict::ok, fmt::format("architectures {}", architectures), ""};
+  return {"CUDA build", Verdict::missing, "this program has no CUDA backend",
+          "backends host and count work; for cuda configure with a CUDA toolkit (MOEKV_CUDA=ON)"};
+}
+
+Finding check_driver() {
+  const Library cuda("libcuda.so.1");
+  if (!cuda.found()) return {"GPU driver", Verdict::missing, "no libcuda.so.1", "install the NVIDIA driver where a GPU is to be used"};
+  const auto init = cuda.function<int(unsigned)>("cuInit");
+  const auto driver_version = cuda.function<int(int*)>("cuDriverGetVersion");
+  const auto device_count = cuda.function<int(int*)>("cuDeviceGetCount");
+  int version = 0, devices = 0;
+  if (init == nullptr || driver_version == nullptr || device_count == nullptr || driver_version(&version) != 0) {
+    return {"GPU driver", Verdict::warn, "libcuda.so.1 does not answer", "reinstall the NVIDIA driver"};
+  }
+  const std::string text = fmt::format("CUDA {}.{}", version / 1000, version % 1000 / 10);
+  if (init(0) != 0 || device_count(&devices) != 0 || devices == 0)
+    return {"GPU driver", Verdict::warn, text + ", no usable device", "check nvidia-smi and CUDA_VISIBLE_DEVICES"};
+  return {"GPU driver", Verdict::ok, fmt::format("{}, {} device(s)", text, devices), ""};
+}
+
+Finding check_nccl() {
+  const char* chosen = std::getenv("MOEKV_NCCL_LIB");
+  for (const char* name : {chosen, "libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2"}) {
+    if (name == nullptr) continue;
+    const Library nccl(name);
+    const auto get_version = nccl.function<int(int*)>("ncclGetVersion");
+    int version = 0;
+    if (get_version == nullptr || get_version(&version) != 0) continue;
+    return {"NCCL", Verdict::ok, fmt::format("{}.{}.{} ({})", version / 10000, version % 10000 / 100, version % 100, name), ""};
+  }
+  return {"NCCL", Verdict::missing, "no libnccl.so.2", "needed for transport nccl only; set MOEKV_NCCL_LIB to its path"};
+}
+
+Finding check_slurm() {
+  const std::string srun = find_program("srun");
+  if (srun.empty()) return {"Slurm", Verdict::missing, "no srun on PATH", "only needed on clusters"};
+  const char* job = std::getenv("SLURM_JOB_ID");
+  return {"Slurm", Verdict::ok, job == nullptr ? srun : fmt::format("{}, inside job {}; start with srun --mpi=pmix", srun, job), ""};
+}
+
+Finding check_python() {
+  for (const char* python : {"python3", "/usr/bin/python3"}) {
+    const std::string version =
+        first_line_of(fmt::format("{} -c 'import sys, h5py; print(sys.version.split()[0], h5py.__version__, sys.executable)'", python));
+    if (!version.empty()) return {"Python", Verdict::ok, fmt::format("{} (version, h5py, program)", version), ""};
+  }
+  return {"Python", Verdict::missing, "no python3 with h5py", "install python3-h5py python3-matplotlib for the figure scripts"};
+}
+
+ExitCode run_doctor() {
+  constexpr std::string_view words[] = {"ok", "warn", "missing"};
+  int warnings = 0;
+  for (const auto& check : {check_program, check_mpi, check_launcher, check_yielding, check_openmp, check_instructions, check_memory, check_hdf5,
+                            check_locking, check_cuda_build, check_driver, check_nccl, check_slurm, check_python}) {
+    const Finding f = check();
+    fmt::print("{:<8}{:<14}{}\n", words[static_cast<std::size_t>(f.verdict)], f.topic, f.found);
+    if (!f.advice.empty()) fmt::print("{:<22}-> {}\n", "", f.advice);
+    warnings += f.verdict == Verdict::warn ? 1 : 0;
+  }
+  fmt::print("{}\n", warnings == 0 ? "nothing stands in the way of a run" : fmt::format("{} warning(s): see the arrows", warnings));
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& parent, Action& action) {
+  CLI::App* doctor = parent.add_subcommand("doctor", "say what this machine and build offer, and what to do where something is missing");
+  doctor->callback([&action] { action.run = run_doctor; });
+}
+
+}  // namespace moekv

@@ -1,0 +1,153 @@
+"""Result files as a user meets them: show, diff and doctor, the Python reader and the figure, damaged files, and writers that are killed.
+
+The first argument is the program that writes the sample run.
+"""
+import contextlib
+import io
+import json
+import random
+import subprocess
+import sys
+import time
+import unittest
+
+import h5py
+
+import program
+
+sys.path.insert(0, str(program.SOURCE / "scripts"))
+import moekv_results  # noqa: E402
+import plot_run  # noqa: E402
+
+WRITER = None
+
+
+class Results(program.ProgramTest):
+    def sample(self, name, variant=""):
+        path = self.folder / name
+        subprocess.run([WRITER, path, variant], check=True)
+        return path
+
+    def test_show(self):
+        text = self.run_ok("show", self.sample("a.h5")).out
+        for words in ("sample: ok, digest 0123456789abcdef", "KV path only", "counted", "measured", "modelled", "labels: acausal"):
+            self.assertIn(words, text)
+
+    def test_json(self):
+        path = self.sample("a.h5")
+        plain = json.loads(self.run_ok("show", "--json", path).out)
+        self.assertEqual(plain["metrics"]["hit_ratio"]["numerator"], 150)
+        self.assertNotIn("records", plain)
+        self.assertEqual(json.loads(self.run_ok("show", "--json", "--records", path).out)["records"]["step"]["n_req"], [100, 100])
+
+    def test_diff(self):
+        a, b, c = self.sample("a.h5"), self.sample("b.h5"), self.sample("c.h5", "different")
+        self.assertIn("same decisions", self.run_ok("diff", "--decisions", a, b).out)
+        self.assertIn("same decisions and counters", self.run_ok("diff", a, b).out)
+        decisions = program.run("diff", "--decisions", a, c)
+        self.assertEqual(decisions.code, 1, decisions)
+        self.assertIn("steps 64 to 127", decisions.out)
+        numbers = program.run("diff", a, c)
+        self.assertEqual(numbers.code, 1, numbers)
+        self.assertIn("record step[1] n_hit (first_step=64, n_steps=64): 70 | 69", numbers.out)
+
+    def test_empty_tables(self):
+        path = self.sample("empty.h5", "empty")
+        self.run_ok("show", path)
+        self.assertEqual(len(moekv_results.load(path).record("step")["n_req"]), 0)
+        self.plot(path, self.folder / "empty.png")
+
+    def test_what_is_no_result_is_refused(self):
+        (self.folder / "text.h5").write_text("hello")
+        h5py.File(self.folder / "other.h5", "w").close()
+        whole = self.sample("cut.h5")
+        whole.write_bytes(whole.read_bytes()[:20000])
+        for name in ("absent.h5", "text.h5", "other.h5", "cut.h5"):
+            with self.subTest(name):
+                self.assertIn(name, self.refuse("show", name))
+                self.assertIn(name, self.refuse("diff", name, name))
+                self.assertIn(name, self.plot_refused(name))
+                with self.assertRaises((OSError, ValueError)):
+                    moekv_results.load(self.folder / name)
+
+    def test_reader(self):
+        run = moekv_results.load(self.sample("a.h5"))
+        self.assertEqual((run.status, run.labels, run.violations), ("ok", ["acausal"], []))
+        self.assertEqual(run.digest, "0123456789abcdeffedcba9876543210")
+        self.assertEqual((run.params["eviction.policy"], run.params["cluster.ranks"], run.params["placement.fold"]), ("lru", 2, 1))
+        metric = run.metrics["hit_ratio"]
+        self.assertEqual((metric.value, metric.numerator, metric.denominator, metric.claim_class), (0.75, 150, 200, "counted"))
+        self.assertIsNone(run.metrics["tokens"].numerator)
+        self.assertEqual(list(run.record("step")["n_hit"]), [80, 70])
+        self.assertEqual(run.units("step", "t_attend"), "ns")
+        self.assertEqual(run.about("step", "t_network_model")["claim_class"], "modelled")
+        self.assertEqual(run.record_kinds(), ["step", "layer", "load", "traffic", "request", "probe", "digest"])
+        self.assertEqual(list(run.record("digest")["digest"])[1], "00000000000000030000000000000004")
+        try:
+            import pandas  # noqa: F401
+        except ImportError:
+            return
+        self.assertEqual(run.frame("step").n_hit.sum(), 150)
+
+    def test_every_string_is_variable_length_utf8_and_every_axis_has_a_scale(self):
+        def check(name, node):
+            is_scale = node.attrs.get("CLASS") == b"DIMENSION_SCALE"
+            for key, value in node.attrs.items():
+                if key not in ("CLASS", "NAME"):  # which HDF5 itself writes for a scale
+                    self.assertNotIsInstance(value, bytes, f"{name}@{key}")
+            if isinstance(node, h5py.Dataset):
+                self.assertNotEqual(node.dtype.kind, "S", name)
+                self.assertTrue(is_scale or len(node.dims[0]) == 1, name)
+
+        with h5py.File(self.sample("a.h5")) as file:
+            file.visititems(check)
+            self.assertEqual(list(file["/"])[:3], ["point", "point_id", "status"], "members stand in the order of creation")
+
+    def plot(self, path, figure):
+        self.assertEqual(plot_run.main(["plot_run.py", str(path), str(figure)]), 0)
+
+    def plot_refused(self, name):
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            self.assertEqual(plot_run.main(["plot_run.py", str(self.folder / name), str(self.folder / "none.png")]), 2)
+        self.assertFalse((self.folder / "none.png").exists())
+        return errors.getvalue()
+
+    def test_figure_is_the_same_every_time(self):
+        path = self.sample("a.h5")
+        self.plot(path, self.folder / "one.png")
+        subprocess.run([sys.executable, program.SOURCE / "scripts/plot_run.py", path, self.folder / "two.png"], check=True)
+        one, two = ((self.folder / name).read_bytes() for name in ("one.png", "two.png"))
+        self.assertTrue(one.startswith(b"\x89PNG"))
+        self.assertGreater(len(one), 20000)
+        self.assertEqual(one, two)
+
+    def test_killed_writers_leave_only_complete_files(self):
+        moments = random.Random(3)
+        for attempt in range(6):
+            folder = self.folder / str(attempt)
+            folder.mkdir()
+            writer = subprocess.Popen([WRITER, folder, "endless"])
+            deadline = time.monotonic() + 20
+            while not (folder / "0.h5").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(moments.random() * 0.3)
+            writer.kill()
+            writer.wait()
+            results = list(folder.glob("*.h5"))
+            self.assertGreater(len(results), 0)
+            for path in results:
+                self.assertEqual(moekv_results.load(path).status, "ok")
+
+    def test_doctor(self):
+        lines = self.run_ok("doctor").out.splitlines()
+        for topic in ("moekv", "MPI", "HDF5", "OpenMP", "instructions", "CUDA build", "GPU driver", "NCCL", "Slurm", "Python", "file locking"):
+            self.assertTrue(any(line.partition(" ")[0] in ("ok", "warn", "missing") and topic in line for line in lines), topic)
+        for line, following in zip(lines, lines[1:]):
+            if line.startswith(("warn", "missing")):
+                self.assertIn("-> ", following, "a finding says what to do")
+
+
+if __name__ == "__main__":
+    WRITER = sys.argv.pop(1)
+    unittest.main()
