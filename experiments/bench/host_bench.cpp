@@ -14,8 +14,8 @@ namespace {
 
 struct Options {
   double working_set_gib = 1.25;
-  double slice_mib = 24.0;
-  int rounds = 40;
+  double slice_mib = 8.0;
+  int rounds = 100;
   std::vector<int> threads = {1, 2};
   std::vector<std::uint32_t> page_slots = {16, 64};
   std::vector<std::string> codecs = {"bf16", "fp8_e4m3.token", "int8_token", "int4_token"};
@@ -126,8 +126,8 @@ void bench_write(const Options& options, const std::string& codec, int n_threads
 int run(int argc, char** argv) {
   Options o;
   CLI::App app("Host backend against memory bandwidth; see experiments/bench/README.md for what the ratios mean.");
-  app.add_option("--working-set-gib", o.working_set_gib, "bytes of pages, at least four times the last-level cache")->check(CLI::Range(0.05, 1024.0));
-  app.add_option("--slice-mib", o.slice_mib, "payload of one slice")->check(CLI::Range(1.0, 1024.0));
+  app.add_option("--working-set-gib", o.working_set_gib, "bytes of pages, at least four times the last-level cache")->check(CLI::Range(0.00001, 1024.0));
+  app.add_option("--slice-mib", o.slice_mib, "payload of one slice")->check(CLI::Range(0.001, 1024.0));
   app.add_option("--rounds", o.rounds, "interleaved rounds")->check(CLI::Range(5, 100000));
   app.add_option("--threads", o.threads, "numbers of threads");
   app.add_option("--page", o.page_slots, "slots per page");

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "core/error.hpp"
 #include "rules/codec/row.hpp"
@@ -51,10 +52,12 @@ class Run {
 
   /// Attends to every page, in order.
   void pages() {
+    const std::size_t distance = run_.pages.empty() ? 1 : prefetch_distance(run_.pages.front());
+    for (std::size_t i = 0; i < std::min(distance, run_.pages.size()); ++i) ask_for_all(run_.pages[i]);
     for (std::size_t i = 0; i < run_.pages.size(); ++i) {
       const PageRead& page = run_.pages[i];
       const Tile t = reader_.tile(page, run_.pools[page.block.pool.value]);
-      Prefetch next = i + 1 < run_.pages.size() ? ahead(run_.pages[i + 1], t) : Prefetch{};
+      Prefetch next = i + distance < run_.pages.size() ? ahead(run_.pages[i + distance], t) : Prefetch{};
       if (t.n > 0) {
         std::uint32_t head = 0;
         for (; head + max_heads <= run_.group; head += max_heads) heads<max_heads>(t, head, page.n_slots, next);
@@ -78,13 +81,29 @@ class Run {
   }
 
  private:
+  /// How many pages ahead of its use memory is asked for: some 4 KiB, or one page.
+  [[nodiscard]] std::size_t prefetch_distance(const PageRead& page) const {
+    constexpr std::size_t wanted_bytes = 4096;
+    return (wanted_bytes - 1) / run_.pools[page.block.pool.value].head_bytes + 1;
+  }
+
+  void ask_for_all(const PageRead& page) const {
+    const PoolView& pool = run_.pools[page.block.pool.value];
+    const std::byte* at = pool.head(page.block.index, run_.kv_head);
+    for (std::size_t i = 0; i < pool.head_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+  }
+
+  /// Asks for the scales of `page` at once, because they are needed first, and for its rows bit by bit during the work on tile `now`.
   [[nodiscard]] Prefetch ahead(const PageRead& page, const Tile& now) const {
     const PoolView& pool = run_.pools[page.block.pool.value];
     const std::byte* at = pool.head(page.block.index, run_.kv_head);
     if (now.n == 0 || 2 * page.n_slots < pool.format.page_slots) return {};
-    const std::uint32_t column_passes = static_cast<std::uint32_t>(std::max(std::size_t{1}, v_width_ / (2 * block)));
-    const std::uint32_t steps = (now.n + 3) / 4 * (1 + column_passes);
-    return {at, at + pool.head_bytes, static_cast<std::uint32_t>(pool.head_bytes / 64 / steps) + 1};
+    const std::uint64_t row_bytes = pool.format.k_meta();
+    for (std::uint64_t i = row_bytes; i < pool.head_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+    const std::size_t column_passes = std::max<std::size_t>(1, v_width_ / (2 * block));
+    const std::size_t steps = ((now.n + 3) / 4 * (k_width_ / block) + now.n / 2 * column_passes) * ((run_.group + max_heads - 1) / max_heads);
+    const auto few = static_cast<std::uint32_t>(steps);
+    return {at, at + row_bytes, (static_cast<std::uint32_t>(row_bytes / 64) + few - 1) / few};
   }
 
   /// q in fp32 in the loader's split, with the sums of its rows.
@@ -173,7 +192,7 @@ class Run {
   }
 
   /// Attends with heads [head, head + H) to one page.
-  template <std::uint32_t H>
+  template <std::size_t H>
   void heads(const Tile& t, std::uint32_t head, std::uint32_t n_slots, Prefetch& next) {
     const float* q = query(split_of(t.k.element)) + head * k_width_;
     with_loader(t.k.element, [&](auto loader) { dot_rows<decltype(loader), H>(t, q, k_width_, x_, next); });
