@@ -326,7 +326,7 @@ void Evictor::record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::
   counters_->layers[group.layer].evictions += 1;
   counters_->digest.add({step, geometry_->layers()[group.layer].layer.value, Decision::evict, group.request.value, shard.position(i), expert.value,
                          shard.id().value << 8 | group.head_group, 1});
-  if (geometry_->several_copies()) notify_(shard, group, i);
+  if (geometry_->several_copies() && geometry_->spec().read.copies != CopyRule::paper) notify_(shard, group, i);
 }
 
 void Evictor::doom_page(Shard& shard, std::uint32_t page, std::uint64_t step) {

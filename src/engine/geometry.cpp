@@ -49,6 +49,30 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
 
   choose_formats();
   choose_layers(trace);
+  weigh_shards();
+}
+
+void Geometry::weigh_shards() {
+  // A shard that no expert maps to can hold nothing under layout expert, so it takes no part of a budget either.
+  const bool by_expert = placement_.layout == Layout::expert && placement_.map != ShardMap::pikv_xor;
+  shard_weight_.assign(placement_.n_shards, by_expert ? 0 : 1);
+  for (std::uint32_t e = 0; by_expert && e < placement_.n_experts; ++e) {
+    shard_weight_[placement_.expert_shard(0, ExpertId(static_cast<std::uint16_t>(e))).value] += 1;
+  }
+}
+
+std::uint64_t weighted_share(std::uint64_t total, const std::vector<std::uint64_t>& weights, std::size_t i) {
+  std::uint64_t sum = 0, given = 0;
+  for (const std::uint64_t w : weights) sum += w;
+  if (sum == 0) return 0;
+  std::size_t before = 0;  // parts with a larger remainder than part i, or an equal one and a lower index
+  const std::uint64_t remainder = total * weights[i] % sum;
+  for (std::size_t j = 0; j < weights.size(); ++j) {
+    given += total * weights[j] / sum;
+    const std::uint64_t r = total * weights[j] % sum;
+    if (r > remainder || (r == remainder && j < i)) before += 1;
+  }
+  return total * weights[i] / sum + (before < total - given ? 1 : 0);
 }
 
 void Geometry::choose_formats() {
@@ -144,7 +168,7 @@ std::uint64_t Geometry::request_budget(const ReplayLayer& layer, ShardId shard, 
       std::uint64_t copies = top_k_;
       if (placement_.dedup == Dedup::shard) copies = std::min<std::uint64_t>(copies, placement_.n_shards);
       if (placement_.dedup == Dedup::rank) copies = std::min<std::uint64_t>(copies, placement_.n_ranks);
-      return equal_share(counts_entries ? total * copies : total, placement_.n_shards, shard.value);
+      return weighted_share(counts_entries ? total * copies : total, shard_weight_, shard.value);
     }
     case Layout::token: return equal_share(total, placement_.n_shards, shard.value);
     default: return total;

@@ -75,10 +75,12 @@ class Geometry {
  private:
   void choose_layers(const TraceInfo& trace);
   void choose_formats();
+  void weigh_shards();
 
   const RunSpec* spec_;
   Placement placement_;
   std::vector<ReplayLayer> layers_;
+  std::vector<std::uint64_t> shard_weight_;  // layout expert, maps that ignore the position: experts of each shard; else 1 each
   BlockFormat raw_, sealed_;
   std::uint32_t top_k_ = 0;
   std::uint32_t page_slots_ = 64;
@@ -92,5 +94,8 @@ class Geometry {
 
 /// Divides `total` over `n` equal parts by largest remainder: part i.
 [[nodiscard]] constexpr std::uint64_t equal_share(std::uint64_t total, std::uint64_t n, std::uint64_t i) { return total / n + (i < total % n ? 1 : 0); }
+
+/// Divides `total` in proportion to `weights` by largest remainder, ties to the lower index: part i. The parts sum to `total`.
+[[nodiscard]] std::uint64_t weighted_share(std::uint64_t total, const std::vector<std::uint64_t>& weights, std::size_t i);
 
 }  // namespace moekv

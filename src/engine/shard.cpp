@@ -72,7 +72,10 @@ Group& Shard::find_or_add(RequestId request, std::uint32_t layer, std::uint32_t 
   group.head_group = head_group;
   group.home = home;
   group.in_use = true;
-  group.list.budget = geometry_->request_budget(geometry_->layers()[layer], id_, request_tokens);
+  const ReplayLayer& replay = geometry_->layers()[layer];
+  const auto [budget, unknown] = budgets_.try_emplace({geometry_->layout(replay), request_tokens}, 0);
+  if (unknown) budget->second = geometry_->request_budget(replay, id_, request_tokens);
+  group.list.budget = budget->second;
   return group;
 }
 

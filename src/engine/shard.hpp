@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -183,6 +184,7 @@ class Shard {
   std::vector<Page> pages_;
   std::vector<std::uint32_t> free_pages_;
   EvictList list_;  // scope shard
+  std::map<std::pair<Layout, std::uint32_t>, std::uint64_t> budgets_;  // (layout, request tokens) -> a group's budget
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
   std::vector<std::uint64_t> live_, primary_;
