@@ -35,6 +35,7 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
 
 void Owner::receive(std::uint32_t layer, std::uint64_t step) {
   layer_ = layer;
+  layer_by_expert_ = geometry_->layout(geometry_->layers()[layer]) == Layout::expert;
   step_ = step;
   entries_.clear();
   queries_.clear();
@@ -177,7 +178,13 @@ void Owner::admit() {
 
 bool Owner::slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted) {
   const CopyRule rule = geometry_->spec().read.copies;
-  const bool copies = copies_matter_ && geometry_->layout(geometry_->layers()[layer_]) == Layout::expert;
+  const bool copies = copies_matter_ && layer_by_expert_;
+  if (copies && !wanted.empty() && rule == CopyRule::surviving && geometry_->chains_are_exact()) {
+    const auto blockers = shard.blockers(i);  // the chain was chosen by an expert that the query wants
+    std::uint64_t any = 0;
+    for (std::size_t w = 0; w < blockers.size(); ++w) any |= blockers[w] & wanted[w];
+    return any == 0;
+  }
   std::uint32_t read = wanted.empty() ? ~0U : 0U;
   if (!wanted.empty()) {
     const auto experts = shard.experts(i);
@@ -207,7 +214,7 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   counters_->shard_load[shard.id().value - first_shard_].load += page.live;
   counters_->rank_load[shard.rank().value - first_.value].load += page.live;
   const bool in_range = page.min_position >= low && page.max_position <= high;
-  const bool all_copies = !copies_matter_ || geometry_->layout(geometry_->layers()[layer_]) != Layout::expert;
+  const bool all_copies = !copies_matter_ || !layer_by_expert_;
   std::uint32_t read = 0;
   PageRead entry{page.block, page.used, PageRead::all_slots};
   if (in_range && all_copies && wanted.empty() && page.live == page.used && query.header->probe == 0) {

@@ -100,6 +100,7 @@ class Owner {
   std::vector<Shard> shards_;
   bool payload_, copies_matter_;
   std::uint32_t layer_ = 0;
+  bool layer_by_expert_ = false;
   std::uint64_t step_ = 0;
 
   static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on

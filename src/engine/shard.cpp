@@ -24,6 +24,7 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   const bool queue = std::visit([](const auto& rule) { return rule.family == evict::Family::queue; }, spec.eviction.rule);
   queue_pages_ = queue && geometry.unit() == EvictUnit::page;
   queue_tokens_ = queue && geometry.unit() == EvictUnit::token;
+  blockers_kept_ = geometry.several_copies() && spec.read.scope == ReadScope::routed && spec.read.copies == CopyRule::surviving;
   reuse_slots_ = !geometry.compressed();
   shadow_experts_kept_ = geometry.needs_experts() && !geometry.chains_are_exact() && spec.eviction.access == AccessSource::routed;
   if (spec.eviction.budget.kind != BudgetKind::unlimited) list_.budget = spec.eviction.budget.amount;
@@ -118,6 +119,7 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
     if (geometry_->several_copies()) {
       for (auto* v : {&smaller_, &alive_}) v->resize(total * slots_);
       copy_.resize(total * slots_);
+      if (blockers_kept_) blockers_.resize(total * slots_ * expert_words_);
     }
   }
   const std::uint32_t index = free_pages_.back();
@@ -156,6 +158,16 @@ void Shard::free_page(std::uint32_t index) {
   free_pages_.push_back(index);
 }
 
+void Shard::set_blockers(std::size_t i) {
+  std::uint64_t* words = &blockers_[i * expert_words_];
+  std::fill_n(words, expert_words_, 0);
+  const std::uint32_t before = smaller_[i] & alive_[i];
+  for (std::uint32_t j = 0; j < top_k_; ++j) {
+    const std::uint16_t e = experts_[i * top_k_ + j];
+    if (e != ExpertId::invalid && (before >> copy_of_[i * top_k_ + j] & 1U) != 0) words[e / 64] |= 1ULL << (e % 64);
+  }
+}
+
 void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, const EntryMeta& entry) {
   const std::size_t i = at(index, slot);
   positions_[i] = entry.position;
@@ -172,6 +184,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
     smaller_[i] = entry.smaller_copies;
     alive_[i] = entry.n_copies >= 32 ? ~0U : (1U << entry.n_copies) - 1;
     copy_[i] = entry.copy;
+    if (blockers_kept_) set_blockers(i);
   }
   page.live += 1;
   page.min_position = std::min(page.min_position, entry.position);
@@ -266,6 +279,7 @@ std::uint32_t Shard::forget_copy(RequestId request, std::uint32_t layer, std::ui
           const std::size_t i = at(p, slot);
           if (positions_[i] != position || !live(p, slot) || copy_[i] == copy) continue;
           alive_[i] &= ~(1U << copy);
+          if (blockers_kept_) set_blockers(i);
           touched += 1;
           if (geometry_->spec().read.copies == CopyRule::surviving && (alive_[i] & smaller_[i]) == 0) {
             primary_[std::size_t{p} * words_ + slot / 64] |= 1ULL << (slot % 64);
@@ -377,7 +391,7 @@ Shard::Usage Shard::usage() const {
     for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
-  u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
+  u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) + bytes(blockers_) +
                      bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_);
   for (const Group& group : groups_) {
     for (const Chain& chain : group.chains)

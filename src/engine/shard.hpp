@@ -146,6 +146,9 @@ class Shard {
   [[nodiscard]] std::span<const std::uint64_t> primary_words(std::uint32_t page) const { return {&primary_[std::size_t{page} * words_], words_}; }
   [[nodiscard]] std::span<const std::uint16_t> experts(std::size_t i) const { return {&experts_[i * top_k_], top_k_}; }
   [[nodiscard]] std::span<const std::uint8_t> copy_of(std::size_t i) const { return {&copy_of_[i * top_k_], top_k_}; }
+  /// Experts whose live copies of this token come before this one: a routed query that wants any of them reads the token there. Bit set of
+  /// [expert words]; kept for copies surviving with scope routed.
+  [[nodiscard]] std::span<const std::uint64_t> blockers(std::size_t i) const { return {&blockers_[i * expert_words_], expert_words_}; }
   [[nodiscard]] std::uint32_t smaller_copies(std::size_t i) const { return smaller_[i]; }
   [[nodiscard]] std::uint32_t alive_copies(std::size_t i) const { return alive_[i]; }
   [[nodiscard]] std::uint32_t copy(std::size_t i) const { return copy_[i]; }
@@ -163,6 +166,7 @@ class Shard {
  private:
   std::uint32_t take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index);
   void free_page(std::uint32_t page);
+  void set_blockers(std::size_t i);
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page);
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
@@ -174,6 +178,7 @@ class Shard {
   ShardId id_;
   Rank rank_;
   std::uint32_t slots_, words_, top_k_, expert_words_;
+  bool blockers_kept_;
   bool scope_shard_, queue_pages_, queue_tokens_, reuse_slots_, shadow_experts_kept_;
   std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width
   std::vector<std::uint32_t> widths_;
@@ -187,7 +192,7 @@ class Shard {
   std::map<std::pair<Layout, std::uint32_t>, std::uint64_t> budgets_;  // (layout, request tokens) -> a group's budget
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
-  std::vector<std::uint64_t> live_, primary_;
+  std::vector<std::uint64_t> live_, primary_, blockers_;
   std::vector<std::uint16_t> experts_;
   std::vector<std::uint8_t> copy_of_, copy_;
   std::vector<float> state_, step_mass_;
