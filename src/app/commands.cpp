@@ -4,7 +4,9 @@
 namespace moekv {
 
 void add_commands(CLI::App& app, Action& action) {
+  add_list(app, action);
   add_plan(app, action);
+  add_run(app, action);
   add_trace(app, action);
 }
 
