@@ -18,7 +18,9 @@ void add_trace(CLI::App& parent, Action& action) {
   trace->require_subcommand(1);
   add_trace_export(*trace, action);
   add_trace_generate(*trace, action);
+  add_trace_import(*trace, action);
   add_trace_info(*trace, action);
+  add_trace_join(*trace, action);
   add_trace_stats(*trace, action);
 }
 

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "rules/route/gate.hpp"
 #include "trace/import_sink.hpp"
+#include "trace/native_format.hpp"
 
 namespace moekv {
 
@@ -31,7 +33,7 @@ void ImportSink::check_row(const TokenBlock& block, std::size_t row, const std::
       problem({place, fmt::format("{}: expert {} does not exist, there are {}", where(), ids[j], gate_.n_experts), "is --experts or --model right?"});
       return;
     } else if (std::find(ids, ids + j, ids[j]) != ids + j) {
-      problem({place, fmt::format("{}: expert {} is chosen twice", where(), ids[j]), "are --top-k and the layout right?"});
+      problem({place, fmt::format("{}: expert {} is chosen twice", where(), ids[j]), "are --topk and the layout right?"});
       return;
     }
     if (block.weights.empty()) continue;
@@ -40,6 +42,15 @@ void ImportSink::check_row(const TokenBlock& block, std::size_t row, const std::
       problem({place, fmt::format("{}: weight {} is not a finite number >= 0", where(), w), "is this the member or field with the weights?"});
       return;
     }
+  }
+  if (block.weights.empty()) return;
+  const std::span<const float> weights(block.weights.data() + row * k, k);
+  if (!native::weights_fit(weight_kind_, gate_.scale, {ids, k}, weights)) {
+    const float sum = std::accumulate(weights.begin(), weights.end(), 0.0F);
+    problem({place,
+             fmt::format("{}: weights sum to {:.4f}, which does not fit weight kind {}", where(), sum,
+                         native::weight_kinds[static_cast<std::size_t>(weight_kind_)]),
+             "--weight-kind names another; none takes any"});
   }
 }
 

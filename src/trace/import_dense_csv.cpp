@@ -167,7 +167,7 @@ void ScoreTable::emit() {
   sink_.describe(facts, place);
   if (n_few_ > 0) sink_.warn(fmt::format("{} rows have fewer than {} scores above 0; the other slots are absent", n_few_, gate_.top_k));
   if (n_many_ > 0)
-    sink_.warn(fmt::format("{} rows have more than {} scores above 0; the largest were kept (is --top-k right?)", n_many_, gate_.top_k));
+    sink_.warn(fmt::format("{} rows have more than {} scores above 0; the largest were kept (is --topk right?)", n_many_, gate_.top_k));
   if (passes_.restarts() > 0) sink_.warn(fmt::format("the token counter restarts {} times; the parts are appended", passes_.restarts()));
   if (spool_->missing_rows() > 0) sink_.warn(fmt::format("{} rows of (token, layer) are missing; their experts are absent", spool_->missing_rows()));
   const std::uint16_t domain = options_.domains.empty() ? 0 : sink_.domain(options_.domains[0]);

@@ -110,7 +110,7 @@ void parse_sample(std::string_view line, const std::string& place, std::uint32_t
   if (out.ids.size() != out.weights.size())
     throw UserError(place, fmt::format("{} ids but {} weights", out.ids.size(), out.weights.size()), "the line is incomplete");
   if (out.ids.size() % top_k != 0)
-    throw UserError(place, fmt::format("{} ids are no multiple of top_k = {}", out.ids.size(), top_k), "is --top-k right?");
+    throw UserError(place, fmt::format("{} ids are no multiple of top_k = {}", out.ids.size(), top_k), "is --topk right?");
 }
 
 /// The next line of every layer; false at the common end.

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "trace/native_format.hpp"
+
 namespace moekv {
 namespace {
 
@@ -31,22 +33,22 @@ void keep_columns(std::vector<T>& values, std::uint32_t n_tokens, std::uint32_t 
   values = std::move(out);
 }
 
-WeightKind judge_weights(const TokenBlock& block, std::uint32_t top_k) {
+/// What most rows of the first block look like; sums to 1 or to the gate's scale are renormalised.
+WeightKind judge_weights(const TokenBlock& block, std::uint32_t top_k, float scale) {
   std::uint64_t one = 0, below = 0, above = 0;
   for (std::size_t row = 0; row + top_k <= block.weights.size(); row += top_k) {
     float sum = 0.0F;
     for (std::uint32_t j = 0; j < top_k; ++j) sum += block.weights[row + j];
-    if (sum > 0.0F) ++(std::abs(sum - 1.0F) <= 0.02F ? one : (sum < 1.0F ? below : above));
+    const bool whole = std::abs(sum - 1.0F) <= 0.01F || std::abs(sum - scale) <= 0.01F * scale;
+    if (sum > 0.0F) ++(whole ? one : (sum < 1.0F ? below : above));
   }
   if (above > one + below) return WeightKind::sigmoid;
   return one >= below ? WeightKind::renorm : WeightKind::raw_softmax;
 }
 
-constexpr std::string_view kind_names[] = {"none", "raw_softmax", "renorm", "sigmoid"};
-
 WeightKind weight_kind_named(const std::string& name) {
-  for (std::size_t i = 0; i < std::size(kind_names); ++i) {
-    if (name == kind_names[i]) return static_cast<WeightKind>(i);
+  for (std::size_t i = 0; i < native::weight_kinds.size(); ++i) {
+    if (name == native::weight_kinds[i]) return static_cast<WeightKind>(i);
   }
   throw UserError("--weight-kind", fmt::format("unknown weight kind '{}'", name), suggest_name(name, {"raw_softmax", "renorm", "sigmoid", "none"}));
 }
@@ -67,7 +69,7 @@ std::uint32_t agreed(const char* what, const char* option, std::uint32_t asked, 
 GateShape ImportSink::resolve_gate(std::uint32_t n_experts, std::uint32_t top_k, const std::string& place) const {
   GateShape gate = options_.shape ? options_.shape->gate : GateShape{};
   gate.n_experts = agreed("the number of experts", "--experts", options_.n_experts, gate.n_experts, n_experts, place);
-  gate.top_k = agreed("the number of chosen experts", "--top-k", options_.top_k, gate.top_k, top_k, place);
+  gate.top_k = agreed("the number of chosen experts", "--topk", options_.top_k, gate.top_k, top_k, place);
   if (gate.n_experts >= ExpertId::invalid || gate.top_k > gate.n_experts) {
     throw UserError(place, fmt::format("{} of {} experts is impossible", gate.top_k, gate.n_experts));
   }
@@ -162,7 +164,7 @@ void ImportSink::open_target(const TokenBlock* first) {
   info.top_k = gate_.top_k;
   for (const auto c : columns_) info.moe_layers.push_back(column_layers_[c]);
   info.kv_layers = facts_.kv_layers;
-  if (first != nullptr && !first->weights.empty()) spec.weight_kind = judge_weights(*first, gate_.top_k);
+  if (first != nullptr && !first->weights.empty()) spec.weight_kind = judge_weights(*first, gate_.top_k, gate_.scale);
   if (!options_.weight_kind.empty()) spec.weight_kind = weight_kind_named(options_.weight_kind);
   spec.generator = options_.generator;
   spec.source_commit = options_.source_commit;
@@ -171,8 +173,8 @@ void ImportSink::open_target(const TokenBlock* first) {
   spec.hash_block_tokens = facts_.hash_block_tokens;
   if (options_.pseudo_logits) spec.seed = static_cast<std::int64_t>(options_.seed);
   if (!info.moe_layers.empty()) traps_.emplace(info.moe_layers, gate_.n_experts, gate_.top_k);
-  kind_ = kind_names[static_cast<std::size_t>(spec.weight_kind)];
-  if (facts_.has_weights) note(fmt::format("weights are written as {}", kind_));
+  weight_kind_ = spec.weight_kind;
+  if (facts_.has_weights) note(fmt::format("weights are written as {}", native::weight_kinds[static_cast<std::size_t>(weight_kind_)]));
   target_.open(spec);
   opened_ = true;
 }
@@ -271,7 +273,7 @@ ImportReport ImportSink::finish() {
   if (n_absent_ > 0) note(fmt::format("{} slots hold no expert (sentinel or missing row)", n_absent_));
   if (traps_) {
     for (auto& line : traps_->notes()) note(std::move(line));
-    for (auto& line : traps_->warnings(kind_)) warn(std::move(line));
+    for (auto& line : traps_->warnings()) warn(std::move(line));
   }
   for (const auto& line : report_.notes) target_.note(line);
   for (const auto& line : report_.warnings) target_.note("warning: " + line);

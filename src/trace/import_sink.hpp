@@ -81,7 +81,7 @@ class ImportSink {
   std::vector<std::uint64_t> hash_ids_;
   std::uint32_t left_tokens_ = 0;  // of the current request, still to be written
   std::uint64_t n_seen_ = 0, n_begun_ = 0, n_short_ = 0, n_cut_ = 0, n_absent_ = 0, position_ = 0;
-  std::string kind_;  // weight kind written
+  WeightKind weight_kind_ = WeightKind::none;
   std::vector<std::string> domain_names_;
   std::vector<Problem> problems_;
   ImportReport report_;

@@ -1,4 +1,4 @@
-// Detection of warm-up, interleaving, duplicate layers, weight kinds and dead experts in streaming rows.
+// Detection of warm-up, interleaving, duplicate layers and dead experts in streaming rows.
 #include "trace/traps.hpp"
 
 #include <fmt/format.h>
@@ -63,20 +63,17 @@ void TrapDetector::add(const std::uint16_t* ids, const float* weights) {
   ++run_;
   ++n_tokens_;
   for (std::uint32_t l = 0; l < n_layers; ++l) {
-    float sum = 0.0F;
     bool sorted = true;
     for (std::uint32_t j = 0; j < top_k_; ++j) {
       const std::uint16_t id = ids[l * top_k_ + j];
       layer_hash_[l] = mix64(layer_hash_[l] ^ id);
       if (id < n_experts_) ++load_[l * n_experts_ + id];
       if (weights == nullptr) continue;
-      sum += weights[l * top_k_ + j];
       sorted = sorted && (j == 0 || weights[l * top_k_ + j] <= weights[l * top_k_ + j - 1]);
     }
     if (weights == nullptr) continue;
     ++n_rows_;
     n_unsorted_ += sorted ? 0 : 1;
-    ++(std::abs(sum - 1.0F) <= 0.02F ? n_sum_one_ : (sum < 1.0F ? n_sum_below_ : n_sum_above_));
   }
   if (!repeated && n_sampled_tokens_ < max_sampled_tokens) add_lags(ids);
 }
@@ -115,7 +112,7 @@ std::uint32_t TrapDetector::interleaving() const {
   return best;
 }
 
-std::vector<std::string> TrapDetector::warnings(const std::string& seen_kind) const {
+std::vector<std::string> TrapDetector::warnings() const {
   std::vector<std::string> found;
   if (const auto n = warmup_tokens(); n > 0) {
     found.push_back(fmt::format(
@@ -140,13 +137,6 @@ std::vector<std::string> TrapDetector::warnings(const std::string& seen_kind) co
   if (n_tokens_ * top_k_ >= 16ULL * n_experts_ && 2 * dead > load_.size()) {
     found.push_back(
         fmt::format("{} of the (layer, expert) pairs are never chosen: is n_experts = {} right?", percent(dead, load_.size()), n_experts_));
-  }
-  if (seen_kind == "renorm" && 20 * n_sum_one_ < 19 * n_rows_) {
-    found.push_back(
-        fmt::format("weights were taken for renormalised, but only {} of the rows sum to 1 (--weight-kind)", percent(n_sum_one_, n_rows_)));
-  }
-  if (seen_kind == "raw_softmax" && n_sum_above_ > 0) {
-    found.push_back(fmt::format("weights were taken for raw softmax, but {} rows sum to more than 1 (--weight-kind)", n_sum_above_));
   }
   return found;
 }

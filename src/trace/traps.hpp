@@ -16,7 +16,7 @@ inline constexpr std::uint32_t warmup_run_tokens = 64;
 /// Order-free signature of one token's expert sets over all layers; equal sets have equal signatures.
 [[nodiscard]] std::uint64_t set_signature(const std::uint16_t* ids, std::uint32_t n_layers, std::uint32_t top_k);
 
-/// Watches rows in order: warm-up runs, interleaved sequences, identical layers, unsorted slots, sums of weights, dead experts.
+/// Watches rows in order: warm-up runs, interleaved sequences, identical layers, unsorted slots, dead experts.
 class TrapDetector {
  public:
   TrapDetector(std::vector<std::uint16_t> layers, std::uint32_t n_experts, std::uint32_t top_k);
@@ -24,8 +24,8 @@ class TrapDetector {
   void begin_request() { n_history_ = 0; }
   /// One token: ids [layers][top_k] (ExpertId::invalid = absent) and weights of the same shape or null.
   void add(const std::uint16_t* ids, const float* weights);
-  /// Sentences for the user, each naming what was seen and the option that helps. `seen_kind`: weight_kind the trace is written with.
-  [[nodiscard]] std::vector<std::string> warnings(const std::string& seen_kind) const;
+  /// Sentences for the user, each naming what was seen and the option that helps.
+  [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] std::vector<std::string> notes() const;
   /// Tokens inside runs of at least warmup_run_tokens.
   [[nodiscard]] std::uint64_t warmup_tokens() const { return warmup_tokens_ + (run_ >= warmup_run_tokens ? run_ : 0); }
@@ -45,7 +45,7 @@ class TrapDetector {
   std::uint64_t signature_ = 0, run_ = 0, warmup_tokens_ = 0;
   std::vector<std::uint64_t> layer_hash_;
   std::vector<std::uint64_t> load_;  // [layers][experts]
-  std::uint64_t n_tokens_ = 0, n_rows_ = 0, n_unsorted_ = 0, n_sum_one_ = 0, n_sum_below_ = 0, n_sum_above_ = 0;
+  std::uint64_t n_tokens_ = 0, n_rows_ = 0, n_unsorted_ = 0;
 };
 
 }  // namespace moekv

@@ -131,7 +131,7 @@ TEST_F(ImportRouting, NumpyLayoutsAreEqual) {
   // tokens 3, layers 2, top_k 2
   const Ids tlk{0, 1, 2, 3, 4, 5, 6, 7, 1, 0, 3, 2}, ltk{0, 1, 4, 5, 1, 0, 2, 3, 6, 7, 3, 2};
   std::vector<float> weights;
-  for (int i = 0; i < 12; ++i) weights.push_back(static_cast<float>(i + 1) / 16.0F);
+  for (int i = 0; i < 12; ++i) weights.push_back(static_cast<float>(i + 1) / 32.0F);
   const std::string lens = npy("<i4", "(2,)", raw_bytes<std::int32_t>({2, 1}));
   const auto arrays = [&](const Ids& ids, const std::string& shape) { return npy("<u2", shape, raw_bytes(ids)); };
   run(input(file("a.npz", zipped({{"ids.npy", arrays(tlk, "(3, 2, 2)")},

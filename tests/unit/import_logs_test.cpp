@@ -80,7 +80,7 @@ TEST_F(ImportRouting, MalformedRouteLogsNameTheLine) {
       {R"({"type": "meta", "layers_logged": []})", "no route line"}};
   for (const auto& [text, message] : cases) EXPECT_THAT(failure(input(file("bad.jsonl", text), 8)), HasSubstr(message));
   EXPECT_THAT(failure(input(file("bad.jsonl", good))), HasSubstr("the number of experts is not in this input (give it with --experts or --model)"));
-  EXPECT_THAT(failure(input(file("bad.jsonl", good), 8, 3)), HasSubstr("disagree: the input says 2, --top-k 3"));
+  EXPECT_THAT(failure(input(file("bad.jsonl", good), 8, 3)), HasSubstr("disagree: the input says 2, --topk 3"));
   run(input(file("cut.jsonl", good + "{\"type\": \"rou"), 8));
   EXPECT_THAT(warnings(), HasSubstr("cut.jsonl:2: the last line is incomplete"));
 }
