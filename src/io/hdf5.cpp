@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "core/error.hpp"
+#include "io/guarded_driver.hpp"
 #include "io/hdf5_detail.hpp"
 
 namespace moekv::h5 {
@@ -59,9 +60,11 @@ File File::create(const std::string& path) {
 File File::open(const std::string& path, Access mode) {
   detail::prepare();
   require_readable(path);
-  auto origin = std::make_shared<const Origin>(Origin{path, mode == Access::read});
+  auto origin = std::make_shared<const Origin>(Origin{path, mode != Access::update});
   const Handle access = access_list();
-  Handle file(H5Fopen(path.c_str(), mode == Access::read ? H5F_ACC_RDONLY : H5F_ACC_RDWR, access.id()), H5Fclose);
+  if (mode == Access::foreign && use_guarded_driver(access.id()) < 0)
+    throw SystemError(path + ": cannot register the file driver: " + detail::take_error());
+  Handle file(H5Fopen(path.c_str(), mode == Access::update ? H5F_ACC_RDWR : H5F_ACC_RDONLY, access.id()), H5Fclose);
   if (file.id() < 0)
     throw UserError(path, fmt::format("cannot open as HDF5: {}", detail::take_error()), "the file is truncated, damaged or being written");
   Handle root(H5Gopen2(file.id(), "/", H5P_DEFAULT), H5Gclose);

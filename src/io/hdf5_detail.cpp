@@ -46,6 +46,7 @@ std::string take_error() {
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect, &reasons);
   H5Eclear2(H5E_DEFAULT);
   if (reasons.empty()) return "no reason given by HDF5";
+  if (reasons[0] == "driver read request failed") return "damaged or unreadable bytes";
   return reasons.size() == 1 ? reasons[0] : fmt::format("{}; {}", reasons[0], reasons[1]);
 }
 

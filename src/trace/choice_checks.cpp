@@ -122,7 +122,7 @@ void ChoiceChecks::warn_of_runs(TraceReport& report) const {
   }
   if (longest == nullptr) return;
   report.warnings.push_back({trace_.info.path + ":/routing/expert_ids",
-                             fmt::format("warm-up rows: token rows {}..{} share one expert set; layers {}", longest->longest_begin,
+                             fmt::format("warm-up rows or looping text: token rows {}..{} share one expert set; layers {}", longest->longest_begin,
                                          longest->longest_begin + longest->longest_rows, layer_list(affected)),
                              "drop them at import: --drop-warmup"});
 }

@@ -183,7 +183,7 @@ std::string file_digest(const std::string& path) {
 }
 
 NativeFile::NativeFile(const std::string& path, std::uint64_t cache_bytes)
-    : file(h5::File::open(path)), cache(std::make_shared<BlockCache>(cache_bytes)) {
+    : file(h5::File::open(path, h5::Access::foreign)), cache(std::make_shared<BlockCache>(cache_bytes)) {
   require_format(file);
   info.path = path;
   info.digest = file_digest(path);

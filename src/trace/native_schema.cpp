@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <ctime>
 
+#include "io/guarded_driver.hpp"
 #include "trace/native_format.hpp"
 
 namespace moekv::native {
@@ -45,6 +46,12 @@ void write_model(h5::Group model, const TraceInfo& trace) {
 
 }  // namespace
 
+std::string clipped(const std::string& text) {
+  constexpr std::string_view mark = "...";
+  if (text.size() < h5::most_guarded_text_bytes) return text;
+  return text.substr(0, h5::most_guarded_text_bytes - 1 - mark.size()) + std::string(mark);
+}
+
 std::vector<Problem> problems_of(const WriterSpec& spec, const std::string& path) {
   std::vector<Problem> problems;
   const auto refuse = [&](std::string what) { problems.push_back({path, std::move(what), ""}); };
@@ -80,14 +87,14 @@ void write_facts(h5::File& file, const WriterSpec& spec) {
   file.set("format", format_name);
   file.set("version", std::vector<std::int32_t>{format_major, format_minor});
   file.set("created_utc", spec.created_utc.empty() ? now_utc() : spec.created_utc);
-  file.set("generator", spec.generator);
-  file.set("source", t.source);
-  file.set("source_uri", t.source_uri);
-  file.set("source_commit", spec.source_commit);
-  file.set("license", t.license);
-  file.set("model_name", t.model_name);
-  file.set("workload", t.workload);
-  file.set("source_sha256", spec.source_sha256);
+  file.set("generator", clipped(spec.generator));
+  file.set("source", clipped(t.source));
+  file.set("source_uri", clipped(t.source_uri));
+  file.set("source_commit", clipped(spec.source_commit));
+  file.set("license", clipped(t.license));
+  file.set("model_name", clipped(t.model_name));
+  file.set("workload", clipped(t.workload));
+  file.set("source_sha256", clipped(spec.source_sha256));
   file.set("seed", spec.seed);
   file.set("order", token_orders[0]);
   file.set("routing_level", static_cast<std::int32_t>(t.level));

@@ -256,6 +256,7 @@ void NativeWriter::Impl::finish() {
   require_complete_request();
   if (n_requests_ == 0) refuse("a trace needs at least one request", "check the source's filter");
   flush();
+  for (auto& name : spec_.domain_names) name = native::clipped(name);
   if (!spec_.domain_names.empty()) file_->group("requests").write("domain_names", spec_.domain_names);
   file_->create_group("provenance").write("import_log", log);
   file_->close();
@@ -267,7 +268,7 @@ NativeWriter::~NativeWriter() = default;
 void NativeWriter::begin_request(const RequestInfo& request, std::span<const std::uint64_t> hash_ids) { impl_->begin_request(request, hash_ids); }
 void NativeWriter::append(const TokenBlock& block) { impl_->append(block); }
 void NativeWriter::name_domains(const std::vector<std::string>& names) { impl_->name_domains(names); }
-void NativeWriter::note(const std::string& line) { impl_->log.push_back(line); }
+void NativeWriter::note(const std::string& line) { impl_->log.push_back(native::clipped(line)); }
 void NativeWriter::finish() { impl_->finish(); }
 
 }  // namespace moekv

@@ -169,6 +169,23 @@ TEST_F(Hdf5, WhatIsNotAFileSaysWhy) {
   EXPECT_THROW((void)h5::File::create(dir.file("no/such/folder/a.h5")), UserError);
 }
 
+TEST_F(Hdf5, ForeignFilesReadWithinLimits) {
+  {
+    auto file = h5::File::create(path);
+    file.set("longest", std::string(4095, 'x'));
+    file.write("texts", std::vector<std::string>{"a", "bc"});
+    file.write("values", std::vector<int>{1, 2, 3});
+  }
+  const auto file = h5::File::open(path, h5::Access::foreign);
+  EXPECT_EQ(file.text("longest").size(), 4095U);
+  EXPECT_THAT(file.dataset("texts").read_texts(), ElementsAre("a", "bc"));
+  EXPECT_THAT(file.dataset("values").read<int>(), ElementsAre(1, 2, 3));
+  const std::string longer = dir.file("longer.h5");
+  h5::File::create(longer).set("longest", std::string(5000, 'x'));
+  EXPECT_THAT(message_of([&] { (void)h5::File::open(longer, h5::Access::foreign).text("longest"); }),
+              HasSubstr("cannot read attribute 'longest': damaged or unreadable bytes"));
+}
+
 TEST_F(Hdf5, MissingAndMistakenNamesAreSaid) {
   {
     auto file = h5::File::create(path);

@@ -226,7 +226,7 @@ TEST(TraceWarnings, WarmUpRows) {
     if (t >= 100 && t < 164) ids[2] = t % 2, ids[3] = 1 - t % 2;  // one set, in any slot order
   });
   ASSERT_THAT(warnings, SizeIs(1));
-  EXPECT_THAT(warnings[0].what, HasSubstr("token rows 100..164 share one expert set; layers 1"));
+  EXPECT_THAT(warnings[0].what, HasSubstr("text: token rows 100..164 share one expert set; layers 1"));
   EXPECT_THAT(warnings_of(600,
                           [](std::uint32_t t, auto& ids) {
                             if (t >= 100 && t < 160) ids[2] = 0, ids[3] = 1;

@@ -157,6 +157,20 @@ TEST_F(NativeTraceTest, ZeroFilledChoiceMeansNoExperts) {
   EXPECT_EQ(rows.ids, (std::vector<std::uint16_t>{ExpertId::invalid, ExpertId::invalid}));
 }
 
+TEST_F(NativeTraceTest, LongTextsAreClippedToWhatReadersAccept) {
+  const FixtureSpec spec;
+  WriterSpec w = fixture_writer(spec);
+  w.info.source = std::string(10000, 's');
+  {
+    NativeWriter writer(path, w);
+    writer.note(std::string(10000, 'n'));
+    writer.begin_request({.prompt_tokens = 1});
+    writer.append(fixture_block(spec, 0, 0, 1));
+    writer.finish();
+  }
+  EXPECT_EQ(open_native_trace(path)->info().source.size(), 4095U);
+}
+
 TEST_F(NativeTraceTest, WriterRefusesWhatNoReaderAccepts) {
   const auto message = [&](const FixtureSpec& spec, const std::function<void(TokenBlock&)>& edit) -> std::string {
     try {
