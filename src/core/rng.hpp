@@ -22,7 +22,7 @@ struct Draw4 {
 
 /// Four uniform 32-bit words for (seed, stream; a, b, c): the counter is (a, b, c, stream), the key the two halves of seed.
 MOEKV_HD Draw4 draw4(std::uint64_t seed, Stream stream, std::uint32_t a, std::uint32_t b, std::uint32_t c) {
-  r123::Philox4x32 philox;
+  const r123::Philox4x32 philox;
   const r123::Philox4x32::ctr_type counter = {{a, b, c, static_cast<std::uint32_t>(stream)}};
   const r123::Philox4x32::key_type key = {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
   const auto r = philox(counter, key);

@@ -8,6 +8,13 @@ namespace moekv {
 namespace {
 
 constexpr double exact_mean = 300.0;  // up to this mean the probabilities are summed one by one
+/// Whole pages of n entries, and pages begun.
+double whole_pages(std::uint64_t n, std::uint32_t slots) {
+  const std::uint64_t pages = n / slots;
+  return static_cast<double>(pages);
+}
+double begun_pages(std::uint64_t n, std::uint32_t slots) { return whole_pages(n + slots - 1, slots); }
+
 constexpr std::size_t max_known = 1U << 18;
 
 PageExpectation sum_exactly(std::uint64_t n, double p, std::uint32_t slots) {
@@ -16,8 +23,8 @@ PageExpectation sum_exactly(std::uint64_t n, double p, std::uint32_t slots) {
   const auto last = std::min<std::uint64_t>(n, static_cast<std::uint64_t>(mean + 12.0 * std::sqrt(mean + 1.0) + 20.0));
   double probability = std::exp(static_cast<double>(n) * std::log1p(-p));
   for (std::uint64_t i = 0; i <= last; ++i) {
-    e.ceil += probability * static_cast<double>((i + slots - 1) / slots);
-    e.floor += probability * static_cast<double>(i / slots);
+    e.ceil += probability * begun_pages(i, slots);
+    e.floor += probability * whole_pages(i, slots);
     probability *= static_cast<double>(n - i) / static_cast<double>(i + 1) * p / (1.0 - p);
   }
   return e;
@@ -41,14 +48,13 @@ PageExpectation sum_normal(std::uint64_t n, double p, std::uint32_t slots) {
 
 PageExpectation expected_pages(std::uint64_t n, double p, std::uint32_t slots) {
   if (n == 0 || !(p > 0)) return {};
-  if (p >= 1.0) return {static_cast<double>((n + slots - 1) / slots), static_cast<double>(n / slots)};
+  if (p >= 1.0) return {begun_pages(n, slots), whole_pages(n, slots)};
   return static_cast<double>(n) * p <= exact_mean && p < 0.9 ? sum_exactly(n, p, slots) : sum_normal(n, p, slots);
 }
 
 ChainPages pages_of_counts(const PageRule& rule, std::uint32_t side, std::uint32_t main, std::uint32_t settled) {
-  const auto pages = [&](std::uint32_t entries) { return static_cast<double>((entries + rule.slots - 1) / rule.slots); };
-  const double sealed = rule.compressed ? static_cast<double>(settled / rule.slots) : 0.0;
-  return {pages(side) + pages(main) - sealed, sealed};
+  const double sealed = rule.compressed ? whole_pages(settled, rule.slots) : 0.0;
+  return {begun_pages(side, rule.slots) + begun_pages(main, rule.slots) - sealed, sealed};
 }
 
 ChainPages pages_of_all(const PageRule& rule, std::uint32_t tokens, std::uint32_t prompt) {
@@ -60,7 +66,7 @@ ChainPages pages_of_all(const PageRule& rule, std::uint32_t tokens, std::uint32_
   const bool closes = rule.raw_window_tokens == 0 && tokens >= prompt && left_over >= rule.min_sealed_entries;
   if (!closes) return pages_of_counts(rule, side, tokens - side, settled);
   ChainPages pages = pages_of_counts(rule, side, tokens - side - in_prompt, tokens - side - in_prompt);
-  pages.sealed += static_cast<double>(in_prompt / rule.slots + 1);
+  pages.sealed += whole_pages(in_prompt, rule.slots) + 1.0;
   return pages;
 }
 

@@ -49,10 +49,11 @@ PlanMemory::Sizes PlanMemory::sizes_of(std::uint32_t n_kv_heads) const {
 
 double PlanMemory::budget_tokens(const ReplayLayer& layer, std::uint32_t total) const {
   const BudgetKind kind = geometry_->spec().eviction.budget.kind;
-  double entries = static_cast<double>(geometry_->request_budget(layer, ShardId(0), total));
+  auto entries = static_cast<double>(geometry_->request_budget(layer, ShardId(0), total));
   if (kind == BudgetKind::pages) entries *= geometry_->page_slots();
-  if (kind == BudgetKind::bytes)
+  if (kind == BudgetKind::bytes) {
     entries *= geometry_->page_slots() / static_cast<double>(geometry_->raw_format(geometry_->heads_per_group()).block_bytes());
+  }
   double per_token = 1.0;  // entries of a token in one shard
   if (geometry_->layout(layer) == Layout::token) per_token = 1.0 / geometry_->n_shards();
   if (geometry_->layout(layer) == Layout::expert) per_token = shares_.copies_per_token / geometry_->n_shards();
@@ -119,6 +120,7 @@ void PlanMemory::store_token_layout(const BatchItem& item, Request& request, dou
 
 void PlanMemory::store_expert_layout(Request& request, double n_layers, std::uint32_t tokens) {
   std::vector<ChainPages> pages;
+  pages.reserve(shares_.kinds.size());
   for (const ShardKind& kind : shares_.kinds) pages.push_back(expected_(tokens, kind.chain_share, kind.draws_per_token));
   for (std::uint32_t g = 0; g < geometry_->n_ranks(); ++g) {
     for (const auto& [kind, count] : shares_.ranks[g].kinds) {

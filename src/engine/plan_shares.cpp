@@ -7,9 +7,9 @@ namespace moekv {
 namespace {
 
 std::vector<double> experts_of_shards(const Placement& placement) {
-  if (placement.map == ShardMap::pikv_xor)
-    return std::vector<double>(placement.n_shards, static_cast<double>(placement.n_experts) / placement.n_shards);
-  std::vector<double> count(placement.n_shards, 0.0);
+  const bool even = placement.map == ShardMap::pikv_xor;
+  std::vector<double> count(placement.n_shards, even ? static_cast<double>(placement.n_experts) / placement.n_shards : 0.0);
+  if (even) return count;
   for (std::uint32_t e = 0; e < placement.n_experts; ++e) count[placement.expert_shard(0, ExpertId(static_cast<std::uint16_t>(e))).value] += 1;
   return count;
 }

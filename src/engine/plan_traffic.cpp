@@ -16,8 +16,8 @@ double n_queries(const BatchItem& item) { return item.end - std::min(item.end, s
 }  // namespace
 
 void add_traffic(PlannedTraffic& a, const PlannedTraffic& b, double factor) {
-  for (double PlannedTraffic::*field : {&PlannedTraffic::kv, &PlannedTraffic::q, &PlannedTraffic::partial, &PlannedTraffic::lse,
-                                        &PlannedTraffic::headers, &PlannedTraffic::logical}) {
+  for (double PlannedTraffic::*const field : {&PlannedTraffic::kv, &PlannedTraffic::q, &PlannedTraffic::partial, &PlannedTraffic::lse,
+                                              &PlannedTraffic::headers, &PlannedTraffic::logical}) {
     a.*field += factor * b.*field;
   }
 }
@@ -92,17 +92,17 @@ PlanTraffic::Counts PlanTraffic::token_counts(const BatchItem& item, std::uint32
   for (std::uint32_t t = item.begin; t < item.end; ++t) {
     const std::uint32_t owner = note_written(written, item.request, t);
     counts.stores += 1;
-    counts.far_stores += Rank(owner) != item.home;
+    counts.far_stores += Rank(owner) != item.home ? 1.0 : 0.0;
     if (t < item.query_begin) continue;
     const std::uint32_t low = window > 0 && t + 1 > window ? t + 1 - window : 0;
     for (std::uint32_t g = 0; g < geometry_->n_ranks(); ++g) {
       if (written.first[g] == not_written) continue;
-      const bool far = Rank(g) != item.home;
-      const bool answers = written.last[g] >= low;
-      counts.reads += 1;
+      const double far = Rank(g) != item.home ? 1.0 : 0.0;
+      const double answers = written.last[g] >= low ? 1.0 : 0.0;
+      counts.reads += 1.0;
       counts.far_reads += far;
       counts.partials += answers;
-      counts.far_partials += answers && far;
+      counts.far_partials += answers * far;
     }
   }
   return counts;

@@ -19,14 +19,14 @@ struct RowOfNormals {
 
 [[gnu::always_inline]] inline void draw_body(const RowOfNormals& row) {
   std::uint32_t words[4][quads_per_pass];
-  const std::uint32_t n = row.n_quads;
-  for (std::uint32_t first = 0; first < n; first += quads_per_pass) {
-    const std::uint32_t count = n - first < quads_per_pass ? n - first : quads_per_pass;
+  const std::size_t n = row.n_quads;
+  for (std::size_t first = 0; first < n; first += quads_per_pass) {
+    const std::size_t count = n - first < quads_per_pass ? n - first : quads_per_pass;
     for (std::uint32_t j = 0; j < count; ++j) {
-      const Draw4 draw = draw4(row.seed, row.stream, row.a, row.b, first + j);
+      const Draw4 draw = draw4(row.seed, row.stream, row.a, row.b, static_cast<std::uint32_t>(first) + j);
       for (int w = 0; w < 4; ++w) words[w][j] = draw.v[w];
     }
-    for (std::uint32_t half = 0; half < 2; ++half) {
+    for (std::size_t half = 0; half < 2; ++half) {
       float* __restrict cosines = row.out + half * n + first;
       float* __restrict sines = cosines + 2 * n;
       for (std::uint32_t j = 0; j < count; ++j) {

@@ -45,7 +45,7 @@ std::vector<double> orthonormal_rows(std::uint64_t seed, std::uint32_t rank, std
 
 /// theta^(1 / n) for theta > 1 by Newton's method: basic arithmetic only, so the same bits everywhere.
 double root(double theta, std::uint32_t n) {
-  double y = static_cast<double>(exp_fixed(log_fixed(static_cast<float>(theta)) / static_cast<float>(n)));
+  auto y = static_cast<double>(exp_fixed(log_fixed(static_cast<float>(theta)) / static_cast<float>(n)));
   for (int step = 0; step < 4; ++step) {
     double power = 1.0;
     for (std::uint32_t i = 1; i < n; ++i) power *= y;

@@ -25,6 +25,9 @@ void fill_sink_logits(std::uint64_t seed, std::uint32_t layer, std::uint32_t n_h
   }
 }
 
+/// False for NaN too.
+bool within(double x, double largest) { return x >= 0 && x <= largest; }
+
 void check_generator(const GeneratorSpec& spec, const ModelShape& shape) {
   static const std::vector<std::string_view> presets = {"A", "B", "C", "D", "E"};
   std::vector<Problem> problems;
@@ -32,8 +35,8 @@ void check_generator(const GeneratorSpec& spec, const ModelShape& shape) {
     problems.push_back({"generator.preset", "unknown preset '" + spec.preset + "'", suggest_name(spec.preset, presets)});
   }
   if (spec.preset == "E" && !shape.mla()) problems.push_back({"generator.preset", "preset E needs an MLA shape", "use A, B, C or D"});
-  if (!(spec.sequence_mix >= 0 && spec.sequence_mix <= 1)) problems.push_back({"generator.sequence_mix", "must lie in [0, 1]", {}});
-  if (!(spec.expert_affinity >= 0 && spec.expert_affinity <= 1e3)) problems.push_back({"generator.expert_affinity", "must lie in [0, 1000]", {}});
+  if (!within(spec.sequence_mix, 1.0)) problems.push_back({"generator.sequence_mix", "must lie in [0, 1]", {}});
+  if (!within(spec.expert_affinity, 1e3)) problems.push_back({"generator.expert_affinity", "must lie in [0, 1000]", {}});
   const std::uint32_t rotated = shape.mla() ? shape.latent.d_rope : shape.d_k;
   if (rotated % 2 != 0) problems.push_back({"model", "RoPE needs an even number of channels, not " + std::to_string(rotated), {}});
   if (shape.n_kv_heads == 0 || shape.n_heads % shape.n_kv_heads != 0 || shape.d_k == 0 || shape.layers.empty()) {
@@ -50,13 +53,13 @@ std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const M
   return std::make_unique<QkvGenerator>(spec, shape);
 }
 
-QkvGenerator::QkvGenerator(const GeneratorSpec& spec, const ModelShape& shape)
-    : spec_(spec),
-      shape_(shape),
-      attention_scale_(shape.softmax_scale > 0 ? static_cast<float>(shape.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape.d_k))),
-      heads_(static_cast<std::size_t>(shape.n_layers()) * shape.n_kv_heads) {
+QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape)
+    : spec_(std::move(spec)),
+      shape_(std::move(shape)),
+      attention_scale_(shape_.softmax_scale > 0 ? static_cast<float>(shape_.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape_.d_k))),
+      heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads) {
   set_parts();
-  query_scale_ = static_cast<float>(generate::logit_std / sampled_logit_deviation());
+  calibrate();
 }
 
 void QkvGenerator::set_parts() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "trace/generator_tables.hpp"
@@ -15,7 +16,7 @@ namespace moekv {
 /// The sink channel is set after RoPE, so a sink token's logit does not depend on theta or distance.
 class QkvGenerator final : public QkvSource {
  public:
-  QkvGenerator(const GeneratorSpec& spec, const ModelShape& shape);
+  QkvGenerator(GeneratorSpec spec, ModelShape shape);
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
   void sink_logits(LayerId layer, float* out) override;
@@ -51,6 +52,7 @@ class QkvGenerator final : public QkvSource {
   void write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part, const Segment& s, const std::uint16_t* experts,
                         std::uint32_t top_k, float* q);
   void expert_mean(const HeadMaps& maps, const std::uint16_t* ids, std::uint32_t top_k);
+  void calibrate();
   double sampled_logit_deviation();
 
   GeneratorSpec spec_;
@@ -74,7 +76,7 @@ class QkvGenerator final : public QkvSource {
 /// Preset D: every value N(0, 1), independent; for closed-form checks.
 class GaussianQkv final : public QkvSource {
  public:
-  GaussianQkv(const GeneratorSpec& spec, const ModelShape& shape) : seed_(spec.seed), shape_(shape) {}
+  GaussianQkv(const GeneratorSpec& spec, ModelShape shape) : seed_(spec.seed), shape_(std::move(shape)) {}
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
   void sink_logits(LayerId layer, float* out) override;

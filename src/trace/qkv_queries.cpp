@@ -79,7 +79,7 @@ void QkvGenerator::make_queries(std::uint32_t layer, std::uint32_t kv_head, cons
   if (!has_token_sinks(layer)) return;
   for (std::uint32_t t = 0; t < s.n; ++t) {
     for (std::uint32_t g = 0; g < group; ++g) {
-      q[(static_cast<std::size_t>(t) * shape_.n_heads + kv_head * group + g) * shape_.d_k + sink_channel_] = generate::sink_query;
+      q[(static_cast<std::size_t>(t) * shape_.n_heads + std::size_t{kv_head} * group + g) * shape_.d_k + sink_channel_] = generate::sink_query;
     }
   }
 }
@@ -97,6 +97,9 @@ void QkvGenerator::queries(LayerId layer, RequestId r, std::uint32_t begin, std:
     position += s.n;
   }
 }
+
+/// Sets the scale of queries. Queries and keys of the sample are made with scale 1.
+void QkvGenerator::calibrate() { query_scale_ = static_cast<float>(generate::logit_std / sampled_logit_deviation()); }
 
 /// Standard deviation over keys of the logits of unscaled queries, sampled at layer 0 without sink tokens and sink channel.
 double QkvGenerator::sampled_logit_deviation() {
@@ -117,7 +120,7 @@ double QkvGenerator::sampled_logit_deviation() {
       make_keys(0, h, {sample_request, begin, generate::block_tokens}, nullptr, 0, keys.data(), d);
       for (std::uint32_t t = begin == 0 ? generate::sink_tokens : 0; t < generate::block_tokens; ++t) {
         for (std::uint32_t i = 0; i < sample_queries; ++i) {
-          const float* q = queries.data() + (static_cast<std::size_t>(i) * shape_.n_heads + h * shape_.group_size()) * d;
+          const float* q = queries.data() + (static_cast<std::size_t>(i) * shape_.n_heads + std::size_t{h} * shape_.group_size()) * d;
           const float* k = keys.data() + static_cast<std::size_t>(t) * d;
           double logit = 0;
           for (std::uint32_t c = 0; c < d; ++c) logit += c == sink_channel_ ? 0.0 : static_cast<double>(q[c]) * k[c];
