@@ -1,34 +1,18 @@
-// Raw rows become fp32 and then what the target's planes ask for; rows that keep their format are copied.
+// Blocks are sealed plane by plane; planes that keep their format are copied.
 #include "device/seal.hpp"
 
 #include <cstring>
-#include <vector>
 
 #include "core/error.hpp"
-#include "rules/codec/row.hpp"
 
 namespace moekv {
 namespace {
 
-/// One plane of one KV head: where its rows are.
-struct Plane {
-  PlaneFormat format;
-  std::byte* codes;
-  std::byte* meta;
-};
-
-void seal_plane(const Plane& from, const Plane& to, std::uint32_t d, std::uint32_t n_slots) {
-  const std::size_t from_bytes = code_bytes(from.format, d);
-  const std::size_t to_bytes = code_bytes(to.format, d);
+void seal_plane(const PlaneRows& from, const PlaneRows& to, std::uint32_t d, std::uint32_t n_slots) {
   if (from.format == to.format) {
-    std::memcpy(to.codes, from.codes, from_bytes * n_slots);
-    return;
-  }
-  thread_local std::vector<float> row;
-  row.resize(d);
-  for (std::uint32_t slot = 0; slot < n_slots; ++slot) {
-    decode_row(from.format, from.codes + slot * from_bytes, nullptr, d, row.data());
-    encode_row(to.format, row.data(), d, to.codes + slot * to_bytes, to.meta + std::size_t{slot} * meta_bytes(to.format));
+    std::memcpy(to.codes, from.codes, std::size_t{code_bytes(from.format, d)} * n_slots);
+  } else {
+    encode_rows(from, to, d, n_slots);
   }
 }
 

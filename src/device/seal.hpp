@@ -1,6 +1,7 @@
 // Sealing on the host: encodes the rows of a raw block into a block of another format.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "device/page_pool.hpp"
@@ -9,5 +10,15 @@ namespace moekv {
 
 /// Encodes slots [0, n_slots) of every KV head of block `from_block` into block `to_block`. Both pools have the same heads and dimensions.
 void seal_block(const PoolView& from, std::uint32_t from_block, const PoolView& to, std::uint32_t to_block, std::uint32_t n_slots);
+
+/// Rows of one plane of one KV head. `meta` may be null where the format has none.
+struct PlaneRows {
+  PlaneFormat format;
+  std::byte* codes;
+  std::byte* meta;
+};
+
+/// Encodes n rows of d raw values, bit for bit as encode_row does; by SIMD where it knows the format and d.
+void encode_rows(const PlaneRows& from, const PlaneRows& to, std::uint32_t d, std::uint32_t n);
 
 }  // namespace moekv

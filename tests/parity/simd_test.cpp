@@ -2,11 +2,14 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <random>
 #include <string>
 #include <vector>
 
+#include "device/seal.hpp"
 #include "rules/codec/catalogue.hpp"
 #include "support/page_world.hpp"
 
@@ -69,6 +72,47 @@ TEST(HostKernel, EveryInstructionSetMatchesDoublePrecision) {
         world.add_task(1, 0.0F);
         world.add_task_on({1, 2, 3, 4}, 7);
         EXPECT_LE(worst_error(world, world.attend(*backend, false)), 1e-5) << hwy::TargetName(target) << " codec " << c.index() << " group " << group;
+      }
+    }
+  }
+}
+
+/// Rows that try an encoder: spreads from subnormal to beyond fp16, signed zeros, ties, infinities, NaN, flat rows.
+std::vector<float> hard_row(std::uint32_t n, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0F, std::ldexp(1.0F, static_cast<int>(seed % 40) - 24));
+  std::vector<float> x(n);
+  for (float& value : x) value = normal(random);
+  if (seed % 6 == 1) std::fill(x.begin(), x.end(), seed % 12 == 1 ? -0.0F : x[0]);
+  if (seed % 6 == 2) x[random() % n] = std::nanf("");
+  if (seed % 6 == 3) x[random() % n] = seed % 12 == 3 ? INFINITY : -INFINITY;
+  if (seed % 6 == 4) std::transform(x.begin(), x.end(), x.begin(), [](float y) { return std::round(y * 4.0F) / 2.0F; });
+  if (seed % 6 == 5) std::transform(x.begin(), x.end(), x.begin(), [](float y) { return y < 0 ? -0.0F : y; });
+  return x;
+}
+
+TEST(HostKernel, EveryInstructionSetEncodesTheSameBytes) {
+  const std::vector<Codec> codecs = {codec::Fp8Head{0.3F}, codec::Fp8Token{}, codec::Int8Token{}, codec::Int4Token{}, codec::Fp16{}};
+  for (const std::int64_t target : machine_targets()) {
+    const OnlyTarget only(target);
+    for (const Codec& c : codecs) {
+      const PlaneFormat plane = std::visit([](const auto& x) { return x.plane(); }, c);
+      for (const ElementFormat raw : {ElementFormat::fp32, ElementFormat::bf16, ElementFormat::fp16}) {
+        for (unsigned seed = 0; seed < 240; ++seed) {
+          const std::uint32_t d = seed % 5 == 0 ? 77 : 192;
+          std::vector<float> x = hard_row(d, seed);
+          std::vector<std::byte> stored(code_bytes({raw}, d));
+          for (std::uint32_t i = 0; i < d; ++i) store_raw(raw, stored.data(), i, x[i]);
+          for (std::uint32_t i = 0; i < d; ++i) x[i] = load_raw(raw, stored.data(), i);
+          std::vector<std::byte> codes(code_bytes(plane, d));
+          std::vector<std::byte> meta(meta_bytes(plane) + 1);
+          std::vector<std::byte> expected_codes = codes;
+          std::vector<std::byte> expected_meta = meta;
+          encode_row(plane, x.data(), d, expected_codes.data(), expected_meta.data());
+          encode_rows({{raw}, stored.data(), nullptr}, {plane, codes.data(), meta.data()}, d, 1);
+          ASSERT_TRUE(codes == expected_codes && meta == expected_meta)
+              << hwy::TargetName(target) << " codec " << c.index() << " from " << static_cast<int>(raw) << " seed " << seed;
+        }
       }
     }
   }

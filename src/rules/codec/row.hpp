@@ -33,10 +33,18 @@ MOEKV_HD float largest_code(const PlaneFormat& f) {
 
 MOEKV_HD float nan_to_zero(float x) { return x != x ? 0.0F : x; }
 
-/// Scale and zero for the values of a row, already rounded to fp16. A scale that would be 0 is 2^-24, which is
-/// the scale of a row without range too; the codes of a flat asymmetric row are 0.
-MOEKV_HD RowScale fit_scale(const PlaneFormat& f, const float* x, std::uint32_t d) {
+/// Scale and zero for a row with values from lo to hi, already rounded to fp16. A scale that would be 0 is 2^-24, which is the scale of a row without
+/// range too; the codes of a flat asymmetric row are 0.
+MOEKV_HD RowScale scale_of_range(const PlaneFormat& f, float lo, float hi) {
   if (f.scale == ScaleScheme::head) return {f.head_scale, 0.0F};
+  lo += 0.0F;  // -0 becomes +0: the result does not depend on the order of the values
+  const float range = f.zero_point ? hi - lo : (hi > -lo ? hi : -lo);
+  const float scale = float_from_fp16(fp16_from_float(range / largest_code(f)));
+  return {scale < fp16_min ? fp16_min : scale, f.zero_point ? float_from_fp16(fp16_from_float(lo)) : 0.0F, lo == hi};
+}
+
+/// scale_of_range of x[0..d), NaN counting as 0.
+MOEKV_HD RowScale fit_scale(const PlaneFormat& f, const float* x, std::uint32_t d) {
   float lo = nan_to_zero(x[0]);
   float hi = lo;
   for (std::uint32_t i = 1; i < d; ++i) {
@@ -44,9 +52,14 @@ MOEKV_HD RowScale fit_scale(const PlaneFormat& f, const float* x, std::uint32_t 
     lo = value < lo ? value : lo;
     hi = value > hi ? value : hi;
   }
-  const float range = f.zero_point ? hi - lo : (hi > -lo ? hi : -lo);
-  const float scale = float_from_fp16(fp16_from_float(range / largest_code(f)));
-  return {scale < fp16_min ? fp16_min : scale, f.zero_point ? float_from_fp16(fp16_from_float(lo)) : 0.0F, lo == hi};
+  return scale_of_range(f, lo, hi);
+}
+
+/// Writes scale and zero where the format stores them.
+MOEKV_HD void store_scale(const PlaneFormat& f, const RowScale& s, std::byte* meta) {
+  if (f.scale != ScaleScheme::token) return;
+  store_u16(meta, fp16_from_float(s.scale));
+  if (f.zero_point) store_u16(meta + 2, fp16_from_float(s.zero));
 }
 
 /// Integer code of x: nearest, ties to even, clamped.
@@ -92,10 +105,7 @@ MOEKV_HD void encode_row(const PlaneFormat& f, const float* x, std::uint32_t d, 
     return;
   }
   const RowScale s = fit_scale(f, x, d);
-  if (f.scale == ScaleScheme::token) {
-    store_u16(meta, fp16_from_float(s.scale));
-    if (f.zero_point) store_u16(meta + 2, fp16_from_float(s.zero));
-  }
+  store_scale(f, s, meta);
   if (f.element == ElementFormat::fp8_e4m3) {
     for (std::uint32_t i = 0; i < d; ++i) codes[i] = static_cast<std::byte>(e4m3_from_float(x[i] / s.scale));
   } else {
