@@ -121,8 +121,9 @@ int run(int argc, char** argv) {
   const double reader_s = static_cast<double>(sum.t_read + sum.t_route) * 1e-9;
   const double cache_s = static_cast<double>(sum.t_step) * 1e-9 - reader_s;
   const double rate = static_cast<double>(sum.n_req) / cache_s;
-  fmt::print("{} ranks in one process, {} tokens x 4 layers, E 64 top-6, routed reads, lru 50 %: {:.0f} look-ups, hit ratio {:.3f}, {} evictions, violations {}\n",
-             ranks, sum.tokens, static_cast<double>(sum.n_req), static_cast<double>(sum.n_hit) / static_cast<double>(sum.n_req), sum.evictions, out.violations.size());
+  fmt::print("{} ranks in one process, {} tokens x 4 layers, E 64 top-6, routed reads, lru 50 %: {} look-ups, ", ranks, sum.tokens, sum.n_req);
+  fmt::print("hit ratio {:.3f}, {} evictions, violations {}\n", static_cast<double>(sum.n_hit) / static_cast<double>(sum.n_req), sum.evictions,
+             out.violations.size());
   fmt::print("reader and router {:.1f} s ({:.2f} M rows/s), caches {:.1f} s; peak memory {:.0f} MiB, {:.0f} MiB after a quarter of the run\n", reader_s,
              static_cast<double>(sum.tokens) * 4e-6 / reader_s, cache_s, peak_mib(), memory_at_quarter);
   fmt::print("phases place {:.1f} dispatch {:.1f} admit {:.1f} attend {:.1f} combine {:.1f} touch {:.1f} s\n", static_cast<double>(sum.t_place) * 1e-9,

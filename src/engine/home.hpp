@@ -88,6 +88,15 @@ class Home {
   void pack_entries(const LayerInput& input, Rank rank, std::span<const Store> stores, WireWriter& out);
   void pack_queries(const LayerInput& input, Rank rank, std::span<const Read> reads, WireWriter& out);
   void pack_all(const LayerInput& input);
+  void take_segment(WireReader& in, LayerOutput& out);
+  void take_partials(WireReader& in, std::size_t rows);
+  void merge_parts(const LayerInput& input, LayerOutput& out);
+  /// Own ranks with bytes in pair_, ascending and distinct.
+  std::span<const std::uint32_t> touched_sources();
+  [[nodiscard]] std::int64_t partial_bytes(const HeadSlice& slice) const {
+    const std::int64_t value = geometry_->spec().combine == CombineType::bf16 ? 2 : 4;
+    return std::int64_t{slice.q_count} * (8 + std::int64_t{geometry_->spec().model.d_v} * value);
+  }
   void account(Rank source, ByteClass kind, std::int64_t bytes);
   void close_rank(Rank destination, std::uint32_t layer);
   [[nodiscard]] std::span<const std::uint16_t> experts_of(const LayerInput& input, std::uint32_t token) const {
@@ -113,6 +122,9 @@ class Home {
   std::vector<ByteCounts> pair_;         // [own ranks] bytes to the rank being packed
   std::vector<std::uint32_t> touched_;   // own ranks with bytes in pair_
   std::vector<std::uint32_t> offsets_, parts_;
+  std::vector<Rank> home_of_;            // home of each query of the layer
+  std::vector<std::uint8_t> answered_;   // queries for which some rank read something
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> links_;  // (output row, partial row)
   std::vector<float> part_m_, part_l_, part_o_, m_out_, l_out_, sink_rows_;
 };
 

@@ -81,9 +81,8 @@ class Run {
     }
     cache_.execute_due();
     close_window(step);
-    RunOutcome out = finish();
+    RunOutcome out = finish((std::chrono::steady_clock::now() - start).count());
     out.completed = !interrupted;
-    out.wall_ns = (std::chrono::steady_clock::now() - start).count();
     return out;
   }
 
@@ -126,8 +125,9 @@ class Run {
     return stop != 0;
   }
 
-  RunOutcome finish() {
+  RunOutcome finish(std::int64_t wall_ns) {
     RunOutcome out;
+    out.wall_ns = wall_ns;
     Counters& counters = cache_.counters();
     counters.collect(transport_, out);
     driver_.probe().collect(transport_, out);

@@ -1,0 +1,224 @@
+// Owner, phase attend: which pages and slots each query reads, the attention kernel, and the merge over the shards of a rank.
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cstring>
+#include <limits>
+
+#include "engine/owner.hpp"
+
+namespace moekv {
+
+bool Owner::slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted) {
+  const CopyRule rule = geometry_->spec().read.copies;
+  const bool copies = copies_matter_ && layer_by_expert_;
+  if (copies && !wanted.empty() && rule == CopyRule::surviving && geometry_->chains_are_exact()) {
+    const auto blockers = shard.blockers(i);  // the chain was chosen by an expert that the query wants
+    std::uint64_t any = 0;
+    for (std::size_t w = 0; w < blockers.size(); ++w) any |= blockers[w] & wanted[w];
+    return any == 0;
+  }
+  std::uint32_t read = wanted.empty() ? ~0U : 0U;
+  if (!wanted.empty()) {
+    const auto experts = shard.experts(i);
+    const auto copy_of = shard.copy_of(i);
+    for (std::size_t j = 0; j < experts.size(); ++j) {
+      if (experts[j] != ExpertId::invalid && (wanted[experts[j] / 64] >> (experts[j] % 64) & 1U) != 0) read |= 1U << (copies ? copy_of[j] : 0);
+    }
+    if (!copies) return read != 0;
+    if ((read >> shard.copy(i) & 1U) == 0) return false;
+  }
+  if (!copies || rule == CopyRule::paper) return true;
+  const std::uint32_t before = shard.smaller_copies(i) & read;
+  if (rule == CopyRule::surviving) return (before & shard.alive_copies(i)) == 0;
+  if (before != 0 && (before & shard.alive_copies(i)) == 0) counters_->step.masked_copies += 1;
+  return before == 0;
+}
+
+std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t index, std::span<const std::uint64_t> wanted) {
+  Page& page = shard.pages()[index];
+  const LayerShape& shape = geometry_->layers()[layer_].shape;
+  const std::uint32_t high = query.header->position;
+  const std::uint32_t low = shape.attention == AttentionKind::window && high + 1 > shape.window_tokens ? high + 1 - shape.window_tokens : 0;
+  if (page.min_position > high || page.max_position < low) return 0;
+  page.read_step = step_;
+  counters_->step.entries_scanned += page.live;
+  counters_->layers[layer_].entries_scanned += page.live;
+  counters_->shard_load[shard.id().value - first_shard_].load += page.live;
+  counters_->rank_load[shard.rank().value - first_.value].load += page.live;
+  const bool in_range = page.min_position >= low && page.max_position <= high;
+  const bool all_copies = !copies_matter_ || !layer_by_expert_;
+  std::uint32_t read = 0;
+  PageRead entry{page.block, page.used, PageRead::all_slots};
+  if (in_range && all_copies && wanted.empty() && page.live == page.used && query.header->probe == 0) {
+    read = page.used;
+  } else {
+    const bool by_slot = !wanted.empty() || (!all_copies && geometry_->spec().read.copies == CopyRule::hash);
+    const std::size_t first_word = masks_.size();
+    const std::uint32_t n_words = (page.used + 63U) / 64;
+    for (std::uint32_t w = 0; w < n_words; ++w) {
+      std::uint64_t bits = shard.live_words(index)[w];
+      if (!all_copies && !by_slot) bits &= shard.primary_words(index)[w];
+      for (std::uint64_t rest = bits; rest != 0 && (by_slot || !in_range || query.header->probe != 0); rest &= rest - 1) {
+        const auto slot = static_cast<std::uint32_t>(w * 64 + static_cast<std::uint32_t>(std::countr_zero(rest)));
+        const std::size_t i = shard.at(index, slot);
+        const bool keep = shard.position(i) >= low && shard.position(i) <= high && (!by_slot || slot_is_read(shard, i, wanted));
+        if (!keep) bits &= ~(1ULL << (slot % 64));
+        if (keep && query.header->probe != 0) probe_positions_.push_back(shard.position(i));
+      }
+      masks_.push_back(bits);
+      read += static_cast<std::uint32_t>(std::popcount(bits));
+    }
+    if (read == 0) {
+      masks_.resize(first_word);
+      return 0;
+    }
+    entry.mask = static_cast<std::uint32_t>(first_word);
+    if (read == page.used) {
+      masks_.resize(first_word);
+      entry.mask = PageRead::all_slots;
+    }
+  }
+  counters_->page_bytes_read(shard.rank(), static_cast<std::int64_t>(geometry_->raw_format(1).head_bytes()) * page.used / geometry_->page_slots());
+  if (payload_) {
+    reads_.push_back(entry);
+    task_pages_.push_back(index);
+  }
+  return read;
+}
+
+void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row) {
+  Shard& s = shards_[shard_index];
+  const HeadSlice slice = geometry_->slice(query.rank);
+  const bool routed = geometry_->spec().read.scope == ReadScope::routed && geometry_->layers()[layer_].key_row >= 0;
+  const std::size_t first_read = reads_.size();
+  const std::size_t first_probe = probe_positions_.size();
+  std::uint32_t read = 0;
+  std::span<const std::uint64_t> wanted = routed ? std::span<const std::uint64_t>(query_words_) : std::span<const std::uint64_t>();
+  for (const std::uint32_t c : group.order) {
+    const Chain& chain = group.chains[c];
+    if (routed && geometry_->chains_are_exact() &&
+        (!chain.expert.valid() || (query_words_[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0))
+      continue;
+    for (const std::uint32_t p : chain.pages) read += read_page(query, s, p, wanted);
+  }
+  if (group.head_group > 0) probe_positions_.resize(first_probe);  // every head group holds the same tokens unless evicted apart: one list is enough
+  s.mark_queried(group, step_, query.experts);
+  counters_->step.entries_wanted += read;
+  counters_->layers[layer_].entries_wanted += read;
+  query.n_read += read;
+  if (!payload_) return;
+  AttendTask task;
+  task.first_page = static_cast<std::uint32_t>(first_read);
+  task.n_pages = static_cast<std::uint32_t>(reads_.size() - first_read);
+  task.query = static_cast<std::uint32_t>(&query - queries_.data());
+  task.n_kv_heads = geometry_->head_group_width(query.rank, group.head_group);
+  task.group = slice.group();
+  task.q_head = group.head_group * geometry_->heads_per_group() * task.group;
+  task.out = base_row + task.q_head;
+  task.logits = n_logits_;
+  std::uint64_t slots = 0;
+  for (std::size_t i = first_read; i < reads_.size(); ++i) slots += reads_[i].n_slots;
+  if (geometry_->needs_mass()) n_logits_ += slots * task.n_kv_heads * task.group;
+  tasks_.push_back(task);
+  task_shard_.push_back(shard_index);
+}
+
+void Owner::build_query(Query& query) {
+  const Placement& placement = geometry_->placement();
+  query_words_.assign((geometry_->n_experts() + 63) / 64, 0);
+  for (const std::uint16_t e : query.experts) {
+    if (e != ExpertId::invalid) query_words_[e / 64] |= 1ULL << (e % 64);
+  }
+  query.first_task = static_cast<std::uint32_t>(tasks_.size());
+  query.first_probe = static_cast<std::uint32_t>(probe_positions_.size());
+  query.first_part = static_cast<std::uint32_t>(part_rows_.size());
+  const std::uint32_t heads = geometry_->slice(query.rank).q_count;
+  for (std::uint32_t s = placement.first_shard(query.rank.value); s < placement.first_shard(query.rank.value + 1); ++s) {
+    Shard& owner = shard(ShardId(s));
+    bool any = false;
+    for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(query.rank); ++hg) {
+      Group* group = owner.find(RequestId(query.header->request), layer_, hg);
+      if (group == nullptr) continue;
+      build_group(query, s - first_shard_, *group, n_rows_);
+      any = true;
+    }
+    if (!any) continue;
+    part_rows_.push_back(n_rows_);
+    n_rows_ += heads;
+  }
+  query.n_parts = static_cast<std::uint32_t>(part_rows_.size()) - query.first_part;
+  query.n_tasks = static_cast<std::uint32_t>(tasks_.size()) - query.first_task;
+  query.n_probe = static_cast<std::uint32_t>(probe_positions_.size()) - query.first_probe;
+  counters_->digest.add({step_, geometry_->layers()[layer_].layer.value, Decision::read, query.header->request, query.header->position, 0,
+                         query.rank.value, query.n_read});
+}
+
+void Owner::attend() {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  tasks_.clear();
+  task_shard_.clear();
+  reads_.clear();
+  task_pages_.clear();
+  probe_positions_.clear();
+  masks_.clear();
+  part_rows_.clear();
+  n_rows_ = 0;
+  n_logits_ = 0;
+  for (Query& query : queries_) build_query(query);
+  const auto listed = Clock::now();
+  select_ns += (listed - start).count();
+  if (payload_) {
+    run_kernel();
+    merge_shards();
+  }
+  decode_ns += (Clock::now() - listed).count();
+}
+
+void Owner::run_kernel() {
+  const ModelShape& model = geometry_->spec().model;
+  const std::size_t pb = geometry_->payload_bytes();
+  std::uint32_t q_row_heads = 0;
+  for (const Query& query : queries_) q_row_heads = std::max(q_row_heads, geometry_->slice(query.rank).q_count);
+  q_rows_.resize(queries_.size() * q_row_heads * model.d_k * pb);
+  for (std::size_t i = 0; i < queries_.size(); ++i) {
+    std::memcpy(q_rows_.data() + i * q_row_heads * model.d_k * pb, queries_[i].q, std::size_t{geometry_->slice(queries_[i].rank).q_count} * model.d_k * pb);
+  }
+  // Rows of head groups that a shard does not hold stay empty partials.
+  m_.assign(n_rows_, -std::numeric_limits<float>::infinity());
+  l_.assign(n_rows_, 0.0F);
+  o_.assign(std::size_t{n_rows_} * model.d_v, 0.0F);
+  logits_.resize(n_logits_);
+  AttendBatch batch{tasks_, reads_, masks_, q_rows_.data(), geometry_->spec().payload.element, q_row_heads, model.d_k, model.d_v,
+                    geometry_->softmax_scale(), m_.data(), l_.data(), o_.data(), geometry_->needs_mass() ? logits_.data() : nullptr};
+  backend_->attend(batch);
+  backend_->sync();
+}
+
+void Owner::merge_shards() {
+  const ModelShape& model = geometry_->spec().model;
+  for (Query& query : queries_) query.first_row = query.n_parts > 0 ? part_rows_[query.first_part] : no_index;
+  if (std::none_of(queries_.begin(), queries_.end(), [](const Query& q) { return q.n_parts > 1; })) return;
+  merge_offsets_.assign(1, 0);
+  merge_parts_.clear();
+  for (Query& query : queries_) {
+    if (query.n_parts == 0) continue;
+    query.first_row = static_cast<std::uint32_t>(merge_offsets_.size() - 1);
+    for (std::uint32_t h = 0; h < geometry_->slice(query.rank).q_count; ++h) {
+      for (std::uint32_t i = 0; i < query.n_parts; ++i) merge_parts_.push_back(part_rows_[query.first_part + i] + h);
+      merge_offsets_.push_back(static_cast<std::uint32_t>(merge_parts_.size()));
+    }
+  }
+  const std::size_t rows = merge_offsets_.size() - 1;
+  merged_m_.resize(rows);
+  merged_l_.resize(rows);
+  merged_o_.resize(rows * model.d_v);
+  backend_->merge({merge_offsets_, merge_parts_, m_.data(), l_.data(), o_.data(), model.d_v, nullptr, merged_m_.data(), merged_l_.data(), merged_o_.data()});
+  backend_->sync();
+  m_.swap(merged_m_);
+  l_.swap(merged_l_);
+  o_.swap(merged_o_);
+}
+
+}  // namespace moekv

@@ -1,0 +1,116 @@
+// Shard, pages: their allocation, their place in the eviction queues, and what they use.
+#include <algorithm>
+#include <bit>
+
+#include "engine/shard.hpp"
+
+namespace moekv {
+
+std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index) {
+  if (free_pages_.empty()) {
+    const auto n = static_cast<std::uint32_t>(pages_.size());
+    free_pages_.push_back(n);
+    pages_.emplace_back();
+    const std::size_t total = std::size_t{n} + 1;
+    for (auto* v : {&positions_, &shadow_of_}) v->resize(total * slots_);
+    live_.resize(total * words_);
+    primary_.resize(total * words_);
+    if (geometry_->needs_mass()) {
+      state_.resize(total * slots_);
+      step_mass_.resize(total * slots_);
+    }
+    if (top_k_ > 0) {
+      experts_.resize(total * slots_ * top_k_);
+      copy_of_.resize(total * slots_ * top_k_);
+    }
+    if (geometry_->several_copies()) {
+      for (auto* v : {&smaller_, &alive_}) v->resize(total * slots_);
+      copy_.resize(total * slots_);
+      if (blockers_kept_) blockers_.resize(total * slots_ * expert_words_);
+    }
+  }
+  const std::uint32_t index = free_pages_.back();
+  free_pages_.pop_back();
+  BlockPool& pool = raw_pool(group);
+  Page& page = pages_[index];
+  page = Page{};
+  page.group = group_index;
+  page.chain = chain_index;
+  page.block = {pool.pool, pool.take()};
+  std::fill_n(&live_[std::size_t{index} * words_], words_, 0);
+  std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
+  EvictList& list = list_of(page);
+  list.pages += 1;
+  list.bytes += pool.block_bytes;
+  block_bytes_ += static_cast<std::int64_t>(pool.block_bytes);
+  if (queue_pages_) link_tail(list, index);
+  return index;
+}
+
+void Shard::free_page(std::uint32_t index) {
+  Page& page = pages_[index];
+  Group& group = groups_[page.group];
+  Chain& chain = group.chains[page.chain];
+  unlink(index);
+  BlockPool& pool = page.sealed ? sealed_pool(group) : raw_pool(group);
+  pool.free.push_back(page.block.index);
+  EvictList& list = list_of(page);
+  list.pages -= 1;
+  list.bytes -= pool.block_bytes;
+  block_bytes_ -= static_cast<std::int64_t>(pool.block_bytes);
+  if (chain.open == index) chain.open = no_index;
+  chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
+  std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
+  page.group = no_index;
+  free_pages_.push_back(index);
+}
+
+void Shard::link_tail(EvictList& list, std::uint32_t index) {
+  Page& page = pages_[index];
+  page.prev = list.tail;
+  page.next = no_index;
+  page.queued = true;
+  (list.tail != no_index ? pages_[list.tail].next : list.head) = index;
+  list.tail = index;
+}
+
+void Shard::unlink(std::uint32_t index) {
+  Page& page = pages_[index];
+  if (!page.queued) return;
+  EvictList& list = list_of(page);
+  (page.prev != no_index ? pages_[page.prev].next : list.head) = page.next;
+  (page.next != no_index ? pages_[page.next].prev : list.tail) = page.prev;
+  page.queued = false;
+}
+
+void Shard::touch_queue(std::uint32_t index) {
+  if (!pages_[index].queued) return;
+  EvictList& list = list_of(pages_[index]);
+  if (list.tail == index) return;
+  unlink(index);
+  link_tail(list, index);
+}
+
+Shard::Usage Shard::usage() const {
+  Usage u;
+  u.entries = live_entries_;
+  u.bytes = block_bytes_;
+  for (std::uint32_t p = 0; p < pages_.size(); ++p) {
+    const Page& page = pages_[p];
+    if (page.group == no_index) continue;
+    u.pages += 1;
+    if (page.sealed) u.sealed_entries += page.live;
+    u.raw_bytes += std::int64_t{page.live} * geometry_->entry_bytes(geometry_->head_group_width(rank_, groups_[page.group].head_group));
+    for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
+  }
+  const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
+  u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) + bytes(blockers_) +
+                     bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_);
+  for (const Group& group : groups_) {
+    for (const Chain& chain : group.chains)
+      u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);
+  }
+  return u;
+}
+
+}  // namespace moekv
