@@ -6,7 +6,9 @@ namespace moekv {
 void add_commands(CLI::App& app, Action& action) {
   add_diff(app, action);
   add_doctor(app, action);
+  add_list(app, action);
   add_plan(app, action);
+  add_run(app, action);
   add_show(app, action);
   add_trace(app, action);
 }

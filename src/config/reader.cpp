@@ -97,41 +97,61 @@ void fill_defaults(RunSpec& spec, const ConfigTree& tree, const std::string& pat
   if (absent("batch.concurrency")) spec.batch.concurrency = std::min(spec.batch.concurrency, spec.batch.max_num_seqs);
 }
 
-}  // namespace
-
-RunSpec read_run_spec(const std::string& path, const std::vector<std::string>& overrides, int n_processes) {
+/// What is made of text that stands in `tree` already: fields, defaults, checks, provenance.
+RunSpec finish(ConfigTree& tree, const std::string& name, int n_processes, std::vector<Problem>& problems) {
   RunSpec spec;
-  ConfigTree tree;
-  std::vector<Problem> problems;
-  if (!read_tree(path, overrides, tree, problems)) throw UserError(std::move(problems));
   fill(spec, tree, problems);
   note_counts(tree, problems);
-  fill_defaults(spec, tree, path, n_processes);
-  validate({spec, tree, path, n_processes}, problems);
+  fill_defaults(spec, tree, name, n_processes);
+  validate({spec, tree, name, n_processes}, problems);
   if (!problems.empty()) throw UserError(std::move(problems));
-  spec.config_path = path;
+  spec.config_path = name;
   spec.config_yaml = tree.text;
   spec.resolved_yaml = resolved_yaml(spec);
   spec.config_digest = config_digest(spec);
   return spec;
 }
 
-ModelShape read_model(const std::string& name) {
+/// One line of text that names a library file in `section`; the fields of that section are then filled. Throws where the file is bad.
+RunSpec read_line(const std::string& section, const std::string& line) {
   RunSpec spec;
   ConfigTree tree;
   std::vector<Problem> problems;
   auto source = std::make_shared<TextSource>();
-  source->name = "<command line>:model";
+  source->name = "<command line>:" + section;
   source->command_line = true;
-  tree.text = "model: " + quote(name);
+  tree.text = line;
   if (!parse_tree(source, {}, tree, problems)) throw UserError(std::move(problems));
   fill(spec, tree, problems);
   default_model(spec, tree);
   const ValidateInput input{spec, tree, source->name, 1};
   Checks checks(input, problems);
-  if (!tree.failed.contains("model")) check_model(checks);
+  if (section == "model" && !tree.failed.contains(section)) check_model(checks);
   if (!problems.empty()) throw UserError(std::move(problems));
-  return spec.model;
+  return spec;
 }
+
+}  // namespace
+
+RunSpec read_run_spec(const std::string& path, const std::vector<std::string>& overrides, int n_processes) {
+  ConfigTree tree;
+  std::vector<Problem> problems;
+  if (!read_tree(path, overrides, tree, problems)) throw UserError(std::move(problems));
+  return finish(tree, path, n_processes, problems);
+}
+
+RunSpec parse_run_spec(const std::string& text, const std::string& name, int n_processes) {
+  ConfigTree tree;
+  std::vector<Problem> problems;
+  auto source = std::make_shared<TextSource>();
+  source->name = name;
+  tree.text = text;
+  if (!parse_tree(source, {}, tree, problems)) throw UserError(std::move(problems));
+  return finish(tree, name, n_processes, problems);
+}
+
+ModelShape read_model(const std::string& name) { return read_line("model", "model: " + quote(name)).model; }
+
+ClusterModel read_cluster(const std::string& name) { return read_line("cluster.network", "cluster: {network: " + quote(name) + "}").cluster.network; }
 
 }  // namespace moekv

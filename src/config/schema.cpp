@@ -108,6 +108,14 @@ std::string resolved_yaml(const RunSpec& spec) {
   return writer.take();
 }
 
+std::vector<KeyValue> resolved_keys(const RunSpec& spec) {
+  std::vector<KeyValue> values;
+  for (const Key& key : schema()) {
+    if (applies(key, spec)) values.push_back({key.path, key.write(spec), key.unit, key.doc});
+  }
+  return values;
+}
+
 std::string config_digest(const RunSpec& spec) {
   std::string text = fmt::format("semantics_version: {}\n", semantics_version);
   for (const Key& key : schema()) {

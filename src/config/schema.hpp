@@ -23,6 +23,11 @@ namespace moekv {
 
 /// Canonical YAML of every key that applies, defaults included; reading it back gives the same specification.
 [[nodiscard]] std::string resolved_yaml(const RunSpec& spec);
+/// One key of a specification with its value, for result files.
+struct KeyValue {
+  std::string path, value, unit, doc;
+};
+[[nodiscard]] std::vector<KeyValue> resolved_keys(const RunSpec& spec);
 /// XXH3-128 (hex) of what decides: resolved_yaml without labels, backend, transport and threads, and with file names for paths.
 [[nodiscard]] std::string config_digest(const RunSpec& spec);
 /// Every key with type, unit, default, allowed values and meaning, for `moekv list keys`.

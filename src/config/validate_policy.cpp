@@ -120,6 +120,12 @@ void check_eviction(Checks& c) {
   const RunSpec& s = c.spec();
   const EvictionSpec& e = s.eviction;
   check_budget(c);
+  const bool whole_pages = e.budget.kind == BudgetKind::pages || e.budget.kind == BudgetKind::bytes;
+  if (e.unit == EvictUnit::token && whole_pages) {
+    c.refuse({"eviction.unit", "eviction.budget"},
+             "a page is freed only when all its entries are dead, so single tokens do not meet a budget of pages or bytes",
+             "use unit: page, or a budget of tokens or a fraction");
+  }
   if (e.trigger == Trigger::watermark && e.low_watermark >= e.high_watermark) {
     c.refuse({"eviction.low_watermark", "eviction.high_watermark", "eviction.trigger"},
              fmt::format("evictions start at {} of the budget and would stop at {}", e.high_watermark, e.low_watermark),

@@ -1,0 +1,83 @@
+// Failures and specifications that all processes of a job share.
+#include "app/collective.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "comm/mpi_session.hpp"
+#include "config/reader.hpp"
+
+namespace moekv {
+namespace {
+
+std::vector<std::byte> to_bytes(const std::string& text) {
+  std::vector<std::byte> bytes(text.size());
+  if (!text.empty()) std::memcpy(bytes.data(), text.data(), text.size());
+  return bytes;
+}
+
+std::string to_text(std::span<const std::byte> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+
+}  // namespace
+
+Failure current_failure() {
+  try {
+    throw;
+  } catch (const UserError& e) {
+    return {ExitCode::usage, e.what()};
+  } catch (const DeviceMissing& e) {
+    return {ExitCode::no_device, fmt::format("error: {}", e.what())};
+  } catch (const PointFailure& e) {
+    return {ExitCode::points_failed, fmt::format("failed: {}", e.what())};
+  } catch (const std::exception& e) {
+    return {ExitCode::internal, fmt::format("internal error: {}", e.what())};
+  }
+}
+
+void agree_on(Transport& transport, const Failure& mine) {
+  auto code = static_cast<std::int64_t>(mine.code);
+  transport.allreduce_max({&code, 1});
+  if (code == 0) return;
+  const auto texts = transport.gather(to_bytes(mine.text));
+  std::vector<std::string> printed{std::string()};
+  for (const auto& bytes : texts) {
+    const std::string text = to_text(bytes);
+    if (std::find(printed.begin(), printed.end(), text) != printed.end()) continue;
+    fmt::print(stderr, "{}\n", text);
+    printed.push_back(text);
+  }
+  std::fflush(stderr);
+  transport.barrier();  // nobody leaves before the words are out
+  throw AgreedFailure{static_cast<ExitCode>(code)};
+}
+
+std::unique_ptr<Transport> make_job_transport() { return MpiSession::launched_by_launcher() ? make_mpi_transport() : make_local_transport(); }
+
+RunSpec read_run_spec_everywhere(const std::string& path, const std::vector<std::string>& overrides, Transport& transport) {
+  const int n = transport.n_processes();
+  const bool first = transport.process() == 0;
+  RunSpec spec = agree(transport, [&] { return first ? read_run_spec(path, overrides, n) : RunSpec{}; });
+  if (n == 1) return spec;
+  std::vector<std::byte> bytes;
+  if (first) {
+    const nlohmann::json parts{spec.config_path, spec.config_yaml, spec.resolved_yaml, spec.config_digest};
+    bytes = to_bytes(parts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));  // text that is not UTF-8 is no reason to fail
+  }
+  transport.broadcast(bytes);
+  return agree(transport, [&] {
+    if (first) return std::move(spec);
+    const auto parts = nlohmann::json::parse(to_text(bytes)).get<std::vector<std::string>>();
+    RunSpec copy = parse_run_spec(parts.at(2), parts.at(0), n);
+    copy.config_path = parts[0];
+    copy.config_yaml = parts[1];
+    copy.resolved_yaml = parts[2];
+    copy.config_digest = parts[3];
+    return copy;
+  });
+}
+
+}  // namespace moekv

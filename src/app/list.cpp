@@ -1,0 +1,109 @@
+// moekv list: what a configuration may name, from the same tables that read it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "app/command.hpp"
+#include "config/library.hpp"
+#include "config/names.hpp"
+#include "config/reader.hpp"
+#include "config/rule_keys.hpp"
+#include "config/schema.hpp"
+
+namespace moekv {
+namespace {
+
+void list_models() {
+  fmt::print("models (model: NAME)\n  {:20} {:>7} {:>6} {:>14} {:>9} {:>9} {:>14}\n", "name", "layers", "MoE", "heads/kv/d", "E/top-k", "hidden",
+             "KV KiB/token");
+  for (const std::string& name : library_names("models")) {
+    const ModelShape m = read_model(name);
+    const auto count = [&](auto test) { return std::count_if(m.layers.begin(), m.layers.end(), test); };
+    const auto holding = count([](const LayerShape& l) { return l.attention != AttentionKind::none; });
+    const std::string heads =
+        m.mla() ? fmt::format("{}/MLA/{}+{}", m.n_heads, m.latent.d_c, m.latent.d_rope) : fmt::format("{}/{}/{}", m.n_heads, m.n_kv_heads, m.d_k);
+    const double kib = static_cast<double>(holding) * m.n_kv_heads * m.values_per_entry_head() * 2 / 1024;
+    fmt::print("  {:20} {:>7} {:>6} {:>14} {:>9} {:>9} {:>14.1f}\n", name, m.n_layers(), count([](const LayerShape& l) { return l.moe; }), heads,
+               fmt::format("{}/{}", m.gate.n_experts, m.gate.top_k), m.hidden, kib);
+  }
+  fmt::print("  KV KiB/token: bf16, all layers that hold KV\n");
+}
+
+void list_clusters() {
+  fmt::print("clusters (cluster.network: NAME), modelled\n");
+  for (const std::string& name : library_names("clusters")) {
+    const ClusterModel c = read_cluster(name);
+    fmt::print("  {}: {} ranks a node; inside {} us + {} GB/s, between {} us + {} GB/s; memory {} GB/s\n      {}\n", name, c.ranks_per_node,
+               c.intra_node.alpha_us, c.intra_node.bandwidth_gb_s, c.inter_node.alpha_us, c.inter_node.bandwidth_gb_s, c.memory_bandwidth_gb_s,
+               c.source);
+  }
+}
+
+/// Rules of a catalogue with the parameters that the key table has for the section they are chosen in.
+template <class Variant>
+void list_rules(std::string_view title, const std::string& section) {
+  fmt::print("{}\n", title);
+  for_each_rule<Variant>([&](const auto& rule) {
+    fmt::print("  {:16} {}\n", rule.name, rule.doc);
+    for (const Key& key : schema()) {
+      if (key.rule != rule.name || !key.path.starts_with(section + ".") || key.path.find('.', section.size() + 1) != std::string::npos) continue;
+      const std::string allowed = key.values.empty() ? key.range : join(key.values);
+      fmt::print("      {} = {}{}  {}\n", key.path.substr(section.size() + 1), key.write(RunSpec{}), allowed.empty() ? "" : " (" + allowed + ")",
+                 key.doc);
+    }
+  });
+}
+
+void list_layouts() {
+  fmt::print("layouts (placement.layout) and their maps (placement.map, default first)\n");
+  constexpr std::array<std::string_view, 5> docs{"KV stays on the home rank of its request: the baseline of every saving; map none",
+                                                 "a copy under each of the token's experts (PiKV); map expert_affine, hash, pikv_xor",
+                                                 "one copy by position (context parallel); map block_cyclic, hash, pikv_xor",
+                                                 "KV heads divided over ranks (tensor parallel); map none",
+                                                 "every rank stores everything: the paper's own baseline; map none"};
+  for (std::size_t i = 0; i < docs.size(); ++i) fmt::print("  {:16} {}\n", enum_names(Layout{})[i], docs[i]);
+}
+
+using Lister = void (*)();
+struct Topic {
+  std::string_view name;
+  Lister list;
+};
+constexpr std::array<Topic, 7> topics{
+    {{"models", list_models},
+     {"clusters", list_clusters},
+     {"policies", [] { list_rules<EvictRule>("eviction policies (eviction.policy)", "eviction"); }},
+     {"routers", [] { list_rules<RouteRule>("routers (routing.router)", "routing"); }},
+     {"codecs", [] { list_rules<Codec>("codecs (compression.codec, or compression.k and compression.v)", "compression"); }},
+     {"layouts", list_layouts},
+     {"keys", [] { fmt::print("keys = default (type, unit)\n{}", config_help()); }}}};
+
+ExitCode list(const std::string& what) {
+  std::vector<std::string_view> known;
+  for (const Topic& topic : topics) known.push_back(topic.name);
+  if (!what.empty() && std::find(known.begin(), known.end(), what) == known.end()) {
+    throw UserError("<command line>", fmt::format("nothing to list is called '{}'", what), suggest_name(what, known));
+  }
+  bool between = false;
+  for (const Topic& topic : topics) {
+    if (what.empty() ? topic.name == "keys" : topic.name != what) continue;
+    if (between) fmt::print("\n");
+    topic.list();
+    between = true;
+  }
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+void add_list(CLI::App& parent, Action& action) {
+  auto what = std::make_shared<std::string>();
+  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, policies, routers, codecs, layouts, keys");
+  command->add_option("what", *what, "models, clusters, policies, routers, codecs, layouts or keys; default: all but keys");
+  command->footer("example:\n  moekv list keys | less");
+  command->callback([what, &action] { action.run = [what] { return list(*what); }; });
+}
+
+}  // namespace moekv
