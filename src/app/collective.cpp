@@ -63,7 +63,10 @@ RunSpec read_run_spec_everywhere(const std::string& path, const std::vector<std:
   RunSpec spec = agree(transport, [&] { return first ? read_run_spec(path, overrides, n) : RunSpec{}; });
   if (n == 1) return spec;
   std::vector<std::byte> bytes;
-  if (first) bytes = to_bytes(nlohmann::json{spec.config_path, spec.config_yaml, spec.resolved_yaml, spec.config_digest}.dump());
+  if (first) {
+    const nlohmann::json parts{spec.config_path, spec.config_yaml, spec.resolved_yaml, spec.config_digest};
+    bytes = to_bytes(parts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));  // text that is not UTF-8 is no reason to fail
+  }
   transport.broadcast(bytes);
   return agree(transport, [&] {
     if (first) return std::move(spec);
