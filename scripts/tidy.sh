@@ -11,6 +11,7 @@ command -v run-clang-tidy-16 >/dev/null || {
 cmake --preset tidy >/dev/null
 # clang-16 has no omp.h without another package; g++'s serves, less an attribute that clang does not know.
 mkdir -p build/tidy/openmp
+rm -f build/tidy/openmp/omp.h
 sed 's/__malloc__ ([a-z_]*)/__malloc__/' "$(g++ -print-file-name=include/omp.h)" >build/tidy/openmp/omp.h
 [ "$#" -gt 0 ] || set -- "$PWD/src/" "$PWD/tests/"
 run-clang-tidy-16 -quiet -p build/tidy -j "$(build_jobs)" -extra-arg="-isystem$PWD/build/tidy/openmp" "$@"

@@ -1,9 +1,11 @@
 // The program: parses the command line, starts MPI where a launcher asks for it, runs one subcommand, maps every failure to its exit code.
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <optional>
+#include <thread>
 #include <string>
 
 #include "app/command.hpp"
@@ -15,7 +17,9 @@ namespace {
 int code(ExitCode c) { return static_cast<int>(c); }
 
 /// Ends the job: other processes may be waiting in a collective, so an MPI job is aborted, never finalized.
+/// A failure that several processes meet is told by the first: the others wait before they speak, and are gone by then.
 int fail(const std::optional<MpiSession>& mpi, ExitCode exit_code, const std::string& text, bool say) {
+  if (say && mpi && mpi->process() > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
   if (say) fmt::print(stderr, "{}\n", text);
   std::fflush(stderr);
   if (mpi && mpi->n_processes() > 1) MpiSession::abort(code(exit_code));

@@ -91,7 +91,7 @@ struct StepRecord {
       Metric{"experts_either", &StepRecord::experts_either, "1", "experts in the recorded or the new set, summed over those pairs", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"gate_mass_lost_ppm", &StepRecord::gate_mass_lost_ppm, "1e-6", "recorded gate weight of experts that the new choice dropped, in millionths, summed over those pairs", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps and policy state at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_received", &StepRecord::bytes_received, "byte", "the same bytes, counted by the ranks that received them", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_self", &StepRecord::bytes_self, "byte", "the part whose destination was the own rank", Scope::global, ClaimClass::counted, Combine::sum},

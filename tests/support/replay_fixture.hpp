@@ -12,6 +12,7 @@
 #include "engine/batcher.hpp"
 #include "engine/laws.hpp"
 #include "engine/step_driver.hpp"
+#include "rules/codec/element.hpp"
 
 namespace moekv::testing {
 
@@ -60,7 +61,8 @@ class RandomTrace : public TraceSource {
 /// Independent uniform values in [-1, 1) with a few large keys, so that softmax is neither flat nor one-hot.
 class RandomQkv : public QkvSource {
  public:
-  RandomQkv(const ModelShape& model, std::uint64_t seed) : model_(model), seed_(seed) {}
+  /// `rounded`: values that bf16 holds exactly.
+  RandomQkv(const ModelShape& model, std::uint64_t seed, bool rounded = false) : model_(model), seed_(seed), rounded_(rounded) {}
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts, float* k, float* v) override {
     fill(k, 1, layer, r, begin, end, model_.n_kv_heads * model_.d_k);
     if (v != nullptr) fill(v, 2, layer, r, begin, end, model_.n_kv_heads * model_.d_v);
@@ -74,11 +76,15 @@ class RandomQkv : public QkvSource {
   void fill(float* to, std::uint32_t kind, LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, std::uint32_t width) const {
     for (std::uint32_t p = begin; p < end; ++p) {
       const std::uint64_t row = hash_words(seed_, kind, layer.value, r.value, p);
-      for (std::uint32_t i = 0; i < width; ++i) *to++ = 4.0F * uniform_float(static_cast<std::uint32_t>(mix64(row + i))) - 2.0F;
+      for (std::uint32_t i = 0; i < width; ++i, ++to) {
+        *to = 4.0F * uniform_float(static_cast<std::uint32_t>(mix64(row + i))) - 2.0F;
+        if (rounded_) *to = float_from_bf16(bf16_from_float(*to));
+      }
     }
   }
   ModelShape model_;
   std::uint64_t seed_;
+  bool rounded_;
 };
 
 inline ModelShape gqa_model(std::uint32_t n_layers = 3) {
@@ -152,7 +158,7 @@ inline RunOutcome run_replay(const RunSpec& spec, Transport& transport, Backend&
   const Geometry geometry(spec, trace.info(), spec.cluster.ranks);
   Batcher batcher(geometry, trace);
   ShardedCache cache(geometry, backend, transport, trace.n_requests());
-  RandomQkv qkv(spec.model, 7);
+  RandomQkv qkv(spec.model, 7, spec.payload.element == ElementFormat::bf16);
   StepDriver driver(geometry, trace, &qkv, backend.has_payload(), true, cache, batcher.total_queries() * geometry.layers().size());
   std::uint64_t step = 0;
   for (; !batcher.done(); ++step) {
