@@ -12,12 +12,6 @@ namespace moekv {
 bool Owner::slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted) {
   const CopyRule rule = geometry_->spec().read.copies;
   const bool copies = copies_matter_ && layer_by_expert_;
-  if (copies && !wanted.empty() && rule == CopyRule::surviving && geometry_->chains_are_exact()) {
-    const auto blockers = shard.blockers(i);  // the chain was chosen by an expert that the query wants
-    std::uint64_t any = 0;
-    for (std::size_t w = 0; w < blockers.size(); ++w) any |= blockers[w] & wanted[w];
-    return any == 0;
-  }
   std::uint32_t read = wanted.empty() ? ~0U : 0U;
   if (!wanted.empty()) {
     const auto experts = shard.experts(i);
@@ -34,6 +28,22 @@ bool Owner::slot_is_read(const Shard& shard, std::size_t i, std::span<const std:
   if (before != 0 && (before & shard.alive_copies(i)) == 0) counters_->step.masked_copies += 1;
   return before == 0;
 }
+
+namespace {
+
+/// Of the slots `bits` (slot b at index first + b), those whose token no live earlier copy offers to the query.
+std::uint64_t unblocked(const Shard& shard, std::size_t first, std::uint64_t bits, std::span<const std::uint64_t> wanted) {
+  for (std::uint64_t rest = bits; rest != 0; rest &= rest - 1) {
+    const auto b = static_cast<std::uint32_t>(std::countr_zero(rest));
+    const auto blockers = shard.blockers(first + b);
+    std::uint64_t any = 0;
+    for (std::size_t w = 0; w < wanted.size(); ++w) any |= blockers[w] & wanted[w];
+    if (any != 0) bits &= ~(1ULL << b);
+  }
+  return bits;
+}
+
+}  // namespace
 
 std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t index, std::span<const std::uint64_t> wanted) {
   Page& page = shard.pages()[index];
@@ -53,12 +63,15 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   if (in_range && all_copies && wanted.empty() && page.live == page.used && query.header->probe == 0) {
     read = page.used;
   } else {
-    const bool by_slot = !wanted.empty() || (!all_copies && geometry_->spec().read.copies == CopyRule::hash);
+    // The usual routed read: the chain was chosen by an expert that the query wants, so one bit test a slot decides.
+    const bool blocked = !wanted.empty() && !all_copies && geometry_->spec().read.copies == CopyRule::surviving && geometry_->chains_are_exact();
+    const bool by_slot = !blocked && (!wanted.empty() || (!all_copies && geometry_->spec().read.copies == CopyRule::hash));
     const std::size_t first_word = masks_.size();
     const std::uint32_t n_words = (page.used + 63U) / 64;
     for (std::uint32_t w = 0; w < n_words; ++w) {
       std::uint64_t bits = shard.live_words(index)[w];
-      if (!all_copies && !by_slot) bits &= shard.primary_words(index)[w];
+      if (blocked) bits = unblocked(shard, shard.at(index, w * 64), bits, wanted);
+      if (!all_copies && !by_slot && !blocked) bits &= shard.primary_words(index)[w];
       for (std::uint64_t rest = bits; rest != 0 && (by_slot || !in_range || query.header->probe != 0); rest &= rest - 1) {
         const auto slot = static_cast<std::uint32_t>(w * 64 + static_cast<std::uint32_t>(std::countr_zero(rest)));
         const std::size_t i = shard.at(index, slot);
