@@ -21,7 +21,7 @@ nlohmann::json number(double value) { return std::isfinite(value) ? nlohmann::js
 
 nlohmann::json to_json(const LayerStats& layer) {
   nlohmann::json out;
-  for_each_field(LayerStats::fields(), [&](const auto& field) { out[std::string(field.name)] = number(layer.*field.member); });
+  for_each_field(LayerStats::fields, [&](const auto& field) { out[std::string(field.name)] = number(layer.*field.member); });
   for (const double v : layer.reuse_by_rank) out["reuse_by_rank"].push_back(number(v));
   for (const double v : layer.weight_by_rank) out["weight_by_rank"].push_back(number(v));
   return out;
@@ -32,7 +32,7 @@ void print_json(const std::string& file, const TraceStats& stats) {
                         {"top_k", stats.top_k}, {"moe_layers", stats.moe_layers}};
   for (const LayerStats& layer : stats.layers) out["per_layer"].push_back(to_json(layer));
   out["median_over_layers"] = to_json(stats.median);
-  for_each_field(LayerStats::fields(), [&](const auto& field) { out["definitions"][std::string(field.name)] = field.doc; });
+  for_each_field(LayerStats::fields, [&](const auto& field) { out["definitions"][std::string(field.name)] = field.doc; });
   fmt::print("{}\n", out.dump(2));
 }
 
@@ -41,7 +41,7 @@ std::string cell(double value) { return std::isfinite(value) ? fmt::format("{:9.
 /// Smallest, middle and largest value over the layers, then the meaning.
 void print_summary(const TraceStats& stats) {
   fmt::print("{:<24}{:>9} {:>9} {:>9}  over layers\n", "", "min", "median", "max");
-  for_each_field(LayerStats::fields(), [&](const auto& field) {
+  for_each_field(LayerStats::fields, [&](const auto& field) {
     std::vector<double> values;
     for (const LayerStats& layer : stats.layers)
       if (std::isfinite(layer.*field.member)) values.push_back(layer.*field.member);
@@ -64,7 +64,7 @@ void print_layers(const TraceStats& stats) {
   fmt::print("\n{:<24}", "model layer");
   for (const std::uint16_t layer : stats.moe_layers) fmt::print(" {:>9}", layer);
   fmt::print("\n");
-  for_each_field(LayerStats::fields(), [&](const auto& field) {
+  for_each_field(LayerStats::fields, [&](const auto& field) {
     fmt::print("{:<24}", field.name);
     for (const LayerStats& layer : stats.layers) fmt::print(" {}", cell(layer.*field.member));
     fmt::print("\n");

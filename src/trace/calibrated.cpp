@@ -100,9 +100,11 @@ Calibrated::Calibrated(const Frame& frame)
   for (std::uint32_t i = 0; i < preset_.n_types; ++i) type_cdf_[i] = sum += exp_fixed(-1.05F * log_fixed(static_cast<float>(i + 1)));
   for (float& c : type_cdf_) c /= sum;
   float squares = 0.0F;
-  for (float w = 1.0F; w >= 0.01F; w *= preset_.rho) {
-    window_.push_back(w);
-    squares += w * w;
+  float weight = 1.0F;
+  while (weight >= 0.01F) {
+    window_.push_back(weight);
+    squares += weight * weight;
+    weight *= preset_.rho;
   }
   for (float& w : window_) w /= sqrt_fixed(squares);
 }
@@ -180,12 +182,12 @@ void Calibrated::fit_biases(std::uint32_t l, LayerModel& model) const {
   }
   const std::vector<float> target = target_load(l);
   std::vector<std::uint16_t> ids(k);
-  std::vector<float> biased(n), scratch(k), count(n);
+  std::vector<float> biased(n), keys(k), count(n);
   for (int round = 0; round < 8; ++round) {
     std::fill(count.begin(), count.end(), 0.25F);  // an expert without a choice still has a finite logarithm
     for (std::uint32_t s = 0; s < n_samples; ++s) {
       for (std::uint32_t e = 0; e < n; ++e) biased[e] = preset_.beta * (z[static_cast<std::size_t>(s) * n + e] + model.b[e]);
-      route::select_top(frame_.gate, biased.data(), n, k, ids.data(), scratch.data());
+      route::select_top(frame_.gate, biased.data(), n, k, {ids.data(), keys.data()});
       for (const std::uint16_t id : ids)
         if (id != ExpertId::invalid) count[id] += 1.0F;
     }
@@ -253,7 +255,7 @@ void Calibrated::fill(std::uint32_t request, WantLogits want, RoutingRows& rows)
       float* row = logits != nullptr ? logits : z.data();
       scores(layers_[l], parts, hash_words(noise_key_, request, t, l), row);
       for (std::uint32_t e = 0; e < n; ++e) row[e] *= preset_.beta;
-      route::select_top(frame_.gate, row, n, k, ids, weights);
+      route::select_top(frame_.gate, row, n, k, {ids, weights});
       route::weigh(frame_.gate, row, n, 1.0F, k, ids, weights);
       if (logits != nullptr) logits += n;
     }

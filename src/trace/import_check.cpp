@@ -86,7 +86,7 @@ void choose_from_logits(const GateShape& gate, std::uint32_t n_rows, const std::
   ids.resize(std::size_t{n_rows} * gate.top_k);
   std::vector<float> scratch(gate.top_k);
   for (std::size_t r = 0; r < n_rows; ++r) {
-    route::select_top(gate, logits.data() + r * gate.n_experts, gate.n_experts, gate.top_k, ids.data() + r * gate.top_k, scratch.data());
+    route::select_top(gate, logits.data() + r * gate.n_experts, gate.n_experts, gate.top_k, {ids.data() + r * gate.top_k, scratch.data()});
   }
   weights_from_logits(gate, n_rows, logits, ids, weights);
 }

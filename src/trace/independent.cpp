@@ -15,9 +15,8 @@ namespace {
 constexpr std::uint32_t ep_ranks = 8;                // deepep_ratio and power_law speak of one of eight expert-parallel ranks
 constexpr float power_law_max_tokens = 0.8F * 4096;  // largest expert total of power_law, of a batch of 4096 tokens
 
-/// Descending keys p_e / Exp(1): the k largest are a weighted sample without replacement. `out` is [top_k], `scratch` [top_k].
-void draw_experts(std::uint64_t key, const std::vector<float>& p, std::uint32_t top_k, std::uint16_t* out, float* scratch) {
-  route::TopList list{out, scratch, top_k};
+/// Offers each expert with key p_e / Exp(1): the largest keys are a weighted sample without replacement.
+void draw_experts(std::uint64_t key, const std::vector<float>& p, route::TopList list) {
   for (std::uint32_t e = 0; e < p.size(); e += 2) {
     const std::uint64_t word = mix64(key + e);
     list.offer(p[e] / (1e-12F - log_fixed(uniform_open(static_cast<std::uint32_t>(word)))), e);
@@ -32,7 +31,7 @@ double sampled_share(std::uint64_t seed, const std::vector<float>& p, std::uint3
   std::vector<float> scratch(top_k);
   std::uint64_t hits = 0;
   for (std::uint32_t i = 0; i < n_samples; ++i) {
-    draw_experts(hash_words(seed, 0x407U, i), p, top_k, ids.data(), scratch.data());
+    draw_experts(hash_words(seed, 0x407U, i), p, {ids.data(), scratch.data(), top_k});
     for (const std::uint16_t id : ids) hits += id < n_hot ? 1 : 0;
   }
   return static_cast<double>(hits) / (static_cast<double>(n_samples) * top_k);
@@ -71,7 +70,7 @@ std::vector<float> power_law(std::uint64_t seed, std::uint32_t layer, std::uint3
       heaviest = r;
     }
   }
-  if (heaviest > 0) std::swap_ranges(p.begin(), p.begin() + per_rank, p.begin() + heaviest * per_rank);
+  if (heaviest > 0) std::swap_ranges(p.begin(), p.begin() + per_rank, p.begin() + std::ptrdiff_t{heaviest} * per_rank);
   return p;
 }
 
@@ -105,7 +104,7 @@ class Independent final : public RowGenerator {
     for (std::uint32_t t = rows.begin; t < rows.end; ++t) {
       for (std::uint32_t l = rows.layer_begin; l < rows.layer_end; ++l, out += k) {
         if (p_[l].empty()) p_[l] = probabilities(l);
-        draw_experts(hash_words(frame_.spec.seed, Stream::routing_token, request, t, l), p_[l], k, out, scratch_.data());
+        draw_experts(hash_words(frame_.spec.seed, Stream::routing_token, request, t, l), p_[l], {out, scratch_.data(), k});
       }
     }
   }

@@ -112,7 +112,7 @@ double median(std::vector<double> values) {
 
 LayerStats median_of(const std::vector<LayerStats>& layers) {
   LayerStats out;
-  for_each_field(LayerStats::fields(), [&](const auto& field) {
+  for_each_field(LayerStats::fields, [&](const auto& field) {
     std::vector<double> values;
     for (const LayerStats& l : layers) values.push_back(l.*field.member);
     out.*field.member = median(std::move(values));

@@ -29,7 +29,7 @@ void CacheStats::add(const SequenceView& s) {
     next_use_[i] = expert_next_[access_[i]];
     expert_next_[access_[i]] = static_cast<std::uint32_t>(i);
   }
-  for (std::size_t i = 0; i < n_sizes_; ++i) add_belady(i);
+  for (std::size_t i = 0; i < n_sizes; ++i) add_belady(i);
 }
 
 /// A cache of C experts hits where the stack distance is below C (Mattson).
@@ -73,7 +73,7 @@ void CacheStats::finish(LayerStats& out) const {
   double* const belady[] = {&out.opt_forced_hit_k,  &out.opt_forced_hit_2k,      &out.opt_forced_hit_3k,
                             &out.opt_forced_hit_4k, &out.opt_forced_hit_quarter, &out.opt_forced_hit_half};
   if (accesses_ == 0) return;
-  for (std::size_t i = 0; i < n_sizes_; ++i) {
+  for (std::size_t i = 0; i < n_sizes; ++i) {
     if (sizes_[i] == 0 || sizes_[i] > n_experts_) continue;
     std::uint64_t hits = 0;
     for (std::uint32_t d = 0; d < sizes_[i]; ++d) hits += depth_hits_[d];

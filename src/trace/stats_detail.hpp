@@ -75,17 +75,17 @@ class ReuseStats {
   void finish(LayerStats& out) const;
 
  private:
-  static constexpr std::uint32_t lags_[] = {1, 2, 4, 8, 16, 64, 128};
-  static constexpr std::uint32_t ring_tokens_ = 129;
+  static constexpr std::uint32_t lags[] = {1, 2, 4, 8, 16, 64, 128};
+  static constexpr std::uint32_t ring_tokens = 129;
   [[nodiscard]] bool held(std::uint32_t t, std::uint16_t id) const {
-    return id != ExpertId::invalid && (ring_[t % ring_tokens_ * words_ + id / 64] >> (id % 64) & 1U) != 0;
+    return id != ExpertId::invalid && (ring_[t % ring_tokens * words_ + id / 64] >> (id % 64) & 1U) != 0;
   }
   void add_predecessor(const SequenceView& s, std::uint32_t t);
 
   std::uint32_t n_experts_, top_k_;
   std::size_t words_;
   std::vector<std::uint64_t> ring_;  // membership bits of the last 129 tokens
-  std::uint64_t shared_[std::size(lags_)] = {}, possible_[std::size(lags_)] = {};
+  std::uint64_t shared_[std::size(lags)] = {}, possible_[std::size(lags)] = {};
   std::uint64_t n_followers_ = 0, disjoint_ = 0, repeats_ = 0, selections_ = 0, starts_ = 0, n_tokens_ = 0;
   std::vector<std::uint64_t> kept_by_rank_, top_count_;
 };
@@ -117,12 +117,12 @@ class CacheStats {
   void finish(LayerStats& out) const;
 
  private:
-  static constexpr std::size_t n_sizes_ = 6;  // k, 2k, 3k, 4k, E/4, E/2
+  static constexpr std::size_t n_sizes = 6;  // k, 2k, 3k, 4k, E/4, E/2
   void add_lru();
   void add_belady(std::size_t size_index);
   std::uint32_t n_experts_;
-  std::uint32_t sizes_[n_sizes_];
-  std::uint64_t lru_hits_[n_sizes_] = {}, belady_hits_[n_sizes_] = {}, accesses_ = 0;
+  std::uint32_t sizes_[n_sizes];
+  std::uint64_t belady_hits_[n_sizes] = {}, accesses_ = 0;
   std::vector<std::uint16_t> access_, stack_, cached_;
   std::vector<std::uint32_t> next_use_;     // [accesses] index of the next access of the same expert
   std::vector<std::uint32_t> expert_next_;  // [E]

@@ -11,12 +11,7 @@ double ratio(double part, double whole) { return whole > 0.0 ? part / whole : La
 }  // namespace
 
 ReuseStats::ReuseStats(std::uint32_t n_experts, std::uint32_t top_k)
-    : n_experts_(n_experts),
-      top_k_(top_k),
-      words_((n_experts + 63) / 64),
-      ring_(words_ * ring_tokens_),
-      kept_by_rank_(top_k),
-      top_count_(n_experts) {}
+    : n_experts_(n_experts), top_k_(top_k), words_((n_experts + 63) / 64), ring_(words_ * ring_tokens), kept_by_rank_(top_k), top_count_(n_experts) {}
 
 void ReuseStats::add_predecessor(const SequenceView& s, std::uint32_t t) {
   std::uint64_t shared = 0;
@@ -32,7 +27,7 @@ void ReuseStats::add(const SequenceView& s) {
   std::vector<std::uint32_t> order(top_k_);
   for (std::uint32_t t = 0; t < s.n_tokens; ++t) {
     const std::uint16_t* ids = s.token(t);
-    std::uint64_t* bits = &ring_[t % ring_tokens_ * words_];
+    std::uint64_t* bits = &ring_[t % ring_tokens * words_];
     std::fill(bits, bits + words_, 0);
     for (std::uint32_t i = 0; i < top_k_; ++i) {
       if (ids[i] == ExpertId::invalid) continue;
@@ -40,8 +35,8 @@ void ReuseStats::add(const SequenceView& s) {
       ++selections_;
       ++starts_;
     }
-    for (std::size_t n = 0; n < std::size(lags_) && t >= lags_[n]; ++n) {
-      for (std::uint32_t i = 0; i < top_k_; ++i) shared_[n] += held(t - lags_[n], ids[i]) ? 1 : 0;
+    for (std::size_t n = 0; n < std::size(lags) && t >= lags[n]; ++n) {
+      for (std::uint32_t i = 0; i < top_k_; ++i) shared_[n] += held(t - lags[n], ids[i]) ? 1 : 0;
       possible_[n] += top_k_;
     }
     if (ids[s.top_slot(t)] != ExpertId::invalid) ++top_count_[ids[s.top_slot(t)]];
@@ -56,7 +51,7 @@ void ReuseStats::add(const SequenceView& s) {
 void ReuseStats::finish(LayerStats& out) const {
   double* const reuse[] = {&out.reuse_lag_1,  &out.reuse_lag_2,  &out.reuse_lag_4,  &out.reuse_lag_8,
                            &out.reuse_lag_16, &out.reuse_lag_64, &out.reuse_lag_128};
-  for (std::size_t n = 0; n < std::size(lags_); ++n) *reuse[n] = ratio(static_cast<double>(shared_[n]), static_cast<double>(possible_[n]));
+  for (std::size_t n = 0; n < std::size(lags); ++n) *reuse[n] = ratio(static_cast<double>(shared_[n]), static_cast<double>(possible_[n]));
   const auto followers = static_cast<double>(n_followers_), tokens = static_cast<double>(n_tokens_);
   out.no_overlap = ratio(static_cast<double>(disjoint_), followers);
   out.top1_repeat = ratio(static_cast<double>(repeats_), followers);

@@ -27,7 +27,7 @@ void write_stats(h5::Group group, const TraceStats& stats) {
   group.set("n_tokens", static_cast<std::int64_t>(stats.n_tokens));
   group.set("n_requests", stats.n_requests);
   group.write("moe_layer_ids", std::vector<std::int16_t>(stats.moe_layers.begin(), stats.moe_layers.end()));
-  for_each_field(LayerStats::fields(), [&](const auto& field) {
+  for_each_field(LayerStats::fields, [&](const auto& field) {
     std::vector<double> values;
     for (const LayerStats& layer : stats.layers) values.push_back(layer.*field.member);
     h5::Dataset dataset = group.write(std::string(field.name), values);

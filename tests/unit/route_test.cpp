@@ -61,7 +61,7 @@ TEST(Topk, BiasDecidesTheChoiceOnly) {  // the second published vector: biased s
   std::vector<std::uint16_t> ids(2);
   std::vector<float> weights(2);
   const GateShape gate = gate_of(ScoreFunction::sigmoid, ScoreOrder::pre, true, 2.5F);
-  route::select_top(gate, biased.data(), 4, 2, ids.data(), weights.data());
+  route::select_top(gate, biased.data(), 4, 2, {ids.data(), weights.data()});
   EXPECT_EQ(ids, (std::vector<std::uint16_t>{2, 0}));
   route::weigh(gate, z4.data(), 4, 1.0F, 2, ids.data(), weights.data());
   EXPECT_NEAR(weights[0], .905274, 1e-6);

@@ -101,9 +101,9 @@ MOEKV_HD std::uint64_t allowed_groups(const GateShape& gate, const float* z, std
   return mask;
 }
 
-/// Ids of the top_k largest logits inside the gate's allowed groups, descending, ties by lowest id. `scratch` is [top_k].
-MOEKV_HD void select_top(const GateShape& gate, const float* z, std::uint32_t n_experts, std::uint32_t top_k, std::uint16_t* ids, float* scratch) {
-  TopList list{ids, scratch, top_k};
+/// Fills out.ids with the top_k largest logits inside the gate's allowed groups, descending, ties by lowest id; out.weights holds their logits.
+MOEKV_HD void select_top(const GateShape& gate, const float* z, std::uint32_t n_experts, std::uint32_t top_k, Choice out) {
+  TopList list{out.ids, out.weights, top_k};
   const std::uint64_t groups = allowed_groups(gate, z, n_experts);
   if (groups == ~0ULL) {
     for (std::uint32_t e = 0; e < n_experts; ++e) list.offer(finite_logit(z[e]), e);

@@ -49,7 +49,7 @@ struct Topk {
 
   MOEKV_HD void choose(const Geometry& g, const TokenView& token, Choice out) const {
     const GateShape gate = effective(g.gate);
-    select_top(gate, token.logits, g.n_experts, g.top_k, out.ids, out.weights);
+    select_top(gate, token.logits, g.n_experts, g.top_k, out);
     weigh(gate, token.logits, g.n_experts, temperature, g.top_k, out.ids, out.weights);
   }
 };
