@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -39,7 +40,7 @@ std::string find_program(std::string_view name) {
   while (!rest.empty()) {
     const std::string_view folder = rest.substr(0, rest.find(':'));
     rest.remove_prefix(std::min(rest.size(), folder.size() + 1));
-    const std::string candidate = fmt::format("{}/{}", folder, name);
+    std::string candidate = fmt::format("{}/{}", folder, name);
     if (access(candidate.c_str(), X_OK) == 0) return candidate;
   }
   return {};
@@ -109,20 +110,23 @@ Finding check_openmp() {
           too_many ? "set OMP_NUM_THREADS to at most the number of processors" : ""};
 }
 
+/// The processor's features as Linux names them, each between blanks.
+std::string cpu_flags() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if ((line.starts_with("flags") || line.starts_with("Features")) && line.find(':') != std::string::npos) return line.substr(line.find(':') + 1) + " ";
+  }
+  return " ";
+}
+
 Finding check_instructions() {
-#if defined(__x86_64__)
-  const std::array<std::pair<const char*, bool>, 4> known = {
-      {{"AVX2", __builtin_cpu_supports("avx2") != 0},
-       {"FMA", __builtin_cpu_supports("fma") != 0},
-       {"F16C", __builtin_cpu_supports("f16c") != 0},
-       {"AVX-512", __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0}}};
+  const std::string flags = cpu_flags();
   std::string found;
-  for (const auto& [name, present] : known) found += fmt::format("{}{} {}", found.empty() ? "" : ", ", name, present ? "yes" : "no");
-  if (!known[0].second) return {"instructions", Verdict::warn, found, "the host backend chooses a slower kernel; results are the same"};
+  for (const char* name : {"avx2", "fma", "f16c", "avx512f", "avx512bw", "asimd"}) {
+    if (flags.find(fmt::format(" {} ", name)) != std::string::npos) found += fmt::format("{}{}", found.empty() ? "" : ", ", name);
+  }
+  if (found.empty()) return {"instructions", Verdict::warn, "no vector instructions found", "the host backend chooses a slower kernel; results are the same"};
   return {"instructions", Verdict::ok, found, ""};
-#else
-  return {"instructions", Verdict::ok, "not x86-64: the host backend chooses its kernel at run time", ""};
-#endif
 }
 
 Finding check_memory() { return {"memory", Verdict::ok, format_bytes(this_host().memory_bytes), ""}; }

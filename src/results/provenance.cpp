@@ -111,8 +111,8 @@ void add_trace_facts(const TraceInfo& trace, Provenance& provenance) {
   f.set("trace_source_uri", trace.source_uri);
   f.set("trace_license", trace.license);
   f.set("trace_level", static_cast<std::int64_t>(trace.level));
-  f.set("trace_pseudo_logits", std::int64_t{trace.pseudo_logits});
-  f.set("trace_joined", std::int64_t{trace.joined});
+  f.set("trace_pseudo_logits", static_cast<std::int64_t>(trace.pseudo_logits));
+  f.set("trace_joined", static_cast<std::int64_t>(trace.joined));
   f.set("trace_n_experts", std::int64_t{trace.n_experts});
   f.set("trace_top_k", std::int64_t{trace.top_k});
 }
