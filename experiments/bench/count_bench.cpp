@@ -92,7 +92,7 @@ RunSpec spec_of(std::uint32_t ranks, std::uint32_t requests, std::uint32_t token
 
 int run(int argc, char** argv) {
   CLI::App app{"page look-ups per second of the count backend beside a plain array LRU"};
-  std::uint32_t ranks = 1024, requests = 64, tokens = 16000, concurrency = 16;
+  std::uint32_t ranks = 1024, requests = 16, tokens = 64000, concurrency = 4;
   app.add_option("--ranks", ranks, "logical ranks");
   app.add_option("--requests", requests);
   app.add_option("--tokens", tokens, "decode tokens of a request");

@@ -115,7 +115,9 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
       if (accessed) shard.touch_queue(p);
     }
   }
-  for (const std::uint32_t p : chain.pages) pages[p].mass = 0;
+  if (spec.access == AccessSource::mass) {
+    for (const std::uint32_t p : chain.pages) pages[p].mass = 0;
+  }
 
   StepRecord& count = counters_->step;
   LayerRecord& layer = counters_->layers[group.layer];

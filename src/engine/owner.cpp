@@ -101,7 +101,8 @@ void Owner::receive_sizes(const Received& r, std::span<const Pending> answered) 
   const Rank rank(r.segment->rank);
   const HeadSlice slice = geometry_->slice(rank);
   const auto k = static_cast<std::int64_t>(geometry_->needs_experts() ? geometry_->top_k() : 0);
-  std::vector<std::pair<Rank, ByteCounts>> pairs;  // sources come in runs, so the newest pairs are looked at first
+  auto& pairs = received_;
+  pairs.clear();  // sources come in runs, so the newest pairs are looked at first
   const auto add = [&](Rank source, ByteClass kind, std::int64_t bytes) {
     auto it = std::find_if(pairs.rbegin(), pairs.rend(), [&](const auto& p) { return p.first == source; });
     if (it == pairs.rend()) {
@@ -134,9 +135,11 @@ void Owner::admit() {
   const bool copies = geometry_->layout(replay) == Layout::expert;
   appends_.clear();
   appended_.clear();
+  grown_.clear();
   for (const Entry& e : entries_) {
     const RequestTable::Row& row = (*requests_)[RequestId(e.header->request)];
     Shard& s = shard(ShardId(e.header->shard));
+    if (grown_.empty() || grown_.back() != s.rank()) grown_.push_back(s.rank());
     EntryMeta meta;
     meta.request = RequestId(e.header->request);
     meta.position = e.header->position;

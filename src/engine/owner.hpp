@@ -34,6 +34,8 @@ class Owner {
   [[nodiscard]] std::vector<Shard>& shards() { return shards_; }
   [[nodiscard]] const std::vector<Shard>& shards() const { return shards_; }
   [[nodiscard]] Shard& shard(ShardId id) { return shards_[id.value - first_shard_]; }
+  /// Own ranks that the last admit gave entries; a rank may come more than once.
+  [[nodiscard]] std::span<const Rank> grown_ranks() const { return grown_; }
   [[nodiscard]] std::int64_t buffer_bytes() const;
   std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0;  // sub-timers, taken and cleared by the caller
 
@@ -70,6 +72,16 @@ class Owner {
     std::uint32_t first_probe = 0, n_probe = 0;
     std::uint32_t n_read = 0;                   // slots read, over all shards and head groups
   };
+  /// Which slots of a page a query reads: positions [low, high], and of a token with several copies one.
+  struct ReadFilter {
+    std::uint32_t low = 0, high = 0;
+    std::span<const std::uint64_t> wanted;  // experts, as bits; empty = all
+    bool unblocked = false, primary = false, by_slot = false;  // see filter_of
+  };
+  /// What the reads of one group cost.
+  struct ReadTally {
+    std::int64_t scanned = 0, slots = 0;  // live entries of the pages looked at; slots of the pages read
+  };
   /// A query of the layer before that waits for its log-sum-exp.
   struct Pending {
     Rank rank, home;
@@ -84,7 +96,9 @@ class Owner {
   void keep_pending();
   void build_query(Query& query);
   void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
-  std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, std::span<const std::uint64_t> wanted);
+  ReadFilter filter_of(const Query& query) const;
+  std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, const ReadFilter& filter, ReadTally& tally);
+  std::uint64_t read_bits(const Query& query, const Shard& shard, std::uint32_t page, std::uint32_t word, const ReadFilter& filter);
   bool slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted);
   void run_kernel();
   void merge_shards();
@@ -103,9 +117,12 @@ class Owner {
   bool layer_by_expert_ = false;
   std::uint64_t step_ = 0;
 
+  static constexpr std::size_t prefetch_distance = 4;        // pages
   static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on
 
   std::vector<Entry> entries_;
+  std::vector<Rank> grown_;
+  std::vector<std::pair<Rank, ByteCounts>> received_;  // of one segment
   std::vector<Query> queries_;
   std::vector<AppendOp> appends_;
   std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_, mass_pages_;  // (shard index, page)

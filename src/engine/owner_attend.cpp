@@ -29,96 +29,94 @@ bool Owner::slot_is_read(const Shard& shard, std::size_t i, std::span<const std:
   return before == 0;
 }
 
-namespace {
-
-/// Of the slots `bits` (slot b at index first + b), those whose token no live earlier copy offers to the query.
-std::uint64_t unblocked(const Shard& shard, std::size_t first, std::uint64_t bits, std::span<const std::uint64_t> wanted) {
+std::uint64_t Owner::read_bits(const Query& query, const Shard& shard, std::uint32_t index, std::uint32_t w, const ReadFilter& filter) {
+  const Page& page = shard.pages()[index];
+  std::uint64_t bits = shard.live_word(page, index, w);
+  if (filter.unblocked) {
+    for (const std::uint16_t e : query.experts) {
+      if (e != ExpertId::invalid) bits &= ~shard.blocked_by(index, e, w);
+    }
+  }
+  if (filter.primary) bits &= shard.primary_words(index)[w];
+  const bool in_range = page.min_position >= filter.low && page.max_position <= filter.high;
+  if (in_range && !filter.by_slot && query.header->probe == 0) return bits;
   for (std::uint64_t rest = bits; rest != 0; rest &= rest - 1) {
-    const auto b = static_cast<std::uint32_t>(std::countr_zero(rest));
-    const auto blockers = shard.blockers(first + b);
-    std::uint64_t any = 0;
-    for (std::size_t w = 0; w < wanted.size(); ++w) any |= blockers[w] & wanted[w];
-    if (any != 0) bits &= ~(1ULL << b);
+    const auto slot = static_cast<std::uint32_t>(w * 64 + static_cast<std::uint32_t>(std::countr_zero(rest)));
+    const std::size_t i = shard.at(index, slot);
+    const bool keep = shard.position(i) >= filter.low && shard.position(i) <= filter.high && (!filter.by_slot || slot_is_read(shard, i, filter.wanted));
+    if (!keep) bits &= ~(1ULL << (slot % 64));
+    if (keep && query.header->probe != 0) probe_positions_.push_back(shard.position(i));
   }
   return bits;
 }
 
-}  // namespace
-
-std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t index, std::span<const std::uint64_t> wanted) {
+std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t index, const ReadFilter& filter, ReadTally& tally) {
   Page& page = shard.pages()[index];
-  const LayerShape& shape = geometry_->layers()[layer_].shape;
-  const std::uint32_t high = query.header->position;
-  const std::uint32_t low = shape.attention == AttentionKind::window && high + 1 > shape.window_tokens ? high + 1 - shape.window_tokens : 0;
-  if (page.min_position > high || page.max_position < low) return 0;
-  page.read_step = step_;
-  counters_->step.entries_scanned += page.live;
-  counters_->layers[layer_].entries_scanned += page.live;
-  counters_->shard_load[shard.id().value - first_shard_].load += page.live;
-  counters_->rank_load[shard.rank().value - first_.value].load += page.live;
-  const bool in_range = page.min_position >= low && page.max_position <= high;
-  const bool all_copies = !copies_matter_ || !layer_by_expert_;
+  if (page.min_position > filter.high || page.max_position < filter.low) return 0;
+  page.read_step = static_cast<std::uint32_t>(step_);
+  tally.scanned += page.live;
+  const std::size_t first_word = masks_.size();
   std::uint32_t read = 0;
-  PageRead entry{page.block, page.used, PageRead::all_slots};
-  if (in_range && all_copies && wanted.empty() && page.live == page.used && query.header->probe == 0) {
-    read = page.used;
-  } else {
-    // The usual routed read: the chain was chosen by an expert that the query wants, so one bit test a slot decides.
-    const bool blocked = !wanted.empty() && !all_copies && geometry_->spec().read.copies == CopyRule::surviving && geometry_->chains_are_exact();
-    const bool by_slot = !blocked && (!wanted.empty() || (!all_copies && geometry_->spec().read.copies == CopyRule::hash));
-    const std::size_t first_word = masks_.size();
-    const std::uint32_t n_words = (page.used + 63U) / 64;
-    for (std::uint32_t w = 0; w < n_words; ++w) {
-      std::uint64_t bits = shard.live_words(index)[w];
-      if (blocked) bits = unblocked(shard, shard.at(index, w * 64), bits, wanted);
-      if (!all_copies && !by_slot && !blocked) bits &= shard.primary_words(index)[w];
-      for (std::uint64_t rest = bits; rest != 0 && (by_slot || !in_range || query.header->probe != 0); rest &= rest - 1) {
-        const auto slot = static_cast<std::uint32_t>(w * 64 + static_cast<std::uint32_t>(std::countr_zero(rest)));
-        const std::size_t i = shard.at(index, slot);
-        const bool keep = shard.position(i) >= low && shard.position(i) <= high && (!by_slot || slot_is_read(shard, i, wanted));
-        if (!keep) bits &= ~(1ULL << (slot % 64));
-        if (keep && query.header->probe != 0) probe_positions_.push_back(shard.position(i));
-      }
-      masks_.push_back(bits);
-      read += static_cast<std::uint32_t>(std::popcount(bits));
-    }
-    if (read == 0) {
-      masks_.resize(first_word);
-      return 0;
-    }
-    entry.mask = static_cast<std::uint32_t>(first_word);
-    if (read == page.used) {
-      masks_.resize(first_word);
-      entry.mask = PageRead::all_slots;
-    }
+  for (std::uint32_t w = 0; w * 64 < page.used; ++w) {
+    const std::uint64_t bits = read_bits(query, shard, index, w, filter);
+    if (payload_) masks_.push_back(bits);
+    read += static_cast<std::uint32_t>(std::popcount(bits));
   }
-  counters_->page_bytes_read(shard.rank(), static_cast<std::int64_t>(geometry_->raw_format(1).head_bytes()) * page.used / geometry_->page_slots());
+  if (read == 0 || read == page.used) masks_.resize(first_word);
+  if (read == 0) return 0;
+  tally.slots += page.used;
   if (payload_) {
-    reads_.push_back(entry);
+    reads_.push_back({page.block, page.used, read == page.used ? PageRead::all_slots : static_cast<std::uint32_t>(first_word)});
     task_pages_.push_back(index);
   }
   return read;
 }
 
+Owner::ReadFilter Owner::filter_of(const Query& query) const {
+  const LayerShape& shape = geometry_->layers()[layer_].shape;
+  const bool routed = geometry_->spec().read.scope == ReadScope::routed && geometry_->layers()[layer_].key_row >= 0;
+  const bool copies = copies_matter_ && layer_by_expert_;
+  const CopyRule rule = geometry_->spec().read.copies;
+  ReadFilter filter;
+  filter.high = query.header->position;
+  filter.low = shape.attention == AttentionKind::window && filter.high + 1 > shape.window_tokens ? filter.high + 1 - shape.window_tokens : 0;
+  if (routed) filter.wanted = query_words_;
+  // The usual routed read: the chain was chosen by an expert that the query wants, so a slot is read unless an earlier copy is read elsewhere.
+  filter.unblocked = routed && copies && rule == CopyRule::surviving && geometry_->chains_are_exact();
+  filter.by_slot = !filter.unblocked && (routed || (copies && rule == CopyRule::hash));
+  filter.primary = copies && !filter.by_slot && !filter.unblocked;
+  return filter;
+}
+
 void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row) {
   Shard& s = shards_[shard_index];
   const HeadSlice slice = geometry_->slice(query.rank);
-  const bool routed = geometry_->spec().read.scope == ReadScope::routed && geometry_->layers()[layer_].key_row >= 0;
+  const ReadFilter filter = filter_of(query);
   const std::size_t first_read = reads_.size();
   const std::size_t first_probe = probe_positions_.size();
   std::uint32_t read = 0;
-  std::span<const std::uint64_t> wanted = routed ? std::span<const std::uint64_t>(query_words_) : std::span<const std::uint64_t>();
+  ReadTally tally;
   for (const std::uint32_t c : group.order) {
     const Chain& chain = group.chains[c];
-    if (routed && geometry_->chains_are_exact() &&
+    if (!filter.wanted.empty() && geometry_->chains_are_exact() &&
         (!chain.expert.valid() || (query_words_[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0))
       continue;
-    for (const std::uint32_t p : chain.pages) read += read_page(query, s, p, wanted);
+    const std::size_t n_pages = chain.pages.size();
+    for (std::size_t p = 0; p < std::min(n_pages, prefetch_distance); ++p) s.prefetch(chain.pages[p]);
+    for (std::size_t p = 0; p < n_pages; ++p) {
+      if (p + prefetch_distance < n_pages) s.prefetch(chain.pages[p + prefetch_distance]);
+      read += read_page(query, s, chain.pages[p], filter, tally);
+    }
   }
   if (group.head_group > 0) probe_positions_.resize(first_probe);  // every head group holds the same tokens unless evicted apart: one list is enough
   s.mark_queried(group, step_, query.experts);
   counters_->step.entries_wanted += read;
   counters_->layers[layer_].entries_wanted += read;
+  counters_->step.entries_scanned += tally.scanned;
+  counters_->layers[layer_].entries_scanned += tally.scanned;
+  counters_->shard_load[shard_index].load += tally.scanned;
+  counters_->rank_load[s.rank().value - first_.value].load += tally.scanned;
+  counters_->page_bytes_read(s.rank(), static_cast<std::int64_t>(geometry_->raw_format(1).head_bytes()) * tally.slots / geometry_->page_slots());
   query.n_read += read;
   if (!payload_) return;
   AttendTask task;

@@ -16,7 +16,12 @@ std::uint64_t group_key(RequestId request, std::uint32_t layer, std::uint32_t he
 }  // namespace
 
 Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32_t max_pages)
-    : geometry_(&geometry), id_(id), rank_(geometry.placement().owner(id)), slots_(geometry.page_slots()), words_((slots_ + 63) / 64) {
+    : geometry_(&geometry),
+      id_(id),
+      rank_(geometry.placement().owner(id)),
+      slots_(geometry.page_slots()),
+      words_((slots_ + 63) / 64),
+      units_((slots_ + 15) / 16) {
   const RunSpec& spec = geometry.spec();
   top_k_ = geometry.needs_experts() ? geometry.top_k() : 0;
   expert_words_ = (geometry.n_experts() + 63) / 64;
@@ -99,16 +104,6 @@ Chain& Shard::chain_or_add(Group& group, ExpertId expert, bool side) {
   return group.chains.back();
 }
 
-void Shard::set_blockers(std::size_t i) {
-  std::uint64_t* words = &blockers_[i * expert_words_];
-  std::fill_n(words, expert_words_, 0);
-  const std::uint32_t before = smaller_[i] & alive_[i];
-  for (std::uint32_t j = 0; j < top_k_; ++j) {
-    const std::uint16_t e = experts_[i * top_k_ + j];
-    if (e != ExpertId::invalid && (before >> copy_of_[i * top_k_ + j] & 1U) != 0) words[e / 64] |= 1ULL << (e % 64);
-  }
-}
-
 void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, const EntryMeta& entry) {
   const std::size_t i = at(index, slot);
   positions_[i] = entry.position;
@@ -117,6 +112,10 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
   auto& word = primary_[std::size_t{index} * words_ + slot / 64];
   word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary} << (slot % 64);
   if (geometry_->needs_mass()) state_[i] = step_mass_[i] = 0;
+  if (blockers_kept_) {  // what the slot's last token left
+    smaller_[i] = 0;
+    set_blockers(index, slot);
+  }
   if (top_k_ > 0) {
     std::copy(entry.experts.begin(), entry.experts.end(), &experts_[i * top_k_]);
     std::copy(entry.copy_of.begin(), entry.copy_of.end(), &copy_of_[i * top_k_]);
@@ -125,7 +124,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
     smaller_[i] = entry.smaller_copies;
     alive_[i] = entry.n_copies >= 32 ? ~0U : (1U << entry.n_copies) - 1;
     copy_[i] = entry.copy;
-    if (blockers_kept_) set_blockers(i);
+    if (blockers_kept_) set_blockers(index, slot);
   }
   page.live += 1;
   page.min_position = std::min(page.min_position, entry.position);
@@ -163,6 +162,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
     index = chain.holes.back().page;
     slot = chain.holes.back().slot;
     chain.holes.pop_back();
+    chain.ascending = false;
   } else {
     if (chain.open == no_index) {
       chain.open = take_page(group, group_index, chain_index);
@@ -179,7 +179,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   page.shadow = static_cast<std::uint32_t>(chain.shadow_live.size() - 1);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, entry);
-  page.append_step = step;
+  page.append_step = static_cast<std::uint32_t>(step);
   EvictList& list = list_of(page);
   list.live += 1;
   live_entries_ += 1;
@@ -205,31 +205,6 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
   }
   if (reuse_slots_ && !page.sealed) chain.holes.push_back({index, slot});
   return false;
-}
-
-std::uint32_t Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy) {
-  std::uint32_t touched = 0;
-  for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
-    Group* group = find(request, layer, hg);
-    if (group == nullptr) continue;
-    for (const Chain& chain : group->chains) {
-      for (const std::uint32_t p : chain.pages) {
-        Page& page = pages_[p];
-        if (position < page.min_position || position > page.max_position) continue;
-        for (std::uint32_t slot = 0; slot < page.used; ++slot) {
-          const std::size_t i = at(p, slot);
-          if (positions_[i] != position || !live(p, slot) || copy_[i] == copy) continue;
-          alive_[i] &= ~(1U << copy);
-          if (blockers_kept_) set_blockers(i);
-          touched += 1;
-          if (geometry_->spec().read.copies == CopyRule::surviving && (alive_[i] & smaller_[i]) == 0) {
-            primary_[std::size_t{p} * words_ + slot / 64] |= 1ULL << (slot % 64);
-          }
-        }
-      }
-    }
-  }
-  return touched;
 }
 
 SealOp Shard::seal(std::uint32_t index) {

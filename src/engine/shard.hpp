@@ -1,9 +1,11 @@
 // Shard: pages with their own slot maps, free lists and eviction state. Owns metadata only; payload bytes live in the backend's pools.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <new>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -14,6 +16,19 @@
 namespace moekv {
 
 inline constexpr std::uint32_t no_index = 0xFFFFFFFFU;
+
+/// Starts arrays at a cache line.
+template <class T>
+struct LineAligned {
+  using value_type = T;
+  static constexpr std::align_val_t line{64};
+  LineAligned() = default;
+  template <class U>
+  explicit LineAligned(const LineAligned<U>&) {}
+  [[nodiscard]] T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+  void deallocate(T* p, std::size_t) { ::operator delete(p, line); }
+  bool operator==(const LineAligned&) const = default;
+};
 
 /// What an owner stores beside the payload of one entry. `experts` [top_k] and `copy_of` [top_k] (copy that stands for each expert) may be empty.
 struct EntryMeta {
@@ -45,6 +60,7 @@ struct Chain {
   bool side = false;               // raw side page of the sink tokens
   std::uint32_t open = no_index;   // page that takes the next entry
   std::vector<std::uint32_t> pages;
+  bool ascending = true;           // no slot was reused: positions grow along pages and along their slots
   struct Hole {
     std::uint32_t page, slot;
   };
@@ -70,7 +86,8 @@ struct Group {
   bool in_use = false;
 };
 
-struct Page {
+/// One cache line: look-ups walk many pages and little of each.
+struct alignas(64) Page {
   std::uint32_t group = no_index, chain = 0;
   BlockRef block;
   std::uint16_t used = 0, live = 0;
@@ -78,9 +95,10 @@ struct Page {
   std::uint32_t prev = no_index, next = no_index;
   std::uint32_t shadow = 0;        // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
-  std::uint64_t append_step = ~0ULL, read_step = ~0ULL;
+  std::uint32_t append_step = no_index, read_step = no_index;
   float mass = 0;                  // attention mass of the current step (access mass)
 };
+static_assert(sizeof(Page) == 64);
 
 /// Free blocks of one pool.
 struct BlockPool {
@@ -117,6 +135,12 @@ class Shard {
   Stored append(Group& group, const EntryMeta& entry, std::uint64_t step);
   /// Marks a slot dead; frees the page when it was the last. Returns true when the page was freed.
   bool kill(std::uint32_t page, std::uint32_t slot);
+  /// Starts to load what a reader of the page looks at.
+  void prefetch(std::uint32_t page) const {
+    __builtin_prefetch(&pages_[page]);
+    const std::size_t n = blocked_.empty() ? 0 : std::size_t{geometry_->n_experts()} * units_;
+    for (std::size_t u = 0; u < n; u += 32) __builtin_prefetch(&blocked_[page * n + u]);
+  }
   /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it. Returns the number of slots touched.
   std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy);
   /// Moves a full (or closed) raw page to a sealed block. The old block is free after `op` ran: the caller encodes before the next append.
@@ -143,12 +167,24 @@ class Shard {
   [[nodiscard]] std::uint32_t position(std::size_t i) const { return positions_[i]; }
   [[nodiscard]] bool live(std::uint32_t page, std::uint32_t slot) const { return (live_[std::size_t{page} * words_ + slot / 64] >> (slot % 64) & 1U) != 0; }
   [[nodiscard]] std::span<const std::uint64_t> live_words(std::uint32_t page) const { return {&live_[std::size_t{page} * words_], words_}; }
+  /// Bits of the live ones of slots [64 w, 64 w + 64).
+  [[nodiscard]] std::uint64_t live_word(const Page& page, std::uint32_t index, std::uint32_t w) const {
+    if (page.live < page.used) return live_[std::size_t{index} * words_ + w];
+    const std::uint32_t n = page.used - w * 64;
+    return n >= 64 ? ~0ULL : (1ULL << n) - 1;
+  }
   [[nodiscard]] std::span<const std::uint64_t> primary_words(std::uint32_t page) const { return {&primary_[std::size_t{page} * words_], words_}; }
   [[nodiscard]] std::span<const std::uint16_t> experts(std::size_t i) const { return {&experts_[i * top_k_], top_k_}; }
   [[nodiscard]] std::span<const std::uint8_t> copy_of(std::size_t i) const { return {&copy_of_[i * top_k_], top_k_}; }
-  /// Experts whose live copies of this token come before this one: a routed query that wants any of them reads the token there. Bit set of
-  /// [expert words]; kept for copies surviving with scope routed.
-  [[nodiscard]] std::span<const std::uint64_t> blockers(std::size_t i) const { return {&blockers_[i * expert_words_], expert_words_}; }
+  /// Slots [64 w, 64 w + 64) whose token a live copy of expert `e` that comes before this one holds: a routed query that wants `e` reads the token
+  /// there. Kept for copies surviving with scope routed.
+  [[nodiscard]] std::uint64_t blocked_by(std::uint32_t page, std::uint16_t e, std::uint32_t w) const {
+    const std::uint16_t* units = &blocked_[(std::size_t{page} * geometry_->n_experts() + e) * units_];
+    if (units_ == 1) return units[0];
+    std::uint64_t bits = 0;
+    for (std::uint32_t u = 4 * w; u < std::min(4 * w + 4, units_); ++u) bits |= std::uint64_t{units[u]} << (u % 4 * 16);
+    return bits;
+  }
   [[nodiscard]] std::uint32_t smaller_copies(std::size_t i) const { return smaller_[i]; }
   [[nodiscard]] std::uint32_t alive_copies(std::size_t i) const { return alive_[i]; }
   [[nodiscard]] std::uint32_t copy(std::size_t i) const { return copy_[i]; }
@@ -166,7 +202,8 @@ class Shard {
  private:
   std::uint32_t take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index);
   void free_page(std::uint32_t page);
-  void set_blockers(std::size_t i);
+  std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
+  void set_blockers(std::uint32_t page, std::uint32_t slot);
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page);
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
@@ -177,7 +214,7 @@ class Shard {
   const Geometry* geometry_;
   ShardId id_;
   Rank rank_;
-  std::uint32_t slots_, words_, top_k_, expert_words_;
+  std::uint32_t slots_, words_, units_, top_k_, expert_words_;
   bool blockers_kept_;
   bool scope_shard_, queue_pages_, queue_tokens_, reuse_slots_, shadow_experts_kept_;
   std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width
@@ -192,7 +229,8 @@ class Shard {
   std::map<std::pair<Layout, std::uint32_t>, std::uint64_t> budgets_;  // (layout, request tokens) -> a group's budget
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
-  std::vector<std::uint64_t> live_, primary_, blockers_;
+  std::vector<std::uint64_t> live_, primary_;
+  std::vector<std::uint16_t, LineAligned<std::uint16_t>> blocked_;  // [pages][experts][units of 16 slots]
   std::vector<std::uint16_t> experts_;
   std::vector<std::uint8_t> copy_of_, copy_;
   std::vector<float> state_, step_mass_;

@@ -26,7 +26,7 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
     if (geometry_->several_copies()) {
       for (auto* v : {&smaller_, &alive_}) v->resize(total * slots_);
       copy_.resize(total * slots_);
-      if (blockers_kept_) blockers_.resize(total * slots_ * expert_words_);
+      if (blockers_kept_) blocked_.resize(total * geometry_->n_experts() * units_);
     }
   }
   const std::uint32_t index = free_pages_.back();
@@ -105,7 +105,7 @@ Shard::Usage Shard::usage() const {
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
-                     bytes(blockers_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_);
+                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_);
   for (const Group& group : groups_) {
     for (const Chain& chain : group.chains)
       u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);

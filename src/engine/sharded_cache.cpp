@@ -51,7 +51,8 @@ void ShardedCache::notify(Shard& shard, const Group& group, std::size_t slot) {
   if (geometry_->layout(layer) != Layout::expert) return;
   const CopySet copies = plan_copies(geometry_->placement(), group.request, layer.layer.value, shard.position(slot), shard.experts(slot));
   const Notice notice{group.request, group.layer, shard.position(slot), shard.copy(slot)};
-  std::vector<std::uint32_t> ranks;
+  std::vector<std::uint32_t>& ranks = notified_;
+  ranks.clear();
   for (std::uint8_t c = 0; c < copies.n_copies; ++c) {
     const std::uint32_t rank = geometry_->placement().owner(copies.shard[c]).value;
     if (c != notice.copy && (shard.alive_copies(slot) >> c & 1U) != 0 && std::find(ranks.begin(), ranks.end(), rank) == ranks.end()) ranks.push_back(rank);
@@ -127,21 +128,27 @@ void ShardedCache::end_step(const StepBatch& batch) {
 
 void ShardedCache::note_peak() {
   const auto capacity = static_cast<std::int64_t>(geometry_->spec().memory.shard_bytes);
-  for (Shard& shard : owner_.shards()) {
-    LoadRecord& load = counters_.shard_load[shard.id().value - owner_.shards().front().id().value];
-    const std::int64_t before = std::max<std::int64_t>(0, load.peak_bytes - capacity);
-    load.peak_bytes = std::max(load.peak_bytes, shard.block_bytes());
-    if (capacity > 0) counters_.step.capacity_excess_bytes += std::max<std::int64_t>(0, load.peak_bytes - capacity) - before;
-  }
   const Placement& placement = geometry_->placement();
   const std::uint32_t first_shard = placement.first_shard(first_.value);
-  counters_.step.kv_peak_bytes = 0;
-  for (std::uint32_t g = first_.value; g < end_.value; ++g) {
+  const auto note = [&](std::uint32_t rank) {
     std::int64_t bytes = 0;
-    for (std::uint32_t s = placement.first_shard(g); s < placement.first_shard(g + 1); ++s) bytes += owner_.shards()[s - first_shard].block_bytes();
-    LoadRecord& load = counters_.rank_load[g - first_.value];
+    for (std::uint32_t s = placement.first_shard(rank); s < placement.first_shard(rank + 1); ++s) {
+      const std::int64_t own = owner_.shards()[s - first_shard].block_bytes();
+      LoadRecord& load = counters_.shard_load[s - first_shard];
+      const std::int64_t before = std::max<std::int64_t>(0, load.peak_bytes - capacity);
+      load.peak_bytes = std::max(load.peak_bytes, own);
+      if (capacity > 0) counters_.step.capacity_excess_bytes += std::max<std::int64_t>(0, load.peak_bytes - capacity) - before;
+      bytes += own;
+    }
+    LoadRecord& load = counters_.rank_load[rank - first_.value];
+    counters_.step.kv_peak_bytes += std::max<std::int64_t>(0, bytes - load.peak_bytes);
     load.peak_bytes = std::max(load.peak_bytes, bytes);
-    counters_.step.kv_peak_bytes += load.peak_bytes;
+  };
+  if (!peaks_noted_) {
+    for (std::uint32_t g = first_.value; g < end_.value; ++g) note(g);
+    peaks_noted_ = true;
+  } else {
+    for (const Rank g : owner_.grown_ranks()) note(g.value);
   }
 }
 
@@ -162,6 +169,7 @@ void ShardedCache::take_levels() {
     counters_.shard_load[shard.id().value - owner_.shards().front().id().value].resident_bytes = u.bytes;
     counters_.rank_load[shard.rank().value - first_.value].resident_bytes += u.bytes;
   }
+  peaks_noted_ = false;
   count.buffer_bytes += transport_->buffer_bytes() + home_.buffer_bytes() + owner_.buffer_bytes();
 }
 

@@ -55,6 +55,8 @@ class ShardedCache {
   Evictor evictor_;
   std::uint64_t step_ = 0;
   bool due_ = false;
+  bool peaks_noted_ = false;             // of every rank in this window
+  std::vector<std::uint32_t> notified_;  // ranks, scratch of notify
 };
 
 }  // namespace moekv
