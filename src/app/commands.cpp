@@ -8,6 +8,7 @@ void add_commands(CLI::App& app, Action& action) {
   add_doctor(app, action);
   add_list(app, action);
   add_plan(app, action);
+  add_policy(app, action);
   add_run(app, action);
   add_show(app, action);
   add_trace(app, action);
