@@ -6,6 +6,7 @@ usage: plot_run.py RESULT.h5 FIGURE.png      (or .pdf, .svg)
 Every panel says whether its values are counted, measured or modelled. The same file gives the same bytes.
 """
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -154,7 +155,7 @@ def draw(run):
     draw_shard_load(axes[1, 2], run)
     settings = (run.attrs["model"], run.params.get("placement.layout"), run.params.get("eviction.policy"), f"backend {run.attrs['backend']}", *run.labels)
     figure.suptitle(f"{run.attrs['title']}: " + ", ".join(str(s) for s in settings if s), fontsize=9)
-    source = run.provenance.get("trace_path", "")
+    source = Path(run.provenance.get("trace_path", "")).name
     figure.text(0.995, 0.002, f"{source}   commit {run.attrs['git_commit'][:10]}   digest {run.digest[:16]}", ha="right", va="bottom", fontsize=5, color="0.4")
     return figure
 

@@ -73,6 +73,7 @@ void print_layers(const TraceStats& stats) {
 
 ExitCode show_stats(const StatsOptions& o) {
   const auto trace = open_native_trace(o.file);
+  if (!trace->info().has_routing()) throw UserError(o.file, "is a request trace: it has no routing rows", "moekv trace info shows its requests");
   const TraceStats stats = compute_stats(*trace);
   if (o.json) {
     print_json(o.file, stats);

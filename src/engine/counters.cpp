@@ -2,42 +2,46 @@
 #include "engine/counters.hpp"
 
 #include <algorithm>
+#include <compare>
 #include <cstring>
 #include <map>
 #include <numeric>
-#include <tuple>
 #include <utility>
 
 namespace moekv {
 namespace {
 
-/// The key fields of a row, in declaration order.
+/// Order by the key fields, in declaration order.
 template <class Record>
-std::vector<std::int64_t> key_of(const Record& row) {
-  std::vector<std::int64_t> key;
+std::strong_ordering compare_keys(const Record& a, const Record& b) {
+  std::strong_ordering order = std::strong_ordering::equal;
   for_each_field(Record::metrics, [&](const auto& m) {
-    if (m.combine == Combine::key) key.push_back(static_cast<std::int64_t>(row.*m.member));
+    if (m.combine == Combine::key && order == 0) order = a.*m.member <=> b.*m.member;
   });
-  return key;
+  return order;
 }
 
+/// Rows of all processes with rows of equal keys combined, by key; complete on process 0.
 template <class Record>
 std::vector<Record> merge_rows(Transport& transport, const std::vector<Record>& mine) {
   static_assert(std::is_trivially_copyable_v<Record>);
-  const auto parts = transport.gather(std::as_bytes(std::span(mine)));
-  std::map<std::vector<std::int64_t>, Record> merged;
-  for (const auto& part : parts) {
-    std::vector<Record> rows(part.size() / sizeof(Record));
-    if (!rows.empty()) std::memcpy(static_cast<void*>(rows.data()), part.data(), part.size());
-    for (const Record& row : rows) {
-      const auto [it, added] = merged.try_emplace(key_of(row), row);
-      if (!added) combine_rows(it->second, row);
+  std::vector<Record> rows;
+  for (const auto& part : transport.gather(std::as_bytes(std::span(mine)))) {
+    const std::size_t n = rows.size();
+    rows.resize(n + part.size() / sizeof(Record));
+    if (!part.empty()) std::memcpy(static_cast<void*>(rows.data() + n), part.data(), part.size());
+  }
+  std::sort(rows.begin(), rows.end(), [](const Record& a, const Record& b) { return compare_keys(a, b) < 0; });
+  std::size_t n = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (n > 0 && compare_keys(rows[n - 1], rows[i]) == 0) {
+      combine_rows(rows[n - 1], rows[i]);
+    } else {
+      rows[n++] = rows[i];
     }
   }
-  std::vector<Record> out;
-  out.reserve(merged.size());
-  for (const auto& [key, row] : merged) out.push_back(row);
-  return out;
+  rows.resize(n);
+  return rows;
 }
 
 }  // namespace
@@ -129,6 +133,7 @@ std::vector<std::int64_t> Counters::take_step_model() {
 
 void Counters::flush(std::uint64_t next_step) {
   if (step.n_steps > 0) {
+    if (rank_load.size() == 1) rank_load[0].busy_ns = step.t_admit + step.t_attend + step.t_touch;
     step_rows_.push_back(step);
     layer_rows_.insert(layer_rows_.end(), layers.begin(), layers.end());
     std::map<std::int64_t, LoadRecord> nodes;

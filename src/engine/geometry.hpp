@@ -53,6 +53,10 @@ class Geometry {
   [[nodiscard]] bool needs_experts() const { return needs_experts_; }
   /// True when a token may lie under several experts, so that owners must agree which copy counts.
   [[nodiscard]] bool several_copies() const { return placement_.layout == Layout::expert && top_k_ > 1; }
+  /// Routed queries read the first surviving copy of a token, so pages know by expert which of their slots an earlier copy blocks.
+  [[nodiscard]] bool blocks_by_expert() const {
+    return several_copies() && spec_->read.scope == ReadScope::routed && spec_->read.copies == CopyRule::surviving;
+  }
   [[nodiscard]] bool compressed() const { return compressed_; }
   [[nodiscard]] bool needs_mass() const { return needs_mass_; }
   [[nodiscard]] EvictUnit unit() const { return unit_; }

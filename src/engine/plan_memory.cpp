@@ -32,7 +32,8 @@ PlanMemory::PlanMemory(const Geometry& geometry)
   const std::uint32_t words = (geometry.page_slots() + 63) / 64;
   const std::uint32_t top_k = geometry.needs_experts() ? geometry.top_k() : 0;
   const std::uint32_t slot_bytes = 8 + (geometry.needs_mass() ? 8 : 0) + 3 * top_k + (geometry.several_copies() ? 9 : 0);
-  page_metadata_ = static_cast<double>(sizeof(Page)) + slots * slot_bytes + 16.0 * words + 8.0;  // 8: place in the chain and shadow counts
+  const std::uint32_t blocked_bytes = geometry.blocks_by_expert() ? 2 * geometry.n_experts() * ((geometry.page_slots() + 15) / 16) : 0;
+  page_metadata_ = static_cast<double>(sizeof(Page)) + slots * slot_bytes + blocked_bytes + 16.0 * words + 8.0;  // 8: place in the chain and shadow counts
   group_metadata_ = sizeof(Group);
 }
 
@@ -47,22 +48,27 @@ PlanMemory::Sizes PlanMemory::sizes_of(std::uint32_t n_kv_heads) const {
   return sizes;
 }
 
-double PlanMemory::budget_tokens(const ReplayLayer& layer, std::uint32_t total) const {
+double PlanMemory::budget_tokens(const ReplayLayer& layer, std::uint32_t total) {
   const BudgetKind kind = geometry_->spec().eviction.budget.kind;
-  auto entries = static_cast<double>(geometry_->request_budget(layer, ShardId(0), total));
+  const bool by_expert = geometry_->layout(layer) == Layout::expert;
+  const auto [cached, unknown] = budgets_.try_emplace({by_expert, total}, 0);
+  if (unknown) {  // shards of the expert layout have unequal shares, so all of them count; elsewhere one stands for all
+    for (std::uint32_t s = 0; s < (by_expert ? geometry_->n_shards() : 1); ++s) cached->second += geometry_->request_budget(layer, ShardId(s), total);
+  }
+  auto entries = static_cast<double>(cached->second);
   if (kind == BudgetKind::pages) entries *= geometry_->page_slots();
   if (kind == BudgetKind::bytes) {
     entries *= geometry_->page_slots() / static_cast<double>(geometry_->raw_format(geometry_->heads_per_group()).block_bytes());
   }
-  double per_token = 1.0;  // entries of a token in one shard
+  double per_token = 1.0;  // entries of a token in what the budget is for
   if (geometry_->layout(layer) == Layout::token) per_token = 1.0 / geometry_->n_shards();
-  if (geometry_->layout(layer) == Layout::expert) per_token = shares_.copies_per_token / geometry_->n_shards();
+  if (by_expert) per_token = shares_.copies_per_token;
   const double protect = geometry_->spec().eviction.protect.sinks + geometry_->spec().eviction.protect.recent;
   return std::max(protect, entries / per_token);
 }
 
 /// Tokens of the request whose entries a shard may still hold pages for, in this step after admit.
-std::uint32_t PlanMemory::kept_tokens(const BatchItem& item, const ReplayLayer& layer) const {
+std::uint32_t PlanMemory::kept_tokens(const BatchItem& item, const ReplayLayer& layer) {
   const EvictionSpec& eviction = geometry_->spec().eviction;
   if (!evicts_ || eviction.scope == EvictScope::shard) return item.end;
   const bool chunked = geometry_->spec().prefill.evict == PrefillEvict::chunk;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <unordered_map>
 #include <vector>
 
@@ -46,8 +47,8 @@ class PlanMemory {
   void store_pages(Request& request, std::uint32_t rank, const ChainPages& pages, double chains);
   void store_token_layout(const BatchItem& item, Request& request, double n_layers);
   void store_expert_layout(Request& request, double n_layers, std::uint32_t tokens);
-  [[nodiscard]] std::uint32_t kept_tokens(const BatchItem& item, const ReplayLayer& layer) const;
-  [[nodiscard]] double budget_tokens(const ReplayLayer& layer, std::uint32_t total) const;
+  [[nodiscard]] std::uint32_t kept_tokens(const BatchItem& item, const ReplayLayer& layer);
+  [[nodiscard]] double budget_tokens(const ReplayLayer& layer, std::uint32_t total);
   [[nodiscard]] Sizes sizes_of(std::uint32_t n_kv_heads) const;
 
   const Geometry* geometry_;
@@ -62,6 +63,7 @@ class PlanMemory {
   bool evicts_ = false;
   double page_metadata_ = 0, group_metadata_ = 0;
   std::unordered_map<std::uint32_t, Request> requests_;
+  std::map<std::pair<bool, std::uint32_t>, std::uint64_t> budgets_;  // (layout expert, request tokens) -> units
   std::vector<double> bytes_, pages_, groups_, local_;
   std::uint64_t tokens_ = 0;
 };

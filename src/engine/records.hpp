@@ -162,7 +162,7 @@ struct LoadRecord {
       Metric{"insertions", &LoadRecord::insertions, "1", "entries stored", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"resident_bytes", &LoadRecord::resident_bytes, "byte", "bytes of allocated page blocks at the end of the window", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"peak_bytes", &LoadRecord::peak_bytes, "byte", "largest value of resident_bytes in the window (taken after admit)", Scope::shard, ClaimClass::counted, Combine::max},
-      Metric{"busy_ns", &LoadRecord::busy_ns, "ns", "host time of admit, attend and touch for this rank; 0 for other entities", Scope::rank, ClaimClass::measured, Combine::sum}};
+      Metric{"busy_ns", &LoadRecord::busy_ns, "ns", "host time of admit, attend and touch where a process hosts this rank alone, else 0", Scope::rank, ClaimClass::measured, Combine::sum}};
 };
 
 /// Bytes and messages from one logical rank to another over a window; the own rank included.

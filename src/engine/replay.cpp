@@ -68,7 +68,9 @@ class Run {
         cache_(geometry_, backend, transport, trace.n_requests()),
         qkv_(make_qkv(spec, trace, backend.has_payload())),
         driver_(geometry_, trace, qkv_.get(), backend.has_payload(), uses_recorded_qkv(spec, trace.info()), cache_, count_queries(geometry_, batcher_)),
-        trace_info_(trace.info()) {}
+        trace_info_(trace.info()),
+        window_steps_(spec.metrics.window_steps),
+        window_end_(window_steps_) {}
 
   RunOutcome operator()() {
     const auto start = std::chrono::steady_clock::now();
@@ -90,11 +92,13 @@ class Run {
   void one_step(std::uint64_t step) {
     const StepBatch batch = batcher_.next();
     Counters& counters = cache_.counters();
-    const bool closes = spec_.metrics.per_step || step % spec_.metrics.window_steps == 0;
-    if (closes && step > 0) {
+    if (spec_.metrics.per_step ? step > 0 : step == window_end_) {
       // Levels of the window that ended: after its due evictions, before anything of this step is stored.
       cache_.execute_due();
       close_window(step);
+      // Windows double from time to time: the rows of a long run grow with its logarithm, so memory stays constant.
+      if (++n_windows_ % windows_per_doubling == 0) window_steps_ *= 2;
+      window_end_ = step + window_steps_;
     }
     const std::int64_t measured = driver_.run(batch);
     std::vector<std::int64_t> model = counters.take_step_model();
@@ -150,6 +154,9 @@ class Run {
   std::unique_ptr<QkvSource> qkv_;
   StepDriver driver_;
   TraceInfo trace_info_;
+  static constexpr std::uint64_t windows_per_doubling = 256;
+  std::uint64_t window_steps_, window_end_;
+  std::uint64_t n_windows_ = 0;
   std::uint64_t done_tokens_ = 0;
 };
 

@@ -29,7 +29,7 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   const bool queue = std::visit([](const auto& rule) { return rule.family == evict::Family::queue; }, spec.eviction.rule);
   queue_pages_ = queue && geometry.unit() == EvictUnit::page;
   queue_tokens_ = queue && geometry.unit() == EvictUnit::token;
-  blockers_kept_ = geometry.several_copies() && spec.read.scope == ReadScope::routed && spec.read.copies == CopyRule::surviving;
+  blockers_kept_ = geometry.blocks_by_expert();
   reuse_slots_ = !geometry.compressed();
   shadow_experts_kept_ = geometry.needs_experts() && !geometry.chains_are_exact() && spec.eviction.access == AccessSource::routed;
   if (spec.eviction.budget.kind != BudgetKind::unlimited) list_.budget = spec.eviction.budget.amount;

@@ -236,7 +236,7 @@ void require_writable(const std::string& path, Existing existing) {
   (void)PendingFile(path);  // throws for a missing or read-only folder
   remove_leftovers(path);
   if (existing == Existing::refuse && std::filesystem::exists(path)) {
-    throw UserError(path, "exists already and would be replaced", "choose another name with --out, or pass --force");
+    throw UserError(path, "exists already and would be replaced", "choose another name with --out, or move the file away");
   }
 }
 

@@ -66,7 +66,7 @@ void ChoiceChecks::check_weights(std::uint64_t row, std::size_t l, std::span<con
   if (sound && !weights_fit(trace_.weight_kind, trace_.info.shape.gate.scale, ids, values_)) sum_.add(place);
 }
 
-void ChoiceChecks::follow(std::uint64_t row, Layer& layer, std::span<const std::uint16_t> ids) {
+void ChoiceChecks::follow(std::uint64_t row, Layer& layer, std::span<const std::uint16_t> ids) const {
   std::uint64_t set = 0;
   std::size_t n_absent = 0;
   for (const auto id : ids) {

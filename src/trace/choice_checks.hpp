@@ -31,7 +31,7 @@ class ChoiceChecks {
 
   void check_ids(std::uint64_t row, std::size_t l, std::span<const std::uint16_t> ids);
   void check_weights(std::uint64_t row, std::size_t l, std::span<const std::uint16_t> ids, std::span<const std::uint16_t> weights);
-  void follow(std::uint64_t row, Layer& layer, std::span<const std::uint16_t> ids);
+  void follow(std::uint64_t row, Layer& layer, std::span<const std::uint16_t> ids) const;
   [[nodiscard]] bool dense(const Layer& layer) const { return n_rows_ > 0 && layer.zero_rows == n_rows_; }
   void warn_of_runs(TraceReport& report) const;
   void warn_of_equal_layers(TraceReport& report) const;

@@ -1,6 +1,7 @@
 // Names and rules of the native trace format that its writer, reader and validation share.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -38,11 +39,7 @@ enum class ChoiceFault : std::uint8_t { none, out_of_range, repeated };
 
 template <class Id>
 [[nodiscard]] bool is_zero_fill(std::span<const Id> ids) {
-  if (ids.size() < 2) return false;
-  for (const Id id : ids) {
-    if (id != 0) return false;
-  }
-  return true;
+  return ids.size() >= 2 && std::all_of(ids.begin(), ids.end(), [](Id id) { return id == 0; });
 }
 
 template <class Id>

@@ -103,6 +103,12 @@ class BadTraces(program.ProgramTest):
                 self.assertIn("tiny.moekv.h5", message)
                 self.assertEqual(self.refuse("run", "tiny.yaml", "--out", "out.h5", ranks=2, limit_s=20), message)
 
+    def test_request_trace_has_nothing_to_replay(self):
+        (self.folder / "lengths.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:01:51.16,20,5\n2023-11-16 18:01:52.16,9,3\n")
+        self.run_ok("trace", "import", "lengths.csv", "--out", self.trace)
+        for command in (("run", "tiny.yaml", "--out", "out.h5"), ("plan", "tiny.yaml"), ("trace", "stats", self.trace)):
+            self.assertIn("request trace", self.refuse(*command))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -68,7 +68,7 @@ inline std::string zipped(const std::vector<std::pair<std::string, std::string>>
     if (zip64) put(extra, 1, 2), put(extra, 16, 2), put(extra, data.size(), 8), put(extra, stored.size(), 8);
     out += std::string("PK\x03\x04") + std::string("\x2d\0\0\0", 4) + common;
     put(out, extra.size(), 2);
-    out += name + extra + stored;
+    for (const std::string& part : {name, extra, stored}) out += part;
     directory += std::string("PK\x01\x02") + std::string("\x2d\0\x2d\0\0\0", 6) + common;
     put(directory, extra.size(), 2), put(directory, 0, 2), put(directory, 0, 2), put(directory, 0, 2), put(directory, 0, 4),
         put(directory, offset, 4);

@@ -137,10 +137,10 @@ TEST(ImportReal, TinymoeFormatsAgree) {
 
   RecordingTarget megatron;  // the first sequence, all layers
   import_into(options_for(shared_file("traces/tinymoe/megatron_router_trace_rank0.jsonl")), megatron);
-  EXPECT_EQ(all(megatron, &testing::RecordedRequest::ids), std::vector<std::uint16_t>(ids.begin(), ids.begin() + 512 * 4 * 2));
-  EXPECT_LT(largest_difference(all(megatron, &testing::RecordedRequest::logits), std::vector<float>(logits.begin(), logits.begin() + 512 * 4 * 8)),
+  EXPECT_EQ(all(megatron, &testing::RecordedRequest::ids), std::vector<std::uint16_t>(ids.begin(), ids.begin() + 512L * 4 * 2));
+  EXPECT_LT(largest_difference(all(megatron, &testing::RecordedRequest::logits), std::vector<float>(logits.begin(), logits.begin() + 512L * 4 * 8)),
             0.04);
-  EXPECT_LT(largest_difference(all(megatron, &testing::RecordedRequest::weights), std::vector<float>(weights.begin(), weights.begin() + 512 * 4 * 2)),
+  EXPECT_LT(largest_difference(all(megatron, &testing::RecordedRequest::weights), std::vector<float>(weights.begin(), weights.begin() + 512L * 4 * 2)),
             0.02);
 }
 
