@@ -21,12 +21,14 @@ std::strong_ordering compare_keys(const Record& a, const Record& b) {
   return order;
 }
 
-/// Rows of all processes with rows of equal keys combined, by key; complete on process 0.
+/// Rows of all processes with rows of equal keys combined, by key; complete on process 0. Empties `mine`.
 template <class Record>
-std::vector<Record> merge_rows(Transport& transport, const std::vector<Record>& mine) {
+std::vector<Record> merge_rows(Transport& transport, std::vector<Record>& mine) {
   static_assert(std::is_trivially_copyable_v<Record>);
   std::vector<Record> rows;
-  for (const auto& part : transport.gather(std::as_bytes(std::span(mine)))) {
+  const auto parts = transport.gather(std::as_bytes(std::span(mine)));
+  mine = {};
+  for (const auto& part : parts) {
     const std::size_t n = rows.size();
     rows.resize(n + part.size() / sizeof(Record));
     if (!part.empty()) std::memcpy(static_cast<void*>(rows.data() + n), part.data(), part.size());

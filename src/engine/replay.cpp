@@ -154,7 +154,7 @@ class Run {
   std::unique_ptr<QkvSource> qkv_;
   StepDriver driver_;
   TraceInfo trace_info_;
-  static constexpr std::uint64_t windows_per_doubling = 256;
+  static constexpr std::uint64_t windows_per_doubling = 128;
   std::uint64_t window_steps_, window_end_;
   std::uint64_t n_windows_ = 0;
   std::uint64_t done_tokens_ = 0;
