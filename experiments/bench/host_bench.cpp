@@ -29,7 +29,7 @@ PlaneFormat plane_named(const std::string& name) {
   const std::vector<Codec> all = {codec::Bf16{},     codec::Fp16{},      codec::Fp32{},     codec::Fp8Head{},
                                   codec::Fp8Token{}, codec::Int8Token{}, codec::Int4Token{}};
   for (const Codec& c : all) {
-    if (std::visit([](const auto& x) { return x.name; }, c) == name) return std::visit([](const auto& x) { return x.plane(); }, c);
+    if (std::visit([](const auto& x) { return x.name; }, c) == name) return plane_of(c, Role::k, 128);
   }
   throw CLI::ValidationError("--codec", "unknown codec " + name);
 }

@@ -82,7 +82,7 @@ std::uint64_t budget_tokens(const RunSpec& s) {
       return std::max<std::uint64_t>(1, (t.prompt_tokens + std::uint64_t{t.output_tokens}) * b.numerator / b.denominator);
     case BudgetKind::bytes: {
       const std::uint64_t entry = std::uint64_t{s.model.n_kv_heads} * s.model.values_per_entry_head() * element_bits(s.payload.element) / 8;
-      const bool raw = std::visit([](const auto& codec) { return codec.plane().raw(); }, s.compression.k);
+      const bool raw = std::visit([](const auto& codec) { return codec.plane(Role::k, 128).raw(); }, s.compression.k);
       return raw && entry > 0 ? std::max<std::uint64_t>(1, b.amount / entry) : 0;
     }
     default:
@@ -142,21 +142,38 @@ void check_eviction(Checks& c) {
   }
 }
 
+namespace {
+
+/// Groups of tokens that share scales lie within a page.
+void check_token_group(Checks& c, const char* key, const Codec& codec, const PlaneFormat& plane) {
+  const std::uint32_t slots = page_slots(c.spec());
+  if (plane.scale != ScaleScheme::channel_group || slots % plane.group == 0) return;
+  c.refuse({key, "compression.codec", "page.slots"},
+           fmt::format("codec {} scales {} tokens of a page together, and a page has {}", rule_name(codec), plane.group, slots),
+           fmt::format("set page.slots to a multiple of {}", plane.group));
+}
+
+}  // namespace
+
 void check_compression(Checks& c) {
   const RunSpec& s = c.spec();
-  const auto plane = [](const Codec& codec) { return std::visit([](const auto& f) { return f.plane(); }, codec); };
+  const PlaneFormat k = plane_of(s.compression.k, Role::k, s.model.d_k), v = plane_of(s.compression.v, Role::v, s.model.d_v);
   const auto check_raw = [&](const char* key, const Codec& codec) {
-    if (!plane(codec).raw() || plane(codec).element == s.payload.element) return;
+    const bool whole = plane_of(codec, Role::k, s.model.d_k).raw();  // codecs that leave only V raw follow the payload
+    const PlaneFormat plane = plane_of(codec, Role::v, s.model.d_v);
+    if (!whole || plane.element == s.payload.element) return;
     c.refuse({key, "compression.codec", "payload.element"},
              fmt::format("raw pages hold the payload's type: codec {} does not fit payload {}", rule_name(codec), enum_name(s.payload.element)),
              fmt::format("set payload.element: {}, or leave the codec out", rule_name(codec)));
   };
   check_raw("compression.k.codec", s.compression.k);
   if (c.given("compression.v.codec") && !s.model.mla()) check_raw("compression.v.codec", s.compression.v);
+  check_token_group(c, "compression.k.codec", s.compression.k, k);
+  if (!s.model.mla()) check_token_group(c, "compression.v.codec", s.compression.v, v);
   if (c.given("compression.codec") && (c.given("compression.k") || c.given("compression.v"))) {
     c.refuse({"compression.codec", "compression.k"}, "codec sets K and V, but k or v is given too", "give codec, or k and v");
   }
-  if (s.model.mla() && (rule_name(s.compression.v) != rule_name(s.compression.k) || plane(s.compression.v) != plane(s.compression.k))) {
+  if (s.model.mla() && (rule_name(s.compression.v) != rule_name(s.compression.k) || plane_of(s.compression.v, Role::k, s.model.d_k) != k)) {
     c.refuse({"compression.v.codec", "compression.k.codec", "model"}, "MLA stores one latent plane, V is a part of it and has no codec of its own",
              "remove compression.v");
   }

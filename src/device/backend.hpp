@@ -29,10 +29,15 @@ struct AppendOp {
   const std::byte* v;
 };
 
-/// Encodes the first `n_slots` slots of a raw block into a block of a compressed pool. Dead slots are encoded too.
+/// Encodes the first `n_slots` slots of a raw block into a block of a compressed pool. Dead slots are encoded too. Blocks of one pool with equal
+/// `table_key` share tables (BlockFormat::shared_bytes), which are made from the blocks of the call that names the key first.
 struct SealOp {
   BlockRef from, to;
   std::uint32_t n_slots;
+  std::uint64_t table_key = 0;
+  const std::byte* q = nullptr;   // recent queries of the entries' request for fits that want them: [n_q] rows of [n_kv_heads * q_group][d_k] in the
+  std::size_t q_stride = 0;       // payload format, q_stride bytes apart; may be null
+  std::uint32_t n_q = 0, q_group = 0;
 };
 
 /// One page of a read list. `mask` is the index of its first 64-bit word in AttendBatch::masks (bit i = slot i is read; ceil(n_slots/64)
@@ -88,6 +93,7 @@ struct BackendMemory {
   std::int64_t pool_bytes = 0;        // bytes of blocks handed to the engine so far (high-water mark of each pool)
   std::int64_t reserved_bytes = 0;    // what the allocator took from the system for pools
   std::int64_t scratch_bytes = 0;
+  std::int64_t table_bytes = 0;       // tables that sealed blocks share
 };
 
 /// Batch operations in the order of the calls; results are ready after `sync` (host: at return). Not thread-safe.
@@ -99,6 +105,8 @@ class Backend {
   [[nodiscard]] virtual bool has_payload() const = 0;
   /// Makes room for up to `max_blocks` blocks; memory is taken from the system at once where it can be reserved. Throws PointFailure when it cannot.
   virtual PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) = 0;
+  /// Sets the tables (BlockFormat::shared_bytes) of blocks that are sealed with `table_key`, before the first of them; they stay until release_pools.
+  virtual void set_tables(PoolId pool, std::uint64_t table_key, std::span<const std::byte> tables) = 0;
   /// Drops all pools.
   virtual void release_pools() = 0;
   virtual void append(std::span<const AppendOp> ops) = 0;

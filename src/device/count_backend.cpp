@@ -19,6 +19,7 @@ class CountBackend final : public Backend {
     pool_bytes_ += static_cast<std::int64_t>(bytes);
     return PoolId(n_pools_++);
   }
+  void set_tables(PoolId, std::uint64_t, std::span<const std::byte>) override { refuse("set_tables"); }
   void release_pools() override {
     pool_bytes_ = 0;
     n_pools_ = 0;
@@ -31,7 +32,7 @@ class CountBackend final : public Backend {
   void sync() override {}
 
   /// It sees no blocks, so pool_bytes is the full size of its pools; nothing is reserved.
-  [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0}; }
+  [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0, 0}; }
 
  private:
   [[noreturn]] static void refuse(const char* operation) {

@@ -1,6 +1,7 @@
 // The host backend: pools in this process's memory, OpenMP threads over operations, Highway kernels for attention.
 #include <omp.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -9,7 +10,8 @@
 #include "device/host_attend.hpp"
 #include "device/page_pool.hpp"
 #include "device/seal.hpp"
-#include "rules/codec/row.hpp"
+#include "rules/codec/map.hpp"
+#include "rules/codec/plane.hpp"
 
 namespace moekv {
 namespace {
@@ -27,6 +29,11 @@ class HostBackend final : public Backend {
     return PoolId(static_cast<std::uint32_t>(pools_.size() - 1));
   }
 
+  void set_tables(PoolId pool, std::uint64_t table_key, std::span<const std::byte> tables) override {
+    MOEKV_EXPECT(pool.value < pools_.size() && tables.size() == views_[pool.value].format.shared_bytes());
+    std::copy(tables.begin(), tables.end(), pools_[pool.value].tables().add(table_key, true));
+  }
+
   void release_pools() override {
     views_.clear();
     pools_.clear();
@@ -41,6 +48,7 @@ class HostBackend final : public Backend {
 
   void seal(std::span<const SealOp> ops) override {
     for (const SealOp& op : ops) use(op.to);
+    share_tables(ops);
     const auto n = static_cast<std::int64_t>(ops.size());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (n > 1)
     for (std::int64_t i = 0; i < n; ++i) {
@@ -56,11 +64,11 @@ class HostBackend final : public Backend {
     const PoolView& from = pool(block);
     const BlockFormat& f = from.format;
     const std::byte* base = from.head(block.index, head);
-    decode_row(f.k, base + f.k_codes() + std::uint64_t{slot} * code_bytes(f.k, f.d_k), base + f.k_meta() + slot * meta_bytes(f.k), f.d_k, k);
+    read_plane(f.k, f.d_k, base + f.k_codes(), base + f.k_meta(), from.k_table(block.index, head), slot, k);
     if (f.latent) {
       std::memcpy(v, k, f.d_v * sizeof(float));
     } else {
-      decode_row(f.v, base + f.v_codes() + std::uint64_t{slot} * code_bytes(f.v, f.d_v), base + f.v_meta() + slot * meta_bytes(f.v), f.d_v, v);
+      read_plane(f.v, f.d_v, base + f.v_codes(), base + f.v_meta(), from.v_table(block.index, head), slot, v);
     }
   }
 
@@ -71,6 +79,7 @@ class HostBackend final : public Backend {
     for (const PagePool& p : pools_) {
       memory.pool_bytes += p.used_bytes();
       memory.reserved_bytes += p.committed_bytes();
+      memory.table_bytes += p.tables().bytes();
     }
     memory.scratch_bytes = attend_.scratch_bytes();
     return memory;
@@ -86,6 +95,34 @@ class HostBackend final : public Backend {
   void use(const BlockRef& block) {
     MOEKV_EXPECT(block.pool.value < pools_.size());
     pools_[block.pool.value].use(block.index);
+  }
+
+  static void read_plane(const PlaneFormat& f, std::uint32_t d, const std::byte* codes, const std::byte* meta, const std::byte* table,
+                         std::uint32_t slot, float* out) {
+    const MapView map = map_view(f, d, table);
+    if (map.identity()) return decode_slot(f, codes, meta, slot, d, out);
+    std::vector<float> values(map.width);
+    decode_slot(f, codes, meta, slot, map.width, values.data());
+    std::fill_n(out, d, 0.0F);
+    map_back(map, values.data(), 1.0F, out, d);
+  }
+
+  /// Gives every block of `ops` the table of its key; a key's first blocks decide its table.
+  void share_tables(std::span<const SealOp> ops) {
+    std::vector<const SealOp*> same;
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      const SealOp& op = ops[i];
+      TableStore& tables = pools_[op.to.pool.value].tables();
+      if (!tables.needed()) continue;
+      if (!tables.has(op.table_key)) {
+        same.clear();
+        for (std::size_t j = i; j < ops.size(); ++j) {
+          if (ops[j].to.pool == op.to.pool && ops[j].table_key == op.table_key) same.push_back(&ops[j]);
+        }
+        fit_shared_tables(pool(op.from), views_[op.to.pool.value].format, same, tables.add(op.table_key, false));
+      }
+      tables.assign(op.to.index, op.table_key);
+    }
   }
 
   void append_one(const AppendOp& op) const {

@@ -13,7 +13,8 @@
 #include <utility>
 
 #include "core/error.hpp"
-#include "rules/codec/row.hpp"
+#include "rules/codec/map.hpp"
+#include "rules/codec/plane.hpp"
 #include "rules/merge.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -22,6 +23,7 @@ namespace {
 
 #include "device/host_simd.inc"
 #include "device/host_tile.inc"
+#include "device/host_map.inc"
 
 constexpr float nothing_read = -std::numeric_limits<float>::infinity();
 
@@ -35,19 +37,20 @@ class Run {
         v_width_(padded(run.d_v)),
         q_{memory, memory + run.group * k_width_},
         o_(q_[1] + run.group * k_width_),
-        l_(o_ + run.group * v_width_),
+        l_(o_ + run.group * std::max(k_width_, v_width_)),
         q_sum_(l_ + run.group * block),
         m_(q_sum_ + padded(run.group)),
         x_(m_ + padded(run.group)),
-        reader_(run, x_ + max_heads * row_slots) {
+        mapped_(run, x_ + max_heads * row_slots),
+        reader_(run, x_ + max_heads * row_slots + MappedSpace::size(run)) {
     std::fill_n(o_, run.group * v_width_, 0.0F);
     std::fill_n(m_, run.group, nothing_read);
     std::fill_n(l_, run.group * block, 0.0F);
   }
 
   [[nodiscard]] static std::size_t size(const AttendRun& run) {
-    const std::size_t per_head = 2 * padded(run.d_k) + padded(run.d_v) + block;
-    return run.group * per_head + 2 * padded(run.group) + max_heads * row_slots + TileReader::size(run.d_k, run.d_v);
+    const std::size_t per_head = 2 * padded(run.d_k) + padded(std::max(run.d_k, run.d_v)) + block;
+    return run.group * per_head + 2 * padded(run.group) + max_heads * row_slots + MappedSpace::size(run) + TileReader::size(run.d_k, run.d_v);
   }
 
   /// Attends to every page, in order.
@@ -73,6 +76,7 @@ class Run {
   /// Writes m, l and o.
   void finish() {
     keep_split(Split::halves);
+    mapped_.leave(o_);
     for (std::uint32_t h = 0; h < run_.group; ++h) {
       run_.m[h] = m_[h];
       run_.l[h] = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, l_ + h * block)));
@@ -107,7 +111,14 @@ class Run {
   }
 
   /// q in fp32 in the loader's split, with the sums of its rows.
-  const float* query(Split split) {
+  const float* query(const Plane& k) {
+    const Split split = split_of(k.element);
+    if (k.map.identity()) return plain_query(split);
+    const float* plain = plain_query(Split::halves);
+    return mapped_.query(k, split, plain, k_width_);
+  }
+
+  const float* plain_query(Split split) {
     const auto index = static_cast<std::size_t>(split);
     if (q_ready_[index]) return q_[index];
     q_ready_[index] = true;
@@ -137,8 +148,17 @@ class Run {
 
   void keep_split(Split split) {
     if (split == o_split_) return;
-    change_split(o_, run_.group * v_width_, split);
+    change_split(o_, run_.group * mapped_.width(), split);
     o_split_ = split;
+  }
+
+  /// Makes o_ hold sums of values behind the map of `v`, in its split.
+  void keep_space(const Plane& v) {
+    if (!mapped_.holds(v)) {
+      keep_split(Split::halves);
+      mapped_.enter(v, o_);
+    }
+    keep_split(split_of(v.element));
   }
 
   void keep_logits(const Tile& t, std::uint32_t head, std::uint32_t n_slots, const float* x) {
@@ -154,8 +174,10 @@ class Run {
   /// Raises the running maximum of a head to m.
   void raise(std::uint32_t head, float m) {
     const V keep = hn::Set(d, rescale_factor(m_[head], m));
-    float* o = o_ + head * v_width_;
-    for (std::uint32_t c = 0; c < v_width_; c += lanes) hn::Store(hn::Mul(hn::Load(d, o + c), keep), d, o + c);
+    const std::size_t width = mapped_.width();
+    float* o = o_ + head * width;
+    for (std::size_t c = 0; c < width; c += lanes) hn::Store(hn::Mul(hn::Load(d, o + c), keep), d, o + c);
+    mapped_.rescale(head, keep);
     hn::Store(hn::Mul(hn::Load(d, l_ + head * block), keep), d, l_ + head * block);
     m_[head] = m;
   }
@@ -163,10 +185,14 @@ class Run {
   /// Turns the products q.codes of one head into logits.
   void to_logits(const Tile& t, std::uint32_t head, float* x) {
     V highest = hn::Set(d, nothing_read);
+    const bool plain = t.k.map.identity();
+    const V q_sum = hn::Set(d, plain ? q_sum_[head] : mapped_.query_sum(head));
+    const V centre = hn::Set(d, plain ? 0.0F : mapped_.query_centre(head));
     for (std::uint32_t i = 0; i < t.n; i += lanes) {
       V logit = hn::Load(d, x + i);
       if (t.k.scale != nullptr) logit = hn::Mul(logit, hn::Load(d, t.k.scale + i));
-      if (t.k.zero != nullptr) logit = hn::MulAdd(hn::Load(d, t.k.zero + i), hn::Set(d, q_sum_[head]), logit);
+      if (t.k.zero != nullptr) logit = hn::MulAdd(hn::Load(d, t.k.zero + i), q_sum, logit);
+      if (!plain) logit = hn::Add(logit, centre);
       logit = hn::Mul(logit, hn::Set(d, run_.scale));
       if (t.n - i < lanes) logit = hn::IfThenElse(hn::FirstN(d, t.n - i), logit, hn::Set(d, nothing_read));
       hn::Store(logit, d, x + i);
@@ -180,22 +206,26 @@ class Run {
     const V m = hn::Set(d, m_[head]);
     V sum = hn::Load(d, l_ + head * block);
     V zero = hn::Zero(d);
+    V weights = hn::Zero(d);
     for (std::uint32_t i = 0; i < t.n; i += lanes) {
       V p = exp_negative(hn::Sub(hn::Load(d, x + i), m));
       sum = hn::Add(sum, p);
+      weights = hn::Add(weights, p);
       if (t.v.zero != nullptr) zero = hn::MulAdd(p, hn::Load(d, t.v.zero + i), zero);
       if (t.v.scale != nullptr) p = hn::Mul(p, hn::Load(d, t.v.scale + i));
       hn::Store(p, d, x + i);
     }
     hn::Store(sum, d, l_ + head * block);
+    if (t.v.map.centre) mapped_.add_weight(head, hn::GetLane(hn::SumOfLanes(d, weights)));
     return t.v.zero == nullptr ? 0.0F : hn::GetLane(hn::SumOfLanes(d, zero));
   }
 
   /// Attends with heads [head, head + H) to one page.
   template <std::size_t H>
   void heads(const Tile& t, std::uint32_t head, std::uint32_t n_slots, Prefetch& next) {
-    const float* q = query(split_of(t.k.element)) + head * k_width_;
-    with_loader(t.k.element, [&](auto loader) { dot_rows<decltype(loader), H>(t, q, k_width_, x_, next); });
+    const float* q = query(t.k) + head * t.k.width;
+    keep_space(t.v);
+    with_loader(t.k.element, [&](auto loader) { dot_rows<decltype(loader), H>(t, q, t.k.width, x_, next); });
     float zero[H];
     for (std::uint32_t h = 0; h < H; ++h) {
       float* x = x_ + h * row_slots;
@@ -203,17 +233,17 @@ class Run {
       if (run_.logits != nullptr) keep_logits(t, head + h, n_slots, x);
       zero[h] = to_weights(t, head + h, x);
     }
-    keep_split(split_of(t.v.element));
-    with_loader(t.v.element, [&](auto loader) { add_rows<decltype(loader), H>(t, x_, zero, v_width_, o_ + head * v_width_, next); });
+    with_loader(t.v.element, [&](auto loader) { add_rows<decltype(loader), H>(t, x_, zero, t.v.width, o_ + head * t.v.width, next); });
   }
 
   const AttendRun& run_;
   std::size_t k_width_, v_width_;
   std::array<float*, 2> q_;  // by split: [group][k_width_]
-  float* o_;                 // [group][v_width_] in o_split_
+  float* o_;                 // [group][mapped_.width()] in o_split_
   float* l_;                 // [group][block]: sums by lane
   float *q_sum_, *m_;        // [group]
   float* x_;                 // [max_heads][row_slots]: products, logits, weights
+  MappedSpace mapped_;
   TileReader reader_;
   std::array<bool, 2> q_ready_{};
   Split o_split_ = Split::halves;

@@ -37,7 +37,9 @@ std::uint64_t available_bytes() {
 }  // namespace
 
 PagePool::PagePool(const BlockFormat& format, std::uint32_t max_blocks)
-    : view_{nullptr, format.block_bytes(), format.head_bytes(), format}, max_blocks_(max_blocks) {
+    : tables_(std::make_unique<TableStore>(format.shared_bytes())),
+      view_{nullptr, format.block_bytes(), format.head_bytes(), format, tables_.get()},
+      max_blocks_(max_blocks) {
   std::uint64_t bytes = 0;
   const bool too_large = __builtin_mul_overflow(view_.block_bytes, std::uint64_t{max_blocks}, &bytes) || bytes > (std::uint64_t{1} << 46);
   reserved_ = too_large ? 0 : round_up(bytes, huge_page_bytes) + huge_page_bytes;  // one more to align the first block
@@ -59,7 +61,12 @@ PagePool::~PagePool() {
 }
 
 PagePool::PagePool(PagePool&& other) noexcept
-    : view_(other.view_), max_blocks_(other.max_blocks_), used_blocks_(other.used_blocks_), reserved_(other.reserved_), committed_(other.committed_) {
+    : tables_(std::move(other.tables_)),
+      view_(other.view_),
+      max_blocks_(other.max_blocks_),
+      used_blocks_(other.used_blocks_),
+      reserved_(other.reserved_),
+      committed_(other.committed_) {
   other.view_.base = nullptr;
 }
 

@@ -1,15 +1,47 @@
-// Blocks are sealed plane by plane; planes that keep their format are copied.
+// Blocks are sealed plane by plane; planes that keep their format are copied, mapped ones pass through fp32 rows.
 #include "device/seal.hpp"
 
 #include <cstring>
+#include <vector>
 
 #include "core/error.hpp"
+#include "device/fit_table.hpp"
+#include "rules/codec/map.hpp"
+#include "rules/codec/row.hpp"
 
 namespace moekv {
 namespace {
 
-void seal_plane(const PlaneRows& from, const PlaneRows& to, std::uint32_t d, std::uint32_t n_slots) {
-  if (from.format == to.format) {
+/// Raw rows of `n` slots as fp32, appended to `out`.
+void load_rows(ElementFormat format, const std::byte* codes, std::uint32_t d, std::uint32_t n, std::vector<float>& out) {
+  const std::size_t first = out.size();
+  out.resize(first + std::size_t{n} * d);
+  for (std::uint32_t t = 0; t < n; ++t) decode_row({format}, codes + std::size_t{t} * d * element_bits(format) / 8, nullptr, d, &out[first + std::size_t{t} * d]);
+}
+
+/// The format of values behind the map.
+PlaneFormat behind_map(PlaneFormat f) {
+  f.map = MapKind::identity;
+  f.centre = false;
+  f.width = 0;
+  return f;
+}
+
+void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, bool own_table, std::uint32_t d, std::uint32_t n_slots) {
+  thread_local std::vector<float> rows, values;
+  rows.clear();
+  load_rows(from.format.element, from.codes, d, n_slots, rows);
+  if (own_table) fit_table(to.format, d, {rows.data(), n_slots, nullptr, 0}, table);
+  const MapView map = map_view(to.format, d, table);
+  values.resize(std::size_t{n_slots} * map.width);
+  for (std::uint32_t t = 0; t < n_slots; ++t) map_forward(map, &rows[std::size_t{t} * d], &values[std::size_t{t} * map.width]);
+  encode_rows({{ElementFormat::fp32}, reinterpret_cast<std::byte*>(values.data()), nullptr}, {behind_map(to.format), to.codes, to.meta}, map.width, n_slots);
+}
+
+void seal_plane(const PlaneRows& from, const PlaneRows& to, const std::byte* table, std::uint32_t d, std::uint32_t n_slots) {
+  if (to.format.mapped()) {
+    seal_mapped(from, to, const_cast<std::byte*>(table), table != nullptr && to.format.scope == TableScope::page, d, n_slots);
+  } else if (from.format == to.format) {
     std::memcpy(to.codes, from.codes, std::size_t{code_bytes(from.format, d)} * n_slots);
   } else {
     encode_rows(from, to, d, n_slots);
@@ -26,8 +58,37 @@ void seal_block(const PoolView& from, std::uint32_t from_block, const PoolView& 
   for (std::uint32_t head = 0; head < f.n_kv_heads; ++head) {
     std::byte* source = from.head(from_block, head);
     std::byte* target = to.head(to_block, head);
-    seal_plane({f.k, source + f.k_codes(), nullptr}, {t.k, target + t.k_codes(), target + t.k_meta()}, f.d_k, n_slots);
-    if (!f.latent) seal_plane({f.v, source + f.v_codes(), nullptr}, {t.v, target + t.v_codes(), target + t.v_meta()}, f.d_v, n_slots);
+    seal_plane({f.k, source + f.k_codes(), nullptr}, {t.k, target + t.k_codes(), target + t.k_meta()}, to.k_table(to_block, head), f.d_k, n_slots);
+    if (f.latent) continue;
+    seal_plane({f.v, source + f.v_codes(), nullptr}, {t.v, target + t.v_codes(), target + t.v_meta()}, to.v_table(to_block, head), f.d_v, n_slots);
+  }
+}
+
+void fit_shared_tables(const PoolView& from, const BlockFormat& to, std::span<const SealOp* const> ops, std::byte* tables) {
+  const BlockFormat& f = from.format;
+  std::vector<float> rows, queries;
+  for (std::uint32_t head = 0; head < f.n_kv_heads; ++head) {
+    std::byte* table = tables + head * to.shared_head_bytes();
+    const auto fit = [&](const PlaneFormat& plane, std::uint64_t codes, std::uint32_t d) {
+      rows.clear();
+      queries.clear();
+      std::uint32_t n = 0;
+      for (const SealOp* op : ops) {
+        load_rows(f.k.element, from.head(op->from.index, head) + codes, d, op->n_slots, rows);
+        n += op->n_slots;
+      }
+      const std::uint32_t group = ops[0]->q_group;
+      if (ops[0]->q != nullptr && codes == f.k_codes()) {
+        for (std::uint32_t i = 0; i < ops[0]->n_q; ++i) {
+          const std::byte* row = ops[0]->q + i * ops[0]->q_stride + std::size_t{head} * group * d * element_bits(f.k.element) / 8;
+          load_rows(f.k.element, row, d, group, queries);
+        }
+      }
+      fit_table(plane, d, {rows.data(), n, queries.data(), static_cast<std::uint32_t>(queries.size() / d)}, table);
+    };
+    if (to.shared_k_table() > 0) fit(to.k, f.k_codes(), f.d_k);
+    table += to.shared_k_table();
+    if (!to.latent && to.v.scope != TableScope::page && to.v.has_table()) fit(to.v, f.v_codes(), f.d_v);
   }
 }
 

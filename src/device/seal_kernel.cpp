@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-#include "rules/codec/row.hpp"
+#include "rules/codec/plane.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace moekv::HWY_NAMESPACE {
@@ -103,11 +103,16 @@ void store_codes(const PlaneFormat& f, const RowScale& s, const float* x, std::s
 void encode_rows_simd(const PlaneRows& from, const PlaneRows& to, std::uint32_t width, std::uint32_t n, float* x) {
   const std::size_t from_bytes = code_bytes(from.format, width);
   const std::size_t to_bytes = code_bytes(to.format, width);
-  const bool simd = to.format.scale != ScaleScheme::none && width % (2 * lanes) == 0;
+  const bool simd = to.format.scale != ScaleScheme::none && reads_codes(to.format) && width % (2 * lanes) == 0;
+  if (to.format.scale == ScaleScheme::channel_group) {
+    std::vector<float> rows(std::size_t{n} * width);
+    for (std::uint32_t i = 0; i < n; ++i) decode_row(from.format, from.codes + i * from_bytes, nullptr, width, &rows[std::size_t{i} * width]);
+    return encode_plane(to.format, rows.data(), n, width, to.codes, to.meta);
+  }
   for (std::uint32_t i = 0; i < n; ++i) {
     const std::byte* row = from.codes + i * from_bytes;
     std::byte* codes = to.codes + i * to_bytes;
-    std::byte* meta = to.meta + std::size_t{i} * meta_bytes(to.format);
+    std::byte* meta = to.meta + std::size_t{i} * row_meta_bytes(to.format, width);
     if (simd) {
       const Range range = load_row(from.format.element, row, width, x);
       const RowScale s = scale_of_range(to.format, range.lo, range.hi);

@@ -80,11 +80,11 @@ void Geometry::choose_formats() {
   heads_per_group_ = std::max<std::uint32_t>(1, model.n_kv_heads / std::max<std::uint32_t>(1, spec_->page.head_groups));
   values_ = model.values_per_entry_head();
   payload_bytes_ = element_bits(spec_->payload.element) / 8;
-  const auto plane = [](const Codec& codec) { return std::visit([](const auto& c) { return c.plane(); }, codec); };
   raw_ = {PlaneFormat{spec_->payload.element}, PlaneFormat{spec_->payload.element}, page_slots_, 1, model.d_k, model.d_v, model.mla()};
   sealed_ = raw_;
-  sealed_.k = plane(spec_->compression.k);
-  sealed_.v = plane(spec_->compression.v);
+  const PlaneFormat k = plane_of(spec_->compression.k, Role::k, model.d_k), v = plane_of(spec_->compression.v, Role::v, model.d_v);
+  if (!k.raw()) sealed_.k = k;  // a plane that a codec leaves raw keeps the payload's type
+  if (!v.raw()) sealed_.v = v;
   compressed_ = !sealed_.k.raw() || (!model.mla() && !sealed_.v.raw());
   softmax_scale_ = model.softmax_scale > 0 ? static_cast<float>(model.softmax_scale) : 1.0F / std::sqrt(static_cast<float>(model.d_k));
 }

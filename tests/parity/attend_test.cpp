@@ -135,7 +135,7 @@ TEST_P(AttendParity, EveryPairOfCodecsMatches) {
   for (const Codec& k : codecs) {
     for (const Codec& v : codecs) {
       for (const bool latent : {false, true}) {
-        const auto plane = [](const auto& c) { return c.plane(); };
+        const auto plane = [](const auto& c) { return c.plane(Role::k, 128); };
         Geometry g{32, 2, 4, 128, 64, latent, ElementFormat::bf16, std::visit(plane, k), std::visit(plane, v), 0.6F};
         if (latent && k.index() != v.index()) continue;
         if (k.index() % 2 == 1) g.d_k = 77;  // rows that end inside a vector, and inside a byte
@@ -150,10 +150,36 @@ TEST_P(AttendParity, EveryPairOfCodecsMatches) {
   }
 }
 
+TEST_P(AttendParity, EveryCodecMatchesItsStoredValues) {
+  const auto check = [&](const Codec& c, std::uint32_t d_k, std::uint32_t d_v, bool latent) {
+    const PlaneFormat k = plane_of(c, Role::k, d_k);
+    const PlaneFormat v = plane_of(c, Role::v, d_v);
+    SCOPED_TRACE(testing::Message() << std::visit([](const auto& x) { return x.name; }, c) << " d " << d_k << "/" << d_v << " latent " << latent);
+    for (const std::uint32_t group : {1U, 5U}) {
+      const auto device = backend();
+      PageWorld world(*device, {32, latent ? 1U : 2U, group, d_k, d_v, latent, ElementFormat::bf16, k, v, 0.7F}, 8, d_k + group);
+      add_ragged_tasks(world);
+      world.add_task(90, 0.2F);  // several chunks
+      expect_all(world, world.attend(*device, true), true);
+      if (HasFailure()) return;
+    }
+  };
+  const auto every = [&]<std::size_t... I>(std::index_sequence<I...>) {
+    const auto one = [&](const Codec& c) {
+      if (HasFailure()) return;
+      check(c, 128, 64, false);
+      check(c, 77, 45, false);
+      check(c, 96, 64, true);
+    };
+    (one(std::variant_alternative_t<I, Codec>{}), ...);
+  };
+  every(std::make_index_sequence<std::variant_size_v<Codec>>{});
+}
+
 TEST_P(AttendParity, LongListsAreBitEqualForAnyNumberOfThreads) {
   for (const bool latent : {false, true}) {
     Geometry g{64, latent ? 1U : 2U, latent ? 12U : 4U, latent ? 144U : 64U, latent ? 128U : 64U, latent, ElementFormat::fp32};
-    g.sealed_k = g.sealed_v = codec::Int8Token{}.plane();
+    g.sealed_k = g.sealed_v = codec::Int8Token{}.plane(Role::k, 128);
     g.sealed_share = 0.3F;
     const auto one = backend(1);
     PageWorld world(*one, g, 40, 5);
@@ -190,7 +216,7 @@ TEST_P(AttendParity, TaskResultsDoNotDependOnTheirBatch) {
 }
 
 TEST_P(AttendParity, StoredRowsReadBack) {
-  Geometry g{16, 3, 2, 40, 24, false, ElementFormat::fp16, codec::Int4Token{}.plane(), codec::Fp8Token{}.plane(), 0.5F};
+  Geometry g{16, 3, 2, 40, 24, false, ElementFormat::fp16, codec::Int4Token{}.plane(Role::k, 128), codec::Fp8Token{}.plane(Role::k, 128), 0.5F};
   for (const bool latent : {false, true}) {
     g.latent = latent;
     const auto device = backend();

@@ -65,7 +65,7 @@ TEST(HostKernel, EveryInstructionSetMatchesDoublePrecision) {
     const OnlyTarget only(target);
     for (const Codec& c : codecs) {
       for (const std::uint32_t group : {1U, 3U, 4U, 7U}) {
-        const PlaneFormat plane = std::visit([](const auto& x) { return x.plane(); }, c);
+        const PlaneFormat plane = std::visit([](const auto& x) { return x.plane(Role::k, 128); }, c);
         const auto backend = make_host_backend(1);
         PageWorld world(*backend, {16, 1, group, 128, 96, false, ElementFormat::fp16, plane, plane, 0.8F}, 12, group);
         world.add_task(9, 0.0F);
@@ -96,7 +96,7 @@ TEST(HostKernel, EveryInstructionSetEncodesTheSameBytes) {
   for (const std::int64_t target : machine_targets()) {
     const OnlyTarget only(target);
     for (const Codec& c : codecs) {
-      const PlaneFormat plane = std::visit([](const auto& x) { return x.plane(); }, c);
+      const PlaneFormat plane = std::visit([](const auto& x) { return x.plane(Role::k, 128); }, c);
       for (const ElementFormat raw : {ElementFormat::fp32, ElementFormat::bf16, ElementFormat::fp16}) {
         for (unsigned seed = 0; seed < 240; ++seed) {
           const std::uint32_t d = seed % 5 == 0 ? 77 : 192;
@@ -105,7 +105,7 @@ TEST(HostKernel, EveryInstructionSetEncodesTheSameBytes) {
           for (std::uint32_t i = 0; i < d; ++i) store_raw(raw, stored.data(), i, x[i]);
           for (std::uint32_t i = 0; i < d; ++i) x[i] = load_raw(raw, stored.data(), i);
           std::vector<std::byte> codes(code_bytes(plane, d));
-          std::vector<std::byte> meta(meta_bytes(plane) + 1);
+          std::vector<std::byte> meta(meta_bytes(plane, d) + 1);
           std::vector<std::byte> expected_codes = codes;
           std::vector<std::byte> expected_meta = meta;
           encode_row(plane, x.data(), d, expected_codes.data(), expected_meta.data());
@@ -122,7 +122,7 @@ TEST(HostKernel, SubnormalScalesAndElementsSurviveFlushing) {  // fp16 subnormal
   for (const std::int64_t target : machine_targets()) {
     const OnlyTarget only(target);
     const auto backend = make_host_backend(1);
-    const PlaneFormat int8 = codec::Int8Token{}.plane();
+    const PlaneFormat int8 = codec::Int8Token{}.plane(Role::k, 128);
     const BlockFormat raw{{ElementFormat::fp16}, {ElementFormat::fp16}, 16, 1, 64, 64, false};
     BlockFormat packed = raw;
     packed.k = packed.v = int8;

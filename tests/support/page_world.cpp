@@ -18,10 +18,13 @@ std::vector<float> gaussian(std::mt19937& random, std::size_t n, float spread) {
   return x;
 }
 
+/// What the codec makes of a row depends on the row alone; pages of other formats are read back.
+bool is_row_wise(const PlaneFormat& f) { return !f.mapped() && f.scale != ScaleScheme::channel_group; }
+
 std::vector<float> through_codec(const PlaneFormat& f, const std::vector<float>& row) {
   const auto d = static_cast<std::uint32_t>(row.size());
   std::vector<std::byte> codes(code_bytes(f, d));
-  std::vector<std::byte> meta(meta_bytes(f));
+  std::vector<std::byte> meta(meta_bytes(f, d));
   std::vector<float> out(d);
   encode_row(f, row.data(), d, codes.data(), meta.data());
   decode_row(f, codes.data(), meta.data(), d, out.data());
@@ -64,7 +67,7 @@ void PageWorld::write_page(Backend& backend, std::uint32_t page, PoolId raw, Poo
       const auto vb = to_bytes(g.payload, v);
       k_bytes.insert(k_bytes.end(), kb.begin(), kb.end());
       v_bytes.insert(v_bytes.end(), vb.begin(), vb.end());
-      if (seals) {
+      if (seals && is_row_wise(g.sealed_k) && is_row_wise(g.sealed_v)) {
         k = through_codec(g.sealed_k, k);
         v = g.latent ? std::vector<float>(k.begin(), k.begin() + g.d_v) : through_codec(g.sealed_v, v);
       }
@@ -75,9 +78,14 @@ void PageWorld::write_page(Backend& backend, std::uint32_t page, PoolId raw, Poo
     backend.append({&op, 1});
     backend.sync();
   }
-  const SealOp op{{raw, page}, {sealed, page}, g.page_slots};
+  const SealOp op{{raw, page}, {sealed, page}, g.page_slots, page % 2};
   if (seals) backend.seal({&op, 1});
   pages_.push_back(seals ? op.to : op.from);
+  if (!seals || (is_row_wise(g.sealed_k) && is_row_wise(g.sealed_v))) return;
+  for (std::uint32_t head = 0; head < g.n_kv_heads; ++head) {
+    for (std::uint32_t slot = 0; slot < g.page_slots; ++slot)
+      backend.read_row(op.to, head, slot, const_cast<float*>(k_row(page, head, slot)), const_cast<float*>(v_row(page, head, slot)));
+  }
 }
 
 const float* PageWorld::k_row(std::uint32_t page, std::uint32_t head, std::uint32_t slot) const {

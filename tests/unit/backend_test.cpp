@@ -15,7 +15,7 @@
 namespace moekv {
 namespace {
 
-BlockFormat bf16_block(std::uint32_t page_slots = 16) { return {codec::Bf16{}.plane(), codec::Bf16{}.plane(), page_slots, 2, 64, 64, false}; }
+BlockFormat bf16_block(std::uint32_t page_slots = 16) { return {codec::Bf16{}.plane(Role::k, 128), codec::Bf16{}.plane(Role::k, 128), page_slots, 2, 64, 64, false}; }
 
 std::int64_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
@@ -82,9 +82,9 @@ TEST(HostBackend, RefusesPoolsBeyondAnyAddressSpace) {
 
 TEST(HostBackend, FoldsScaleAndZeroOfValues) {  // p = (1/4, 3/4), s = (2, 4), z = (1, -1), codes (1, 2): output 1/4 * 3 + 3/4 * 7 = 6
   const auto backend = make_host_backend(1);
-  const BlockFormat raw{codec::Fp32{}.plane(), codec::Fp32{}.plane(), 16, 1, 1, 3, false};
+  const BlockFormat raw{codec::Fp32{}.plane(Role::k, 128), codec::Fp32{}.plane(Role::k, 128), 16, 1, 1, 3, false};
   BlockFormat packed = raw;
-  packed.v = codec::Int4Token{}.plane();
+  packed.v = codec::Int4Token{}.plane(Role::k, 128);
   const BlockRef from{backend->create_pool(raw, 1), 0};
   const BlockRef to{backend->create_pool(packed, 1), 0};
   const float k[] = {0.0F, std::log(3.0F)};

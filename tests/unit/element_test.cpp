@@ -26,6 +26,19 @@ TEST(E4m3, MatchesVectors) {
   EXPECT_TRUE(std::isnan(float_from_e4m3(0x7F)));
 }
 
+TEST(E5m2, MatchesVectors) {
+  const std::pair<float, int> vectors[] = {{.1F, 0x2E}, {1.0F, 0x3C}, {-2.7F, 0xC1}, {448.0F, 0x5F}, {60000.0F, 0x7B}, {.001F, 0x14}};
+  for (const auto& [x, code] : vectors) EXPECT_EQ(e5m2_from_float(x), code) << x;
+  EXPECT_EQ(float_from_e5m2(0x2E), .09375F);
+  EXPECT_EQ(float_from_e5m2(0x7B), 57344.0F);
+}
+
+TEST(E2m1, RoundsTiesToEven) {
+  const std::pair<float, float> vectors[] = {{.25F, 0}, {.26F, .5F}, {.75F, 1}, {1.25F, 1}, {1.75F, 2}, {2.5F, 2},
+                                             {3.5F, 4}, {5.0F, 4},   {5.1F, 6}, {100, 6},   {-3, -3},   {-.2F, 0}};
+  for (const auto& [x, value] : vectors) EXPECT_EQ(float_from_e2m1(e2m1_from_float(x)), value) << x;
+}
+
 TEST(Bf16, RoundsToEvenAndSaturates) {
   EXPECT_EQ(bf16_from_float(1.0F), 0x3F80);
   EXPECT_EQ(bf16_from_float(1.00390625F), 0x3F80);  // 1 + 2^-8: tie, down to even
@@ -53,6 +66,8 @@ TEST(Elements, NanBecomesZero) {
   EXPECT_EQ(bf16_from_float(not_a_number), 0);
   EXPECT_EQ(fp16_from_float(not_a_number), 0);
   EXPECT_EQ(e4m3_from_float(not_a_number), 0);
+  EXPECT_EQ(e5m2_from_float(not_a_number), 0);
+  EXPECT_EQ(e2m1_from_float(not_a_number), 0);
 }
 
 TEST(Elements, EveryFiniteCodeSurvivesTheRoundTrip) {
@@ -66,6 +81,12 @@ TEST(Elements, EveryFiniteCodeSurvivesTheRoundTrip) {
     }
     if (c < 256 && (c & 127U) != 127U) {
       EXPECT_EQ(e4m3_from_float(float_from_e4m3(static_cast<std::uint8_t>(c))), c);
+    }
+    if (c < 256 && (c & 127U) < 0x7CU) {
+      EXPECT_EQ(e5m2_from_float(float_from_e5m2(static_cast<std::uint8_t>(c))), c);
+    }
+    if (c < 16 && c != 8) {  // -0 is stored as 0
+      EXPECT_EQ(e2m1_from_float(float_from_e2m1(static_cast<std::uint8_t>(c))), c);
     }
   }
 }
@@ -87,6 +108,7 @@ TEST(Elements, EncodeToTheNearestValue) {
     const Draw4 draw = draw4(7, Stream::probe, i, 0, 0);
     const float wide = std::ldexp(1.0F + uniform_float(draw.v[0]), static_cast<int>(draw.v[1] % 24) - 14);
     EXPECT_EQ(e4m3_from_float(wide), nearest_code(wide, 0x7F, [](std::uint32_t c) { return float_from_e4m3(static_cast<std::uint8_t>(c)); })) << wide;
+    EXPECT_EQ(e5m2_from_float(wide), nearest_code(wide, 0x7C, [](std::uint32_t c) { return float_from_e5m2(static_cast<std::uint8_t>(c)); })) << wide;
     if (i % 40 == 0) {
       EXPECT_EQ(fp16_from_float(wide * 0x1p-8F),
                 nearest_code(wide * 0x1p-8, 0x7C00, [](std::uint32_t c) { return float_from_fp16(static_cast<std::uint16_t>(c)); }));

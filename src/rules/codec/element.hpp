@@ -80,6 +80,38 @@ MOEKV_HD float float_from_e4m3(std::uint8_t c) {
   return float_from_bits(sign | ((magnitude << 20) + (120U << 23)));
 }
 
+/// E5M2: the upper byte of fp16, largest 57344, rounded once from fp32.
+MOEKV_HD std::uint8_t e5m2_from_float(float x) {
+  if (x != x) return 0;
+  const std::uint32_t bits = bits_of(x);
+  const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
+  std::uint32_t rounded = 0;
+  if (magnitude < 0x38800000U) {  // below 2^-14: adding 2^7 rounds to multiples of 2^-16
+    rounded = bits_of(float_from_bits(magnitude) + 128.0F) - 0x43000000U;
+  } else {
+    rounded = (magnitude - (112U << 23) + 0xFFFFFU + ((magnitude >> 21) & 1U)) >> 21;
+    if (rounded > 0x7BU) rounded = 0x7BU;
+  }
+  return static_cast<std::uint8_t>((bits >> 24 & 0x80U) | rounded);
+}
+MOEKV_HD float float_from_e5m2(std::uint8_t c) { return float_from_fp16(static_cast<std::uint16_t>(c << 8)); }
+
+/// E2M1: {0, .5, 1, 1.5, 2, 3, 4, 6} and their negatives, 4 bits.
+MOEKV_HD std::uint8_t e2m1_from_float(float x) {
+  if (x != x) return 0;
+  const float a = x < 0.0F ? -x : x;
+  const int level = (a > 0.25F) + (a >= 0.75F) + (a > 1.25F) + (a >= 1.75F) + (a > 2.5F) + (a >= 3.5F) + (a > 5.0F);
+  return static_cast<std::uint8_t>(level | (x < 0.0F ? 8 : 0));
+}
+MOEKV_HD float float_from_e2m1(std::uint8_t c) {
+  const std::uint32_t level = c & 7U;
+  const float a = level < 2 ? 0.5F * static_cast<float>(level) : float_from_bits((level + 252U) << 22);  // e + 126 above one mantissa bit
+  return (c & 8U) != 0 ? -a : a;
+}
+
+/// E8M0: 2^(c - 127), c <= 254.
+MOEKV_HD float float_from_e8m0(std::uint8_t c) { return c == 0 ? 0x1p-127F : float_from_bits(static_cast<std::uint32_t>(c) << 23); }
+
 /// Little-endian 16-bit access to packed rows, which need no alignment.
 MOEKV_HD std::uint16_t load_u16(const std::byte* p) {
   return static_cast<std::uint16_t>(static_cast<unsigned>(p[0]) | static_cast<unsigned>(p[1]) << 8);

@@ -1,0 +1,34 @@
+// Tables are found by key when pages are sealed and by block when they are read.
+#include "device/table_store.hpp"
+
+#include "core/error.hpp"
+
+namespace moekv {
+
+std::byte* TableStore::add(std::uint64_t key, bool fixed) {
+  MOEKV_EXPECT(needed() && !has(key));
+  if (free_.empty()) {
+    free_.push_back(static_cast<std::uint32_t>(tables_.size()));
+    tables_.emplace_back();
+  }
+  const std::uint32_t at = free_.back();
+  free_.pop_back();
+  tables_[at] = {std::vector<std::byte>(table_bytes_), key, 0, fixed};
+  index_.emplace(key, at);
+  return tables_[at].bytes.data();
+}
+
+void TableStore::assign(std::uint32_t block, std::uint64_t key) {
+  const auto it = index_.find(key);
+  MOEKV_EXPECT(it != index_.end());
+  if (block >= of_block_.size()) of_block_.resize(block + 1, none);
+  const std::uint32_t before = of_block_[block];
+  of_block_[block] = it->second;
+  ++tables_[it->second].users;
+  if (before == none || --tables_[before].users > 0 || tables_[before].fixed) return;
+  index_.erase(tables_[before].key);
+  tables_[before] = {};
+  free_.push_back(before);
+}
+
+}  // namespace moekv

@@ -1,0 +1,154 @@
+// The linear maps of codecs: what is stored is T(k - c); queries meet it as T'q, outputs leave it as T'o, so no row is ever mapped back for attention.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/hd.hpp"
+#include "core/math.hpp"
+#include "rules/codec/element.hpp"
+#include "rules/codec/format.hpp"
+
+namespace moekv {
+
+/// One map with its data. `table` is what table_bytes(format, d) describes: [centre d][channel numbers width | matrix width x d (| second matrix)];
+/// the first matrix makes stored values of a row, the second (the first where there is one) takes them back. Null for maps without data.
+struct MapView {
+  MapKind kind = MapKind::identity;
+  TableFit fit = TableFit::none;
+  bool centre = false;
+  std::uint32_t d = 0, width = 0;  // channels before and after
+  std::uint32_t pool = 1;          // MapKind::pool: channels of one mean
+  const std::byte* table = nullptr;
+
+  [[nodiscard]] bool identity() const { return kind == MapKind::identity && !centre; }
+  friend bool operator==(const MapView&, const MapView&) = default;
+};
+
+MOEKV_HD MapView map_view(const PlaneFormat& f, std::uint32_t d, const std::byte* table) {
+  return {f.map, f.fit, f.centre, d, stored_width(f, d), f.map == MapKind::pool ? f.width : 1U, f.has_table() ? table : nullptr};
+}
+
+/// Length of a Hadamard block: the largest power of two that divides d.
+MOEKV_HD std::uint32_t hadamard_block(std::uint32_t d) { return d & (0U - d); }
+
+/// x[0..d) times the orthonormal Sylvester matrix, block by block; its own inverse.
+MOEKV_HD void hadamard(float* x, std::uint32_t d) {
+  const std::uint32_t block = hadamard_block(d);
+  const float norm = 1.0F / sqrt_fixed(static_cast<float>(block));
+  for (std::uint32_t first = 0; first < d; first += block) {
+    for (std::uint32_t h = 1; h < block; h *= 2) {
+      for (std::uint32_t i = 0; i < block; i += 2 * h) {
+        for (std::uint32_t j = first + i; j < first + i + h; ++j) {
+          const float a = x[j];
+          const float b = x[j + h];
+          x[j] = a + b;
+          x[j + h] = a - b;
+        }
+      }
+    }
+    for (std::uint32_t i = first; i < first + block; ++i) x[i] *= norm;
+  }
+}
+
+namespace detail {
+
+MOEKV_HD float table_value(const std::byte* table, std::size_t i) { return float_from_fp16(load_u16(table + 2 * i)); }
+/// Where channel numbers or matrices begin.
+MOEKV_HD const std::byte* map_data(const MapView& m) { return m.table + (m.centre ? 2 * std::size_t{m.d} : 0); }
+/// The matrix that leads back, [width][d].
+MOEKV_HD const std::byte* back_matrix(const MapView& m) {
+  const bool second = m.fit == TableFit::kq_svd || m.fit == TableFit::loaded;
+  return map_data(m) + (second ? 2 * std::size_t{m.width} * m.d : 0);
+}
+/// Loaded maps are affine: their centre is added on the way back only.
+MOEKV_HD bool subtracts_centre(const MapView& m) { return m.centre && m.fit != TableFit::loaded; }
+MOEKV_HD float matrix_row(const std::byte* matrix, std::uint32_t row, const float* x, std::uint32_t d) {
+  float sum = 0.0F;
+  for (std::uint32_t c = 0; c < d; ++c) sum += table_value(matrix, std::size_t{row} * d + c) * x[c];
+  return sum;
+}
+
+}  // namespace detail
+
+/// Centre of channel c.
+MOEKV_HD float map_centre(const MapView& m, std::uint32_t c) { return m.centre ? detail::table_value(m.table, c) : 0.0F; }
+
+/// Stored values z[0..width) of the row x[0..d), which it overwrites.
+MOEKV_HD void map_forward(const MapView& m, float* x, float* z) {
+  for (std::uint32_t c = 0; detail::subtracts_centre(m) && c < m.d; ++c) x[c] -= map_centre(m, c);
+  switch (m.kind) {
+    case MapKind::pool:
+      for (std::uint32_t i = 0; i < m.width; ++i) {
+        const std::uint32_t end = (i + 1) * m.pool < m.d ? (i + 1) * m.pool : m.d;
+        float sum = 0.0F;
+        for (std::uint32_t c = i * m.pool; c < end; ++c) sum += x[c];
+        z[i] = sum / static_cast<float>(end - i * m.pool);
+      }
+      return;
+    case MapKind::select:
+      for (std::uint32_t i = 0; i < m.width; ++i) z[i] = x[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
+      return;
+    case MapKind::basis:
+      for (std::uint32_t i = 0; i < m.width; ++i) z[i] = detail::matrix_row(detail::map_data(m), i, x, m.d);
+      return;
+    default:
+      if (m.kind == MapKind::hadamard) hadamard(x, m.d);
+      for (std::uint32_t c = 0; c < m.d; ++c) z[c] = x[c];
+  }
+}
+
+/// q'[0..width) with q' . z = q . (what z stands for, without the centre). `q` [d] is kept.
+MOEKV_HD void map_query(const MapView& m, const float* q, float* out) {
+  switch (m.kind) {
+    case MapKind::pool:
+      for (std::uint32_t i = 0; i < m.width; ++i) {
+        out[i] = 0.0F;
+        for (std::uint32_t c = i * m.pool; c < m.d && c < (i + 1) * m.pool; ++c) out[i] += q[c];
+      }
+      return;
+    case MapKind::select:
+      for (std::uint32_t i = 0; i < m.width; ++i) out[i] = q[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
+      return;
+    case MapKind::basis:
+      for (std::uint32_t i = 0; i < m.width; ++i) out[i] = detail::matrix_row(detail::back_matrix(m), i, q, m.d);
+      return;
+    default:
+      for (std::uint32_t c = 0; c < m.d; ++c) out[c] = q[c];
+      if (m.kind == MapKind::hadamard) hadamard(out, m.d);
+  }
+}
+
+/// q . centre: what every logit of this map's rows lacks.
+MOEKV_HD float query_centre(const MapView& m, const float* q) {
+  float sum = 0.0F;
+  for (std::uint32_t c = 0; m.centre && c < m.d; ++c) sum += q[c] * map_centre(m, c);
+  return sum;
+}
+
+/// Adds to o[0..n), n <= d, what z[0..width) stands for plus `weight` times the centre. Overwrites z.
+MOEKV_HD void map_back(const MapView& m, float* z, float weight, float* o, std::uint32_t n) {
+  for (std::uint32_t c = 0; m.centre && c < n; ++c) o[c] += weight * map_centre(m, c);
+  switch (m.kind) {
+    case MapKind::pool:
+      for (std::uint32_t c = 0; c < n; ++c) o[c] += z[c / m.pool];
+      return;
+    case MapKind::select:
+      for (std::uint32_t i = 0; i < m.width; ++i) {
+        const std::uint32_t c = load_u16(detail::map_data(m) + 2 * std::size_t{i});
+        if (c < n) o[c] += z[i];
+      }
+      return;
+    case MapKind::basis:
+      for (std::uint32_t i = 0; i < m.width; ++i) {
+        const std::byte* row = detail::back_matrix(m) + 2 * std::size_t{i} * m.d;
+        for (std::uint32_t c = 0; c < n; ++c) o[c] += detail::table_value(row, c) * z[i];
+      }
+      return;
+    default:
+      if (m.kind == MapKind::hadamard) hadamard(z, m.d);
+      for (std::uint32_t c = 0; c < n; ++c) o[c] += z[c];
+  }
+}
+
+}  // namespace moekv

@@ -1,0 +1,187 @@
+// Attention over stored values is computed in double precision from Backend::read_row, the backend's own from its pages.
+#include "support/codec_lab.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "support/qkv_shapes.hpp"
+#include "trace/qkv.hpp"
+
+namespace moekv::test {
+namespace {
+
+double relative(const Matrix& a, const Matrix& b) { return (a - b).norm() / b.norm(); }
+
+Matrix attention(const HeadRows& h, const Matrix& k) {
+  Matrix a = h.q * k.transpose() * h.scale;
+  for (Eigen::Index i = 0; i < a.rows(); ++i) {
+    const Eigen::Index n = h.positions[static_cast<std::size_t>(i)] + 1;
+    const double top = a.row(i).head(n).maxCoeff();
+    a.row(i).head(n) = (a.row(i).head(n).array() - top).exp();
+    a.row(i).tail(a.cols() - n).setZero();
+    a.row(i) /= a.row(i).sum();
+  }
+  return a;
+}
+
+double logit_error(const HeadRows& h, const Matrix& k) {
+  double sum = 0;
+  for (Eigen::Index i = 0; i < h.q.rows(); ++i) {
+    const Eigen::Index n = h.positions[static_cast<std::size_t>(i)] + 1;
+    const Eigen::ArrayXd exact = (h.k.topRows(n) * h.q.row(i).transpose()).array() * h.scale;
+    const Eigen::ArrayXd error = (k.topRows(n) * h.q.row(i).transpose()).array() * h.scale - exact;
+    sum += (error - error.mean()).square().mean() / (exact.tail(n - 4) - exact.tail(n - 4).mean()).square().mean();
+  }
+  return std::sqrt(sum / static_cast<double>(h.q.rows()));
+}
+
+/// Pages of one head on a backend.
+class Store {
+ public:
+  Store(const HeadRows& head, const BlockFormat& sealed, std::uint32_t raw_tokens) : head_(head), slots_(sealed.page_slots) {
+    BlockFormat raw = sealed;
+    raw.k = raw.v = {ElementFormat::fp32};
+    const auto n_pages = static_cast<std::uint32_t>(head.k.rows()) / slots_;
+    raw_ = backend_->create_pool(raw, n_pages + 1);
+    sealed_ = backend_->create_pool(sealed, n_pages);
+    write(raw_tokens, n_pages);
+  }
+
+  [[nodiscard]] Backend& backend() { return *backend_; }
+  [[nodiscard]] PoolId sealed() const { return sealed_; }
+  [[nodiscard]] std::size_t n_sealed() const { return seals_.size(); }
+
+  void read(Matrix& k, Matrix& v) {
+    std::vector<float> k_row(static_cast<std::size_t>(k.cols())), v_row(static_cast<std::size_t>(v.cols()));
+    Eigen::Index t = 0;
+    for (const PageRead& page : pages_) {
+      for (std::uint32_t slot = 0; slot < page.n_slots; ++slot, ++t) {
+        backend_->read_row(page.block, 0, slot, k_row.data(), v_row.data());
+        for (Eigen::Index c = 0; c < k.cols(); ++c) k(t, c) = static_cast<double>(k_row[static_cast<std::size_t>(c)]);
+        for (Eigen::Index c = 0; c < v.cols(); ++c) v(t, c) = static_cast<double>(v_row[static_cast<std::size_t>(c)]);
+      }
+    }
+  }
+
+  Matrix attend() {
+    const auto d = static_cast<std::uint32_t>(head_.k.cols());
+    Matrix out(head_.q.rows(), head_.v.cols());
+    std::vector<float> q(d), o(d);
+    for (Eigen::Index i = 0; i < head_.q.rows(); ++i) {
+      std::vector<PageRead> reads;
+      std::uint32_t left = head_.positions[static_cast<std::size_t>(i)] + 1;
+      for (const PageRead& page : pages_) {
+        reads.push_back({page.block, std::min(left, page.n_slots)});
+        left -= reads.back().n_slots;
+        if (left == 0) break;
+      }
+      for (std::uint32_t c = 0; c < d; ++c) q[c] = static_cast<float>(head_.q(i, c));
+      const AttendTask task{0, static_cast<std::uint32_t>(reads.size()), 0, 0, 1, 1, 0, 0};
+      float m = 0, l = 0;
+      backend_->attend({{&task, 1},
+                        reads,
+                        {},
+                        reinterpret_cast<const std::byte*>(q.data()),
+                        ElementFormat::fp32,
+                        1,
+                        d,
+                        d,
+                        static_cast<float>(head_.scale),
+                        &m,
+                        &l,
+                        o.data(),
+                        nullptr});
+      for (std::uint32_t c = 0; c < d; ++c) out(i, c) = static_cast<double>(o[c]) / static_cast<double>(l);
+    }
+    return out;
+  }
+
+ private:
+  void append(BlockRef block, std::uint32_t slot, Eigen::Index t) {
+    std::vector<float> k(static_cast<std::size_t>(head_.k.cols())), v(static_cast<std::size_t>(head_.v.cols()));
+    for (std::size_t c = 0; c < k.size(); ++c) k[c] = static_cast<float>(head_.k(t, static_cast<Eigen::Index>(c)));
+    for (std::size_t c = 0; c < v.size(); ++c) v[c] = static_cast<float>(head_.v(t, static_cast<Eigen::Index>(c)));
+    const AppendOp op{block, slot, reinterpret_cast<const std::byte*>(k.data()), reinterpret_cast<const std::byte*>(v.data())};
+    backend_->append({&op, 1});
+  }
+
+  void write(std::uint32_t raw_tokens, std::uint32_t n_pages) {
+    Eigen::Index t = 0;
+    if (raw_tokens > 0) {
+      for (std::uint32_t slot = 0; slot < raw_tokens; ++slot) append({raw_, n_pages}, slot, t++);
+      pages_.push_back({{raw_, n_pages}, raw_tokens});
+    }
+    const auto d = static_cast<std::uint32_t>(head_.q.cols());
+    for (Eigen::Index i = 0; i < head_.q.rows(); ++i) {
+      for (std::uint32_t c = 0; c < d; ++c) queries_.push_back(static_cast<float>(head_.q(i, c)));
+    }
+    for (std::uint32_t page = 0; page < n_pages; ++page) {
+      std::uint32_t n = 0;
+      while (n < slots_ && t < head_.k.rows()) append({raw_, page}, n++, t++);
+      if (n == 0) break;
+      const std::uint32_t n_q = std::min<std::uint32_t>(32, static_cast<std::uint32_t>(head_.q.rows()));
+      const std::size_t stride = d * sizeof(float);
+      const auto* last = reinterpret_cast<const std::byte*>(queries_.data()) + (static_cast<std::size_t>(head_.q.rows()) - n_q) * stride;
+      seals_.push_back({{raw_, page}, {sealed_, page}, n, 7, last, stride, n_q, 1});
+      pages_.push_back({{sealed_, page}, n});
+    }
+    backend_->seal(seals_);
+  }
+
+  const HeadRows& head_;
+  std::uint32_t slots_;
+  std::unique_ptr<Backend> backend_ = make_host_backend(1);
+  PoolId raw_, sealed_;
+  std::vector<float> queries_;
+  std::vector<SealOp> seals_;
+  std::vector<PageRead> pages_;
+};
+
+}  // namespace
+
+HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint32_t d, std::uint32_t tokens, std::uint32_t n_queries) {
+  const ModelShape shape = gqa_shape(1, 1, d);
+  const auto source = make_qkv_generator({.preset = preset, .seed = seed}, shape);
+  std::vector<float> k(std::size_t{tokens} * d), v(k.size()), q(d);
+  source->keys_values(LayerId(1), RequestId(3), 0, tokens, {}, k.data(), v.data());
+  using FloatRows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  HeadRows h{Eigen::Map<FloatRows>(k.data(), tokens, d).cast<double>(),
+             Eigen::Map<FloatRows>(v.data(), tokens, d).cast<double>(),
+             Matrix(n_queries, d),
+             {},
+             1.0 / std::sqrt(d)};
+  for (std::uint32_t i = 0; i < n_queries; ++i) {
+    h.positions.push_back(tokens / 2 + (i + 1) * (tokens / 2) / n_queries - 1);
+    source->queries(LayerId(1), RequestId(3), h.positions[i], h.positions[i] + 1, {}, q.data());
+    for (std::uint32_t c = 0; c < d; ++c) h.q(i, c) = static_cast<double>(q[c]);
+  }
+  return h;
+}
+
+CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, std::uint32_t slots, std::uint32_t raw_tokens) {
+  const auto d = static_cast<std::uint32_t>(head.k.cols());
+  const BlockFormat sealed{plane_of(k, Role::k, d), plane_of(v, Role::v, d), slots, 1, d, d, false};
+  Store store(head, sealed, raw_tokens);
+  Matrix k_stored(head.k.rows(), d), v_stored(head.v.rows(), d);
+  store.read(k_stored, v_stored);
+  const Matrix exact = attention(head, head.k), stored = attention(head, k_stored);
+  const Matrix out = store.attend();
+  CodecErrors e;
+  e.rel_k = relative(k_stored, head.k);
+  e.rel_v = relative(v_stored, head.v);
+  e.logit = logit_error(head, k_stored);
+  e.attention = relative(stored, exact);
+  e.out = relative(out, exact * head.v);
+  e.fold = relative(out, stored * v_stored);
+  const BackendMemory memory = store.backend().memory();
+  BlockFormat raw = sealed;
+  raw.k = raw.v = {ElementFormat::fp32};
+  e.raw_bytes = store.n_sealed() * raw.block_bytes();
+  e.allocated_bytes = memory.pool_bytes + memory.table_bytes - static_cast<std::int64_t>(e.raw_bytes + (raw_tokens > 0 ? raw.block_bytes() : 0));
+  e.table_bytes = sealed.shared_bytes();
+  e.stored_bytes = store.n_sealed() * sealed.block_bytes();
+  e.code_bytes = store.n_sealed() * sealed.block_code_bytes();
+  return e;
+}
+
+}  // namespace moekv::test

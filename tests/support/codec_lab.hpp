@@ -1,0 +1,42 @@
+// CodecLab: one head of generated q, k, v stored through a backend in a codec's pages, and the errors that this makes (compression.md 4.1).
+#pragma once
+
+#include <Eigen/Dense>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/backend.hpp"
+#include "rules/codec/catalogue.hpp"
+
+namespace moekv::test {
+
+using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// Keys and values [tokens][d] of one head, queries [n][d] at `positions`, each of which reads what is not after it.
+struct HeadRows {
+  Matrix k, v, q;
+  std::vector<std::uint32_t> positions;
+  double scale = 0;
+};
+
+/// Generated rows of preset `preset`; d_k = d_v = d.
+[[nodiscard]] HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint32_t d, std::uint32_t tokens, std::uint32_t n_queries);
+
+/// What a codec did to a head.
+struct CodecErrors {
+  double rel_k = 0, rel_v = 0;
+  double logit = 0;      // rms error of the logits less its mean, over their standard deviation
+  double attention = 0;  // Frobenius norm of the attention matrix' error, relative
+  double out = 0;        // relative error of attention outputs
+  double fold = 0;       // the backend's outputs against attention over the stored values, relative
+  std::int64_t allocated_bytes = 0;
+  std::uint64_t stored_bytes = 0, code_bytes = 0, table_bytes = 0, raw_bytes = 0;
+};
+
+/// Stores the head in pages of `slots` tokens (the first `raw_tokens` raw, the others sealed at once), reads it back and attends to it.
+/// A role without codec stays in fp32.
+[[nodiscard]] CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, std::uint32_t slots, std::uint32_t raw_tokens = 0);
+
+}  // namespace moekv::test
