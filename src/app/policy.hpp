@@ -6,6 +6,7 @@
 namespace moekv {
 
 // Each reads one case, calls `finish` on it and gives the decision. Throws UserError where the case is bad.
+[[nodiscard]] Json decide_codec(Case& given);
 [[nodiscard]] Json decide_place(Case& given);
 [[nodiscard]] Json decide_route(Case& given);
 

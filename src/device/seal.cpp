@@ -16,7 +16,8 @@ namespace {
 void load_rows(ElementFormat format, const std::byte* codes, std::uint32_t d, std::uint32_t n, std::vector<float>& out) {
   const std::size_t first = out.size();
   out.resize(first + std::size_t{n} * d);
-  for (std::uint32_t t = 0; t < n; ++t) decode_row({format}, codes + std::size_t{t} * d * element_bits(format) / 8, nullptr, d, &out[first + std::size_t{t} * d]);
+  for (std::uint32_t t = 0; t < n; ++t)
+    decode_row({format}, codes + std::size_t{t} * d * element_bits(format) / 8, nullptr, d, &out[first + std::size_t{t} * d]);
 }
 
 /// The format of values behind the map.
@@ -35,7 +36,8 @@ void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, b
   const MapView map = map_view(to.format, d, table);
   values.resize(std::size_t{n_slots} * map.width);
   for (std::uint32_t t = 0; t < n_slots; ++t) map_forward(map, &rows[std::size_t{t} * d], &values[std::size_t{t} * map.width]);
-  encode_rows({{ElementFormat::fp32}, reinterpret_cast<std::byte*>(values.data()), nullptr}, {behind_map(to.format), to.codes, to.meta}, map.width, n_slots);
+  encode_rows({{ElementFormat::fp32}, reinterpret_cast<std::byte*>(values.data()), nullptr}, {behind_map(to.format), to.codes, to.meta}, map.width,
+              n_slots);
 }
 
 void seal_plane(const PlaneRows& from, const PlaneRows& to, const std::byte* table, std::uint32_t d, std::uint32_t n_slots) {

@@ -15,7 +15,9 @@
 namespace moekv {
 namespace {
 
-BlockFormat bf16_block(std::uint32_t page_slots = 16) { return {codec::Bf16{}.plane(Role::k, 128), codec::Bf16{}.plane(Role::k, 128), page_slots, 2, 64, 64, false}; }
+BlockFormat bf16_block(std::uint32_t page_slots = 16) {
+  return {codec::Bf16{}.plane(Role::k, 128), codec::Bf16{}.plane(Role::k, 128), page_slots, 2, 64, 64, false};
+}
 
 std::int64_t resident_bytes() {
   std::ifstream file("/proc/self/statm");

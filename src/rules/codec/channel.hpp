@@ -12,11 +12,11 @@ namespace moekv::codec {
 
 namespace detail {
 
-/// Raw values of the channels left after pruning a share of d, filled up to a multiple of 16.
+/// Raw values of the channels left after pruning a share of d, filled up to a multiple of 16 where d is one.
 [[nodiscard]] constexpr PlaneFormat pruned(TableFit fit, float share, std::uint32_t d) {
   const std::uint32_t kept = d - static_cast<std::uint32_t>(share * static_cast<float>(d));
-  const std::uint32_t width = (kept + 15) / 16 * 16;
-  return {.map = MapKind::select, .fit = fit, .width = static_cast<std::uint16_t>(width < d ? width : d)};
+  const std::uint32_t width = d % 16 == 0 ? (kept + 15) / 16 * 16 : kept;
+  return {.map = MapKind::select, .fit = fit, .width = static_cast<std::uint16_t>(width)};
 }
 inline constexpr std::string_view pruned_doc = "share of the channels that is not stored; what is left fills up to a multiple of 16";
 

@@ -1,6 +1,7 @@
 // The codec algebra: map x element format x scale scheme (+ centre) of a plane, and the byte layout of a page block (compression.md 3, 4, 8).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 
@@ -24,6 +25,9 @@ enum class TableFit : std::uint8_t { none, crop, magnitude, think, pca, kq_svd, 
 enum class TableScope : std::uint8_t { page, sequence, run };
 /// Which plane of an entry.
 enum class Role : std::uint8_t { k, v };
+constexpr auto enum_names(Role) {
+  return std::array<std::string_view, 2>{"k", "v"};
+}
 
 /// How one plane (K or V) is stored. Trivially copyable; the catalogue's codecs each yield one per role.
 struct PlaneFormat {
