@@ -216,6 +216,7 @@ void validate(const ValidateInput& input, std::vector<Problem>& problems) {
   check_trace(checks);
   check_placement(checks);
   check_pages(checks);
+  check_routing(checks);
   check_eviction(checks);
   check_compression(checks);
   check_load(checks);

@@ -116,6 +116,29 @@ void check_budget(Checks& c) {
 
 }  // namespace
 
+void check_routing(Checks& c) {
+  const RunSpec& s = c.spec();
+  const std::string name = rule_name(s.routing.rule);
+  const GateShape& gate = s.model.gate;
+  if (gate.n_experts > 0 && gate.top_k > 0 && gate.top_k <= gate.n_experts) {
+    if (const char* why = refusal(s.routing.rule, {gate.n_experts, gate.top_k, s.seed, gate}); why != nullptr)
+      c.refuse({"routing.router", "model.gate.top_k", "model"}, fmt::format("router {}: {}", name, why), "see moekv list routers");
+  }
+  if (!reads_cache(s.routing.rule)) return;
+  const auto refuse = [&](const char* key, const std::string& what, const std::string& suggestion) {
+    c.refuse({"routing.router", key}, fmt::format("router {} listens to missed lookups, and {}", name, what), suggestion);
+  };
+  const bool by_expert = s.placement.layout == Layout::expert && s.placement.dedup == Dedup::none && s.page.key != PageKey::shard;
+  if (std::holds_alternative<evict::Full>(s.eviction.rule)) refuse("eviction.policy", "policy full never evicts", "choose a policy and a budget");
+  if (s.routing.key == RoutingKey::query_router)
+    refuse("routing.key", "with key query_router its choices do not name what is looked up", "use another routing.key");
+  if (s.eviction.access == AccessSource::mass) {
+    refuse("eviction.access", "access mass looks up resident pages only", "use access: routed");
+  } else if (s.eviction.access == AccessSource::dense && !by_expert) {
+    refuse("eviction.access", "dense lookups of pages that belong to no expert say nothing about experts", "use access: routed, or pages by expert");
+  }
+}
+
 void check_eviction(Checks& c) {
   const RunSpec& s = c.spec();
   const EvictionSpec& e = s.eviction;

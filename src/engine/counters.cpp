@@ -2,6 +2,7 @@
 #include "engine/counters.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <compare>
 #include <cstring>
 #include <map>
@@ -61,6 +62,25 @@ Counters::Counters(const Geometry& geometry, Rank first_rank, Rank end_rank) : g
   reset(0);
 }
 
+void Counters::listen_to_experts() {
+  expert_missed.resize(layers.size() * geometry_->n_experts());
+  expert_lookups.resize(layers.size());
+}
+
+void Counters::looked_up_under(std::uint32_t layer, ExpertId expert, std::int64_t lookups, std::int64_t missed) {
+  if (expert_missed.empty()) return;
+  expert_lookups[layer] += lookups;
+  if (expert.valid()) expert_missed[std::size_t{layer} * geometry_->n_experts() + expert.value] += missed;
+}
+
+void Counters::missed_under(std::uint32_t layer, const std::uint64_t* experts, std::span<const std::uint64_t> asked) {
+  for (std::size_t w = 0; !expert_missed.empty() && w < asked.size(); ++w) {
+    for (std::uint64_t bits = experts[w] & asked[w]; bits != 0; bits &= bits - 1) {
+      expert_missed[std::size_t{layer} * geometry_->n_experts() + w * 64 + static_cast<std::size_t>(std::countr_zero(bits))] += 1;
+    }
+  }
+}
+
 void Counters::reset(std::uint64_t first_step) {
   const auto key = static_cast<std::int64_t>(first_step);
   const Placement& placement = geometry_->placement();
@@ -113,7 +133,8 @@ void Counters::sent(Rank source, Rank destination, const ByteCounts& bytes, std:
 void Counters::received(Rank source, Rank destination, const ByteCounts& bytes) {
   const std::int64_t total = std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
   step.bytes_received += total;
-  if (source != destination) receive_ns_[destination.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
+  if (source != destination)
+    receive_ns_[destination.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
 }
 
 void Counters::end_exchange() {

@@ -28,6 +28,14 @@ class Counters {
   std::vector<LoadRecord> shard_load;   // [own shards]
   std::vector<LoadRecord> rank_load;    // [own ranks]
   DecisionDigest digest;
+  // Page lookups of the step under an expert's key, for routers that listen to them; empty where none does. The router takes them.
+  std::vector<std::int64_t> expert_missed;   // [replayed layers][experts]
+  std::vector<std::int64_t> expert_lookups;  // [replayed layers]
+  void listen_to_experts();
+  /// Lookups of pages of one expert; `expert` is invalid where pages are of several, whose misses `missed_under` then counts.
+  void looked_up_under(std::uint32_t layer, ExpertId expert, std::int64_t lookups, std::int64_t missed);
+  /// A missed page for each expert that is both its own and asked for.
+  void missed_under(std::uint32_t layer, const std::uint64_t* experts, std::span<const std::uint64_t> asked);
 
   /// What own rank `source` sends to `destination` in the current exchange (counted by the sender).
   void sent(Rank source, Rank destination, const ByteCounts& bytes, std::uint32_t layer);
@@ -49,7 +57,7 @@ class Counters {
 
   const Geometry* geometry_;
   Rank first_, end_;
-  std::vector<TrafficRecord> matrix_;            // [own ranks][ranks], empty when too many ranks
+  std::vector<TrafficRecord> matrix_;  // [own ranks][ranks], empty when too many ranks
   std::vector<std::int64_t> send_ns_, receive_ns_, memory_bytes_;
   std::vector<std::int64_t> exchange_ns_;
   std::vector<StepRecord> step_rows_;

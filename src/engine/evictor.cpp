@@ -107,8 +107,10 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
       hits += chain.shadow_live[s] > 0 ? 1 : 0;
       requested += chain.shadow_written[s];
       missed += chain.shadow_written[s] - chain.shadow_live[s];
+      if (chain.shadow_live[s] == 0) counters_->missed_under(group.layer, &chain.shadow_experts[s * words], group.query_experts);
     }
   }
+  if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   if (refresh_on_access_) {
     for (const std::uint32_t p : chain.pages) {
       const bool accessed = spec.access == AccessSource::mass ? static_cast<double>(pages[p].mass) >= spec.access_mass : shadow_accessed(pages[p].shadow);

@@ -35,7 +35,7 @@ struct StepRecord {
   std::int64_t resident_entries = 0, resident_distinct = 0, sealed_entries = 0, allocated_pages = 0, used_slots = 0;
   std::int64_t kv_bytes_raw = 0, kv_bytes_stored = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
   std::int64_t capacity_excess_bytes = 0;
-  std::int64_t routed_pairs = 0, routed_changed = 0, experts_kept = 0, experts_either = 0, gate_mass_lost_ppm = 0;
+  std::int64_t routed_pairs = 0, routed_changed = 0, experts_kept = 0, experts_either = 0, gate_mass_lost_ppm = 0, gate_mass_gained_ppm = 0;
   std::int64_t bytes_logical = 0, bytes_received = 0, bytes_self = 0;
   std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0;
   std::int64_t wire_messages = 0, hidden_state_bytes = 0;
@@ -90,6 +90,7 @@ struct StepRecord {
       Metric{"experts_kept", &StepRecord::experts_kept, "1", "experts in both the recorded and the new set, summed over those pairs", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"experts_either", &StepRecord::experts_either, "1", "experts in the recorded or the new set, summed over those pairs", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"gate_mass_lost_ppm", &StepRecord::gate_mass_lost_ppm, "1e-6", "recorded gate weight of experts that the new choice dropped, in millionths, summed over those pairs", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"gate_mass_gained_ppm", &StepRecord::gate_mass_gained_ppm, "1e-6", "weight that the recorded gate would give experts of the new choice that it did not choose, in millionths, summed over those pairs (0 for routers without logits)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps and policy state at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},

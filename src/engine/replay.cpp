@@ -39,7 +39,8 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   if (spec.combine == CombineType::bf16) labels.emplace_back("combine_bf16");
   if (trace.pseudo_logits) labels.emplace_back("pseudo_logits");
   if (trace.joined) labels.emplace_back("joined");
-  if (spec.eviction.access == AccessSource::mass && spec.eviction.budget.kind != BudgetKind::unlimited) labels.emplace_back("feedback");
+  const bool mass = spec.eviction.access == AccessSource::mass && spec.eviction.budget.kind != BudgetKind::unlimited;
+  if (mass || reads_cache(spec.routing.rule)) labels.emplace_back("feedback");
   if (geometry.layers().size() < spec.model.n_layers()) labels.emplace_back("layer_subset");
   return labels;
 }

@@ -1,15 +1,19 @@
 // Choices of the routing rule and the storing key made from them.
 #include "engine/router.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.hpp"
 #include "core/rng.hpp"
+#include "rules/route/group.hpp"
 
 namespace moekv {
 
-Router::Router(const Geometry& geometry, const TraceInfo& trace, Counters& counters)
-    : geometry_(&geometry), trace_(&trace), counters_(&counters), choices_(trace.moe_layers.size()) {
+Router::Router(const Geometry& geometry, const TraceInfo& trace, Counters& counters, Transport& transport)
+    : geometry_(&geometry), trace_(&trace), counters_(&counters), transport_(&transport), choices_(trace.moe_layers.size()) {
   const RunSpec& spec = geometry.spec();
   rule_geometry_ = {geometry.n_experts(), geometry.top_k(), spec.seed, spec.model.gate};
   rule_geometry_.gate.n_experts = geometry.n_experts();
@@ -25,6 +29,36 @@ Router::Router(const Geometry& geometry, const TraceInfo& trace, Counters& count
     }
   }
   first_row_ = std::min(first_row_, end_row_);
+  check_rule();
+  make_memory();
+}
+
+void Router::check_rule() const {
+  const RunSpec& spec = geometry_->spec();
+  const std::string name(std::visit([](const auto& rule) { return rule.name; }, spec.routing.rule));
+  if (wants_logits_ && trace_->has_routing() && trace_->level < RoutingLevel::candidates) {
+    throw UserError(trace_->path, fmt::format("routing.router '{}' chooses from gate logits, and the trace has the chosen experts only", name),
+                    "use a trace with logits, make labelled ones with moekv trace import --pseudo-logits, or choose router recorded, hash or rr");
+  }
+  if (const char* why = refusal(spec.routing.rule, rule_geometry_); why != nullptr && end_row_ > first_row_) {
+    throw UserError(spec.config_path, fmt::format("routing.router '{}': {}", name, why), "change its parameters or the model's gate");
+  }
+}
+
+void Router::make_memory() {
+  const bool stateful =
+      std::visit([](const auto& rule) { return requires { &std::decay_t<decltype(rule)>::update; }; }, geometry_->spec().routing.rule);
+  if (!stateful) return;
+  if (reads_cache(geometry_->spec().routing.rule)) counters_->listen_to_experts();
+  const std::size_t e = geometry_->n_experts();
+  memory_.resize(choices_.size());
+  for (Memory& m : memory_) {
+    m.values.assign(3 * e + 2 * route::max_arms, 0.0F);
+    float* at = m.values.data();
+    m.view = {at, at + e, at + 2 * e, at + 3 * e, at + 3 * e + route::max_arms, 0};
+    std::fill_n(m.view.load, e, 1.0F);
+  }
+  counts_.assign(choices_.size() * (2 * e + 1), 0);
 }
 
 void Router::read(const StepBatch& batch, std::span<const BatchItem> items, TraceSource& trace) {
@@ -48,42 +82,85 @@ void Router::route(const ReplayLayer& layer) {
   }
 }
 
-void Router::route_row(int row) {
+void Router::view_tokens(int row) {
   const std::uint32_t k = geometry_->top_k();
   const std::uint32_t e = geometry_->n_experts();
-  Choices& out = choices_[row];
-  std::size_t tokens = 0;
-  for (const BatchItem& item : items_) tokens += item.end - item.begin;
-  out.ids.resize(tokens * k);
-  out.weights.resize(tokens * k);
-  out.made = true;
-  const std::uint32_t layer = trace_->moe_layers[row];
-  std::size_t t = 0;
+  views_.clear();
   for (std::size_t i = 0; i < items_.size(); ++i) {
     const RoutingRows& rows = rows_[i];
     const std::size_t n_layers = rows.layer_end - rows.layer_begin;
-    for (std::uint32_t position = items_[i].begin; position < items_[i].end; ++position, ++t) {
+    for (std::uint32_t position = items_[i].begin; position < items_[i].end; ++position) {
       const std::size_t at = (position - rows.begin) * n_layers + (static_cast<std::size_t>(row) - rows.layer_begin);
-      route::TokenView view{items_[i].request.value, position, layer};
+      route::TokenView view{items_[i].request.value, position, trace_->moe_layers[row]};
       view.recorded_ids = &rows.ids[at * k];
       view.recorded_weights = rows.weights.empty() ? nullptr : &rows.weights[at * k];
       view.logits = rows.logits.empty() ? nullptr : &rows.logits[at * e];
-      std::uint16_t* ids = &out.ids[t * k];
-      std::visit([&](const auto& rule) { rule.choose(rule_geometry_, view, {ids, &out.weights[t * k]}); }, geometry_->spec().routing.rule);
-      if (!recorded_) compare(view, ids);
-      for (std::uint32_t j = 0; j < k; ++j) {
-        counters_->digest.add({step_, layer, Decision::route, view.request, position, ids[j], j, 0});
-      }
+      view.state = state(row);
+      view.prefill = position < items_[i].prompt_tokens;
+      views_.push_back(view);
     }
   }
+}
+
+void Router::choose(int row, Choices& out) {
+  const std::uint32_t k = geometry_->top_k();
+  view_tokens(row);
+  out.ids.resize(views_.size() * k);
+  out.weights.resize(views_.size() * k);
+  std::size_t begin = 0, end = 0;
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    end += items_[i].end - items_[i].begin;
+    if (i + 1 < items_.size() && items_[i + 1].home == items_[i].home) continue;  // the tokens of a home rank are one group
+    const auto n = static_cast<std::uint32_t>(end - begin);
+    std::visit(
+        [&](const auto& rule) {
+          if constexpr (route::ChoosesByGroup<std::decay_t<decltype(rule)>>) {
+            floats_.resize(std::max<std::size_t>(floats_.size(), route::scratch_floats(geometry_->n_experts(), n)));
+            words_.resize(std::max<std::size_t>(words_.size(), route::scratch_words(geometry_->n_experts(), n)));
+          }
+          route::choose_all(rule, rule_geometry_, &views_[begin], n, {&out.ids[begin * k], &out.weights[begin * k]}, {floats_.data(), words_.data()});
+        },
+        geometry_->spec().routing.rule);
+    begin = end;
+  }
+}
+
+void Router::route_row(int row) {
+  const std::uint32_t k = geometry_->top_k();
+  Choices& out = choices_[row];
+  out.made = true;
+  choose(row, out);
+  std::int64_t* load = counts_.empty() ? nullptr : &counts_[static_cast<std::size_t>(row) * (2 * std::size_t{geometry_->n_experts()} + 1)];
+  for (std::size_t t = 0; t < views_.size(); ++t) {
+    const std::uint16_t* ids = &out.ids[t * k];
+    if (!recorded_) compare(views_[t], ids);
+    for (std::uint32_t j = 0; j < k; ++j) {
+      if (load != nullptr && ids[j] != ExpertId::invalid) load[ids[j]] += 1;
+      counters_->digest.add({step_, views_[t].layer, Decision::route, views_[t].request, views_[t].position, ids[j], j, 0});
+    }
+  }
+}
+
+double Router::recorded_weight(const route::TokenView& token, std::uint16_t expert) const {
+  const std::uint16_t* ids = token.recorded_ids;
+  const std::uint16_t* end = ids + geometry_->top_k();
+  if (token.recorded_weights == nullptr || std::find(ids, end, expert) != end) return 0;
+  const std::uint16_t* reference = std::find_if(ids, end, [](std::uint16_t e) { return e != ExpertId::invalid; });
+  if (reference == end) return 0;
+  const ScoreFunction f = rule_geometry_.gate.score;
+  const float z = route::finite_logit(token.logits[*reference]), own = route::finite_logit(token.logits[expert]);
+  const double weight = static_cast<double>(token.recorded_weights[reference - ids]);
+  const double reference_score = static_cast<double>(route::score(f, z, z));
+  return reference_score > 0 ? std::min(1e3, weight * static_cast<double>(route::score(f, own, z)) / reference_score) : 0;
 }
 
 void Router::compare(const route::TokenView& token, const std::uint16_t* ids) {
   const std::uint32_t k = geometry_->top_k();
   std::uint32_t recorded = 0, chosen = 0, both = 0;
-  double lost = 0;
+  double lost = 0, gained = 0;
   for (std::uint32_t j = 0; j < k; ++j) {
     chosen += ids[j] != ExpertId::invalid ? 1 : 0;
+    if (token.logits != nullptr && ids[j] != ExpertId::invalid) gained += recorded_weight(token, ids[j]);
     const std::uint16_t r = token.recorded_ids[j];
     if (r == ExpertId::invalid) continue;
     recorded += 1;
@@ -99,6 +176,7 @@ void Router::compare(const route::TokenView& token, const std::uint16_t* ids) {
   count.experts_kept += both;
   count.experts_either += recorded + chosen - both;
   count.gate_mass_lost_ppm += std::llround(1e6 * lost);
+  count.gate_mass_gained_ppm += std::llround(1e6 * gained);
 }
 
 void Router::hash_key(RequestId request, int row, std::uint16_t* out) const {
@@ -132,7 +210,32 @@ void Router::keys(const ReplayLayer& layer, std::vector<std::uint16_t>& out) con
   }
 }
 
+void Router::update_memory() {
+  const std::size_t e = geometry_->n_experts(), width = 2 * e + 1;
+  for (std::size_t l = 0; !counters_->expert_missed.empty() && l < geometry_->layers().size(); ++l) {
+    const int row = geometry_->layers()[l].key_row;  // the choices of this row named what was looked up
+    if (row < 0) continue;
+    std::int64_t* counts = &counts_[static_cast<std::size_t>(row) * width];
+    for (std::size_t i = 0; i < e; ++i) counts[e + i] += counters_->expert_missed[l * e + i];
+    counts[2 * e] += counters_->expert_lookups[l];
+  }
+  std::fill(counters_->expert_missed.begin(), counters_->expert_missed.end(), 0);
+  std::fill(counters_->expert_lookups.begin(), counters_->expert_lookups.end(), 0);
+  transport_->allreduce_sum(counts_);
+  for (std::size_t row = first_row_; row < end_row_; ++row) {
+    const std::int64_t* counts = &counts_[row * width];
+    const route::StepCounts step{counts, counts + e, counts[2 * e], step_ + 1, trace_->moe_layers[row]};
+    std::visit(
+        [&](const auto& rule) {
+          if constexpr (requires { rule.update(rule_geometry_, step, memory_[row].view); }) rule.update(rule_geometry_, step, memory_[row].view);
+        },
+        geometry_->spec().routing.rule);
+  }
+  std::fill(counts_.begin(), counts_.end(), 0);
+}
+
 void Router::end_step() {
+  if (!memory_.empty()) update_memory();
   const std::uint32_t k = geometry_->top_k();
   std::size_t t = 0;
   for (const BatchItem& item : items_) {

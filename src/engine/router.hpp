@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "comm/transport.hpp"
 #include "engine/counters.hpp"
 #include "engine/geometry.hpp"
 #include "engine/step_batch.hpp"
@@ -15,7 +16,8 @@ namespace moekv {
 
 class Router {
  public:
-  Router(const Geometry& geometry, const TraceInfo& trace, Counters& counters);
+  /// Throws UserError where the rule needs what the trace does not have, or cannot choose in this geometry.
+  Router(const Geometry& geometry, const TraceInfo& trace, Counters& counters, Transport& transport);
 
   /// Phase read: rows of this process's tokens, grouped as `items` (its own items in token order).
   void read(const StepBatch& batch, std::span<const BatchItem> items, TraceSource& trace);
@@ -25,8 +27,10 @@ class Router {
   void keys(const ReplayLayer& layer, std::vector<std::uint16_t>& out) const;
   /// Choice of routing row `row`, [tokens][top_k].
   [[nodiscard]] std::span<const std::uint16_t> choice(int row) const { return choices_[row].ids; }
-  /// Remembers what the next step needs of this one.
+  /// Remembers what the next step needs of this one. Collective for rules with state: their counts are summed over all processes.
   void end_step();
+  /// State of routing row `row` (null for a rule without any).
+  [[nodiscard]] const route::LayerState* state(int row) const { return memory_.empty() ? nullptr : &memory_[row].view; }
 
  private:
   struct Choices {
@@ -34,21 +38,40 @@ class Router {
     std::vector<std::uint16_t> ids;
     std::vector<float> weights;
   };
+  /// State of one routing row and the arrays it lives in.
+  struct Memory {
+    std::vector<float> values;
+    route::LayerState view{};
+  };
+  void check_rule() const;
+  void make_memory();
   void route_row(int row);
+  /// Views of the tokens of a row, in token order.
+  void view_tokens(int row);
+  void choose(int row, Choices& out);
+  void update_memory();
   /// Counts what the rule changed against the recorded choice: the price of another router.
   void compare(const route::TokenView& token, const std::uint16_t* ids);
+  /// The weight that the recorded gate would have given an expert it did not choose, by the scores of the two; 0 for one that it chose.
+  [[nodiscard]] double recorded_weight(const route::TokenView& token, std::uint16_t expert) const;
   void hash_key(RequestId request, int row, std::uint16_t* out) const;
 
   const Geometry* geometry_;
   const TraceInfo* trace_;
   Counters* counters_;
   route::Geometry rule_geometry_;
+  Transport* transport_;
   bool recorded_, wants_logits_;
-  std::uint32_t first_row_ = 0, end_row_ = 0;    // rows that some replayed layer needs
+  std::uint32_t first_row_ = 0, end_row_ = 0;  // rows that some replayed layer needs
   std::uint64_t step_ = 0;
   std::vector<BatchItem> items_;
-  std::vector<RoutingRows> rows_;                // per item
-  std::vector<Choices> choices_;                 // per routing row
+  std::vector<RoutingRows> rows_;        // per item
+  std::vector<Choices> choices_;         // per routing row
+  std::vector<route::TokenView> views_;  // scratch of route_row
+  std::vector<float> floats_;            // scratch of rules that choose by group
+  std::vector<std::uint32_t> words_;
+  std::vector<Memory> memory_;                                          // per routing row; empty for a rule without state
+  std::vector<std::int64_t> counts_;                                    // [rows][load: experts, missed: experts, lookups] of the step
   std::unordered_map<std::uint32_t, std::vector<std::uint16_t>> last_;  // request -> last token's choices [rows][top_k]
 };
 

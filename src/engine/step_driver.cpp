@@ -26,7 +26,7 @@ StepDriver::StepDriver(const Geometry& geometry, TraceSource& trace, QkvSource* 
       qkv_(qkv),
       payload_(payload),
       cache_(&cache),
-      router_(geometry, trace.info(), cache.counters()),
+      router_(geometry, trace.info(), cache.counters(), cache.transport()),
       probe_(geometry, qkv, payload, recorded_qkv, total_queries) {
   const RunSpec& spec = geometry.spec();
   if (spec.routing.key != RoutingKey::query_router) return;

@@ -106,8 +106,10 @@ void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecor
                    total(steps, &S::routed_changed), pairs);
     list.add_ratio("expert_jaccard", {"1", counted, "experts in both the recorded and the new set / experts in either"}, total(steps, &S::experts_kept),
                    total(steps, &S::experts_either));
-    list.add_ratio("gate_mass_lost", {"1", counted, "recorded gate weight of dropped experts per (token, MoE layer) pair"},
+    list.add_ratio("gate_mass_dropped", {"1", counted, "recorded gate weight of dropped experts per (token, MoE layer) pair"},
                    total(steps, &S::gate_mass_lost_ppm) * 1e-6, pairs);
+    list.add_ratio("gate_mass_lost", {"1", counted, "gate_mass_dropped less the weight that the recorded gate would give the gained experts"},
+                   (total(steps, &S::gate_mass_lost_ppm) - total(steps, &S::gate_mass_gained_ppm)) * 1e-6, pairs);
   }
   if (traffic.empty() || ranks < 2) return;
   const auto n = static_cast<std::size_t>(ranks);

@@ -13,7 +13,9 @@ using testing::run_replay;
 using testing::small_spec;
 
 /// Fields that describe this machine rather than the decisions.
-bool is_of_the_machine(std::string_view name) { return name.starts_with("t_") || name == "metadata_bytes" || name == "buffer_bytes" || name == "busy_ns"; }
+bool is_of_the_machine(std::string_view name) {
+  return name.starts_with("t_") || name == "metadata_bytes" || name == "buffer_bytes" || name == "busy_ns";
+}
 
 template <class Record>
 void expect_same_rows(const std::vector<Record>& a, const std::vector<Record>& b) {
@@ -22,7 +24,8 @@ void expect_same_rows(const std::vector<Record>& a, const std::vector<Record>& b
     for_each_field(Record::metrics, [&](const auto& m) {
       const bool both_nan = std::isnan(static_cast<double>(a[i].*m.member)) && std::isnan(static_cast<double>(b[i].*m.member));
       if (is_of_the_machine(m.name) && m.claim != ClaimClass::modelled) return;
-      EXPECT_TRUE(both_nan || a[i].*m.member == b[i].*m.member) << m.name << " of row " << i << ": " << a[i].*m.member << " against " << b[i].*m.member;
+      EXPECT_TRUE(both_nan || a[i].*m.member == b[i].*m.member)
+          << m.name << " of row " << i << ": " << a[i].*m.member << " against " << b[i].*m.member;
     });
   }
 }
@@ -36,6 +39,33 @@ void expect_same(const RunOutcome& a, const RunOutcome& b) {
   expect_same_rows(a.traffic, b.traffic);
   expect_same_rows(a.probes, b.probes);
   EXPECT_TRUE(a.violations.empty()) << a.violations.front();
+}
+
+/// A run of every router that has state or sees a group of tokens, over caches that miss.
+void add_routers(std::vector<std::pair<std::string, RunSpec>>& all) {
+  const std::vector<RouteRule> routers{route::LoadBalance{2.0F, 0.5F},
+                                       route::CacheAware{1.0F, 0.8F},
+                                       route::EntropyBalanced{2.0F, 0.5F},
+                                       route::Bandit{},
+                                       route::Dsv3{},
+                                       route::Capacity{},
+                                       route::Gshard{},
+                                       route::Sinkhorn{},
+                                       route::ExpertChoice{}};
+  for (const RouteRule& router : routers) {
+    RunSpec spec = small_spec();
+    testing::use_expert_layout(spec);
+    spec.routing.rule = router;
+    spec.eviction.rule = evict::Lru{};
+    spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+    spec.probe.samples = 32;
+    all.emplace_back(std::visit([](const auto& rule) { return std::string(rule.name); }, router), spec);
+  }
+  RunSpec spec = all.back().second;  // pages of several experts: misses are counted by the experts that asked
+  spec.routing.rule = route::Bandit{route::Explore::ucb, 0.05F, 0.1F, 1.0F, 1.0F, 3, 2, 2};
+  spec.placement.dedup = Dedup::shard;
+  spec.page.key = PageKey::shard;
+  all.emplace_back("bandit over shared pages", spec);
 }
 
 std::vector<std::pair<std::string, RunSpec>> specs() {
@@ -94,11 +124,13 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.placement.home = HomeRule::least_loaded;
     s.combine = CombineType::bf16;
   });
+  add_routers(all);
   return all;
 }
 
 RunOutcome run_with(Transport& transport, const RunSpec& spec, int threads) {
   testing::RandomTrace trace(spec.model, testing::default_requests(), 11);
+  trace.add_logits();
   const auto backend = make_host_backend(threads);
   return run_replay(spec, transport, *backend, trace);
 }

@@ -31,7 +31,10 @@ class RandomTrace : public TraceSource {
   const TraceInfo& info() const override { return info_; }
   std::uint32_t n_requests() const override { return static_cast<std::uint32_t>(requests_.size()); }
   RequestInfo request(RequestId r) const override { return requests_[r.value]; }
-  void read(RequestId r, std::uint32_t begin, std::uint32_t end, std::uint32_t layer_begin, std::uint32_t layer_end, WantLogits, RoutingRows& out) override {
+  /// Gives logits from now on: the recorded experts have the largest ones.
+  void add_logits() { info_.level = RoutingLevel::logits; }
+  void read(RequestId r, std::uint32_t begin, std::uint32_t end, std::uint32_t layer_begin, std::uint32_t layer_end, WantLogits want,
+            RoutingRows& out) override {
     out.begin = begin;
     out.end = end;
     out.layer_begin = layer_begin;
@@ -49,10 +52,23 @@ class RandomTrace : public TraceSource {
       }
     }
     out.weights.assign(out.ids.size(), 1.0F / static_cast<float>(info_.top_k));
+    if (want == WantLogits::yes && info_.level == RoutingLevel::logits) make_logits(r, out);
   }
   std::uint32_t drop_every = 0;  // tokens without any expert: positions = 1 modulo this
 
  private:
+  void make_logits(RequestId r, RoutingRows& out) const {
+    const std::size_t rows = out.ids.size() / info_.top_k, layers = out.layer_end - out.layer_begin;
+    for (std::size_t i = 0; i < rows; ++i) {
+      for (std::uint32_t e = 0; e < info_.n_experts; ++e) {
+        out.logits.push_back(
+            uniform_float(static_cast<std::uint32_t>(hash_words(seed_, 99, r.value, out.begin + i / layers, out.layer_begin + i % layers, e))));
+      }
+      for (std::uint32_t j = 0; j < info_.top_k; ++j) {
+        if (const std::uint16_t e = out.ids[i * info_.top_k + j]; e != ExpertId::invalid) out.logits[i * info_.n_experts + e] += 1.0F;
+      }
+    }
+  }
   TraceInfo info_;
   std::vector<RequestInfo> requests_;
   std::uint64_t seed_;
@@ -187,7 +203,8 @@ inline RunOutcome run_replay(const RunSpec& spec, Transport& transport, Backend&
   return out;
 }
 
-inline RunOutcome run_replay(const RunSpec& spec, const std::vector<RequestInfo>& requests = default_requests(), const std::string& backend = "host") {
+inline RunOutcome run_replay(const RunSpec& spec, const std::vector<RequestInfo>& requests = default_requests(),
+                             const std::string& backend = "host") {
   RandomTrace trace(spec.model, requests, 11);
   const auto transport = make_local_transport();
   const auto device = make_backend(backend, 0);

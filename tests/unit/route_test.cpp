@@ -128,6 +128,25 @@ TEST(Topk, GroupLimitKeepsTheBestGroups) {
   EXPECT_EQ(choose(route::Topk{}, gate, z, 3).ids, (std::vector<std::uint16_t>{0, 1, ExpertId::invalid}));
 }
 
+TEST(TokenEntropy, ChangesNoChoiceEver) {
+  for (const std::uint32_t n_group : {1U, 4U}) {
+    for (const auto f : {ScoreFunction::softmax, ScoreFunction::sigmoid}) {
+      GateShape gate = gate_of(f, ScoreOrder::pre, true, 1);
+      gate.n_group = n_group;
+      gate.topk_group = std::min(2U, n_group);
+      for (std::uint32_t trial = 0; trial < 2000; ++trial) {
+        std::vector<float> z(32);  // neighbours one rounding step apart, which a penalty in float would merge
+        for (std::uint32_t e = 0; e < 32; ++e) {
+          const Draw4 d = draw4(4, Stream::probe, trial, e, 0);
+          z[e] = float_from_bits(bits_of(trial % 2 == 0 ? 0.01F : 1.0F) + d.v[0] % 16);
+          if (trial % 3 == 0) z[e] += static_cast<float>(d.v[1] % 3);
+        }
+        EXPECT_EQ(choose(route::TokenEntropy{100.0F}, gate, z, 4).ids, choose(route::Topk{}, gate, z, 4).ids);
+      }
+    }
+  }
+}
+
 TEST(Rr, FollowsItsFormula) {
   const std::vector<float> z(10);
   EXPECT_EQ(choose(route::Rr{}, {}, z, 4, 0).ids, (std::vector<std::uint16_t>{0, 1, 2, 3}));

@@ -49,13 +49,14 @@ MOEKV_HD float score(ScoreFunction f, float z, float shift) {
 }
 
 /// A descending list of at most k (key, id), ties by lowest id when ids are offered in ascending order. Arrays are borrowed.
-struct TopList {
+template <class T>
+struct TopListOf {
   std::uint16_t* ids;
-  float* keys;
+  T* keys;
   std::uint32_t k;
   std::uint32_t n = 0;
 
-  MOEKV_HD void offer(float key, std::uint32_t id) {
+  MOEKV_HD void offer(T key, std::uint32_t id) {
     if (n == k && !(key > keys[n - 1])) return;
     std::uint32_t at = n < k ? n++ : k - 1;
     for (; at > 0 && key > keys[at - 1]; --at) {
@@ -70,51 +71,73 @@ struct TopList {
     for (std::uint32_t i = n; i < k; ++i) ids[i] = ExpertId::invalid;
   }
 };
+using TopList = TopListOf<float>;
 
 /// First expert of group g when n_experts are divided into n_group runs of nearly equal length.
 MOEKV_HD std::uint32_t group_begin(std::uint32_t n_experts, std::uint32_t n_group, std::uint32_t g) {
   return static_cast<std::uint32_t>(static_cast<std::uint64_t>(n_experts) * g / n_group);
 }
 
-/// Group score of DeepSeek: the largest softmax score (V2), or the sum of the two largest scores (V3).
-MOEKV_HD float group_score(ScoreFunction f, const float* z, std::uint32_t begin, std::uint32_t end) {
+/// The two largest finite values of x[begin, end); -1e38 where there is none.
+struct TopTwo {
   float first = -1e38F, second = -1e38F;
+};
+MOEKV_HD TopTwo top_two(const float* x, std::uint32_t begin, std::uint32_t end) {
+  TopTwo top;
   for (std::uint32_t e = begin; e < end; ++e) {
-    const float x = finite_logit(z[e]);
-    second = x > first ? first : (x > second ? x : second);
-    first = x > first ? x : first;
+    const float value = finite_logit(x[e]);
+    top.second = value > top.first ? top.first : (value > top.second ? value : top.second);
+    top.first = value > top.first ? value : top.first;
   }
-  return f == ScoreFunction::softmax ? first : score(f, first, 0.0F) + score(f, second, 0.0F);
+  return top;
 }
 
-/// Bits of the topk_group best groups (ties by lowest group); all bits when the gate has no group limit.
-MOEKV_HD std::uint64_t allowed_groups(const GateShape& gate, const float* z, std::uint32_t n_experts) {
-  MOEKV_EXPECT(gate.n_group <= max_groups);
-  if (gate.n_group <= 1 || gate.topk_group >= gate.n_group) return ~0ULL;
+/// Group score of DeepSeek: the largest softmax score (V2), or the sum of the two largest scores (V3).
+MOEKV_HD float group_score(ScoreFunction f, const float* z, std::uint32_t begin, std::uint32_t end) {
+  const TopTwo top = top_two(z, begin, end);
+  return f == ScoreFunction::softmax ? top.first : score(f, top.first, 0.0F) + score(f, top.second, 0.0F);
+}
+
+/// Bits of the `keep` best of n_group groups by score(begin, end) of their experts, ties by lowest group; all bits where there is no limit.
+template <class Score>
+MOEKV_HD std::uint64_t best_groups(std::uint32_t n_group, std::uint32_t keep, std::uint32_t n_experts, Score score_of) {
+  MOEKV_EXPECT(n_group <= max_groups);
+  if (n_group <= 1 || keep >= n_group) return ~0ULL;
   std::uint16_t ids[max_groups];
   float keys[max_groups];
-  TopList best{ids, keys, gate.topk_group};
-  for (std::uint32_t g = 0; g < gate.n_group; ++g)
-    best.offer(group_score(gate.score, z, group_begin(n_experts, gate.n_group, g), group_begin(n_experts, gate.n_group, g + 1)), g);
+  TopList best{ids, keys, keep};
+  for (std::uint32_t g = 0; g < n_group; ++g) best.offer(score_of(group_begin(n_experts, n_group, g), group_begin(n_experts, n_group, g + 1)), g);
   std::uint64_t mask = 0;
   for (std::uint32_t i = 0; i < best.n; ++i) mask |= 1ULL << ids[i];
   return mask;
 }
 
-/// Fills out.ids with the top_k largest logits inside the gate's allowed groups, descending, ties by lowest id; out.weights holds their logits.
-MOEKV_HD void select_top(const GateShape& gate, const float* z, std::uint32_t n_experts, std::uint32_t top_k, Choice out) {
-  TopList list{out.ids, out.weights, top_k};
-  const std::uint64_t groups = allowed_groups(gate, z, n_experts);
-  if (groups == ~0ULL) {
-    for (std::uint32_t e = 0; e < n_experts; ++e) list.offer(finite_logit(z[e]), e);
+/// The groups that the gate's limit leaves, by group_score of the logits.
+MOEKV_HD std::uint64_t allowed_groups(const GateShape& gate, const float* z, std::uint32_t n_experts) {
+  return best_groups(gate.n_group, gate.topk_group, n_experts,
+                     [&](std::uint32_t begin, std::uint32_t end) { return group_score(gate.score, z, begin, end); });
+}
+
+/// Fills `list` with the experts of the groups in `mask` that have the largest key(expert), descending, ties by lowest id.
+template <class T, class Key>
+MOEKV_HD void select_masked(std::uint64_t mask, std::uint32_t n_group, std::uint32_t n_experts, Key key, TopListOf<T> list) {
+  if (mask == ~0ULL) {
+    for (std::uint32_t e = 0; e < n_experts; ++e) list.offer(key(e), e);
   } else {
-    for (std::uint32_t g = 0; g < gate.n_group; ++g) {
-      if ((groups >> g & 1U) == 0) continue;
-      const std::uint32_t end = group_begin(n_experts, gate.n_group, g + 1);
-      for (std::uint32_t e = group_begin(n_experts, gate.n_group, g); e < end; ++e) list.offer(finite_logit(z[e]), e);
+    for (std::uint32_t g = 0; g < n_group; ++g) {
+      if ((mask >> g & 1U) == 0) continue;
+      const std::uint32_t end = group_begin(n_experts, n_group, g + 1);
+      for (std::uint32_t e = group_begin(n_experts, n_group, g); e < end; ++e) list.offer(key(e), e);
     }
   }
   list.close();
+}
+
+/// Fills out.ids with the top_k largest logits inside the gate's allowed groups, descending, ties by lowest id; out.weights holds their logits.
+MOEKV_HD void select_top(const GateShape& gate, const float* z, std::uint32_t n_experts, std::uint32_t top_k, Choice out) {
+  select_masked(
+      allowed_groups(gate, z, n_experts), gate.n_group, n_experts, [&](std::uint32_t e) { return finite_logit(z[e]); },
+      TopList{out.ids, out.weights, top_k});
 }
 
 /// Denominator of softmax over all experts with the given shift.
@@ -152,6 +175,17 @@ MOEKV_HD void weigh(const GateShape& gate, const float* z, std::uint32_t n_exper
     const float w = vanished ? 1.0F / static_cast<float>(n) : weights[i] / divisor;
     weights[i] = ids[i] != ExpertId::invalid ? w * gate.scale : 0.0F;
   }
+}
+
+/// Chooses by the adjusted logits that `rule.adjust` writes, weighs by the token's own (the price of a penalty is a worse expert, not a false
+/// weight).
+template <class Rule>
+MOEKV_HD void choose_adjusted(const Rule& rule, const Geometry& g, const TokenView& token, Choice out) {
+  float z[max_experts];
+  MOEKV_EXPECT(g.n_experts <= max_experts);
+  rule.adjust(g, token, z);
+  select_top(g.gate, z, g.n_experts, g.top_k, out);
+  weigh(g.gate, token.logits, g.n_experts, 1.0F, g.top_k, out.ids, out.weights);
 }
 
 }  // namespace moekv::route
