@@ -47,7 +47,7 @@ void add_routers(std::vector<std::pair<std::string, RunSpec>>& all) {
                                        route::CacheAware{1.0F, 0.8F},
                                        route::EntropyBalanced{2.0F, 0.5F},
                                        route::Bandit{},
-                                       route::Dsv3{},
+                                       route::Dsv3{.bias_u = 0.2F},
                                        route::Capacity{},
                                        route::Gshard{},
                                        route::Sinkhorn{},
