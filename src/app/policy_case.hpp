@@ -77,9 +77,10 @@ class Case {
   /// Notes a problem where the field is absent.
   bool require(std::string_view name);
 
-  /// The rule that field `selector` names, with the fields of part `parameters` as its parameters.
+  /// The rule that field `selector` names, with the fields of part `parameters` as its parameters. `others` are names that the caller has
+  /// dealt with; messages list them too.
   template <class Variant>
-  [[nodiscard]] Variant rule(std::string_view selector, std::string_view parameters = "params");
+  [[nodiscard]] Variant rule(std::string_view selector, std::string_view parameters = "params", const std::vector<std::string>& others = {});
   /// Sets the parameters of a rule (a struct with a `params` tuple) from the fields of this object.
   template <class Rule>
   void set_parameters(Rule& rule) {
@@ -185,12 +186,13 @@ Matrix<T> Case::matrix(std::string_view name, Limits limits) {
 }
 
 template <class Variant>
-Variant Case::rule(std::string_view selector, std::string_view parameters) {
+Variant Case::rule(std::string_view selector, std::string_view parameters, const std::vector<std::string>& others) {
   Variant out;
   Case params = part(parameters);
   if (!require(selector)) return out;
   const std::string name = value<std::string>(selector);
-  const std::vector<std::string> names = rule_names<Variant>();
+  std::vector<std::string> names = rule_names<Variant>();
+  names.insert(names.end(), others.begin(), others.end());
   if (std::find(names.begin(), names.end(), name) == names.end()) {
     if (!failed()) complain(selector, fmt::format("unknown value '{}'", name), suggest_name(name, {names.begin(), names.end()}));
     for (const auto& [key, field] : params.part_->object->items()) params.part_->known.insert(key);  // whose parameters is not known

@@ -1,8 +1,10 @@
-// moekv policy place: where entries lie under a map.
-#include <array>
+// moekv policy place: where entries lie under a map, and which experts a plan copies.
+#include <algorithm>
+#include <numeric>
 #include <variant>
 
 #include "app/policy.hpp"
+#include "rules/eplb.hpp"
 #include "rules/place.hpp"
 
 namespace moekv {
@@ -73,7 +75,7 @@ using EntryMap = std::variant<PikvXor, ExpertAffine, HashMap, BlockCyclic>;
 
 /// Shards of the entries [position, expert] or [position, expert, request]. Shards that do not exist are named, as the formula names them.
 Json decide_shards(Case& given) {
-  const auto map = given.rule<EntryMap>("map");
+  const auto map = given.rule<EntryMap>("map", "params", {std::string(Eplb::name), std::string(Shadow::name)});
   given.require("entries");
   const auto entries = given.rows<std::uint32_t>("entries");
   for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -95,8 +97,84 @@ Json decide_shards(Case& given) {
   return out;
 }
 
+/// Parameters of the maps that are planned from loads.
+struct Eplb {
+  static constexpr std::string_view name = "eplb";
+  std::uint32_t replicas = 1, groups = 1, nodes = 1, gpus = 1;
+  static constexpr auto params =
+      std::tuple{Param{"replicas", &Eplb::replicas, "", "physical experts", 1, max_replicas},
+                 Param{"groups", &Eplb::groups, "", "groups that a node keeps together", 1, 1024},
+                 Param{"nodes", &Eplb::nodes, "", "nodes", 1, max_replicas}, Param{"gpus", &Eplb::gpus, "", "GPUs of all nodes", 1, max_replicas}};
+};
+struct Shadow {
+  static constexpr std::string_view name = "shadow";
+  double bw = 6.25e9, flops = 11.5e12, alpha = 2, d = 2048;
+  static constexpr auto params = std::tuple{Param{"bw", &Shadow::bw, "byte/s", "bandwidth between workers", 1, 1e15},
+                                            Param{"flops", &Shadow::flops, "1/s", "speed of a worker", 1, 1e18},
+                                            Param{"alpha", &Shadow::alpha, "1", "hidden width of an expert over d", 1e-3, 1e3},
+                                            Param{"d", &Shadow::d, "", "width of the residual stream", 1, 1e6}};
+};
+
+std::vector<double> read_load(Case& given) {
+  given.require("load");
+  const std::vector<double> load = given.list<double>("load", {0, 1e300});
+  if (given.has("load") && !given.failed() && (load.empty() || load.size() > 896)) given.complain("load", "1 to 896 experts");
+  return load;
+}
+
+Json decide_eplb(Case& given) {
+  (void)given.find("map");
+  Eplb eplb;
+  Case params = given.part("params");
+  params.set_parameters(eplb);
+  const std::vector<double> load = read_load(given);
+  const EplbShape shape{static_cast<std::uint32_t>(load.size()), eplb.replicas, eplb.groups, eplb.nodes, eplb.gpus};
+  if (const char* why = given.failed() ? nullptr : eplb_refusal(shape); why != nullptr) given.complain("params", why);
+  given.finish();
+  std::vector<std::uint16_t> experts(shape.n_replicas), copies(shape.n_experts);
+  plan_eplb(shape, load.data(), experts.data());
+  for (const std::uint16_t e : experts) copies[e] += 1;
+  std::vector<double> gpu_load(shape.n_gpus);
+  for (std::size_t i = 0; i < experts.size(); ++i) gpu_load[i / (shape.n_replicas / shape.n_gpus)] += load[experts[i]] / copies[experts[i]];
+  Json slots = Json::array();
+  for (std::uint32_t e = 0; e < shape.n_experts; ++e) {
+    Json own = Json::array();
+    for (std::size_t i = 0; i < experts.size(); ++i) {
+      if (experts[i] == e) own.push_back(i);
+    }
+    slots.push_back(own);
+  }
+  return {{"physical_to_logical", experts}, {"gpu_load", gpu_load}, {"logical_count", copies}, {"logical_to_physical", slots}};
+}
+
+Json decide_shadow(Case& given) {
+  (void)given.find("map");
+  Shadow shadow;
+  Case params = given.part("params");
+  params.set_parameters(shadow);
+  const std::vector<double> load = read_load(given);
+  given.finish();
+  const ShadowCost cost{shadow.bw, shadow.flops, shadow.alpha, shadow.d};
+  std::vector<std::uint32_t> order(load.size());
+  std::iota(order.begin(), order.end(), 0U);
+  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return load[a] > load[b]; });
+  Json chosen = Json::array(), seconds = Json::array({cost.seconds(load[order[0]], 0)});
+  for (std::uint32_t n = 1; n <= order.size(); ++n) {
+    const double next = cost.seconds(n < order.size() ? load[order[n]] : 0.0, n);
+    if (!(next < seconds.back().get<double>())) break;
+    chosen.push_back(order[n - 1]);
+    seconds.push_back(next);
+  }
+  return {{"shadow", chosen}, {"seconds", seconds}};
+}
+
 }  // namespace
 
-Json decide_place(Case& given) { return decide_shards(given); }
+Json decide_place(Case& given) {
+  const Json* map = given.find("map");
+  if (map != nullptr && *map == Eplb::name) return decide_eplb(given);
+  if (map != nullptr && *map == Shadow::name) return decide_shadow(given);
+  return decide_shards(given);
+}
 
 }  // namespace moekv
