@@ -75,7 +75,7 @@ using EntryMap = std::variant<PikvXor, ExpertAffine, HashMap, BlockCyclic>;
 
 /// Shards of the entries [position, expert] or [position, expert, request]. Shards that do not exist are named, as the formula names them.
 Json decide_shards(Case& given) {
-  const auto map = given.rule<EntryMap>("map", "params", {std::string(Eplb::name), std::string(Shadow::name)});
+  const auto map = given.rule<EntryMap>("map", "params", {"eplb", "shadow"});
   given.require("entries");
   const auto entries = given.rows<std::uint32_t>("entries");
   for (std::size_t i = 0; i < entries.size(); ++i) {
