@@ -59,7 +59,7 @@ void list_rules(std::string_view title, const std::string& section) {
 void list_layouts() {
   fmt::print("layouts (placement.layout) and their maps (placement.map, default first)\n");
   constexpr std::array<std::string_view, 5> docs{"KV stays on the home rank of its request: the baseline of every saving; map none",
-                                                 "a copy under each of the token's experts (PiKV); map expert_affine, hash, pikv_xor",
+                                                 "a copy under each of the token's experts (PiKV); map expert_affine, hash, pikv_xor, eplb",
                                                  "one copy by position (context parallel); map block_cyclic, hash, pikv_xor",
                                                  "KV heads divided over ranks (tensor parallel); map none",
                                                  "every rank stores everything: the paper's own baseline; map none"};

@@ -46,6 +46,13 @@ void add_placement_keys(std::vector<Key>& keys) {
                 {0, 1 << 30}));
   add(field_key("placement.n_exp", "", "pikv_xor: modulus of the expert; 0 = number of shards", [](auto& s) -> auto& { return s.placement.n_exp; },
                 {0, 1 << 30}));
+  add(field_key("placement.replicas", "", "eplb: physical experts of a layer; 0 = the experts, rounded up to a multiple of the shards",
+                [](auto& s) -> auto& { return s.placement.replicas; }, {0, max_replicas}));
+  add(field_key("placement.load", "", "eplb: expert loads of the replayed requests, of those before trace.first_request, or of a file",
+                [](auto& s) -> auto& { return s.placement.load; }));
+  add(path_key(
+      "placement.load_path", "HDF5 dataset `load` [MoE layers of the trace, experts] for load: file",
+      +[](RunSpec& s) -> std::string& { return s.placement.load_path; }));
   add(field_key("placement.home", "", "home rank of a request: its index modulo ranks, or the rank with least work",
                 [](auto& s) -> auto& { return s.placement.home; }));
   add(field_key("placement.dense_layers", "", "layout expert: where layers without experts hold their KV",

@@ -9,6 +9,7 @@
 
 #include "config/names.hpp"
 #include "config/rule_keys.hpp"
+#include "engine/expert_plan.hpp"
 
 namespace moekv {
 
@@ -118,10 +119,35 @@ void check_xor(Checks& c) {
   }
 }
 
+void check_eplb(Checks& c) {
+  const RunSpec& s = c.spec();
+  const PlacementSpec& p = s.placement;
+  const char* key = p.replicas > 0 ? "placement.replicas" : !p.load_path.empty() ? "placement.load_path" : "placement.load";
+  if (p.map != ShardMap::eplb) {
+    if (p.replicas > 0 || !p.load_path.empty() || p.load != LoadSource::trace)
+      c.refuse({key, "placement.map"}, fmt::format("belongs to map eplb, not to {}", enum_name(p.map)), "remove it");
+    return;
+  }
+  if (s.model.gate.n_experts > 0) {
+    const EplbShape shape = eplb_shape(s, s.model.gate.n_experts, s.cluster.ranks);
+    if (const char* why = eplb_refusal(shape)) {
+      c.refuse({"placement.replicas", "placement.map", "cluster.ranks"},
+               fmt::format("{} ({} replicas of {} experts on {} shards)", why, shape.n_replicas, shape.n_experts, shape.n_gpus),
+               "replicas is a multiple of the shards, at least the experts");
+    }
+  }
+  if ((p.load == LoadSource::file) != !p.load_path.empty())
+    c.refuse({"placement.load_path", "placement.load"}, "load: file and load_path go together", "give both or none");
+  if (p.load == LoadSource::history && s.trace.first_request == 0)
+    c.refuse({"placement.load", "trace.first_request"}, "there are no requests before the first", "set trace.first_request above 0, or load: trace");
+  if (s.routing.key == RoutingKey::query_router)
+    c.refuse({"placement.map", "routing.key"}, "key query_router names experts that no recorded load counts", "use another map or key");
+}
+
 void check_map(Checks& c) {
   const PlacementSpec& p = c.spec().placement;
   const auto valid = [&]() -> std::vector<std::string_view> {
-    if (p.layout == Layout::expert) return {"expert_affine", "hash", "pikv_xor"};
+    if (p.layout == Layout::expert) return {"expert_affine", "hash", "pikv_xor", "eplb"};
     if (p.layout == Layout::token) return {"block_cyclic", "hash", "pikv_xor"};
     return {"none"};
   }();
@@ -132,6 +158,7 @@ void check_map(Checks& c) {
   } else if (p.map == ShardMap::pikv_xor && !p.fold) {
     check_xor(c);
   }
+  check_eplb(c);
   if (p.map == ShardMap::pikv_xor) return;
   if (p.fold) c.refuse({"placement.fold", "placement.map"}, fmt::format("fold belongs to map pikv_xor, not to {}", map), "remove it");
   if (p.n_tok > 0 || p.n_exp > 0)

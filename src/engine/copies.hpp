@@ -33,7 +33,7 @@ struct CopySet {
     if (experts[i] == ExpertId::invalid) continue;
     set.n_chosen += 1;
     const ExpertId e(experts[i]);
-    const ShardId shard = placement.expert_shard(position, e);
+    const ShardId shard = placement.expert_shard(layer, request, position, e);
     std::uint8_t copy = set.n_copies;
     for (std::uint8_t c = 0; c < set.n_copies; ++c) {
       const bool same = placement.dedup == Dedup::shard ? set.shard[c] == shard

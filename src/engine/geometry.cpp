@@ -8,7 +8,8 @@
 
 namespace moekv {
 
-Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks) : spec_(&spec) {
+Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks, std::shared_ptr<const ExpertPlan> plan)
+    : spec_(&spec), plan_(std::move(plan)) {
   placement_.layout = spec.placement.layout;
   placement_.map = spec.placement.map;
   placement_.dedup = spec.placement.dedup;
@@ -19,6 +20,10 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   placement_.n_tok = spec.placement.n_tok > 0 ? spec.placement.n_tok : placement_.n_shards;
   placement_.n_exp = spec.placement.n_exp > 0 ? spec.placement.n_exp : placement_.n_shards;
   placement_.seed = spec.seed;
+  if (plan_ != nullptr) {
+    placement_.replica_first = plan_->first.data();
+    placement_.replica_shard = plan_->shard.data();
+  }
   top_k_ = trace.top_k > 0 ? trace.top_k : spec.model.gate.top_k;
 
   pages_by_expert_ = spec.page.key == PageKey::expert ||
@@ -52,12 +57,25 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   weigh_shards();
 }
 
+std::vector<std::uint64_t> Geometry::shard_experts(const ReplayLayer& layer) const {
+  const bool alike = placement_.layout != Layout::expert || placement_.map == ShardMap::pikv_xor;
+  const bool unplanned = placement_.map == ShardMap::eplb && (plan_ == nullptr || layer.key_row < 0);
+  if (alike || unplanned) return std::vector<std::uint64_t>(placement_.n_shards, 1);
+  std::vector<std::uint64_t> weight(placement_.n_shards);
+  for (std::uint32_t e = 0; e < placement_.n_experts; ++e) {
+    std::uint64_t homes = 0;
+    for_each_home_of(layer, ExpertId(static_cast<std::uint16_t>(e)), [&](ShardId) { homes += 1; });
+    for_each_home_of(layer, ExpertId(static_cast<std::uint16_t>(e)), [&](ShardId s) { weight[s.value] += expert_unit / homes; });
+  }
+  return weight;
+}
+
 void Geometry::weigh_shards() {
   // A shard that no expert maps to can hold nothing under layout expert, so it takes no part of a budget either.
-  const bool by_expert = placement_.layout == Layout::expert && placement_.map != ShardMap::pikv_xor;
-  shard_weight_.assign(placement_.n_shards, by_expert ? 0 : 1);
-  for (std::uint32_t e = 0; by_expert && e < placement_.n_experts; ++e) {
-    shard_weight_[placement_.expert_shard(0, ExpertId(static_cast<std::uint16_t>(e))).value] += 1;
+  shard_weight_.resize(placement_.map == ShardMap::eplb ? spec_->model.n_layers() : 1);
+  for (const ReplayLayer& layer : layers_) {
+    std::vector<std::uint64_t>& weight = shard_weight_[placement_.map == ShardMap::eplb ? layer.layer.value : 0];
+    if (weight.empty()) weight = shard_experts(layer);
   }
 }
 
@@ -168,10 +186,13 @@ std::uint64_t Geometry::request_budget(const ReplayLayer& layer, ShardId shard, 
       std::uint64_t copies = top_k_;
       if (placement_.dedup == Dedup::shard) copies = std::min<std::uint64_t>(copies, placement_.n_shards);
       if (placement_.dedup == Dedup::rank) copies = std::min<std::uint64_t>(copies, placement_.n_ranks);
-      return weighted_share(counts_entries ? total * copies : total, shard_weight_, shard.value);
+      return weighted_share(counts_entries ? total * copies : total, shard_weight_[placement_.map == ShardMap::eplb ? layer.layer.value : 0],
+                            shard.value);
     }
-    case Layout::token: return equal_share(total, placement_.n_shards, shard.value);
-    default: return total;
+    case Layout::token:
+      return equal_share(total, placement_.n_shards, shard.value);
+    default:
+      return total;
   }
 }
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/id.hpp"
+#include "engine/expert_plan.hpp"
 #include "engine/run_spec.hpp"
 #include "rules/codec/format.hpp"
 #include "rules/place.hpp"
@@ -31,8 +33,8 @@ struct ReplayLayer {
 /// Static facts of a run, equal on every process.
 class Geometry {
  public:
-  /// `ranks` is G after defaults. Throws UserError where specification and trace do not fit.
-  Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks);
+  /// `ranks` is G after defaults, `plan` the replicas of map eplb. Throws UserError where specification and trace do not fit.
+  Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks, std::shared_ptr<const ExpertPlan> plan = nullptr);
 
   [[nodiscard]] const std::vector<ReplayLayer>& layers() const { return layers_; }
   [[nodiscard]] const Placement& placement() const { return placement_; }
@@ -40,6 +42,16 @@ class Geometry {
   [[nodiscard]] Layout layout(const ReplayLayer& layer) const {
     return placement_.layout == Layout::expert && layer.key_row < 0 ? Layout::local : placement_.layout;
   }
+  /// Calls f(shard) for every shard that may hold entries of expert e, for maps that ignore the position.
+  template <class F>
+  void for_each_home_of(const ReplayLayer& layer, ExpertId e, F&& f) const {
+    if (placement_.map != ShardMap::eplb) return f(placement_.expert_shard(0, RequestId(0), 0, e));
+    const std::uint32_t* first = placement_.replica_first + std::size_t{layer.layer.value} * placement_.n_experts + e.value;
+    for (std::uint32_t i = first[0]; i < first[1]; ++i) f(ShardId(placement_.replica_shard[i]));
+  }
+  /// Experts of each shard at a layer, in units of 1 / expert_unit: an expert with c replicas counts 1/c at each. 1 a shard under pikv_xor, and where eplb has no plan.
+  [[nodiscard]] std::vector<std::uint64_t> shard_experts(const ReplayLayer& layer) const;
+  static constexpr std::uint64_t expert_unit = 720720;  // divisible by 1..16
   [[nodiscard]] std::uint32_t n_ranks() const { return placement_.n_ranks; }
   [[nodiscard]] std::uint32_t n_shards() const { return placement_.n_shards; }
   [[nodiscard]] std::uint32_t n_experts() const { return placement_.n_experts; }
@@ -84,7 +96,8 @@ class Geometry {
   const RunSpec* spec_;
   Placement placement_;
   std::vector<ReplayLayer> layers_;
-  std::vector<std::uint64_t> shard_weight_;  // layout expert, maps that ignore the position: experts of each shard; else 1 each
+  std::shared_ptr<const ExpertPlan> plan_;
+  std::vector<std::vector<std::uint64_t>> shard_weight_;  // layout expert: shard_experts of each model layer under eplb, of any layer for other maps
   BlockFormat raw_, sealed_;
   std::uint32_t top_k_ = 0;
   std::uint32_t page_slots_ = 64;

@@ -77,7 +77,8 @@ void Home::plan_stores(const LayerInput& input, std::uint32_t token, RequestStat
 void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_t query, const RequestState& state) {
   const HomeToken& t = input.tokens[token];
   const Placement& placement = geometry_->placement();
-  const Layout layout = geometry_->layout(geometry_->layers()[input.layer]);
+  const ReplayLayer& layer = geometry_->layers()[input.layer];
+  const Layout layout = geometry_->layout(layer);
   const std::uint64_t* written = &state.ranks[input.layer * rank_words_];
   const auto holds = [&](std::uint32_t r) { return (written[r / 64] >> (r % 64) & 1U) != 0; };
   std::vector<std::uint32_t>& ranks = offsets_;  // scratch
@@ -89,11 +90,11 @@ void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_
       if (e == ExpertId::invalid) continue;
       counters_->step.expert_reads += 1;
       if (placement.map != ShardMap::pikv_xor) {
-        ranks.push_back(placement.owner(placement.expert_shard(0, ExpertId(e))).value);
+        geometry_->for_each_home_of(layer, ExpertId(e), [&](ShardId s) { ranks.push_back(placement.owner(s).value); });
         continue;
       }
       const std::uint32_t residues = std::min(placement.n_tok, t.position + 1);  // an expert's entries lie on one shard per residue
-      for (std::uint32_t c = 0; c < residues; ++c) ranks.push_back(placement.owner(placement.expert_shard(c, ExpertId(e))).value);
+      for (std::uint32_t c = 0; c < residues; ++c) ranks.push_back(placement.owner(placement.expert_shard(0, t.request, c, ExpertId(e))).value);
     }
     std::sort(ranks.begin(), ranks.end());
     ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());

@@ -153,7 +153,11 @@ double PlanCost::max_rank_page_bytes() const {
 }
 
 PlanCost predict_cost(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks) {
-  const Geometry geometry(spec, trace.info(), ranks);
+  std::shared_ptr<const ExpertPlan> plan;  // of the uniform routing that is predicted
+  if (spec.placement.map == ShardMap::eplb) {
+    plan = plan_experts(spec, trace.info(), ranks, std::vector<std::int64_t>(trace.info().moe_layers.size() * trace.info().n_experts, 1));
+  }
+  const Geometry geometry(spec, trace.info(), ranks, plan);
   check_shard_budget(geometry);
   return Prediction(geometry, trace)();
 }

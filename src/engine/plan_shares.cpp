@@ -6,11 +6,20 @@
 namespace moekv {
 namespace {
 
-std::vector<double> experts_of_shards(const Placement& placement) {
+std::vector<double> experts_of_shards(const Geometry& geometry) {
+  const Placement& placement = geometry.placement();
   const bool even = placement.map == ShardMap::pikv_xor;
   std::vector<double> count(placement.n_shards, even ? static_cast<double>(placement.n_experts) / placement.n_shards : 0.0);
   if (even) return count;
-  for (std::uint32_t e = 0; e < placement.n_experts; ++e) count[placement.expert_shard(0, ExpertId(static_cast<std::uint16_t>(e))).value] += 1;
+  double n_layers = 0;  // layers have plans of their own under eplb: their mean
+  for (const ReplayLayer& layer : geometry.layers()) {
+    if (layer.key_row < 0) continue;
+    const std::vector<std::uint64_t> own = geometry.shard_experts(layer);
+    for (std::size_t s = 0; s < own.size(); ++s) count[s] += static_cast<double>(own[s]) / Geometry::expert_unit;
+    n_layers += 1;
+    if (placement.map != ShardMap::eplb) break;
+  }
+  for (double& c : count) c /= std::max(1.0, n_layers);
   return count;
 }
 
@@ -53,7 +62,7 @@ double chance_of_any(double n, double some, std::uint32_t k) {
 
 ExpertShares expert_shares(const Geometry& geometry) {
   const Placement& placement = geometry.placement();
-  const std::vector<double> experts = experts_of_shards(placement);
+  const std::vector<double> experts = experts_of_shards(geometry);
   const double n = placement.n_experts;
   ExpertShares shares;
   for (std::uint32_t g = 0; g < placement.n_ranks; ++g) {

@@ -58,13 +58,17 @@ void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& o
   if ((evicts && evictions == 0) || idle_codec) out.labels.emplace_back("not_exercised");
 }
 
+std::uint32_t ranks_of(const RunSpec& spec, const Transport& transport) {
+  return spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes());
+}
+
 class Run {
  public:
   Run(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks)
       : spec_(spec),
         transport_(transport),
         hooks_(hooks),
-        geometry_(spec, trace.info(), spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes())),
+        geometry_(spec, trace.info(), ranks_of(spec, transport), plan_experts(spec, trace, ranks_of(spec, transport), transport)),
         batcher_(geometry_, trace),
         cache_(geometry_, backend, transport, trace.n_requests()),
         qkv_(make_qkv(spec, trace, backend.has_payload())),

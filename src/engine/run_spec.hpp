@@ -9,6 +9,7 @@
 #include "comm/model.hpp"
 #include "core/model_shape.hpp"
 #include "rules/codec/catalogue.hpp"
+#include "rules/eplb.hpp"
 #include "rules/evict/catalogue.hpp"
 #include "rules/place.hpp"
 #include "rules/route/catalogue.hpp"
@@ -36,6 +37,9 @@ struct ClusterSpec {
   ClusterModel network;
 };
 
+/// Where map eplb takes expert loads from: the replayed requests, those before trace.first_request, or a file.
+enum class LoadSource : std::uint8_t { trace, history, file };
+
 struct PlacementSpec {
   Layout layout = Layout::local;
   ShardMap map = ShardMap::none;             // the reader fills the layout's default
@@ -44,6 +48,9 @@ struct PlacementSpec {
   std::uint32_t n_tok = 0, n_exp = 0;        // pikv_xor moduli; 0 = number of shards
   HomeRule home = HomeRule::modulo;
   DenseLayers dense_layers = DenseLayers::home;
+  std::uint32_t replicas = 0;                // eplb: physical experts of a layer; 0 = the experts, rounded up to a multiple of the shards
+  LoadSource load = LoadSource::trace;       // eplb: whose choices are counted
+  std::string load_path;                     // HDF5 dataset `load` [MoE layers, experts] for load file
 };
 
 enum class RoutingKey : std::uint8_t { previous_layer, previous_token, query_router, same_layer };

@@ -10,7 +10,7 @@
 namespace moekv {
 
 enum class Layout : std::uint8_t { local, expert, token, head, replicated };
-enum class ShardMap : std::uint8_t { none, pikv_xor, expert_affine, hash, block_cyclic };
+enum class ShardMap : std::uint8_t { none, pikv_xor, expert_affine, hash, block_cyclic, eplb };
 enum class Dedup : std::uint8_t { none, shard, rank };
 enum class HomeRule : std::uint8_t { modulo, least_loaded };
 enum class DenseLayers : std::uint8_t { home };
@@ -28,6 +28,8 @@ struct Placement {
   std::uint32_t n_exp = 1;         // N_exp of pikv_xor
   std::uint32_t block_tokens = 64; // block of block_cyclic: the page size
   std::uint64_t seed = 0;
+  const std::uint32_t* replica_first = nullptr;  // eplb: replicas of (model layer, expert) are replica_shard[first[i] .. first[i + 1]), i = layer n_experts + expert
+  const std::uint32_t* replica_shard = nullptr;
 
   /// Rank that owns shard s: floor(s G / S).
   [[nodiscard]] MOEKV_HD Rank owner(ShardId s) const {
@@ -43,9 +45,13 @@ struct Placement {
     const std::uint32_t count = first_shard(home.value + 1) - first;
     return ShardId(first + r.value / n_ranks % count);
   }
-  /// Shard of a copy under layout expert.
-  [[nodiscard]] MOEKV_HD ShardId expert_shard(std::uint32_t position, ExpertId e) const {
+  /// Shard of a copy under layout expert. Layer and request count under eplb only: a token's entry goes to one of the replicas by their hash.
+  [[nodiscard]] MOEKV_HD ShardId expert_shard(std::uint32_t layer, RequestId r, std::uint32_t position, ExpertId e) const {
     switch (map) {
+      case ShardMap::eplb: {
+        const std::uint32_t* first = replica_first + static_cast<std::uint64_t>(layer) * n_experts + e.value;
+        return ShardId(replica_shard[first[0] + hash_words(seed, 0x70U, r.value, position) % (first[1] - first[0])]);
+      }
       case ShardMap::pikv_xor: return xor_shard(position, e.value);
       case ShardMap::hash: return ShardId(static_cast<std::uint32_t>(hash_words(seed, 0x65U, e.value) % n_shards));
       default: return ShardId(static_cast<std::uint32_t>(static_cast<std::uint64_t>(e.value) * n_shards / n_experts));

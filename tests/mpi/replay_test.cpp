@@ -80,6 +80,13 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.eviction.rule = evict::H2oSum{};
     s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
   });
+  add("eplb with replicas, lru", [](RunSpec& s) {
+    s.placement.map = ShardMap::eplb;
+    s.placement.replicas = 20;
+    s.eviction.rule = evict::Lru{};
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+    s.read.scope = ReadScope::routed;
+  });
   add("h2o, one layer", [](RunSpec& s) {
     s.trace.layers = {1};
     s.eviction.rule = evict::H2oSum{};

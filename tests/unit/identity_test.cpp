@@ -23,7 +23,8 @@ const std::vector<Case>& cases() {
       {Layout::token, ShardMap::hash},           {Layout::token, ShardMap::pikv_xor},
       {Layout::expert, ShardMap::expert_affine}, {Layout::expert, ShardMap::hash},
       {Layout::expert, ShardMap::pikv_xor},      {Layout::expert, ShardMap::expert_affine, Dedup::shard},
-      {Layout::expert, ShardMap::hash, Dedup::rank}};
+      {Layout::expert, ShardMap::hash, Dedup::rank}, {Layout::expert, ShardMap::eplb},
+      {Layout::expert, ShardMap::eplb, Dedup::shard}, {Layout::expert, ShardMap::eplb, Dedup::rank}};
   return all;
 }
 
@@ -58,6 +59,7 @@ TEST(Identity, EveryPlacementIsDenseAttention) {
         spec.placement.map = c.map;
         spec.placement.dedup = c.dedup;
         spec.placement.fold = true;
+        spec.placement.replicas = 24;
         SCOPED_TRACE(fmt::format("{} ranks {} layout {} map {} dedup {}", shape.name, ranks, static_cast<int>(c.layout), static_cast<int>(c.map),
                                  static_cast<int>(c.dedup)));
         expect_dense(run_replay(spec, testing::requests_of({{30, 5}, {0, 12}, {1, 1}})), 1e-5);

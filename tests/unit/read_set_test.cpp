@@ -40,6 +40,7 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
   testing::use_expert_layout(spec, map);
   spec.placement.dedup = dedup;
   spec.placement.fold = true;
+  spec.placement.replicas = 20;
   spec.routing.key = RoutingKey::same_layer;
   spec.read.scope = scope;
   spec.eviction.rule = evict::Random{};
@@ -89,7 +90,7 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
 
 INSTANTIATE_TEST_SUITE_P(Copies, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none, Dedup::shard, Dedup::rank),
-                                            ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor)));
+                                            ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor, ShardMap::eplb)));
 
 TEST(ReadSet, HashRuleCountsWhatItCannotRead) {
   RunSpec spec = testing::small_spec(testing::gqa_model(2));
