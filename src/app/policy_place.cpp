@@ -87,8 +87,9 @@ Json decide_shards(Case& given) {
   Json shards = Json::array(), outside = Json::array();
   for (std::size_t i = 0; i < entries.size(); ++i) {
     const std::vector<std::uint32_t>& e = entries[i];
-    const ShardId shard = placement.layout == Layout::token ? placement.token_shard(RequestId(e.size() > 2 ? e[2] : 0), e[0])
-                                                            : placement.expert_shard(0, RequestId(e.size() > 2 ? e[2] : 0), e[0], ExpertId(static_cast<std::uint16_t>(e[1])));
+    const ShardId shard = placement.layout == Layout::token
+                              ? placement.token_shard(RequestId(e.size() > 2 ? e[2] : 0), e[0])
+                              : placement.expert_shard(0, RequestId(e.size() > 2 ? e[2] : 0), e[0], ExpertId(static_cast<std::uint16_t>(e[1])));
     shards.push_back(shard.value);
     if (shard.value >= placement.n_shards) outside.push_back(i);
   }

@@ -34,7 +34,8 @@ std::vector<std::int64_t> count_choices(TraceSource& trace, std::uint32_t begin,
 }
 
 std::vector<std::int64_t> read_counts(const std::string& path, const TraceInfo& info) {
-  const h5::Dataset load = h5::File::open(path).dataset("load");
+  const h5::File file = h5::File::open(path);
+  const h5::Dataset load = file.dataset("load");
   const h5::Dims dims = load.dims();
   if (dims.size() != 2 || dims[0] != info.moe_layers.size() || dims[1] != info.n_experts) {
     throw UserError(path + ":/load",

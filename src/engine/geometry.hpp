@@ -49,7 +49,8 @@ class Geometry {
     const std::uint32_t* first = placement_.replica_first + std::size_t{layer.layer.value} * placement_.n_experts + e.value;
     for (std::uint32_t i = first[0]; i < first[1]; ++i) f(ShardId(placement_.replica_shard[i]));
   }
-  /// Experts of each shard at a layer, in units of 1 / expert_unit: an expert with c replicas counts 1/c at each. 1 a shard under pikv_xor, and where eplb has no plan.
+  /// Experts of each shard at a layer, in units of 1 / expert_unit: an expert with c replicas counts 1/c at each. 1 a shard under pikv_xor,
+  /// and where eplb has no plan.
   [[nodiscard]] std::vector<std::uint64_t> shard_experts(const ReplayLayer& layer) const;
   static constexpr std::uint64_t expert_unit = 720720;  // divisible by 1..16
   [[nodiscard]] std::uint32_t n_ranks() const { return placement_.n_ranks; }

@@ -17,7 +17,8 @@ namespace moekv {
 QueryRouter::QueryRouter(const std::string& path, std::uint64_t seed, const ModelShape& model, std::uint32_t n_experts, std::uint32_t top_k)
     : n_heads_(model.n_heads), d_k_(model.d_k), n_experts_(n_experts), top_k_(top_k) {
   if (!path.empty()) {
-    const h5::Dataset weights = h5::File::open(path).dataset("weights");
+    const h5::File file = h5::File::open(path);  // closing it closes the dataset
+    const h5::Dataset weights = file.dataset("weights");
     const h5::Dims dims = weights.dims();
     if (dims.size() != 2 || dims[0] != n_experts || dims[1] != d_k_) {
       throw UserError(path + ":/weights", fmt::format("the query router needs a matrix of [{}, {}] (experts, d_k)", n_experts, d_k_),

@@ -28,7 +28,8 @@ struct Placement {
   std::uint32_t n_exp = 1;         // N_exp of pikv_xor
   std::uint32_t block_tokens = 64; // block of block_cyclic: the page size
   std::uint64_t seed = 0;
-  const std::uint32_t* replica_first = nullptr;  // eplb: replicas of (model layer, expert) are replica_shard[first[i] .. first[i + 1]), i = layer n_experts + expert
+  // eplb: the replicas of (model layer, expert) are replica_shard[replica_first[i] .. replica_first[i + 1]), i = layer n_experts + expert.
+  const std::uint32_t* replica_first = nullptr;
   const std::uint32_t* replica_shard = nullptr;
 
   /// Rank that owns shard s: floor(s G / S).

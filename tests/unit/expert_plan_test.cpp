@@ -105,7 +105,7 @@ TEST(ExpertPlan, BalancesARealReplay) {
 }
 
 TEST(ExpertPlan, CountsFileIsChecked) {
-  const testing::TempDir folder;
+  const TempDir folder;
   const std::string path = folder.file("load.h5");
   RunSpec spec = testing::small_spec();
   testing::use_expert_layout(spec, ShardMap::eplb);

@@ -73,7 +73,10 @@ TEST(Identity, Bf16PayloadStaysWithinItsRounding) {
   for (const ModelShape& shape : shapes()) {
     for (const Case& c : cases()) {
       RunSpec spec = testing::small_spec(shape);
-      spec.placement = {c.layout, c.map, c.dedup, true, 0, 0, HomeRule::modulo, DenseLayers::home};
+      spec.placement.layout = c.layout;
+      spec.placement.map = c.map;
+      spec.placement.dedup = c.dedup;
+      spec.placement.fold = true;
       spec.payload.element = ElementFormat::bf16;
       spec.compression.k = codec::Bf16{};
       spec.compression.v = codec::Bf16{};
