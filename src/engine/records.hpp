@@ -36,6 +36,7 @@ struct StepRecord {
   std::int64_t kv_bytes_raw = 0, kv_bytes_stored = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
   std::int64_t capacity_excess_bytes = 0;
   std::int64_t routed_pairs = 0, routed_changed = 0, experts_kept = 0, experts_either = 0, gate_mass_lost_ppm = 0, gate_mass_gained_ppm = 0;
+  std::int64_t copies_far = 0, copies_far_recorded = 0;
   std::int64_t bytes_logical = 0, bytes_received = 0, bytes_self = 0;
   std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0;
   std::int64_t wire_messages = 0, hidden_state_bytes = 0;
@@ -91,6 +92,8 @@ struct StepRecord {
       Metric{"experts_either", &StepRecord::experts_either, "1", "experts in the recorded or the new set, summed over those pairs", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"gate_mass_lost_ppm", &StepRecord::gate_mass_lost_ppm, "1e-6", "recorded gate weight of experts that the new choice dropped, in millionths, summed over those pairs", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"gate_mass_gained_ppm", &StepRecord::gate_mass_gained_ppm, "1e-6", "weight that the recorded gate would give experts of the new choice that it did not choose, in millionths, summed over those pairs (0 for routers without logits)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"copies_far", &StepRecord::copies_far, "1", "copies that a router other than the recorded choice stores on other ranks than home (layout expert, layers keyed by the token's own experts)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"copies_far_recorded", &StepRecord::copies_far_recorded, "1", "the same had the recorded choice been followed", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps and policy state at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},
@@ -153,6 +156,7 @@ struct LoadRecord {
   std::int64_t entity = 0;  // Entity
   std::int64_t index = 0;
   std::int64_t load = 0;             // experts: choices; others: entries read by queries
+  std::int64_t recorded_load = 0;    // experts, under a router other than recorded
   std::int64_t insertions = 0, resident_bytes = 0, peak_bytes = 0, busy_ns = 0;
 
   static constexpr auto metrics = std::tuple{
@@ -160,6 +164,7 @@ struct LoadRecord {
       Metric{"entity", &LoadRecord::entity, "1", "0 expert, 1 shard, 2 rank, 3 node", Scope::shard, ClaimClass::counted, Combine::key},
       Metric{"index", &LoadRecord::index, "1", "id of the expert, shard, rank or node", Scope::shard, ClaimClass::counted, Combine::key},
       Metric{"load", &LoadRecord::load, "1", "experts: (token, layer) pairs routed to it; shard, rank, node: entries scanned for queries", Scope::shard, ClaimClass::counted, Combine::sum},
+      Metric{"recorded_load", &LoadRecord::recorded_load, "1", "experts: (token, layer) pairs that the recorded choice routes to it, counted where another router chose", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"insertions", &LoadRecord::insertions, "1", "entries stored", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"resident_bytes", &LoadRecord::resident_bytes, "byte", "bytes of allocated page blocks at the end of the window", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"peak_bytes", &LoadRecord::peak_bytes, "byte", "largest value of resident_bytes in the window (taken after admit)", Scope::shard, ClaimClass::counted, Combine::max},

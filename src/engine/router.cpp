@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/rng.hpp"
+#include "engine/copies.hpp"
 #include "rules/route/group.hpp"
 
 namespace moekv {
@@ -79,6 +80,31 @@ void Router::route(const ReplayLayer& layer) {
   }
   for (const std::uint16_t e : choices_[layer.row].ids) {
     if (e != ExpertId::invalid) counters_->expert_load[e].load += 1;
+  }
+  if (!recorded_) compare_load(layer);
+}
+
+void Router::compare_load(const ReplayLayer& layer) {
+  const std::uint32_t k = geometry_->top_k();
+  view_tokens(layer.row);
+  for (const route::TokenView& token : views_) {
+    for (std::uint32_t j = 0; j < k; ++j) {
+      if (token.recorded_ids[j] != ExpertId::invalid) counters_->expert_load[token.recorded_ids[j]].recorded_load += 1;
+    }
+  }
+  const Placement& placement = geometry_->placement();
+  if (placement.layout != Layout::expert || layer.key_is_previous_token || geometry_->spec().routing.key == RoutingKey::query_router) return;
+  if (layer.key_row != layer.row) view_tokens(layer.key_row);
+  const auto far = [&](const BatchItem& item, const route::TokenView& token, const std::uint16_t* ids) {
+    const CopySet copies = plan_copies(placement, item.request, layer.layer.value, token.position, {ids, k});
+    return std::count_if(copies.shard.begin(), copies.shard.begin() + copies.n_copies, [&](ShardId s) { return placement.owner(s) != item.home; });
+  };
+  std::size_t t = 0;
+  for (const BatchItem& item : items_) {
+    for (std::uint32_t position = item.begin; position < item.end; ++position, ++t) {
+      counters_->step.copies_far += far(item, views_[t], &choices_[layer.key_row].ids[t * k]);
+      counters_->step.copies_far_recorded += far(item, views_[t], views_[t].recorded_ids);
+    }
   }
 }
 

@@ -54,6 +54,8 @@ class Router {
   void compare(const route::TokenView& token, const std::uint16_t* ids);
   /// The weight that the recorded gate would have given an expert it did not choose, by the scores of the two; 0 for one that it chose.
   [[nodiscard]] double recorded_weight(const route::TokenView& token, std::uint16_t expert) const;
+  /// What the recorded choice would have loaded experts with at `layer`, and sent to other ranks for storing: the gain of another router.
+  void compare_load(const ReplayLayer& layer);
   void hash_key(RequestId request, int row, std::uint16_t* out) const;
 
   const Geometry* geometry_;

@@ -110,6 +110,8 @@ void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecor
                    total(steps, &S::gate_mass_lost_ppm) * 1e-6, pairs);
     list.add_ratio("gate_mass_lost", {"1", counted, "gate_mass_dropped less the weight that the recorded gate would give the gained experts"},
                    (total(steps, &S::gate_mass_lost_ppm) - total(steps, &S::gate_mass_gained_ppm)) * 1e-6, pairs);
+    list.add_ratio("store_traffic_change", {"1", counted, "copies stored on other ranks than home / the same had the recorded choice been followed"},
+                   total(steps, &S::copies_far), total(steps, &S::copies_far_recorded));
   }
   if (traffic.empty() || ranks < 2) return;
   const auto n = static_cast<std::size_t>(ranks);

@@ -106,6 +106,11 @@ void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& 
   list.add_ratio(prefix + "imbalance_temporal", {"1", counted, "imbalance_window / imbalance_ratio: above 1 the hot entities change"}, step,
                  b.max / b.mean);
   if (entity == Entity::expert) add_drift(table, list);
+  const LoadTable recorded = load_table(loads, entity, &LoadRecord::recorded_load);
+  if (const Balance r = balance(recorded.run); entity == Entity::expert && r.sum > 0) {
+    ratio("imbalance_recorded", "max / mean had the recorded choice been followed", r.max, r.mean);
+    list.add("expert_imbalance_gained", {"1", counted, "expert_imbalance_recorded - expert_imbalance_ratio"}, r.max / r.mean - b.max / b.mean);
+  }
   if (entity == Entity::rank) add_lost_time(loads, list);
 }
 
