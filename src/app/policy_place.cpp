@@ -1,6 +1,7 @@
 // moekv policy place: where entries lie under a map, and which experts a plan copies.
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <variant>
 
 #include "app/policy.hpp"
@@ -123,6 +124,17 @@ std::vector<double> read_load(Case& given) {
   return load;
 }
 
+/// Distinct nodes of each token's experts, each served by its lowest slot: the number that a gate limited by nodes keeps down.
+Json count_nodes(const std::vector<std::vector<std::uint16_t>>& tokens, const Json& slots, std::uint32_t slots_per_node) {
+  Json out = Json::array();
+  for (const std::vector<std::uint16_t>& token : tokens) {
+    std::set<std::uint32_t> nodes;
+    for (const std::uint16_t e : token) nodes.insert(slots[e].front().get<std::uint32_t>() / slots_per_node);
+    out.push_back(nodes.size());
+  }
+  return out;
+}
+
 Json decide_eplb(Case& given) {
   (void)given.find("map");
   Eplb eplb;
@@ -131,6 +143,7 @@ Json decide_eplb(Case& given) {
   const std::vector<double> load = read_load(given);
   const EplbShape shape{static_cast<std::uint32_t>(load.size()), eplb.replicas, eplb.groups, eplb.nodes, eplb.gpus};
   if (const char* why = given.failed() ? nullptr : eplb_refusal(shape); why != nullptr) given.complain("params", why);
+  const auto tokens = given.rows<std::uint16_t>("tokens", {0, static_cast<double>(std::max<std::size_t>(load.size(), 1) - 1)});
   given.finish();
   std::vector<std::uint16_t> experts(shape.n_replicas), copies(shape.n_experts);
   plan_eplb(shape, load.data(), experts.data());
@@ -145,7 +158,9 @@ Json decide_eplb(Case& given) {
     }
     slots.push_back(own);
   }
-  return {{"physical_to_logical", experts}, {"gpu_load", gpu_load}, {"logical_count", copies}, {"logical_to_physical", slots}};
+  Json out{{"physical_to_logical", experts}, {"gpu_load", gpu_load}, {"logical_count", copies}, {"logical_to_physical", slots}};
+  if (given.has("tokens")) out["nodes_of_token"] = count_nodes(tokens, slots, shape.n_replicas / shape.n_nodes);
+  return out;
 }
 
 Json decide_shadow(Case& given) {

@@ -67,9 +67,9 @@ Tokens read_tokens(Case& given, bool needs_logits) {
 
 /// Part "state": what the rule remembers, and the counts of the step after which it is brought up to date.
 struct Memory {
-  std::vector<float> load, miss, bias, value, pulls;
+  std::vector<float> load, miss, bias, value, pulls, worst;
   std::vector<std::int64_t> count, missed;
-  std::int64_t lookups = 0;
+  std::int64_t lookups = 0, model_ns = 0;
   std::uint64_t step = 0;
   bool count_given = false;  // else the choices made are counted
   route::LayerState view{};
@@ -87,19 +87,21 @@ struct Memory {
     read(bias, "bias", n_experts, 0.0F, {-1e30, 1e30});
     read(value, "value", route::max_arms, 0.0F, {-1e30, 1e30});
     read(pulls, "pulls", route::max_arms, 0.0F, {0, 1e9});
+    read(worst, "worst", 1, 0.0F, {0, 1e30});
     read(count, "count", n_experts, std::int64_t{0}, {0, 1e15});
     read(missed, "missed", n_experts, std::int64_t{0}, {0, 1e15});
     count_given = given.has("count");
     lookups = given.value_or("lookups", lookups, {0, 1e15});
+    model_ns = given.value_or("model_ns", model_ns, {0, 1e18});
     step = given.value_or("step", step);
-    view = {load.data(), miss.data(), bias.data(), value.data(), pulls.data(), given.value_or("arm", 0U, {0, route::max_arms - 1})};
+    view = {load.data(), miss.data(), bias.data(), value.data(), pulls.data(), worst.data(), given.value_or("arm", 0U, {0, route::max_arms - 1})};
   }
 };
 
 /// State after the step: counts given in the state, or else those of the choices made.
 template <class Rule>
 void put_state(const Rule& rule, const route::Geometry& g, Memory& memory, Json& out) {
-  const route::StepCounts step{memory.count.data(), memory.missed.data(), memory.lookups, memory.step + 1, 0};
+  const route::StepCounts step{memory.count.data(), memory.missed.data(), memory.lookups, memory.model_ns, memory.step + 1, 0};
   rule.update(g, step, memory.view);
   const auto first = [](const std::vector<float>& x, std::size_t n) {
     return std::vector<float>(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(n));

@@ -145,12 +145,17 @@ void Counters::end_exchange() {
   std::fill(receive_ns_.begin(), receive_ns_.end(), 0);
 }
 
-std::vector<std::int64_t> Counters::take_step_model() {
-  std::vector<std::int64_t> values = std::move(exchange_ns_);
-  exchange_ns_.clear();
-  std::int64_t bytes = 0;
-  for (std::int64_t& b : memory_bytes_) bytes = std::max(bytes, std::exchange(b, 0));
+std::vector<std::int64_t> Counters::step_model() const {
+  std::vector<std::int64_t> values = exchange_ns_;
+  const std::int64_t bytes = memory_bytes_.empty() ? 0 : *std::max_element(memory_bytes_.begin(), memory_bytes_.end());
   values.push_back(geometry_->spec().cluster.network.memory_ns(bytes));
+  return values;
+}
+
+std::vector<std::int64_t> Counters::take_step_model() {
+  std::vector<std::int64_t> values = step_model();
+  exchange_ns_.clear();
+  std::fill(memory_bytes_.begin(), memory_bytes_.end(), 0);
   return values;
 }
 

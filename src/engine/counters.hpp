@@ -45,6 +45,8 @@ class Counters {
   void end_exchange();
   /// Modelled times of the step's exchanges and of its page reads on this process, to be maximised over processes.
   [[nodiscard]] std::vector<std::int64_t> take_step_model();
+  /// The same without taking it.
+  [[nodiscard]] std::vector<std::int64_t> step_model() const;
   void page_bytes_read(Rank rank, std::int64_t bytes) { memory_bytes_[rank.value - first_.value] += bytes; }
 
   /// Moves the window's rows to `out` and starts the next window at `next_step`.

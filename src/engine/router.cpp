@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.hpp"
 #include "core/rng.hpp"
@@ -54,9 +55,9 @@ void Router::make_memory() {
   const std::size_t e = geometry_->n_experts();
   memory_.resize(choices_.size());
   for (Memory& m : memory_) {
-    m.values.assign(3 * e + 2 * route::max_arms, 0.0F);
+    m.values.assign(3 * e + 2 * route::max_arms + 1, 0.0F);
     float* at = m.values.data();
-    m.view = {at, at + e, at + 2 * e, at + 3 * e, at + 3 * e + route::max_arms, 0};
+    m.view = {at, at + e, at + 2 * e, at + 3 * e, at + 3 * e + route::max_arms, at + 3 * e + 2 * route::max_arms, 0};
     std::fill_n(m.view.load, e, 1.0F);
   }
   counts_.assign(choices_.size() * (2 * e + 1), 0);
@@ -248,9 +249,12 @@ void Router::update_memory() {
   std::fill(counters_->expert_missed.begin(), counters_->expert_missed.end(), 0);
   std::fill(counters_->expert_lookups.begin(), counters_->expert_lookups.end(), 0);
   transport_->allreduce_sum(counts_);
+  std::vector<std::int64_t> model = counters_->step_model();
+  transport_->allreduce_max(model);
+  const std::int64_t model_ns = std::accumulate(model.begin(), model.end(), std::int64_t{0});
   for (std::size_t row = first_row_; row < end_row_; ++row) {
     const std::int64_t* counts = &counts_[row * width];
-    const route::StepCounts step{counts, counts + e, counts[2 * e], step_ + 1, trace_->moe_layers[row]};
+    const route::StepCounts step{counts, counts + e, counts[2 * e], model_ns, step_ + 1, trace_->moe_layers[row]};
     std::visit(
         [&](const auto& rule) {
           if constexpr (requires { rule.update(rule_geometry_, step, memory_[row].view); }) rule.update(rule_geometry_, step, memory_[row].view);

@@ -70,9 +70,9 @@ TYPED_TEST(EveryRouteRule, IsAValueWithAName) {
 struct State {
   std::vector<float> values;
   route::LayerState view;
-  State(std::uint32_t n_experts, bool even) : values(3 * n_experts + 2 * route::max_arms) {
+  State(std::uint32_t n_experts, bool even) : values(3 * n_experts + 2 * route::max_arms + 1) {
     float* at = values.data();
-    view = {at, at + n_experts, at + 2 * n_experts, at + 3 * n_experts, at + 3 * n_experts + route::max_arms, 0};
+    view = {at, at + n_experts, at + 2 * n_experts, at + 3 * n_experts, at + 3 * n_experts + route::max_arms, at + 3 * n_experts + 2 * route::max_arms, 0};
     for (std::uint32_t e = 0; e < n_experts; ++e) {
       const Draw4 d = draw4(13, Stream::probe, e, 0, 0);
       view.load[e] = even ? 1.0F : 2.0F * uniform_float(d.v[0]);
@@ -173,7 +173,7 @@ TYPED_TEST(EveryRouteRule, StateStaysFiniteAndFollowsTheCounts) {
         load[e] = step % 7 == 3 ? 0 : draw4(5, Stream::probe, step, e, 0).v[0] % (e < 3 ? 4000 : 9);
         missed[e] = e < 3 ? 5 : 0;
       }
-      TypeParam{}.update(g, {load.data(), missed.data(), 100, step + 1, 2}, state.view);
+      TypeParam{}.update(g, {load.data(), missed.data(), 100, 5000, step + 1, 2}, state.view);
       for (const float x : state.values) ASSERT_TRUE(std::isfinite(x));
     }
     EXPECT_NE(state.values, before.values);

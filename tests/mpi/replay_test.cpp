@@ -62,10 +62,12 @@ void add_routers(std::vector<std::pair<std::string, RunSpec>>& all) {
     all.emplace_back(std::visit([](const auto& rule) { return std::string(rule.name); }, router), spec);
   }
   RunSpec spec = all.back().second;  // pages of several experts: misses are counted by the experts that asked
-  spec.routing.rule = route::Bandit{route::Explore::ucb, 0.05F, 0.1F, 1.0F, 1.0F, 3, 2, 2};
+  spec.routing.rule = route::Bandit{.explore = route::Explore::ucb, .beta_steps = 2, .k_steps = 2};
   spec.placement.dedup = Dedup::shard;
   spec.page.key = PageKey::shard;
   all.emplace_back("bandit over shared pages", spec);
+  spec.routing.rule = route::Bandit{.reward = route::Reward::latency, .epsilon = 0.5F, .k_steps = 2};
+  all.emplace_back("bandit, modelled time", spec);
 }
 
 std::vector<std::pair<std::string, RunSpec>> specs() {

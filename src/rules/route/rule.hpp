@@ -22,6 +22,7 @@ struct LayerState {
   float* bias;   // [n_experts] added to the scores of the choice
   float* value;  // [max_arms] mean reward of an arm
   float* pulls;  // [max_arms] steps that an arm was rewarded for
+  float* worst;  // [1] largest cost of a choice so far, by which costs are measured
   std::uint32_t arm;
 };
 
@@ -30,6 +31,7 @@ struct StepCounts {
   const std::int64_t* load;    // [n_experts] tokens that chose the expert
   const std::int64_t* missed;  // [n_experts] page lookups under the expert's key that missed
   std::int64_t lookups = 0;    // page lookups under any expert's key
+  std::int64_t model_ns = 0;   // modelled time of the whole step
   std::uint64_t step = 0;      // index of the step that follows
   std::uint32_t layer = 0;
 };
