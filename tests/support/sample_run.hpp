@@ -51,12 +51,12 @@ inline RunOutcome sample_outcome() {
     for (std::int64_t layer = 0; layer < 2; ++layer) {
       out.layers.push_back({s.first_step, layer, 5, 50, s.n_hit / 2, 15, 10, 10, layer == 0 ? 2 : 3, 100, 20});
     }
-    for (std::int64_t e = 0; e < 4; ++e) out.loads.push_back({s.first_step, 0, e, e == 0 ? 4 : e == 1 ? 0 : e == 2 ? 3 : 1, 0, 0, 0, 0});
+    for (std::int64_t e = 0; e < 4; ++e) out.loads.push_back({s.first_step, 0, e, e == 0 ? 4 : e == 1 ? 0 : e == 2 ? 3 : 1, 2, 0, 0, 0, 0});
     for (std::int64_t entity = 1; entity <= 2; ++entity) {
-      out.loads.push_back({s.first_step, entity, 0, 20, 12, 600, 700, entity == 2 ? 60 : 0});
-      out.loads.push_back({s.first_step, entity, 1, 10, 8, 400, 500, entity == 2 ? 20 : 0});
+      out.loads.push_back({s.first_step, entity, 0, 20, 0, 12, 600, 700, entity == 2 ? 60 : 0});
+      out.loads.push_back({s.first_step, entity, 1, 10, 0, 8, 400, 500, entity == 2 ? 20 : 0});
     }
-    out.loads.push_back({s.first_step, 3, 0, 30, 20, 1000, 1200, 80});
+    out.loads.push_back({s.first_step, 3, 0, 30, 0, 20, 1000, 1200, 80});
     out.traffic.push_back({s.first_step, 0, 0, 50, 0, 0, 0, 0, 0, 1});
     out.traffic.push_back({s.first_step, 0, 1, 60, 40, 0, 5, 8, 7, 4});
     out.traffic.push_back({s.first_step, 1, 0, 40, 0, 30, 0, 0, 10, 2});

@@ -31,7 +31,9 @@ TEST(PikvXor, LeavesItsRangeUnlessModuliArePowersOfTwo) {
       }
     }
     EXPECT_EQ(outside == 0, (n & (n - 1)) == 0) << n;
-    if (n == 6) EXPECT_EQ(outside, 8U) << "of 36: 6 and 7 are no shards";
+    if (n == 6) {
+      EXPECT_EQ(outside, 8U) << "of 36: 6 and 7 are no shards";
+    }
   }
 }
 

@@ -110,6 +110,8 @@ TEST_F(SummariseTest, Requests) {
 TEST_F(SummariseTest, BalanceOfEveryEntity) {
   EXPECT_DOUBLE_EQ(value("expert_imbalance_ratio"), 2);
   EXPECT_DOUBLE_EQ(value("expert_max_vio"), 1);
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_recorded"), 1);
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_gained"), -1);
   EXPECT_DOUBLE_EQ(value("expert_utilisation"), 0.75);
   EXPECT_DOUBLE_EQ(value("expert_gini"), 0.4375);
   EXPECT_DOUBLE_EQ(value("expert_jain"), 16 * 16 / (4 * 4 * 26.0));  // loads 8 0 6 2
