@@ -48,7 +48,8 @@ void add_load_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.probe.samples; }, {0, 1e6}));
   add(field_key("probe.top_k", "", "entries of topk_recall", [](auto& s) -> auto& { return s.probe.top_k; }, {1, 4096}));
   add(field_key("probe.seed", "", "default: seed", [](auto& s) -> auto& { return s.probe.seed; }));
-  add(field_key("metrics.window_steps", "", "steps of a row of results; doubles after every 128 rows of a long run", [](auto& s) -> auto& { return s.metrics.window_steps; }, {1, 1e9}));
+  add(field_key("metrics.window_steps", "", "steps of a row of results; doubles after every 128 rows of a long run",
+                [](auto& s) -> auto& { return s.metrics.window_steps; }, {1, 1e9}));
   add(field_key("metrics.per_step", "", "a row per step instead of per window", [](auto& s) -> auto& { return s.metrics.per_step; }));
   add(field_key("metrics.warmup_steps", "", "first steps left out of warm totals, counted", [](auto& s) -> auto& { return s.metrics.warmup_steps; },
                 {0, 1e9}));

@@ -144,7 +144,7 @@ TEST_F(RunFileTest, ExistingFilesAreKeptUnlessToldOtherwise) {
   EXPECT_NO_THROW(require_writable(path, Existing::refuse));
   EXPECT_TRUE(std::filesystem::is_empty(dir.file("")));
   std::ofstream(path) << "precious";
-  EXPECT_THAT(message_of([&] { require_writable(path, Existing::refuse); }), HasSubstr("--force"));
+  EXPECT_THAT(message_of([&] { require_writable(path, Existing::refuse); }), HasSubstr("another name with --out"));
   EXPECT_NO_THROW(require_writable(path, Existing::replace));
   EXPECT_EQ(std::filesystem::file_size(path), 8u);
   EXPECT_THAT(message_of([&] { require_writable(dir.file("nowhere/run.h5"), Existing::replace); }), HasSubstr("does not exist"));
