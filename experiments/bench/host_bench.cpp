@@ -1,9 +1,11 @@
 // host_bench: attention, appending and sealing of the host backend, each beside the memory bandwidth of the same moment and the same access pattern.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include "fma_peak.hpp"
 #include "page_set.hpp"
 #include "reads.hpp"
 #include "rules/codec/catalogue.hpp"
@@ -26,12 +28,14 @@ struct Options {
 };
 
 PlaneFormat plane_named(const std::string& name) {
-  const std::vector<Codec> all = {codec::Bf16{},     codec::Fp16{},      codec::Fp32{},     codec::Fp8Head{},
-                                  codec::Fp8Token{}, codec::Int8Token{}, codec::Int4Token{}};
-  for (const Codec& c : all) {
-    if (std::visit([](const auto& x) { return x.name; }, c) == name) return plane_of(c, Role::k, 128);
+  PlaneFormat plane;
+  const auto found = [&]<std::size_t... I>(std::index_sequence<I...>) {
+    return ((std::variant_alternative_t<I, Codec>::name == name && (plane = std::variant_alternative_t<I, Codec>{}.plane(Role::k, 128), true)) ||
+            ...);
   }
-  throw CLI::ValidationError("--codec", "unknown codec " + name);
+  (std::make_index_sequence<std::variant_size_v<Codec>>{});
+  if (!found) throw CLI::ValidationError("--codec", "unknown codec " + name);
+  return plane;
 }
 
 void print_line(const std::string& what, const Work& work, const Work& base) {
@@ -40,6 +44,20 @@ void print_line(const std::string& what, const Work& work, const Work& base) {
   const Spread b = spread(base.gb_per_s);
   std::printf("%-46s %-7s %6.2f (%5.2f) GB/s  %-7s %6.2f (%5.2f) GB/s  ratio %.2f [%.2f, %.2f] quiet %.2f\n", what.c_str(), work.name.c_str(),
               w.median, w.p95, base.name.c_str(), b.median, b.p95, r.median, r.p5, r.p95, w.p95 / b.p95);
+  std::fflush(stdout);
+}
+
+/// Attention against the slower of its two limits: reading its bytes, and doing its multiply-adds (performance.md 8b, C3 and C4).
+void print_roofline(const Work& work, const Work& pread, const Work& fma, double fmas_per_byte) {
+  std::vector<double> fractions, bound;
+  for (std::size_t i = 0; i < work.gb_per_s.size(); ++i) {
+    const double memory = work.gb_per_s[i] / pread.gb_per_s[i], arithmetic = work.gb_per_s[i] * fmas_per_byte / fma.gb_per_s[i];
+    fractions.push_back(std::max(memory, arithmetic));
+    bound.push_back(arithmetic > memory ? 1.0 : 0.0);
+  }
+  const Spread s = spread(fractions), f = spread(fma.gb_per_s);
+  std::printf("%-46s roofline %.2f [%.2f, %.2f], bound by %s; fma %.0f G/s, %.1f per byte\n", "", s.median, s.p5, s.p95,
+              spread(bound).median > 0.5 ? "arithmetic" : "memory", f.median, fmas_per_byte);
   std::fflush(stdout);
 }
 
@@ -62,11 +80,15 @@ void bench_attend(const Options& options, const std::string& codec, std::uint32_
                      sink = read_streams(arena.data() + i * slice_bytes % (arena.size() - slice_bytes) / 4096 * 4096, slice_bytes, n_threads);
                      return slice_bytes;
                    }});
+  works.push_back({"fma", [&](std::size_t) { return do_fmas(100000, n_threads); }});
   run_interleaved(works, options.rounds, options.cpu_clock && n_threads == 1 ? Clock::cpu : Clock::wall);
   char what[128];
   std::snprintf(what, sizeof what, "%s P=%u tile=%zuB threads=%d", codec.c_str(), page_slots, set.tile_bytes(), n_threads);
   print_line(what, works[0], works[1]);
   print_line("", works[0], works[2]);
+  const Shape& shape = options.shape;
+  const double fmas = static_cast<double>(page_slots) * (shape.d_k + shape.d_v) * shape.group;
+  print_roofline(works[0], works[1], works[3], fmas / static_cast<double>(set.tile_bytes()));
 }
 
 /// Appending bf16 rows to open pages, and sealing them, against copying the same raw bytes.
@@ -126,7 +148,8 @@ void bench_write(const Options& options, const std::string& codec, int n_threads
 int run(int argc, char** argv) {
   Options o;
   CLI::App app("Host backend against memory bandwidth; see experiments/bench/README.md for what the ratios mean.");
-  app.add_option("--working-set-gib", o.working_set_gib, "bytes of pages, at least four times the last-level cache")->check(CLI::Range(0.00001, 1024.0));
+  app.add_option("--working-set-gib", o.working_set_gib, "bytes of pages, at least four times the last-level cache")
+      ->check(CLI::Range(0.00001, 1024.0));
   app.add_option("--slice-mib", o.slice_mib, "payload of one slice")->check(CLI::Range(0.001, 1024.0));
   app.add_option("--rounds", o.rounds, "interleaved rounds")->check(CLI::Range(5, 100000));
   app.add_option("--threads", o.threads, "numbers of threads");

@@ -56,6 +56,17 @@ void list_rules(std::string_view title, const std::string& section) {
   });
 }
 
+void list_codecs() {
+  list_rules<Codec>("codecs (compression.codec, or compression.k and compression.v)", "compression");
+  fmt::print("  Attention reads the codes of these formats themselves, and decodes the rows of other codecs to a staging page first:\n     ");
+  for_each_rule<Codec>([](const auto& codec) {
+    if (reads_codes(codec.plane(Role::k, 128)) && reads_codes(codec.plane(Role::v, 128))) fmt::print(" {}", codec.name);
+  });
+  fmt::print("\n  PiKV's names stand for:\n     ");
+  for (const RuleAlias& a : rule_aliases<Codec>) fmt::print(" {} = {};", a.alias, a.name);
+  fmt::print("\n");
+}
+
 void list_layouts() {
   fmt::print("layouts (placement.layout) and their maps (placement.map, default first)\n");
   constexpr std::array<std::string_view, 5> docs{"KV stays on the home rank of its request: the baseline of every saving; map none",
@@ -71,14 +82,13 @@ struct Topic {
   std::string_view name;
   Lister list;
 };
-constexpr std::array<Topic, 7> topics{
-    {{"models", list_models},
-     {"clusters", list_clusters},
-     {"policies", [] { list_rules<EvictRule>("eviction policies (eviction.policy)", "eviction"); }},
-     {"routers", [] { list_rules<RouteRule>("routers (routing.router)", "routing"); }},
-     {"codecs", [] { list_rules<Codec>("codecs (compression.codec, or compression.k and compression.v)", "compression"); }},
-     {"layouts", list_layouts},
-     {"keys", [] { fmt::print("keys = default (type, unit)\n{}", config_help()); }}}};
+constexpr std::array<Topic, 7> topics{{{"models", list_models},
+                                       {"clusters", list_clusters},
+                                       {"policies", [] { list_rules<EvictRule>("eviction policies (eviction.policy)", "eviction"); }},
+                                       {"routers", [] { list_rules<RouteRule>("routers (routing.router)", "routing"); }},
+                                       {"codecs", list_codecs},
+                                       {"layouts", list_layouts},
+                                       {"keys", [] { fmt::print("keys = default (type, unit)\n{}", config_help()); }}}};
 
 ExitCode list(const std::string& what) {
   std::vector<std::string_view> known;

@@ -190,7 +190,7 @@ Variant Case::rule(std::string_view selector, std::string_view parameters, const
   Variant out;
   Case params = part(parameters);
   if (!require(selector)) return out;
-  const std::string name = value<std::string>(selector);
+  const std::string name = resolve_alias<Variant>(value<std::string>(selector));
   std::vector<std::string> names = rule_names<Variant>();
   names.insert(names.end(), others.begin(), others.end());
   if (std::find(names.begin(), names.end(), name) == names.end()) {

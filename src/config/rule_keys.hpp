@@ -1,6 +1,7 @@
 // Rows of the key table made from a catalogue of rules (std::variant): the key that chooses a rule and the parameters of every rule.
 #pragma once
 
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -24,6 +25,20 @@ void for_each_rule(F&& f) {
   [&]<std::size_t... i>(std::index_sequence<i...>) {
     (f(std::variant_alternative_t<i, Variant>{}), ...);
   }(std::make_index_sequence<std::variant_size_v<Variant>>{});
+}
+
+/// Other names of a catalogue's rules. A configuration may use them; what is written and stored is the rule's own name.
+template <class Variant>
+inline constexpr std::span<const RuleAlias> rule_aliases{};
+template <>
+inline constexpr std::span<const RuleAlias> rule_aliases<Codec>{codec_aliases};
+
+template <class Variant>
+[[nodiscard]] std::string resolve_alias(const std::string& name) {
+  for (const RuleAlias& a : rule_aliases<Variant>) {
+    if (a.alias == name) return std::string(a.name);
+  }
+  return name;
 }
 
 [[nodiscard]] inline std::string rule_name(const auto& variant) {
@@ -77,7 +92,10 @@ void add_rule_keys(std::vector<Key>& keys, const std::string& section, const std
   selector.written = written;
   selector.read = [=](const YamlNode& node, RunSpec& spec, Complaints& complain) {
     std::size_t index = 0;
-    if (!expect_scalar(node, "a name", complain) || !read_choice(node, rule_names<Variant>(), index, complain)) return;
+    if (!expect_scalar(node, "a name", complain)) return;
+    YamlNode own = node;
+    own.text = resolve_alias<Variant>(node.text);
+    if (!read_choice(own, rule_names<Variant>(), index, complain)) return;
     for_each_rule<Variant>([&](auto rule) {
       if (rule.name != rule_names<Variant>()[index]) return;
       for (Variant* target : targets(spec)) *target = rule;

@@ -176,6 +176,28 @@ void check_token_group(Checks& c, const char* key, const Codec& codec, const Pla
            fmt::format("set page.slots to a multiple of {}", plane.group));
 }
 
+/// Loaded codecs need a file; the tables of both planes live equally long.
+void check_tables(Checks& c, const PlaneFormat& k, const PlaneFormat& v) {
+  const RunSpec& s = c.spec();
+  const auto check_path = [&](const char* key, const Codec& codec) {
+    const bool absent = std::visit(
+        [](const auto& x) {
+          if constexpr (requires { x.path; }) return x.path.empty();
+          return false;
+        },
+        codec);
+    if (absent)
+      c.refuse({key, "compression.codec"}, fmt::format("codec {} takes its maps from a file, and none is given", rule_name(codec)), "give its path");
+  };
+  check_path("compression.k.codec", s.compression.k);
+  if (!s.model.mla()) check_path("compression.v.codec", s.compression.v);
+  const auto shared = [](const PlaneFormat& f) { return f.has_table() && f.scope != TableScope::page; };
+  if (!s.model.mla() && shared(k) && shared(v) && k.scope != v.scope) {
+    c.refuse({"compression.v.codec", "compression.k.codec"}, "tables of K are made per sequence and those of V for the run, or the reverse",
+             "use one basis for both: sequence, or offline or loaded");
+  }
+}
+
 }  // namespace
 
 void check_compression(Checks& c) {
@@ -191,6 +213,7 @@ void check_compression(Checks& c) {
   };
   check_raw("compression.k.codec", s.compression.k);
   if (c.given("compression.v.codec") && !s.model.mla()) check_raw("compression.v.codec", s.compression.v);
+  check_tables(c, k, v);
   check_token_group(c, "compression.k.codec", s.compression.k, k);
   if (!s.model.mla()) check_token_group(c, "compression.v.codec", s.compression.v, v);
   if (c.given("compression.codec") && (c.given("compression.k") || c.given("compression.v"))) {

@@ -105,7 +105,7 @@ std::uint32_t Batcher::query_begin(const Request& request, std::uint32_t begin, 
   if (begin >= request.prompt) return begin;
   const RunSpec& spec = geometry_->spec();
   PrefillQueries queries = spec.prefill.queries;
-  if (queries == PrefillQueries::automatic) queries = geometry_->needs_mass() ? PrefillQueries::all : PrefillQueries::none;
+  if (queries == PrefillQueries::automatic) queries = geometry_->needs_mass() || geometry_->fits_queries() ? PrefillQueries::all : PrefillQueries::none;
   switch (queries) {
     case PrefillQueries::all: return begin;
     case PrefillQueries::last: return std::clamp(request.prompt > spec.prefill.last ? request.prompt - spec.prefill.last : 0, begin, end);

@@ -103,6 +103,11 @@ void Geometry::choose_formats() {
   const PlaneFormat k = plane_of(spec_->compression.k, Role::k, model.d_k), v = plane_of(spec_->compression.v, Role::v, model.d_v);
   if (!k.raw()) sealed_.k = k;  // a plane that a codec leaves raw keeps the payload's type
   if (!v.raw()) sealed_.v = v;
+  for (const PlaneFormat& plane : {sealed_.k, sealed_.v}) {
+    const bool shared = plane.has_table() && plane.scope != TableScope::page;
+    tables_of_run_ = tables_of_run_ || (shared && plane.scope == TableScope::run);
+    fits_queries_ = fits_queries_ || (shared && plane.scope == TableScope::sequence && (plane.fit == TableFit::think || plane.fit == TableFit::kq_svd));
+  }
   compressed_ = !sealed_.k.raw() || (!model.mla() && !sealed_.v.raw());
   softmax_scale_ = model.softmax_scale > 0 ? static_cast<float>(model.softmax_scale) : 1.0F / std::sqrt(static_cast<float>(model.d_k));
 }

@@ -71,6 +71,10 @@ class Geometry {
     return several_copies() && spec_->read.scope == ReadScope::routed && spec_->read.copies == CopyRule::surviving;
   }
   [[nodiscard]] bool compressed() const { return compressed_; }
+  /// Tables of sealed pages are the run's (offline or loaded), not a sequence's.
+  [[nodiscard]] bool tables_of_run() const { return tables_of_run_; }
+  /// Tables of sealed pages are fitted to queries too.
+  [[nodiscard]] bool fits_queries() const { return fits_queries_; }
   [[nodiscard]] bool needs_mass() const { return needs_mass_; }
   [[nodiscard]] EvictUnit unit() const { return unit_; }
   /// Head groups of a rank: KV heads [first, first + count) relative to the rank's slice.
@@ -107,7 +111,7 @@ class Geometry {
   std::uint32_t payload_bytes_ = 2;
   float softmax_scale_ = 1.0F;
   EvictUnit unit_ = EvictUnit::page;
-  bool pages_by_expert_ = false, needs_experts_ = false, compressed_ = false, needs_mass_ = false;
+  bool pages_by_expert_ = false, needs_experts_ = false, compressed_ = false, needs_mass_ = false, tables_of_run_ = false, fits_queries_ = false;
 };
 
 /// Divides `total` over `n` equal parts by largest remainder: part i.

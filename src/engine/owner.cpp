@@ -31,6 +31,10 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
   const auto max_pages = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(room / block, 1024, 1U << 30));
   shards_.reserve(end_shard - first_shard_);
   for (std::uint32_t s = first_shard_; s < end_shard; ++s) shards_.emplace_back(geometry, ShardId(s), backend, max_pages);
+  const CodecTables tables(geometry);
+  for (Shard& s : shards_) {
+    if (payload_ && tables.needed()) s.share_tables(backend, tables);
+  }
 }
 
 void Owner::receive(std::uint32_t layer, std::uint64_t step) {
@@ -247,6 +251,25 @@ void Owner::write_partials(WireWriter& out, std::span<const std::uint32_t> rows,
   }
 }
 
+void Owner::attach_queries(SealOp& op, Rank rank, RequestId request, std::uint32_t first_head) const {
+  constexpr std::uint32_t most = 32;
+  const HeadSlice slice = geometry_->slice(rank);
+  const std::size_t row = std::size_t{geometry_->spec().model.d_k} * geometry_->payload_bytes();
+  op.q_stride = slice.q_count * row;
+  op.q_group = slice.group();
+  for (const Query& query : queries_) {  // of one request they lie one after another
+    if (query.rank != rank || query.header->request != request.value) continue;
+    const std::byte* q = query.q + std::size_t{first_head} * slice.group() * row;
+    const bool follows = op.q != nullptr && op.q + op.n_q * op.q_stride == q;
+    if (!follows) op.q = q;
+    op.n_q = follows ? op.n_q + 1 : 1;
+  }
+  if (op.n_q > most) {
+    op.q += (op.n_q - most) * op.q_stride;
+    op.n_q = most;
+  }
+}
+
 void Owner::seal() {
   if (!geometry_->compressed()) return;
   const auto start = std::chrono::steady_clock::now();
@@ -266,7 +289,10 @@ void Owner::seal() {
     const bool prompt_ends = row.step == step_ && row.length == row.prompt_tokens;
     const bool full = page.used == geometry_->page_slots() || (prompt_ends && page.used >= min_sealed_entries);
     if (!full || page.max_position + window >= row.length) return false;
+    const std::uint32_t first_head = group.head_group * geometry_->heads_per_group();
+    const RequestId request = group.request;
     ops.push_back(s.seal(item.second));
+    if (payload_ && geometry_->fits_queries()) attach_queries(ops.back(), s.rank(), request, first_head);
     return true;
   });
   if (payload_ && !ops.empty()) {

@@ -100,6 +100,8 @@ class Owner {
   std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, const ReadFilter& filter, ReadTally& tally);
   std::uint64_t read_bits(const Query& query, const Shard& shard, std::uint32_t page, std::uint32_t word, const ReadFilter& filter);
   bool slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted);
+  /// The newest queries of a request in this layer step, for codecs whose tables are fitted to them.
+  void attach_queries(SealOp& op, Rank rank, RequestId request, std::uint32_t first_head) const;
   void run_kernel();
   void merge_shards();
   void write_partials(WireWriter& out, std::span<const std::uint32_t> rows, std::uint32_t heads, bool half);

@@ -33,7 +33,7 @@ struct StepRecord {
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
   std::int64_t query_ranks = 0, cross_shard_switches = 0, expert_reads = 0;
   std::int64_t resident_entries = 0, resident_distinct = 0, sealed_entries = 0, allocated_pages = 0, used_slots = 0;
-  std::int64_t kv_bytes_raw = 0, kv_bytes_stored = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
+  std::int64_t kv_bytes_raw = 0, kv_bytes_codes = 0, kv_bytes_stored = 0, codec_table_bytes = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
   std::int64_t capacity_excess_bytes = 0;
   std::int64_t routed_pairs = 0, routed_changed = 0, experts_kept = 0, experts_either = 0, gate_mass_lost_ppm = 0, gate_mass_gained_ppm = 0;
   std::int64_t copies_far = 0, copies_far_recorded = 0;
@@ -83,6 +83,8 @@ struct StepRecord {
       Metric{"allocated_pages", &StepRecord::allocated_pages, "1", "page blocks allocated at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"used_slots", &StepRecord::used_slots, "1", "slots of allocated pages that hold a live entry at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"kv_bytes_raw", &StepRecord::kv_bytes_raw, "byte", "payload-type size of the live entries at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"kv_bytes_codes", &StepRecord::kv_bytes_codes, "byte", "codes of the live entries at the end of the window, without scales, tables and padding", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"codec_table_bytes", &StepRecord::codec_table_bytes, "byte", "centres, channel lists and bases that sealed pages share, part of metadata_bytes, at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"kv_bytes_stored", &StepRecord::kv_bytes_stored, "byte", "bytes of allocated page blocks at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"kv_peak_bytes", &StepRecord::kv_peak_bytes, "byte", "largest kv_bytes_stored of a rank in the window, summed over ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"capacity_excess_bytes", &StepRecord::capacity_excess_bytes, "byte", "largest excess of a shard's page blocks over memory.shard_bytes in the window, summed over shards", Scope::global, ClaimClass::counted, Combine::sum},
@@ -94,7 +96,7 @@ struct StepRecord {
       Metric{"gate_mass_gained_ppm", &StepRecord::gate_mass_gained_ppm, "1e-6", "weight that the recorded gate would give experts of the new choice that it did not choose, in millionths, summed over those pairs (0 for routers without logits)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"copies_far", &StepRecord::copies_far, "1", "copies that a router other than the recorded choice stores on other ranks than home (layout expert, layers keyed by the token's own experts)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"copies_far_recorded", &StepRecord::copies_far_recorded, "1", "the same had the recorded choice been followed", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps and policy state at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps, policy state and shared codec tables at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_received", &StepRecord::bytes_received, "byte", "the same bytes, counted by the ranks that received them", Scope::global, ClaimClass::counted, Combine::sum},

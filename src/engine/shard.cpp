@@ -213,7 +213,7 @@ SealOp Shard::seal(std::uint32_t index) {
   Chain& chain = group.chains[page.chain];
   BlockPool& raw = raw_pool(group);
   BlockPool& sealed = sealed_pool(group);
-  const SealOp op{page.block, {sealed.pool, sealed.take()}, page.used, group_key(group.request, group.layer, group.head_group)};
+  const SealOp op{page.block, {sealed.pool, sealed.take()}, page.used, table_key(group.request, group.layer, group.head_group)};
   raw.free.push_back(page.block.index);
   page.block = op.to;
   page.sealed = true;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/backend.hpp"
+#include "engine/codec_tables.hpp"
 #include "engine/geometry.hpp"
 
 namespace moekv {
@@ -145,6 +146,8 @@ class Shard {
   std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy);
   /// Moves a full (or closed) raw page to a sealed block. The old block is free after `op` ran: the caller encodes before the next append.
   SealOp seal(std::uint32_t page);
+  /// Gives the sealed pools the tables that every sequence uses. Once, before the first page is sealed.
+  void share_tables(Backend& backend, const CodecTables& tables);
   /// Frees every page of the request. Returns the number of live entries that were dropped.
   std::uint64_t finish(RequestId request);
 
@@ -193,7 +196,7 @@ class Shard {
   [[nodiscard]] std::uint32_t words() const { return words_; }
 
   struct Usage {
-    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, metadata_bytes = 0;
+    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0;
   };
   [[nodiscard]] Usage usage() const;
   [[nodiscard]] std::int64_t block_bytes() const { return block_bytes_; }
@@ -209,6 +212,7 @@ class Shard {
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
   BlockPool& raw_pool(const Group& group);
   BlockPool& sealed_pool(const Group& group);
+  [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
   void link_tail(EvictList& list, std::uint32_t page);
 
   const Geometry* geometry_;

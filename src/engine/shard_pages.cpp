@@ -91,6 +91,22 @@ void Shard::touch_queue(std::uint32_t index) {
   link_tail(list, index);
 }
 
+std::uint64_t Shard::table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const {
+  const std::uint32_t of = geometry_->tables_of_run() ? 0xFFFFFFFFU : request.value;
+  return std::uint64_t{of} << 32 | std::uint64_t{layer} << 16 | head_group;
+}
+
+void Shard::share_tables(Backend& backend, const CodecTables& tables) {
+  for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
+    for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
+      const std::uint32_t width = geometry_->head_group_width(rank_, hg);
+      const BlockPool& pool = sealed_pools_[std::find(widths_.begin(), widths_.end(), width) - widths_.begin()];
+      const std::uint32_t first = geometry_->slice(rank_).kv_begin + hg * geometry_->heads_per_group();
+      backend.set_tables(pool.pool, table_key(RequestId(0), layer, hg), tables.of(layer, first, width));
+    }
+  }
+}
+
 Shard::Usage Shard::usage() const {
   Usage u;
   u.entries = live_entries_;
@@ -100,7 +116,10 @@ Shard::Usage Shard::usage() const {
     if (page.group == no_index) continue;
     u.pages += 1;
     if (page.sealed) u.sealed_entries += page.live;
-    u.raw_bytes += std::int64_t{page.live} * geometry_->entry_bytes(geometry_->head_group_width(rank_, groups_[page.group].head_group));
+    const std::uint32_t width = geometry_->head_group_width(rank_, groups_[page.group].head_group);
+    const std::int64_t raw = std::int64_t{page.live} * geometry_->entry_bytes(width);
+    u.raw_bytes += raw;
+    u.code_bytes += page.sealed ? std::int64_t{page.live} * static_cast<std::int64_t>(geometry_->sealed_format(width).block_code_bytes()) / slots_ : raw;
     for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };

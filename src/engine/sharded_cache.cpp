@@ -165,11 +165,15 @@ void ShardedCache::take_levels() {
     count.used_slots += u.entries;
     count.kv_bytes_raw += u.raw_bytes;
     count.kv_bytes_stored += u.bytes;
+    count.kv_bytes_codes += u.code_bytes;
     count.metadata_bytes += u.metadata_bytes;
     counters_.shard_load[shard.id().value - owner_.shards().front().id().value].resident_bytes = u.bytes;
     counters_.rank_load[shard.rank().value - first_.value].resident_bytes += u.bytes;
   }
   peaks_noted_ = false;
+  const std::int64_t tables = backend_->memory().table_bytes;
+  count.codec_table_bytes += tables;
+  count.metadata_bytes += tables;
   count.buffer_bytes += transport_->buffer_bytes() + home_.buffer_bytes() + owner_.buffer_bytes();
 }
 

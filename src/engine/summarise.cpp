@@ -15,7 +15,7 @@ constexpr ClaimClass counted = ClaimClass::counted, derived = ClaimClass::derive
 /// Fields that describe a moment (the end of the window), so that their largest value over windows is reported and not their sum.
 bool is_level(std::int64_t S::*field) {
   constexpr std::int64_t S::*levels[] = {&S::resident_entries, &S::resident_distinct, &S::sealed_entries, &S::allocated_pages, &S::used_slots,
-                                         &S::kv_bytes_raw,     &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes};
+                                         &S::kv_bytes_raw, &S::kv_bytes_codes, &S::codec_table_bytes, &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes};
   return std::find(std::begin(levels), std::end(levels), field) != std::end(levels);
 }
 
@@ -76,6 +76,7 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
   list.add_ratio("replication_factor", {"1", counted, "resident_entries / resident_distinct" + windows}, resident,
                  total(steps, &S::resident_distinct));
   list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw, pages + metadata);
+  list.add_ratio("code_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_codes" + windows}, raw, total(steps, &S::kv_bytes_codes));
   list.add_ratio("page_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_stored, page blocks only" + windows}, raw, pages);
   list.add_ratio("removed_fraction", {"1", counted, "1 - kv_bytes_stored / kv_bytes_raw" + windows}, raw - pages, raw);
   list.add_ratio("bits_per_element", {"bit", counted, "8 kv_bytes_stored / values of the live entries" + windows}, 8 * pages,

@@ -33,6 +33,8 @@ const std::vector<Section>& sections() {
                                              {"resident_entries", "entries resident (copies)", Show::count},
                                              {"resident_distinct", "distinct tokens resident", Show::count},
                                              {"replication_factor", "copies per distinct token", Show::ratio},
+                                             {"code_compression_factor", "raw size / codes", Show::ratio},
+                                             {"page_compression_factor", "raw size / page blocks", Show::ratio},
                                              {"compression_factor", "raw size / stored with metadata", Show::ratio},
                                              {"bits_per_element", "bits per element in page blocks", Show::ratio},
                                              {"sealed_fraction", "entries in sealed pages", Show::share},

@@ -239,7 +239,8 @@ const std::map<std::string_view, std::uint64_t> published_pages = {{"fp32", 6553
                                                                    {"fp8_e4m3.head", 16384},
                                                                    {"fp8_e4m3.token", 16640},
                                                                    {"fp8_e5m2", 16384},
-                                                                   {"int8_token", 16640}, {"int8_token.asym", 16896},
+                                                                   {"int8_token", 16640},
+                                                                   {"int8_token.asym", 16896},
                                                                    {"int4_token", 8704},
                                                                    {"int4_g64", 9216},
                                                                    {"int4_g32", 10240},
@@ -264,7 +265,10 @@ const std::map<std::string_view, std::uint64_t> published_pages = {{"fp32", 6553
                                                                    {"pyramid_res", 16384},
                                                                    {"lowrank.pca", 16384},
                                                                    {"lowrank.kq_svd", 16384},
-                                                                   {"block_pca", 12288}};
+                                                                   {"block_pca", 12288},
+                                                                   {"lora", 16384},
+                                                                   {"lora++", 16384},
+                                                                   {"ae_loaded", 16384}};
 
 TYPED_TEST(EveryCodec, BlockBytesEqualTheFormula) {
   const TypeParam codec;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "device/fit_table.hpp"
 #include "support/qkv_shapes.hpp"
 #include "trace/qkv.hpp"
 
@@ -44,6 +45,7 @@ class Store {
     const auto n_pages = static_cast<std::uint32_t>(head.k.rows()) / slots_;
     raw_ = backend_->create_pool(raw, n_pages + 1);
     sealed_ = backend_->create_pool(sealed, n_pages);
+    if (sealed.k.fit == TableFit::loaded || sealed.v.fit == TableFit::loaded) load_tables(sealed);
     write(raw_tokens, n_pages);
   }
 
@@ -103,6 +105,25 @@ class Store {
     for (std::size_t c = 0; c < v.size(); ++c) v[c] = static_cast<float>(head_.v(t, static_cast<Eigen::Index>(c)));
     const AppendOp op{block, slot, reinterpret_cast<const std::byte*>(k.data()), reinterpret_cast<const std::byte*>(v.data())};
     backend_->append({&op, 1});
+  }
+
+  /// What a trained file would hold at best: the principal axes, down and up, with a zero bias.
+  void load_tables(const BlockFormat& sealed) {
+    std::vector<std::byte> tables(sealed.shared_bytes());
+    std::size_t at = 0;
+    for (const auto& [plane, rows] : {std::pair{sealed.k, &head_.k}, {sealed.v, &head_.v}}) {
+      if (plane.fit != TableFit::loaded) continue;
+      const auto d = static_cast<std::uint32_t>(rows->cols());
+      if (plane.centre) at += 2 * std::size_t{d};
+      PlaneFormat axes = plane;
+      axes.centre = false;
+      axes.fit = TableFit::pca;
+      const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> x = rows->cast<float>();
+      for (int copy = 0; copy < 2; ++copy, at += table_bytes(axes, d)) {
+        fit_table(axes, d, {x.data(), static_cast<std::uint32_t>(x.rows()), nullptr, 0}, &tables[at]);
+      }
+    }
+    backend_->set_tables(sealed_, 7, tables);
   }
 
   void write(std::uint32_t raw_tokens, std::uint32_t n_pages) {

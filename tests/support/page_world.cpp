@@ -46,11 +46,22 @@ PageWorld::PageWorld(Backend& backend, const Geometry& geometry, std::uint32_t n
   format.k = geometry.sealed_k;
   format.v = geometry.sealed_v;
   const PoolId sealed = backend.create_pool(format, n_pages);
+  set_run_tables(backend, sealed, format);
   const std::size_t rows = std::size_t{n_pages} * geometry.n_kv_heads * geometry.page_slots;
   k_.resize(rows * geometry.d_k);
   v_.resize(rows * geometry.d_v);
   for (std::uint32_t page = 0; page < n_pages; ++page) write_page(backend, page, raw, sealed);
   backend.sync();
+}
+
+void PageWorld::set_run_tables(Backend& backend, PoolId pool, const BlockFormat& format) {
+  const bool run = (format.k.has_table() && format.k.scope == TableScope::run) || (!format.latent && format.v.has_table() && format.v.scope == TableScope::run);
+  for (std::uint64_t key = 0; run && key < 2; ++key) {  // any matrices will do
+    std::vector<std::byte> tables(format.shared_bytes());
+    std::normal_distribution<float> normal(0.0F, 0.1F);
+    for (std::size_t i = 0; i < tables.size(); i += 2) store_u16(&tables[i], fp16_from_float(normal(random_)));
+    backend.set_tables(pool, key, tables);
+  }
 }
 
 void PageWorld::write_page(Backend& backend, std::uint32_t page, PoolId raw, PoolId sealed) {

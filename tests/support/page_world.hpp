@@ -54,6 +54,7 @@ class PageWorld {
 
  private:
   void write_page(Backend& backend, std::uint32_t page, PoolId raw, PoolId sealed);
+  void set_run_tables(Backend& backend, PoolId pool, const BlockFormat& format);
   void finish_task(std::uint32_t first_page, std::uint32_t n_pages);
   [[nodiscard]] bool is_read(const PageRead& read, std::uint32_t slot) const;
 

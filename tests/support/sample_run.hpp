@@ -32,7 +32,7 @@ inline StepRecord sample_step(std::int64_t first_step) {
   s.chosen_experts = 20, s.stored_copies = 16, s.dedup_merged = 4, s.stored_home = 4;
   s.query_ranks = 15, s.cross_shard_switches = 1, s.expert_reads = 20;
   s.resident_entries = 15, s.resident_distinct = 9, s.sealed_entries = 6, s.allocated_pages = 3, s.used_slots = 15;
-  s.kv_bytes_raw = 2400, s.kv_bytes_stored = 1000, s.kv_peak_bytes = 1200, s.metadata_bytes = 200, s.buffer_bytes = 300;
+  s.kv_bytes_raw = 2400, s.kv_bytes_codes = 900, s.kv_bytes_stored = 1000, s.kv_peak_bytes = 1200, s.metadata_bytes = 200, s.buffer_bytes = 300;
   s.wire_kv = 100, s.wire_q = 40, s.wire_partial = 30, s.wire_lse = 5, s.wire_notices = 8, s.wire_headers = 17;
   s.bytes_self = 50, s.bytes_logical = 250, s.bytes_received = 250, s.wire_messages = 6, s.hidden_state_bytes = 400;
   s.t_read = 1, s.t_route = 2, s.t_place = 3, s.t_dispatch = 14, s.t_admit = 20, s.t_attend = 40, s.t_combine = 11, s.t_touch = 5, s.t_record = 4;

@@ -3,27 +3,30 @@
 
 #include <variant>
 
+#include "rules/codec/alias.hpp"
 #include "rules/codec/channel.hpp"
 #include "rules/codec/fp4.hpp"
 #include "rules/codec/fp8.hpp"
 #include "rules/codec/integer.hpp"
 #include "rules/codec/kivi.hpp"
+#include "rules/codec/loaded.hpp"
 #include "rules/codec/lowrank.hpp"
 #include "rules/codec/raw.hpp"
 #include "rules/codec/turboquant.hpp"
 
 namespace moekv {
 
-using Codec = std::variant<codec::Bf16, codec::Fp16, codec::Fp32,                                                            //
-                           codec::Fp8Head, codec::Fp8Token, codec::Fp8E5m2,                                                  //
-                           codec::Int8Token, codec::Int8TokenAsymmetric,                                                     //
-                           codec::Int4Token, codec::Int4TokenHadamard, codec::Int4TokenCentred,                              //
-                           codec::Int4TokenHadamardCentred, codec::Int4G64, codec::Int4G32, codec::Kivi4, codec::Kivi2,      //
-                           codec::Nvfp4, codec::Nvfp4FourOverSix, codec::Mxfp4,                                              //
-                           codec::TurboQuant4, codec::TurboQuant3, codec::TurboQuant2,                                       //
-                           codec::TurboK8V4, codec::Turbo4Nc, codec::TurboK3V4Nc, codec::Turbo3Nc,                           //
-                           codec::PruneCrop, codec::PruneMagnitude, codec::PruneThink, codec::PyramidRes,                    //
-                           codec::LowrankPca, codec::LowrankKqSvd, codec::BlockPca>;
+using Codec = std::variant<codec::Bf16, codec::Fp16, codec::Fp32,                                                        //
+                           codec::Fp8Head, codec::Fp8Token, codec::Fp8E5m2,                                              //
+                           codec::Int8Token, codec::Int8TokenAsymmetric,                                                 //
+                           codec::Int4Token, codec::Int4TokenHadamard, codec::Int4TokenCentred,                          //
+                           codec::Int4TokenHadamardCentred, codec::Int4G64, codec::Int4G32, codec::Kivi4, codec::Kivi2,  //
+                           codec::Nvfp4, codec::Nvfp4FourOverSix, codec::Mxfp4,                                          //
+                           codec::TurboQuant4, codec::TurboQuant3, codec::TurboQuant2,                                   //
+                           codec::TurboK8V4, codec::Turbo4Nc, codec::TurboK3V4Nc, codec::Turbo3Nc,                       //
+                           codec::PruneCrop, codec::PruneMagnitude, codec::PruneThink, codec::PyramidRes,                //
+                           codec::LowrankPca, codec::LowrankKqSvd, codec::BlockPca,                                      //
+                           codec::Lora, codec::LoraPlus, codec::AeLoaded>;
 
 /// How a codec stores the plane of a role with d channels.
 [[nodiscard]] inline PlaneFormat plane_of(const Codec& codec, Role role, std::uint32_t d) {

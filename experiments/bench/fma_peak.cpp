@@ -1,0 +1,51 @@
+// Sixteen independent sums per thread, enough to hide the latency of two units; compiled once per instruction set.
+#include "fma_peak.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "fma_peak.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace moekv::bench::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+std::size_t fma_rounds(std::uint32_t n, float* sink) {
+  const hn::ScalableTag<float> d;
+  const auto factor = hn::Set(d, 0.999F);
+  const auto term = hn::Set(d, sink[0]);
+  auto a = term, b = term, c = term, e = term, f = term, g = term, h = term, i = term;
+  auto j = term, k = term, l = term, m = term, o = term, p = term, q = term, r = term;
+  for (std::uint32_t t = 0; t < n; ++t) {
+    a = hn::MulAdd(a, factor, term), b = hn::MulAdd(b, factor, term), c = hn::MulAdd(c, factor, term), e = hn::MulAdd(e, factor, term);
+    f = hn::MulAdd(f, factor, term), g = hn::MulAdd(g, factor, term), h = hn::MulAdd(h, factor, term), i = hn::MulAdd(i, factor, term);
+    j = hn::MulAdd(j, factor, term), k = hn::MulAdd(k, factor, term), l = hn::MulAdd(l, factor, term), m = hn::MulAdd(m, factor, term);
+    o = hn::MulAdd(o, factor, term), p = hn::MulAdd(p, factor, term), q = hn::MulAdd(q, factor, term), r = hn::MulAdd(r, factor, term);
+  }
+  const auto sum = hn::Add(hn::Add(hn::Add(hn::Add(a, b), hn::Add(c, e)), hn::Add(hn::Add(f, g), hn::Add(h, i))),
+                           hn::Add(hn::Add(hn::Add(j, k), hn::Add(l, m)), hn::Add(hn::Add(o, p), hn::Add(q, r))));
+  sink[0] = hn::GetLane(sum) > 1e30F ? 1.0F : 0.5F;
+  return std::size_t{n} * 16 * hn::Lanes(d);
+}
+
+}  // namespace moekv::bench::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace moekv::bench {
+
+HWY_EXPORT(fma_rounds);
+
+std::size_t do_fmas(std::uint32_t n, int n_threads) {
+  std::size_t done = 0;
+#pragma omp parallel for schedule(static) num_threads(n_threads) reduction(+ : done)
+  for (int t = 0; t < n_threads; ++t) {
+    float sink[16] = {0.25F};
+    done += HWY_DYNAMIC_DISPATCH(fma_rounds)(n, sink);
+  }
+  return done;
+}
+
+}  // namespace moekv::bench
+#endif
