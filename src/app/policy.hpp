@@ -7,6 +7,9 @@ namespace moekv {
 
 // Each reads one case, calls `finish` on it and gives the decision. Throws UserError where the case is bad.
 [[nodiscard]] Json decide_codec(Case& given);
+// Selectors that cases name in place of a codec.
+[[nodiscard]] Json decide_pyramid_budget(Case& given);
+[[nodiscard]] Json decide_chunk_retain(Case& given);
 [[nodiscard]] Json decide_place(Case& given);
 [[nodiscard]] Json decide_route(Case& given);
 

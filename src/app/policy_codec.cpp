@@ -151,6 +151,9 @@ void add_query_errors(const Matrix<float>& keys, const std::vector<float>& back,
 }  // namespace
 
 Json decide_codec(Case& given) {
+  const Json* name = given.find("codec");
+  if (name != nullptr && *name == "pyramid_budget") return decide_pyramid_budget(given);
+  if (name != nullptr && *name == "chunk_retain") return decide_chunk_retain(given);
   const auto codec = given.rule<Codec>("codec");
   const auto role = given.value_or<Role>("role", Role::k);
   given.require("values");

@@ -117,6 +117,10 @@ void add_compression_keys(std::vector<Key>& keys) {
       false);
   add_rule_keys<Codec>(keys, "compression.k", "codec", "codec of K", [](RunSpec& s) { return std::vector<Codec*>{&s.compression.k}; });
   add_rule_keys<Codec>(keys, "compression.v", "codec", "codec of V", [](RunSpec& s) { return std::vector<Codec*>{&s.compression.v}; });
+  keys.push_back(path_key(
+      "compression.maps_path",
+      "HDF5 file of loaded codecs: k/down, k/up [layers, heads, rank, d] and k/bias [layers, heads, d], the same of v; 1 layer or head is for all",
+      +[](RunSpec& s) -> std::string& { return s.compression.maps_path; }));
   keys.push_back(field_key("compression.sink_tokens", "tokens", "positions below stay raw (compressed codecs only)",
                            [](auto& s) -> auto& { return s.compression.sink_tokens; }, {0, 1 << 20}));
   keys.push_back(field_key("compression.raw_window_tokens", "tokens", "a page is sealed when it is this far behind the newest token",

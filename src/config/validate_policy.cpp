@@ -179,18 +179,15 @@ void check_token_group(Checks& c, const char* key, const Codec& codec, const Pla
 /// Loaded codecs need a file; the tables of both planes live equally long.
 void check_tables(Checks& c, const PlaneFormat& k, const PlaneFormat& v) {
   const RunSpec& s = c.spec();
-  const auto check_path = [&](const char* key, const Codec& codec) {
-    const bool absent = std::visit(
-        [](const auto& x) {
-          if constexpr (requires { x.path; }) return x.path.empty();
-          return false;
-        },
-        codec);
-    if (absent)
-      c.refuse({key, "compression.codec"}, fmt::format("codec {} takes its maps from a file, and none is given", rule_name(codec)), "give its path");
-  };
-  check_path("compression.k.codec", s.compression.k);
-  if (!s.model.mla()) check_path("compression.v.codec", s.compression.v);
+  const bool loads = k.fit == TableFit::loaded || (!s.model.mla() && v.fit == TableFit::loaded);
+  if (loads && s.compression.maps_path.empty()) {
+    const Codec& codec = k.fit == TableFit::loaded ? s.compression.k : s.compression.v;
+    c.refuse({"compression.codec", "compression.k.codec", "compression.v.codec"},
+             fmt::format("codec {} takes its maps from a file, and none is given", rule_name(codec)), "give compression.maps_path");
+  }
+  if (!loads && !s.compression.maps_path.empty()) {
+    c.refuse({"compression.maps_path"}, "no codec loads maps from a file", "remove it, or use lora, lora++ or ae_loaded");
+  }
   const auto shared = [](const PlaneFormat& f) { return f.has_table() && f.scope != TableScope::page; };
   if (!s.model.mla() && shared(k) && shared(v) && k.scope != v.scope) {
     c.refuse({"compression.v.codec", "compression.k.codec"}, "tables of K are made per sequence and those of V for the run, or the reverse",

@@ -72,7 +72,7 @@ class LoadedArray {
     for (std::size_t i = 0; fits && i < dims.size(); ++i) fits = dims[i] == wanted[i] || (i < 2 && dims[i] == 1);
     if (!fits)
       throw UserError(name_, fmt::format("has shape [{}], expected [{}]", fmt::join(dims, ", "), fmt::join(wanted, ", ")),
-                      "check compression rank and path against the model");
+                      "check compression.maps_path and the rank against the model");
     layers_ = dims[0];
     heads_ = dims[1];
     values_ = dataset.read<float>();
@@ -112,15 +112,6 @@ class LoadedPlane {
   std::optional<LoadedArray> bias_, down_, up_;
 };
 
-std::string codec_path(const Codec& codec) {
-  return std::visit(
-      [](const auto& c) {
-        if constexpr (requires { c.path; }) return c.path;
-        return std::string();
-      },
-      codec);
-}
-
 }  // namespace
 
 CodecTables::CodecTables(const Geometry& geometry) : n_kv_heads_(geometry.spec().model.n_kv_heads) {
@@ -130,8 +121,8 @@ CodecTables::CodecTables(const Geometry& geometry) : n_kv_heads_(geometry.spec()
   const bool of_k = shared(format.k), of_v = !format.latent && shared(format.v);
   if (!of_k && !of_v) return;
   std::optional<LoadedPlane> k, v;
-  if (of_k && format.k.fit == TableFit::loaded) k.emplace(codec_path(spec.compression.k), "k", format.k, format.d_k, spec.model);
-  if (of_v && format.v.fit == TableFit::loaded) v.emplace(codec_path(spec.compression.v), "v", format.v, format.d_v, spec.model);
+  if (of_k && format.k.fit == TableFit::loaded) k.emplace(spec.compression.maps_path, "k", format.k, format.d_k, spec.model);
+  if (of_v && format.v.fit == TableFit::loaded) v.emplace(spec.compression.maps_path, "v", format.v, format.d_v, spec.model);
   const bool fits = (of_k && !k) || (of_v && !v);
   const auto source = fits ? make_qkv_generator(spec.payload.generator, spec.model) : nullptr;
   for (const ReplayLayer& layer : geometry.layers()) {

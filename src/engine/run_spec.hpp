@@ -120,6 +120,7 @@ struct CompressionSpec {
   Codec k = codec::Bf16{};
   Codec v = codec::Bf16{};
   std::uint32_t sink_tokens = 4;             // positions below stay in a raw side page (compressed codecs only)
+  std::string maps_path;                     // HDF5 file of loaded codecs
   std::uint32_t raw_window_tokens = 0;       // sealing waits until the page is this far behind the newest token
 };
 

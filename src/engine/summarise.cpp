@@ -15,7 +15,8 @@ constexpr ClaimClass counted = ClaimClass::counted, derived = ClaimClass::derive
 /// Fields that describe a moment (the end of the window), so that their largest value over windows is reported and not their sum.
 bool is_level(std::int64_t S::*field) {
   constexpr std::int64_t S::*levels[] = {&S::resident_entries, &S::resident_distinct, &S::sealed_entries, &S::allocated_pages, &S::used_slots,
-                                         &S::kv_bytes_raw, &S::kv_bytes_codes, &S::codec_table_bytes, &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes};
+                                         &S::kv_bytes_raw,     &S::kv_bytes_codes,    &S::codec_table_bytes,
+                                         &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes};
   return std::find(std::begin(levels), std::end(levels), field) != std::end(levels);
 }
 

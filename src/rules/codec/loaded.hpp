@@ -1,8 +1,7 @@
-// Codecs whose maps were made elsewhere and come from a file: down and up projections, with or without a bias.
+// Codecs whose maps were made elsewhere and come from a file (compression.maps_path): down and up projections, with or without a bias.
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <string_view>
 #include <tuple>
 
@@ -24,8 +23,6 @@ enum class Bias : std::uint8_t { none, added };
           .width = static_cast<std::uint16_t>(rank)};
 }
 inline constexpr std::string_view loaded_rank_doc = "rows of the down projection";
-inline constexpr std::string_view path_doc =
-    "HDF5 file with k/down, k/up [layers, heads, rank, d] and k/bias [layers, heads, d], the same of v; 1 layer or head is for all";
 
 }  // namespace detail
 
@@ -33,27 +30,21 @@ struct Lora {
   static constexpr std::string_view name = "lora";
   static constexpr std::string_view doc = "loaded down and up projections (what PiKV calls LoRA)";
   std::uint32_t rank = 64;
-  std::string path;
-  static constexpr auto params =
-      std::tuple{Param{"rank", &Lora::rank, "1", detail::loaded_rank_doc, 1.0, 4096.0}, Param{"path", &Lora::path, "", detail::path_doc}};
+  static constexpr auto params = std::tuple{Param{"rank", &Lora::rank, "1", detail::loaded_rank_doc, 1.0, 4096.0}};
   [[nodiscard]] PlaneFormat plane(Role, std::uint32_t) const { return detail::loaded(rank, detail::Bias::none); }
 };
 struct LoraPlus {
   static constexpr std::string_view name = "lora++";
   static constexpr std::string_view doc = "loaded affine auto-encoder: U D x + b (what PiKV calls LoRA++)";
   std::uint32_t rank = 64;
-  std::string path;
-  static constexpr auto params =
-      std::tuple{Param{"rank", &LoraPlus::rank, "1", detail::loaded_rank_doc, 1.0, 4096.0}, Param{"path", &LoraPlus::path, "", detail::path_doc}};
+  static constexpr auto params = std::tuple{Param{"rank", &LoraPlus::rank, "1", detail::loaded_rank_doc, 1.0, 4096.0}};
   [[nodiscard]] PlaneFormat plane(Role, std::uint32_t) const { return detail::loaded(rank, detail::Bias::added); }
 };
 struct AeLoaded {
   static constexpr std::string_view name = "ae_loaded";
   static constexpr std::string_view doc = "loaded encoder and decoder, trained elsewhere (what PiKV calls distillation); stored as lora++";
   std::uint32_t rank = 64;
-  std::string path;
-  static constexpr auto params =
-      std::tuple{Param{"rank", &AeLoaded::rank, "1", detail::loaded_rank_doc, 1.0, 4096.0}, Param{"path", &AeLoaded::path, "", detail::path_doc}};
+  static constexpr auto params = std::tuple{Param{"rank", &AeLoaded::rank, "1", detail::loaded_rank_doc, 1.0, 4096.0}};
   [[nodiscard]] PlaneFormat plane(Role, std::uint32_t) const { return detail::loaded(rank, detail::Bias::added); }
 };
 
