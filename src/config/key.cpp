@@ -24,7 +24,7 @@ std::string quote(const std::string& text) {
   const bool word = !text.empty() && (std::isalpha(static_cast<unsigned char>(text.front())) != 0 || text.front() == '/' || text.front() == '_');
   if (word && !reserved(text) && std::all_of(text.begin(), text.end(), plain_character)) return text;
   std::string quoted = "\"";
-  for (char c : text) {
+  for (const char c : text) {
     if (c == '"' || c == '\\') quoted += '\\';
     if (c == '\n')
       quoted += "\\n";

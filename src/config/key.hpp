@@ -66,7 +66,7 @@ struct Limits {
 template <class E>
 [[nodiscard]] std::vector<std::string> names_of() {
   std::vector<std::string> names;
-  for (std::string_view name : enum_names(E{})) names.emplace_back(name);
+  for (const std::string_view name : enum_names(E{})) names.emplace_back(name);
   return names;
 }
 
@@ -161,7 +161,7 @@ template <class Access>
 
 /// A row for a text field that takes one of `values`.
 template <class Access>
-[[nodiscard]] Key text_choice_key(std::string path, std::string doc, std::vector<std::string> values, Access access) {
+[[nodiscard]] Key text_choice_key(std::string path, std::string doc, const std::vector<std::string>& values, Access access) {
   Key key = field_key(std::move(path), "", std::move(doc), access);
   key.type = "choice";
   key.values = values;

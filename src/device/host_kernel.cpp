@@ -161,7 +161,7 @@ class Run {
     keep_split(split_of(v.element));
   }
 
-  void keep_logits(const Tile& t, std::uint32_t head, std::uint32_t n_slots, const float* x) {
+  void keep_logits(const Tile& t, std::uint32_t head, std::uint32_t n_slots, const float* x) const {
     float* out = run_.logits + head * run_.logits_stride + first_slot_;
     if (t.n == n_slots) {
       std::memcpy(out, x, n_slots * sizeof(float));

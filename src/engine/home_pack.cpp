@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/error.hpp"
 #include "engine/home.hpp"
 
 namespace moekv {
@@ -14,8 +15,7 @@ void sort_by_rank(const std::vector<Item>& in, std::vector<Item>& out, std::uint
   for (const Item& item : in) begin[item.rank + 1] += 1;
   for (std::uint32_t r = 0; r < n_ranks; ++r) begin[r + 1] += begin[r];
   out.resize(in.size());
-  std::vector<std::uint32_t>& cursor = begin;  // shifted by one while filling, restored below
-  for (const Item& item : in) out[cursor[item.rank]++] = item;
+  for (const Item& item : in) out[begin[item.rank]++] = item;  // shifts `begin` by one, restored below
   for (std::uint32_t r = n_ranks; r > 0; --r) begin[r] = begin[r - 1];
   begin[0] = 0;
 }
@@ -69,6 +69,7 @@ void Home::pack_entries(const LayerInput& input, Rank rank, std::span<const Stor
   const std::size_t pb = geometry_->payload_bytes();
   const std::size_t k_row = std::size_t{model.n_kv_heads} * model.d_k * pb, k_part = std::size_t{slice.kv_count} * model.d_k * pb;
   const std::size_t v_row = std::size_t{model.n_kv_heads} * model.d_v * pb, v_part = model.mla() ? 0 : std::size_t{slice.kv_count} * model.d_v * pb;
+  MOEKV_EXPECT(stores.empty() || input.k != nullptr);
   std::byte* to = out.reserve(stores.size() * (k_part + v_part));
   for (const Store& store : stores) {
     std::memcpy(to, input.k + store.token * k_row + slice.kv_begin * model.d_k * pb, k_part);
@@ -96,6 +97,7 @@ void Home::pack_queries(const LayerInput& input, Rank rank, std::span<const Read
   out.put(headers.data(), headers.size());
   out.put(experts.data(), experts.size());
   if (!payload_) return;
+  MOEKV_EXPECT(reads.empty() || input.q != nullptr);
   std::byte* to = out.reserve(reads.size() * q_part);
   for (const Read& read : reads) {
     std::memcpy(to, input.q + read.query * q_row + slice.q_begin * model.d_k * pb, q_part);

@@ -29,8 +29,8 @@ std::uint64_t product(const h5::Dims& dims, std::size_t from) {
 }  // namespace
 
 RowReader::RowReader(h5::Dataset dataset, std::shared_ptr<BlockCache> cache, RowPart part, Check check)
-    : dataset_(std::move(dataset)), cache_(std::move(cache)), check_(std::move(check)), dims_(dataset_.dims()), type_(dataset_.type()) {
-  element_bytes_ = h5::element_bytes(type_);
+    : dataset_(std::move(dataset)), cache_(std::move(cache)), check_(std::move(check)), dims_(dataset_.dims()), type_(dataset_.type()),
+      element_bytes_(h5::element_bytes(type_)) {
   if (dims_.empty() || dims_.size() > 4) refuse(fmt::format("has {} axes, expected 1 to 4", dims_.size()), "see the trace format");
   if (element_bytes_ == 0) refuse("has an element type that no trace uses", "write little-endian numbers");
   owner_ = cache_->new_owner();

@@ -24,7 +24,7 @@ struct Section {
   std::vector<Line> lines;
 };
 
-const std::vector<Section>& sections() {
+const std::vector<Section>& sections() {  // NOLINT(readability-function-size): a table
   static const std::vector<Section> all = {{"memory (over all ranks, largest over windows; ratios over all windows)",
                                             {{"kv_peak_bytes", "peak of page blocks", Show::bytes},
                                              {"rank_peak_bytes_max", "peak of the fullest rank", Show::bytes},

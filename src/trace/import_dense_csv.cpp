@@ -51,7 +51,7 @@ class ScoreTable {
 ScoreTable::Columns ScoreTable::find_columns(const CsvReader& table, const std::string& path) const {
   const auto named = [&](const char* role, std::vector<std::string_view> names) {
     const auto found = options_.fields.find(role);
-    return found != options_.fields.end() ? std::vector<std::string_view>{found->second} : names;
+    return found != options_.fields.end() ? std::vector<std::string_view>{found->second} : std::move(names);
   };
   Columns columns{table.require(named("layer", {"layer_id", "layer"})),
                   table.require(named("token", {"token_id", "token", "position"})),

@@ -21,6 +21,7 @@ struct Fields {
     const std::map<std::string_view, std::string*> roles{{"type", &type},   {"request", &request}, {"token", &token},
                                                          {"layer", &layer}, {"ids", &ids},         {"weights", &weights}};
     std::vector<std::string_view> known;
+    known.reserve(roles.size());
     for (const auto& [role, name] : roles) known.push_back(role);
     for (const auto& [role, name] : renamed) {
       if (!roles.contains(role)) throw UserError("--field", fmt::format("unknown role '{}'", role), suggest_name(role, known));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.hpp"
 #include "core/id.hpp"
 #include "core/rng.hpp"
 
@@ -86,6 +87,7 @@ void PseudoLogits::fill(std::uint32_t request, std::uint32_t position, TokenBloc
   block.logits.assign(n_rows * n_experts_, 0.0F);
   for (std::size_t row = 0; row < n_rows; ++row) fill_row(request, position + static_cast<std::uint32_t>(row / n_layers_), row, block);
   if (!block.weights.empty()) return;
+  MOEKV_EXPECT(top_k_ > 0);
   block.weights.resize(n_rows * top_k_);
   for (std::size_t i = 0; i < block.weights.size(); ++i) {  // the rank profile, normalised over the slots
     double sum = 0;

@@ -114,10 +114,11 @@ LayerStats median_of(const std::vector<LayerStats>& layers) {
   LayerStats out;
   for_each_field(LayerStats::fields, [&](const auto& field) {
     std::vector<double> values;
+    values.reserve(layers.size());
     for (const LayerStats& l : layers) values.push_back(l.*field.member);
     out.*field.member = median(std::move(values));
   });
-  for (std::vector<double> LayerStats::*ranks : {&LayerStats::reuse_by_rank, &LayerStats::weight_by_rank}) {
+  for (std::vector<double> LayerStats::*const ranks : {&LayerStats::reuse_by_rank, &LayerStats::weight_by_rank}) {
     for (std::size_t i = 0; !layers.empty() && i < (layers.front().*ranks).size(); ++i) {
       std::vector<double> values;
       for (const LayerStats& l : layers)

@@ -36,7 +36,7 @@ std::vector<std::string> lines_of(const std::string& path, std::size_t max_line_
 class Archive : public ::testing::Test {
  protected:
   std::string file(const std::string& name, const std::string& bytes) {
-    const std::string path = dir_.file(name);
+    std::string path = dir_.file(name);
     write_bytes(path, bytes);
     return path;
   }

@@ -117,10 +117,10 @@ TEST(Generator, AffinityRaisesLogitsBetweenTokensOfOneExpert) {
 }
 
 TEST(Generator, RefusesBadSpecifications) {
-  EXPECT_THROW(make_qkv_generator({.preset = "Z"}, gqa_shape(1, 1, 64)), UserError);
-  EXPECT_THROW(make_qkv_generator({.preset = "E"}, gqa_shape(1, 1, 64)), UserError);
-  EXPECT_THROW(make_qkv_generator({.sequence_mix = 1.5}, gqa_shape(1, 1, 64)), UserError);
-  EXPECT_THROW(make_qkv_generator({}, gqa_shape(1, 1, 63)), UserError);
+  EXPECT_THROW((void)make_qkv_generator({.preset = "Z"}, gqa_shape(1, 1, 64)), UserError);
+  EXPECT_THROW((void)make_qkv_generator({.preset = "E"}, gqa_shape(1, 1, 64)), UserError);
+  EXPECT_THROW((void)make_qkv_generator({.sequence_mix = 1.5}, gqa_shape(1, 1, 64)), UserError);
+  EXPECT_THROW((void)make_qkv_generator({}, gqa_shape(1, 1, 63)), UserError);
 }
 
 }  // namespace
