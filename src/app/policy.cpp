@@ -20,9 +20,11 @@ struct Kind {
   Json (*decide)(Case&);
   const char* example;
 };
-constexpr std::array<Kind, 3> kinds{{
+constexpr std::array<Kind, 4> kinds{{
     {"codec", "what a codec stores of the rows of a page, and what comes back", decide_codec,
      R"({"codec":"int4_token","role":"k","values":[[-1,-0.5,0,0.6,1.1,1.5,2.75,0.25]]})"},
+    {"evict", "hits, victims and scores of an eviction rule or bound; capacities of an allocator", decide_evict,
+     R"({"rule":"lru","capacity":3,"accesses":["A","B","C","A","D"]})"},
     {"place", "shards of entries, or a placement of experts from loads", decide_place,
      R"({"map":"pikv_xor","params":{"n_tok":6,"n_exp":6,"shards":8},"entries":[[0,0],[1,0]]})"},
     {"route", "experts and weights of tokens", decide_route,

@@ -10,6 +10,7 @@ namespace moekv {
 // Selectors that cases name in place of a codec.
 [[nodiscard]] Json decide_pyramid_budget(Case& given);
 [[nodiscard]] Json decide_chunk_retain(Case& given);
+[[nodiscard]] Json decide_evict(Case& given);
 [[nodiscard]] Json decide_place(Case& given);
 [[nodiscard]] Json decide_route(Case& given);
 

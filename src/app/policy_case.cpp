@@ -27,6 +27,10 @@ Case::Case(const Json& object, const std::string& where) : state_(std::make_shar
 }
 
 Case::Case(std::shared_ptr<State> state, const Json& object, std::string where) : state_(std::move(state)) {
+  for (Part& open : state_->parts) {  // a part that is read in two places is one part
+    if (open.where == where) part_ = &open;
+  }
+  if (part_ != nullptr) return;
   state_->parts.push_back({&object, std::move(where), {}});
   part_ = &state_->parts.back();
 }

@@ -114,7 +114,7 @@ class Case {
   [[nodiscard]] YamlNode node_of(const Json& json, std::string_view name) const;
 
   std::shared_ptr<State> state_;
-  Part* part_;
+  Part* part_ = nullptr;
 };
 
 /// "a list", "a number", ... for messages.

@@ -158,6 +158,19 @@ void check_eviction(Checks& c) {
     c.refuse({"eviction.trigger", "prefill.evict"}, "trigger prefill_end evicts once after the prompt, prefill.evict: chunk after every chunk",
              "choose one");
   }
+  std::visit([&](const auto& rule) {
+    using Rule = std::decay_t<decltype(rule)>;
+    if constexpr (evict::needs_return<Rule>) {
+      c.refuse({"eviction.policy", "eviction.action"},
+               fmt::format("policy {} learns from units that come back, and after action drop none does", rule_name(e.rule)),
+               "use lru, sieve, clock or slru; moekv policy evict runs this rule on an access sequence");
+    }
+    if constexpr (evict::pools<Rule>) {
+      if (e.trigger != Trigger::prefill_end)
+        c.refuse({"eviction.trigger", "eviction.policy"}, fmt::format("policy {} chooses once, when the prompt ends", rule_name(e.rule)),
+                 "set eviction.trigger: prefill_end and prefill.queries: last:32");
+    }
+  }, e.rule);
   if (needs_mass(s) && s.prefill.queries == PrefillQueries::none) {
     const std::string who = e.access == AccessSource::mass ? "access mass" : "policy " + rule_name(e.rule);
     c.refuse({"prefill.queries", "eviction.policy"}, fmt::format("{} scores tokens by the attention of prompt queries, and none are made", who),
@@ -261,6 +274,11 @@ void check_backend(Checks& c) {
         {access ? "eviction.access" : "eviction.policy", "backend"},
         fmt::format("{} needs attention weights, and backend count has no payload", access ? "access mass" : "policy " + rule_name(s.eviction.rule)),
         "use backend: host, or a policy without attention mass");
+  }
+  const bool scores_payload = std::visit([](const auto& rule) { return evict::needs_payload<std::decay_t<decltype(rule)>>; }, s.eviction.rule);
+  if (scores_payload) {
+    c.refuse({"eviction.policy", "backend"}, fmt::format("policy {} scores keys and values, and backend count has no payload", rule_name(s.eviction.rule)),
+             "use backend: host, or a policy that needs no payload");
   }
   if (s.probe.samples > 0)
     c.refuse({"probe.samples", "backend"}, "probes compare attention outputs, and backend count has no payload",

@@ -23,10 +23,6 @@ Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Counter
   const EvictionSpec& spec = geometry.spec().eviction;
   const evict::Family family = std::visit([](const auto& rule) { return rule.family; }, spec.rule);
   queue_ = family == evict::Family::queue;
-  refresh_on_access_ = std::visit([](const auto& rule) {
-    if constexpr (requires { rule.refresh; }) return rule.refresh == evict::Refresh::on_access;
-    return false;
-  }, spec.rule);
   active_ = family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited;
 }
 
@@ -111,12 +107,14 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
     }
   }
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
-  if (refresh_on_access_) {
-    for (const std::uint32_t p : chain.pages) {
-      const bool accessed = spec.access == AccessSource::mass ? static_cast<double>(pages[p].mass) >= spec.access_mass : shadow_accessed(pages[p].shadow);
-      if (accessed) shard.touch_queue(p);
+  std::visit([&](const auto& rule) {
+    if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
+      for (const std::uint32_t p : chain.pages) {
+        const bool accessed = spec.access == AccessSource::mass ? static_cast<double>(pages[p].mass) >= spec.access_mass : shadow_accessed(pages[p].shadow);
+        if (accessed) shard.touch_page(rule, p, step);
+      }
     }
-  }
+  }, spec.rule);
   if (spec.access == AccessSource::mass) {
     for (const std::uint32_t p : chain.pages) pages[p].mass = 0;
   }
@@ -233,7 +231,6 @@ void Evictor::doom_page(Shard& shard, std::uint32_t page, std::uint64_t step) {
   for (std::uint32_t slot = 0; slot < shard.pages()[page].used; ++slot) {
     if (shard.live(page, slot)) record(shard, page, slot, step);
   }
-  shard.unlink(page);
   shard.pages()[page].doomed = true;
   victims_[shard.id().value - first_shard_].push_back({page, no_index});
 }

@@ -27,8 +27,9 @@ class Evictor {
 
  private:
   struct Candidate {
-    float score;
-    std::uint32_t position, page, slot;
+    evict::UnitView view;
+    std::uint32_t page, slot;  // slot no_index: the whole page
+    float score = 0;
   };
   struct Victim {
     std::uint32_t page, slot;  // slot no_index: the whole page
@@ -48,11 +49,14 @@ class Evictor {
   std::uint64_t take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_queue_tokens(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step);
+  /// The units of a group that may go, without scores.
   void collect(Shard& shard, Group& group, std::uint64_t step, std::vector<Candidate>& out);
+  void collect_pooled(Shard& shard, Group& group, const evict::UnitView& base, std::vector<Candidate>& out);
+  [[nodiscard]] float state_of(Shard& shard, std::size_t slot_index) const;
   void doom_page(Shard& shard, std::uint32_t page, std::uint64_t step);
   void doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
   void record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
-  enum class Standing { evictable, sheltered, permanent };  // permanent: a sink, never a victim while its request lives
+  using Standing = evict::Standing;  // permanent: a sink, never a victim while its request lives
   [[nodiscard]] Standing standing(RequestId request, std::uint32_t position) const;
   [[nodiscard]] Standing page_standing(const Shard& shard, const Page& page, std::uint32_t index) const;
 
@@ -62,7 +66,7 @@ class Evictor {
   Notify notify_;
   std::uint64_t step_ = 0;
   std::uint32_t sinks_ = 0;
-  bool queue_, refresh_on_access_, active_;
+  bool queue_, active_;
   std::vector<std::vector<Victim>> victims_;      // [shard index in the process]
   std::vector<std::vector<Allowance>> allowed_;
   std::uint32_t first_shard_ = 0;

@@ -1,5 +1,6 @@
 // Evictor, the choice of victims: heads of queues, or the lowest scores, of pages or of tokens.
 #include <algorithm>
+#include <limits>
 #include <tuple>
 
 #include "engine/evictor.hpp"
@@ -7,18 +8,18 @@
 namespace moekv {
 
 std::uint64_t Evictor::take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step) {
-  std::uint32_t at = list.head;
-  while (excess > 0 && at != no_index) {
-    const std::uint32_t next = shard.pages()[at].next;
-    const Standing s = page_standing(shard, shard.pages()[at], at);
-    if (s == Standing::permanent) shard.unlink(at);
-    if (s == Standing::evictable) {
-      const std::uint64_t w = weight(shard, shard.pages()[at]);
-      doom_page(shard, at, step);
-      excess -= std::min(excess, w);
+  const auto standing_of = [&](std::uint32_t page) { return page_standing(shard, shard.pages()[page], page); };
+  std::visit([&](const auto& rule) {
+    if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) {
+      evict::Queue queue = shard.queue_of(list);
+      while (excess > 0) {
+        const std::uint32_t page = rule.victim(queue, standing_of);
+        if (page == evict::no_unit) return;
+        excess -= std::min(excess, weight(shard, shard.pages()[page]));
+        doom_page(shard, page, step);
+      }
     }
-    at = next;
-  }
+  }, geometry_->spec().eviction.rule);
   return excess;
 }
 
@@ -41,44 +42,95 @@ std::uint64_t Evictor::take_queue_tokens(Shard& shard, EvictList& list, std::uin
   return excess;
 }
 
+float Evictor::state_of(Shard& shard, std::size_t i) const {
+  if (!geometry_->keeps_state()) return 0.0F;
+  return std::visit([&](const auto& rule) { return evict::read(rule, shard.state(i)); }, geometry_->spec().eviction.rule);
+}
+
 void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vector<Candidate>& out) {
   const EvictionSpec& spec = geometry_->spec().eviction;
-  const auto score = [&](std::uint32_t position, float state) {
-    const evict::UnitView view{group.request.value, geometry_->layers()[group.layer].layer.value, position, step, state, spec.seed};
-    return std::visit([&](const auto& rule) -> float {
-      if constexpr (requires { rule.score(view); }) return rule.score(view);
-      return 0.0F;
-    }, spec.rule);
+  const std::uint32_t length = (*requests_)[group.request].length;
+  evict::UnitView view{group.request.value, geometry_->layers()[group.layer].layer.value, 0, step, 0.0F, spec.seed};
+  const auto place = [&](std::uint32_t position, float state) {
+    view.position = position;
+    view.age = length - 1 - position;
+    view.state = state;
   };
-  const bool mass = geometry_->needs_mass();
+  if (std::visit([](const auto& rule) { return evict::pools<std::decay_t<decltype(rule)>>; }, spec.rule)) return collect_pooled(shard, group, view, out);
+  const bool accesses = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.rule);
   for (const Chain& chain : group.chains) {
     for (const std::uint32_t p : chain.pages) {
       const Page& page = shard.pages()[p];
       if (page.doomed) continue;
       if (geometry_->unit() == EvictUnit::token) {
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
-          if (!shard.live(p, slot)) continue;
           const std::size_t i = shard.at(p, slot);
-          if (standing(group.request, shard.position(i)) == Standing::evictable)
-            out.push_back({score(shard.position(i), mass ? shard.state(i) : 0), shard.position(i), p, slot});
+          if (!shard.live(p, slot) || standing(group.request, shard.position(i)) != Standing::evictable) continue;
+          place(shard.position(i), state_of(shard, i));
+          out.push_back({view, p, slot});
         }
       } else if (page_standing(shard, page, p) == Standing::evictable) {
-        float sum = 0, most = 0;
+        float sum = 0, most = -std::numeric_limits<float>::infinity();
         std::uint32_t first = no_index;
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
           if (!shard.live(p, slot)) continue;
           const std::size_t i = shard.at(p, slot);
-          const float state = mass ? shard.state(i) : 0;
+          const float state = state_of(shard, i);
           sum += state;
           most = std::max(most, state);
           first = std::min(first, shard.position(i));
         }
-        const float reduced = spec.page_reducer == Reducer::max ? most : spec.page_reducer == Reducer::sum ? sum : sum / static_cast<float>(page.live);
-        out.push_back({score(first, reduced), first, p, no_index});
+        place(first, spec.page_reducer == Reducer::max ? most : spec.page_reducer == Reducer::sum ? sum : sum / static_cast<float>(page.live));
+        if (accesses) view.access = shard.access(p);
+        out.push_back({view, p, no_index});
       }
     }
   }
 }
+
+void Evictor::collect_pooled(Shard& shard, Group& group, const evict::UnitView& base, std::vector<Candidate>& out) {
+  std::vector<Candidate> all;
+  std::vector<float> states;
+  for (const Chain& chain : group.chains) {
+    for (const std::uint32_t p : chain.pages) {
+      for (std::uint32_t slot = 0; slot < shard.pages()[p].used; ++slot) {
+        if (!shard.live(p, slot)) continue;
+        all.push_back({base, p, slot});
+        all.back().view.position = shard.position(shard.at(p, slot));
+      }
+    }
+  }
+  std::sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) { return a.view.position < b.view.position; });
+  for (const Candidate& c : all) states.push_back(state_of(shard, shard.at(c.page, c.slot)));
+  std::visit([&](const auto& rule) {
+    if constexpr (evict::pools<std::decay_t<decltype(rule)>>) {
+      for (std::uint32_t i = 0; i < all.size(); ++i) {
+        if (standing(group.request, all[i].view.position) != Standing::evictable) continue;
+        all[i].view.state = rule.pooled(states.data(), static_cast<std::uint32_t>(states.size()), i);
+        out.push_back(all[i]);
+      }
+    }
+  }, geometry_->spec().eviction.rule);
+}
+
+namespace {
+
+/// Scores of units that compete with each other.
+template <class Rule, class Candidates>
+void score_all(const Rule& rule, Candidates& units) {
+  evict::Peers peers;
+  for (const auto& u : units) {
+    peers.last = std::max(peers.last, u.view.access.last);
+    peers.count = std::max(peers.count, u.view.access.count);
+    peers.state = std::max(peers.state, u.view.state);
+  }
+  for (auto& u : units) {
+    u.view.peers = peers;
+    if constexpr (requires { rule.score(u.view); }) u.score = rule.score(u.view);
+  }
+}
+
+}  // namespace
 
 std::uint64_t Evictor::take_scored(Shard& shard, EvictList&, Group* only, std::uint64_t excess, std::uint64_t step) {
   std::vector<Candidate> candidates;
@@ -94,8 +146,9 @@ std::uint64_t Evictor::take_scored(Shard& shard, EvictList&, Group* only, std::u
     });
     for (Group* group : groups) collect(shard, *group, step, candidates);
   }
+  std::visit([&](const auto& rule) { score_all(rule, candidates); }, geometry_->spec().eviction.rule);
   // Lowest score first; among equals the smallest position goes (newest wins), then the earlier group.
-  const auto before = [](const Candidate& a, const Candidate& b) { return std::tie(a.score, a.position) < std::tie(b.score, b.position); };
+  const auto before = [](const Candidate& a, const Candidate& b) { return std::tie(a.score, a.view.position) < std::tie(b.score, b.view.position); };
   std::stable_sort(candidates.begin(), candidates.end(), before);
   for (const Candidate& c : candidates) {
     if (excess == 0) break;

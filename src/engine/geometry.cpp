@@ -33,19 +33,25 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   const bool routed = spec.read.scope == ReadScope::routed || spec.eviction.access == AccessSource::routed;
   needs_experts_ = placement_.layout == Layout::expert || pages_by_expert_ || routed;
 
-  const bool mass_rule = std::visit([](const auto& rule) {
-    if constexpr (requires { rule.needs_mass; }) return rule.needs_mass;
-    return false;
+  bool mass_rule = false, follows_access = false, prefers_pages = false, pools = false;
+  std::visit([&](const auto& rule) {
+    using Rule = std::decay_t<decltype(rule)>;
+    mass_rule = evict::needs_mass<Rule>;
+    needs_payload_ = evict::needs_payload<Rule>;
+    follows_access = evict::follows_access<Rule>;
+    prefers_pages = follows_access || requires { rule.prefers_pages; };
+    pools = evict::pools<Rule>;
   }, spec.eviction.rule);
   needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
   const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
-  unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (mass_rule && !whole_pages ? EvictUnit::token : EvictUnit::page);
-  const bool refreshes = std::visit([](const auto& rule) {
-    if constexpr (requires { rule.refresh; }) return rule.refresh == evict::Refresh::on_access;
-    return false;
-  }, spec.eviction.rule);
-  if (unit_ == EvictUnit::token && refreshes) {
+  const bool tokens = (mass_rule || needs_payload_) && !prefers_pages && !whole_pages;
+  unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (tokens ? EvictUnit::token : EvictUnit::page);
+  if (unit_ == EvictUnit::token && follows_access) {
     throw UserError(spec.config_path, "eviction.unit 'token' with a policy that follows accesses: an access is of a page", "use eviction.unit: page");
+  }
+  if (unit_ == EvictUnit::page && pools) {
+    throw UserError(spec.config_path, "eviction.unit 'page' with a policy that smooths over neighbouring tokens",
+                    "use eviction.unit: token and a budget in tokens or a fraction");
   }
   if (unit_ == EvictUnit::token && whole_pages) {
     throw UserError(spec.config_path, "eviction.unit 'token' with a budget in pages or bytes: a page is freed only when all its entries are dead",

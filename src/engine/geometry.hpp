@@ -76,6 +76,10 @@ class Geometry {
   /// Tables of sealed pages are fitted to queries too.
   [[nodiscard]] bool fits_queries() const { return fits_queries_; }
   [[nodiscard]] bool needs_mass() const { return needs_mass_; }
+  /// Entries have state of the eviction rule.
+  [[nodiscard]] bool keeps_state() const { return needs_mass_ || needs_payload_; }
+  /// The eviction rule scores an entry by its key and value when it is stored.
+  [[nodiscard]] bool scores_payload() const { return needs_payload_; }
   [[nodiscard]] EvictUnit unit() const { return unit_; }
   /// Head groups of a rank: KV heads [first, first + count) relative to the rank's slice.
   [[nodiscard]] std::uint32_t n_head_groups(Rank rank) const;
@@ -111,7 +115,8 @@ class Geometry {
   std::uint32_t payload_bytes_ = 2;
   float softmax_scale_ = 1.0F;
   EvictUnit unit_ = EvictUnit::page;
-  bool pages_by_expert_ = false, needs_experts_ = false, compressed_ = false, needs_mass_ = false, tables_of_run_ = false, fits_queries_ = false;
+  bool pages_by_expert_ = false, needs_experts_ = false, compressed_ = false, needs_mass_ = false, needs_payload_ = false;
+  bool tables_of_run_ = false, fits_queries_ = false;
 };
 
 /// Divides `total` over `n` equal parts by largest remainder: part i.

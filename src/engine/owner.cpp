@@ -172,6 +172,7 @@ void Owner::admit() {
       appended_.emplace_back(s.id().value - first_shard_, stored.page);
       if (!payload_) continue;
       const std::size_t head = std::size_t{hg} * geometry_->heads_per_group();
+      if (geometry_->scores_payload()) score_payload(s, s.at(stored.page, stored.slot), e, hg);
       appends_.push_back({stored.block, stored.slot, e.k + head * model.d_k * pb, e.v != nullptr ? e.v + head * model.d_v * pb : nullptr});
     }
     const auto stored = static_cast<std::int64_t>(geometry_->n_head_groups(s.rank()));

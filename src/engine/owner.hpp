@@ -94,6 +94,8 @@ class Owner {
   void add_mass(const Pending& pending, std::span<const float> lse);
   void finish_mass();
   void keep_pending();
+  /// First state of an entry: what the eviction rule makes of its key and value, mean over the heads of the head group.
+  void score_payload(Shard& shard, std::size_t slot, const Entry& entry, std::uint32_t head_group);
   void build_query(Query& query);
   void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
   ReadFilter filter_of(const Query& query) const;
@@ -123,6 +125,7 @@ class Owner {
   static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on
 
   std::vector<Entry> entries_;
+  std::vector<float> k_row_, v_row_;  // one head as fp32
   std::vector<Rank> grown_;
   std::vector<std::pair<Rank, ByteCounts>> received_;  // of one segment
   std::vector<Query> queries_;

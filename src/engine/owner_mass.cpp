@@ -1,11 +1,51 @@
-// Owner, attention mass: kept logits are normalised once home has merged their log-sum-exp, then reduced into the rule's state.
+// Owner, state of the eviction rule: kept logits are normalised once home has merged their log-sum-exp, then reduced into it; or the entry's own
+// key and value make it.
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <utility>
 
 #include "core/math.hpp"
 #include "engine/owner.hpp"
+#include "rules/codec/element.hpp"
 
 namespace moekv {
+
+namespace {
+
+/// n raw elements as fp32.
+void widen(const std::byte* from, ElementFormat format, std::size_t n, std::vector<float>& to) {
+  to.resize(n);
+  if (format == ElementFormat::fp32) {
+    std::memcpy(to.data(), from, n * sizeof(float));
+    return;
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, from + 2 * i, 2);
+    to[i] = format == ElementFormat::bf16 ? float_from_bf16(bits) : float_from_fp16(bits);
+  }
+}
+
+}  // namespace
+
+void Owner::score_payload(Shard& shard, std::size_t slot, const Entry& entry, std::uint32_t head_group) {
+  const ModelShape& model = geometry_->spec().model;
+  const std::size_t pb = geometry_->payload_bytes();
+  const std::uint32_t n_heads = geometry_->head_group_width(shard.rank(), head_group);
+  const std::size_t first = std::size_t{head_group} * geometry_->heads_per_group();
+  float sum = 0;
+  for (std::size_t h = first; h < first + n_heads; ++h) {
+    widen(entry.k + h * model.d_k * pb, geometry_->spec().payload.element, model.d_k, k_row_);
+    const std::byte* v = entry.v != nullptr ? entry.v + h * model.d_v * pb : entry.k + h * model.d_k * pb;  // MLA: V is the first channels of the latent
+    widen(v, geometry_->spec().payload.element, model.d_v, v_row_);
+    std::visit([&](const auto& rule) {
+      if constexpr (evict::needs_payload<std::decay_t<decltype(rule)>>)
+        sum += rule.stored(k_row_.data(), model.d_k, v_row_.data(), model.d_v, geometry_->spec().eviction.seed);
+    }, geometry_->spec().eviction.rule);
+  }
+  shard.state(slot) = {sum / static_cast<float>(n_heads), 0};
+}
 
 void Owner::keep_pending() {
   pending_.clear();
@@ -50,7 +90,9 @@ void Owner::add_mass(const Pending& pending, std::span<const float> lse) {
           sum += a;
           most = a > most ? a : most;
         }
-        s.step_mass(s.at(page, slot)) += reducer == Reducer::max ? most : reducer == Reducer::sum ? sum : sum / static_cast<float>(heads);
+        evict::Mass& mass = s.step_mass(s.at(page, slot));
+        mass.value += reducer == Reducer::max ? most : reducer == Reducer::sum ? sum : sum / static_cast<float>(heads);
+        mass.seen += pending_logits_[task.logits + column] > -std::numeric_limits<float>::infinity() ? 1 : 0;
       }
     }
   }
@@ -63,12 +105,11 @@ void Owner::finish_mass() {
     Shard& s = shards_[shard_index];
     for (std::uint32_t slot = 0; slot < s.pages()[page].used; ++slot) {
       const std::size_t i = s.at(page, slot);
-      const float a = std::exchange(s.step_mass(i), 0.0F);
+      const evict::Mass a = std::exchange(s.step_mass(i), {});
       if (!s.live(page, slot)) continue;
-      s.pages()[page].mass += a;
-      s.state(i) = std::visit([&](const auto& rule) -> float {
-        if constexpr (requires { rule.mass(0.0F, a); }) return rule.mass(s.state(i), a);
-        return 0.0F;
+      s.pages()[page].mass += a.value;
+      std::visit([&](const auto& rule) {
+        if constexpr (requires { rule.mass(0.0F, 0.0F); }) s.state(i) = {rule.mass(s.state(i).value, a.value), s.state(i).seen + a.seen};
       }, geometry_->spec().eviction.rule);
     }
   }

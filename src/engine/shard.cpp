@@ -29,6 +29,7 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   const bool queue = std::visit([](const auto& rule) { return rule.family == evict::Family::queue; }, spec.eviction.rule);
   queue_pages_ = queue && geometry.unit() == EvictUnit::page;
   queue_tokens_ = queue && geometry.unit() == EvictUnit::token;
+  access_kept_ = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.eviction.rule);
   blockers_kept_ = geometry.blocks_by_expert();
   reuse_slots_ = !geometry.compressed();
   shadow_experts_kept_ = geometry.needs_experts() && !geometry.chains_are_exact() && spec.eviction.access == AccessSource::routed;
@@ -111,7 +112,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
   const bool primary = entry.smaller_copies == 0 || geometry_->spec().read.copies == CopyRule::paper;
   auto& word = primary_[std::size_t{index} * words_ + slot / 64];
   word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary} << (slot % 64);
-  if (geometry_->needs_mass()) state_[i] = step_mass_[i] = 0;
+  if (geometry_->keeps_state()) state_[i] = step_mass_[i] = {};
   if (blockers_kept_) {  // what the slot's last token left
     smaller_[i] = 0;
     set_blockers(index, slot);
@@ -167,6 +168,8 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
     if (chain.open == no_index) {
       chain.open = take_page(group, group_index, chain_index);
       chain.pages.push_back(chain.open);
+      const auto now = static_cast<std::uint32_t>(step);
+      if (access_kept_) access_[chain.open] = {now, now};
     }
     index = chain.open;
     slot = pages_[index].used++;

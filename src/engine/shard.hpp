@@ -13,6 +13,7 @@
 #include "device/backend.hpp"
 #include "engine/codec_tables.hpp"
 #include "engine/geometry.hpp"
+#include "rules/evict/catalogue.hpp"
 
 namespace moekv {
 
@@ -48,7 +49,7 @@ struct EvictList {
   struct Token {
     std::uint32_t page, slot, position;
   };
-  std::uint32_t head = no_index, tail = no_index;  // page units, oldest first
+  evict::QueueState queue;                         // page units
   std::deque<Token> tokens;                        // token units, oldest first; stale elements are skipped
   std::uint64_t live = 0, pages = 0, bytes = 0;    // entries, blocks, block bytes
   std::uint64_t budget = 0;
@@ -92,8 +93,7 @@ struct alignas(64) Page {
   std::uint32_t group = no_index, chain = 0;
   BlockRef block;
   std::uint16_t used = 0, live = 0;
-  bool sealed = false, doomed = false, queued = false;
-  std::uint32_t prev = no_index, next = no_index;
+  bool sealed = false, doomed = false;
   std::uint32_t shadow = 0;        // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
   std::uint32_t append_step = no_index, read_step = no_index;
@@ -151,8 +151,19 @@ class Shard {
   /// Frees every page of the request. Returns the number of live entries that were dropped.
   std::uint64_t finish(RequestId request);
 
-  void touch_queue(std::uint32_t page);        // moves a page to the tail of its queue
-  void unlink(std::uint32_t page);             // takes a page out of its queue
+  /// An access of a page at step `now`, as the eviction rule keeps it. Rule: the one of the run.
+  template <class Rule>
+  void touch_page(const Rule& rule, std::uint32_t page, std::uint64_t now) {
+    if constexpr (Rule::family == evict::Family::queue) {
+      if (nodes_[page].list == evict::no_list) return;  // a sink page left the queue for good
+      evict::Queue queue = queue_of(list_of(pages_[page]));
+      rule.access(queue, page);
+    }
+    if constexpr (evict::needs_access<Rule>) evict::touch(rule, access_[page], static_cast<std::uint32_t>(now));
+  }
+  /// The queues of a list; capacity is its budget in pages.
+  [[nodiscard]] evict::Queue queue_of(EvictList& list) { return {list.queue, nodes_.data(), capacity_pages(list)}; }
+  [[nodiscard]] const evict::Access& access(std::uint32_t page) const { return access_[page]; }
   [[nodiscard]] EvictList& list_of(const Page& page) { return scope_shard_ ? list_ : groups_[page.group].list; }
   [[nodiscard]] EvictList& shard_list() { return list_; }
 
@@ -191,8 +202,9 @@ class Shard {
   [[nodiscard]] std::uint32_t smaller_copies(std::size_t i) const { return smaller_[i]; }
   [[nodiscard]] std::uint32_t alive_copies(std::size_t i) const { return alive_[i]; }
   [[nodiscard]] std::uint32_t copy(std::size_t i) const { return copy_[i]; }
-  [[nodiscard]] float& state(std::size_t i) { return state_[i]; }
-  [[nodiscard]] float& step_mass(std::size_t i) { return step_mass_[i]; }
+  [[nodiscard]] evict::Mass& state(std::size_t i) { return state_[i]; }
+  /// Attention of the current step, until it becomes state.
+  [[nodiscard]] evict::Mass& step_mass(std::size_t i) { return step_mass_[i]; }
   [[nodiscard]] std::uint32_t words() const { return words_; }
 
   struct Usage {
@@ -213,14 +225,14 @@ class Shard {
   BlockPool& raw_pool(const Group& group);
   BlockPool& sealed_pool(const Group& group);
   [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
-  void link_tail(EvictList& list, std::uint32_t page);
+  [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
 
   const Geometry* geometry_;
   ShardId id_;
   Rank rank_;
   std::uint32_t slots_, words_, units_, top_k_, expert_words_;
   bool blockers_kept_;
-  bool scope_shard_, queue_pages_, queue_tokens_, reuse_slots_, shadow_experts_kept_;
+  bool scope_shard_, queue_pages_, queue_tokens_, access_kept_, reuse_slots_, shadow_experts_kept_;
   std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width
   std::vector<std::uint32_t> widths_;
 
@@ -237,7 +249,9 @@ class Shard {
   std::vector<std::uint16_t, LineAligned<std::uint16_t>> blocked_;  // [pages][experts][units of 16 slots]
   std::vector<std::uint16_t> experts_;
   std::vector<std::uint8_t> copy_of_, copy_;
-  std::vector<float> state_, step_mass_;
+  std::vector<evict::Mass> state_, step_mass_;
+  std::vector<evict::QueueNode> nodes_;  // [pages], page units of queue rules
+  std::vector<evict::Access> access_;    // [pages], rules with needs_access
   std::int64_t block_bytes_ = 0, live_entries_ = 0;
 };
 

@@ -15,7 +15,9 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
     for (auto* v : {&positions_, &shadow_of_}) v->resize(total * slots_);
     live_.resize(total * words_);
     primary_.resize(total * words_);
-    if (geometry_->needs_mass()) {
+    if (queue_pages_) nodes_.resize(total);
+    if (access_kept_) access_.resize(total);
+    if (geometry_->keeps_state()) {
       state_.resize(total * slots_);
       step_mass_.resize(total * slots_);
     }
@@ -43,7 +45,13 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
   list.pages += 1;
   list.bytes += pool.block_bytes;
   block_bytes_ += static_cast<std::int64_t>(pool.block_bytes);
-  if (queue_pages_) link_tail(list, index);
+  if (queue_pages_) {
+    nodes_[index] = {};
+    evict::Queue queue = queue_of(list);
+    std::visit([&](const auto& rule) {
+      if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) rule.insert(queue, index);
+    }, geometry_->spec().eviction.rule);
+  }
   return index;
 }
 
@@ -51,7 +59,7 @@ void Shard::free_page(std::uint32_t index) {
   Page& page = pages_[index];
   Group& group = groups_[page.group];
   Chain& chain = group.chains[page.chain];
-  unlink(index);
+  if (queue_pages_) queue_of(list_of(page)).remove(index);
   BlockPool& pool = page.sealed ? sealed_pool(group) : raw_pool(group);
   pool.free.push_back(page.block.index);
   EvictList& list = list_of(page);
@@ -65,30 +73,12 @@ void Shard::free_page(std::uint32_t index) {
   free_pages_.push_back(index);
 }
 
-void Shard::link_tail(EvictList& list, std::uint32_t index) {
-  Page& page = pages_[index];
-  page.prev = list.tail;
-  page.next = no_index;
-  page.queued = true;
-  (list.tail != no_index ? pages_[list.tail].next : list.head) = index;
-  list.tail = index;
-}
-
-void Shard::unlink(std::uint32_t index) {
-  Page& page = pages_[index];
-  if (!page.queued) return;
-  EvictList& list = list_of(page);
-  (page.prev != no_index ? pages_[page.prev].next : list.head) = page.next;
-  (page.next != no_index ? pages_[page.next].prev : list.tail) = page.prev;
-  page.queued = false;
-}
-
-void Shard::touch_queue(std::uint32_t index) {
-  if (!pages_[index].queued) return;
-  EvictList& list = list_of(pages_[index]);
-  if (list.tail == index) return;
-  unlink(index);
-  link_tail(list, index);
+std::uint32_t Shard::capacity_pages(const EvictList& list) const {
+  switch (geometry_->spec().eviction.budget.kind) {
+    case BudgetKind::pages: return static_cast<std::uint32_t>(list.budget);
+    case BudgetKind::bytes: return static_cast<std::uint32_t>(list.budget / geometry_->raw_format(widths_.front()).block_bytes());
+    default: return static_cast<std::uint32_t>(std::max<std::uint64_t>(1, list.budget / slots_));
+  }
 }
 
 std::uint64_t Shard::table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const {
@@ -124,7 +114,7 @@ Shard::Usage Shard::usage() const {
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
-                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_);
+                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(nodes_) + bytes(access_);
   for (const Group& group : groups_) {
     for (const Chain& chain : group.chains)
       u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);

@@ -3,15 +3,26 @@
 
 #include <variant>
 
+#include "rules/evict/clock.hpp"
 #include "rules/evict/fifo.hpp"
+#include "rules/evict/frequency.hpp"
 #include "rules/evict/full.hpp"
-#include "rules/evict/h2o_sum.hpp"
+#include "rules/evict/h2o.hpp"
 #include "rules/evict/lru.hpp"
+#include "rules/evict/payload.hpp"
 #include "rules/evict/random.hpp"
+#include "rules/evict/segmented.hpp"
+#include "rules/evict/snapkv.hpp"
 #include "rules/evict/streaming.hpp"
 
 namespace moekv {
 
-using EvictRule = std::variant<evict::Full, evict::Random, evict::Fifo, evict::Streaming, evict::Lru, evict::H2oSum>;
+using EvictRule = std::variant<                                                                                          //
+    evict::Full, evict::Random, evict::Fifo, evict::Streaming,                                                           // no history
+    evict::H2oSum, evict::H2oMeanSeen, evict::H2oDecay, evict::H2oSquares, evict::Tova, evict::SnapKv,                   // attention mass
+    evict::Lru, evict::Mru, evict::Clock, evict::Sieve, evict::Slru, evict::TwoQueue, evict::S3Fifo, evict::Arc,         // queues of accesses
+    evict::Lfu, evict::Lrfu, evict::LruPlusRaw, evict::LruPlusNorm, evict::LeastStaleCyclic, evict::LeastStaleInterval,  // counts of accesses
+    evict::Knorm, evict::PagedEviction,                                                                                  // the entry itself
+    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp>;                                                          // the paper read literally
 
 }  // namespace moekv

@@ -1,8 +1,10 @@
 // fifo: the unit stored first goes first. At shard scope this is the paper's circular buffer of capacity S.
 #pragma once
 
+#include <string_view>
 #include <tuple>
 
+#include "rules/evict/queue.hpp"
 #include "rules/evict/rule.hpp"
 
 namespace moekv::evict {
@@ -11,8 +13,14 @@ struct Fifo {
   static constexpr std::string_view name = "fifo";
   static constexpr std::string_view doc = "oldest unit goes; scope shard = the paper's circular buffer";
   static constexpr Family family = Family::queue;
-  static constexpr Refresh refresh = Refresh::never;
   static constexpr auto params = std::tuple{};
+
+  void insert(Queue& q, std::uint32_t u) const { q.push(0, u); }
+  void access(Queue&, std::uint32_t) const {}
+  template <class F>
+  [[nodiscard]] std::uint32_t victim(Queue& q, F&& standing) const {
+    return take_oldest(q, 0, standing);
+  }
 };
 
 }  // namespace moekv::evict

@@ -1,10 +1,13 @@
-// streaming (StreamingLLM, Xiao et al. 2023): attention sinks stay for ever, of the rest the oldest goes first.
+// streaming (StreamingLLM, Xiao et al. 2023): attention sinks stay for ever, of the rest the oldest goes first. pikv.sl_indicator is the
+// paper's formula read as it stands.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <tuple>
 
 #include "core/field.hpp"
+#include "rules/evict/queue.hpp"
 #include "rules/evict/rule.hpp"
 
 namespace moekv::evict {
@@ -13,9 +16,26 @@ struct Streaming {
   static constexpr std::string_view name = "streaming";
   static constexpr std::string_view doc = "StreamingLLM: keep the first tokens and a window of the last";
   static constexpr Family family = Family::queue;
-  static constexpr Refresh refresh = Refresh::never;
   std::uint32_t start = 4;  // positions below are never victims, whatever the protection axis says
   static constexpr auto params = std::tuple{Param{"start", &Streaming::start, "tokens", "initial positions that are never victims", 0, 1e6}};
+
+  void insert(Queue& q, std::uint32_t u) const { q.push(0, u); }
+  void access(Queue&, std::uint32_t) const {}
+  template <class F>
+  [[nodiscard]] std::uint32_t victim(Queue& q, F&& standing) const {
+    return take_oldest(q, 0, standing);
+  }
+};
+
+/// u = 1[t > tau] with t the age: keeps the old and evicts the recent, the reverse of StreamingLLM.
+struct PikvIndicator {
+  static constexpr std::string_view name = "pikv.sl_indicator";
+  static constexpr std::string_view doc = "the paper's 1[age > tau] read literally: what is older than tau stays, the recent go; no sinks";
+  static constexpr Family family = Family::score;
+  std::uint32_t tau = 64;
+  static constexpr auto params = std::tuple{Param{"tau", &PikvIndicator::tau, "tokens", "age from which on a unit is kept (no published value)", 0, 1e9}};
+
+  [[nodiscard]] MOEKV_HD float score(const UnitView& u) const { return u.age > tau ? 1.0F : 0.0F; }
 };
 
 }  // namespace moekv::evict

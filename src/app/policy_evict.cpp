@@ -1,0 +1,232 @@
+// moekv policy evict: what an eviction rule or a bound drops, for accesses, for attention rows, or from given state.
+#include <map>
+
+#include "app/policy.hpp"
+#include "app/policy_evict.hpp"
+#include "engine/allocate.hpp"
+#include "engine/bounds.hpp"
+
+namespace moekv {
+namespace {
+
+/// Names of units in order of first appearance.
+struct Names {
+  std::vector<Json> text;
+  std::vector<std::uint32_t> sequence;
+};
+
+Names read_accesses(Case& given) {
+  Names out;
+  const Json* list = given.find("accesses");
+  if (!list->is_array()) {
+    given.complain("accesses", "expected a list, got " + describe(*list));
+    return out;
+  }
+  std::map<std::string, std::uint32_t> ids;
+  for (std::size_t i = 0; i < list->size(); ++i) {
+    const Json& name = (*list)[i];
+    if (!name.is_string() && !name.is_number_integer()) {
+      given.complain(fmt::format("accesses/{}", i), "expected a text or a whole number, got " + describe(name));
+      return out;
+    }
+    const auto [it, added] = ids.try_emplace(name.dump(), static_cast<std::uint32_t>(out.text.size()));
+    if (added) out.text.push_back(name);
+    out.sequence.push_back(it->second);
+  }
+  return out;
+}
+
+Json named(const Names& names, const std::vector<std::uint32_t>& units) {
+  Json out = Json::array();
+  for (const std::uint32_t u : units) out.push_back(names.text[u]);
+  return out;
+}
+
+std::string outcome_text(const std::vector<bool>& hit) {
+  std::string out;
+  for (const bool h : hit) out += h ? 'H' : 'm';
+  return out;
+}
+
+Json decide_belady(Case& given, bool bypass) {
+  given.require("accesses");
+  const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
+  const Names names = given.has("accesses") ? read_accesses(given) : Names{};
+  (void)given.part("params");
+  given.finish();
+  const evict::AccessOutcome out = evict::belady(names.sequence, static_cast<std::uint32_t>(names.text.size()), capacity, bypass);
+  return {{"outcome", outcome_text(out.hit)},
+          {"hits", std::count(out.hit.begin(), out.hit.end(), true)},
+          {"evictions", named(names, out.evictions)},
+          {"resident", named(names, out.resident)}};
+}
+
+/// One head's rows of full attention; several heads of a row are reduced to their mean.
+evict::AttentionRows full_rows(const std::vector<std::vector<std::vector<double>>>& heads) {
+  evict::AttentionRows out;
+  for (const auto& row : heads) {
+    out.emplace_back(row.empty() ? 0 : row.front().size(), 0.0);
+    for (const auto& head : row) {
+      for (std::size_t i = 0; i < head.size() && i < out.back().size(); ++i) out.back()[i] += head[i] / static_cast<double>(row.size());
+    }
+  }
+  return out;
+}
+
+Json decide_mass_bound(Case& given, const std::string& name) {
+  given.require("attention");
+  const auto budget = given.value<std::uint32_t>("capacity", {1, 1e9});
+  const std::string over = given.value_or("over", std::string("all"));
+  if (over != "all") given.complain("over", "a bound needs rows over all entries", "set \"over\": \"all\"");
+  (void)given.part("params");
+  const evict::AttentionRows rows = full_rows(policy_evict::read_attention(given));
+  for (std::size_t t = 0; t < rows.size(); ++t) {
+    if (rows[t].size() != t + 1) given.complain(fmt::format("attention/{}", t), fmt::format("has {} weights, entries 0..{} need {}", rows[t].size(), t, t + 1));
+  }
+  given.finish();
+  if (name == "orc.select") return {{"lost_mass", evict::select_lost(rows, budget)}, {"evictions", Json::array()}};
+  const auto evictions = name == "orc.greedy" ? evict::greedy_evictions(rows, budget) : evict::mass_evictions(rows, budget);
+  Json gone = Json::array();
+  for (const auto& e : evictions) gone.push_back(e.entry);
+  return {{"lost_mass", evict::lost_mass(rows, evictions)}, {"evictions", gone}};
+}
+
+Json decide_allocator(Case& given) {
+  const auto allocator = given.rule<Allocator>("allocator");
+  allocate::Request request;
+  request.budget = given.value<std::uint64_t>("budget", {1, 1e12});
+  given.require("scores");
+  request.scores = given.rows<double>("scores");
+  if (!given.failed() && request.scores.empty()) given.complain("scores", "no group", "give one row for each group");
+  given.finish();
+  return {{"capacity", std::visit([&](const auto& a) { return a.capacity(request); }, allocator)}};
+}
+
+/// The serial loop over an access sequence: demand fill, no pins, one unit at a time.
+template <class Rule>
+struct AccessLoop {
+  const Rule& rule;
+  std::uint32_t capacity, n_units;
+  std::uint64_t seed;
+  std::vector<evict::QueueNode> nodes = std::vector<evict::QueueNode>(n_units);
+  std::vector<evict::Access> access = std::vector<evict::Access>(n_units);
+  std::vector<bool> resident = std::vector<bool>(n_units, false);
+  std::vector<std::uint32_t> order = {};  // residents, in order of storing
+  evict::QueueState state = {};
+  evict::AccessOutcome out = {};
+
+  [[nodiscard]] std::uint32_t victim(std::uint32_t now) {
+    if constexpr (Rule::family == evict::Family::queue) {
+      evict::Queue queue(state, nodes.data(), capacity);
+      return rule.victim(queue, [](std::uint32_t) { return evict::Standing::evictable; });
+    } else {
+      evict::Peers peers;
+      for (const std::uint32_t u : order) {
+        peers.last = std::max(peers.last, access[u].last);
+        peers.count = std::max(peers.count, access[u].count);
+      }
+      std::uint32_t best = order.front();
+      float lowest = std::numeric_limits<float>::infinity();
+      for (const std::uint32_t u : order) {  // in order of storing: among equals the oldest goes
+        evict::UnitView view{0, 0, u, now, 0.0F, seed};
+        view.access = access[u];
+        view.peers = peers;
+        view.age = now - access[u].birth;
+        if constexpr (requires { rule.score(view); }) {
+          if (const float score = rule.score(view); score < lowest) {
+            lowest = score;
+            best = u;
+          }
+        }
+      }
+      return best;
+    }
+  }
+  void hit(std::uint32_t u, std::uint32_t now) {
+    if constexpr (Rule::family == evict::Family::queue) {
+      evict::Queue queue(state, nodes.data(), capacity);
+      rule.access(queue, u);
+    }
+    if constexpr (evict::needs_access<Rule>) evict::touch(rule, access[u], now);
+  }
+  void store(std::uint32_t u, std::uint32_t now) {
+    evict::Queue queue(state, nodes.data(), capacity);
+    if constexpr (requires { rule.expect(queue, u); }) rule.expect(queue, u);
+    if (order.size() >= capacity && Rule::family != evict::Family::none) {
+      const std::uint32_t gone = victim(now);
+      order.erase(std::find(order.begin(), order.end(), gone));
+      resident[gone] = false;
+      out.evictions.push_back(gone);
+    }
+    if constexpr (Rule::family == evict::Family::queue) rule.insert(queue, u);
+    access[u] = {now, now};
+    resident[u] = true;
+    order.push_back(u);
+  }
+  void run(const std::vector<std::uint32_t>& sequence) {
+    for (std::uint32_t t = 0; t < sequence.size(); ++t) {
+      const std::uint32_t u = sequence[t];
+      out.hit.push_back(resident[u]);
+      if (resident[u]) {
+        hit(u, t);
+      } else {
+        store(u, t);
+      }
+    }
+    if constexpr (Rule::family == evict::Family::queue) {  // lists of residents, oldest first
+      order.clear();
+      for (const evict::QueueList& list : state.lists) {
+        for (std::uint32_t u = list.head; u != evict::no_unit; u = nodes[u].next) {
+          if (resident[u]) order.push_back(u);
+        }
+      }
+    }
+  }
+};
+
+Json decide_accesses(Case& given, const EvictRule& rule) {
+  const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
+  const auto seed = given.value_or("seed", std::uint64_t{1});
+  const Names names = read_accesses(given);
+  std::visit([&](const auto& r) {
+    using Rule = std::decay_t<decltype(r)>;
+    if constexpr ((evict::needs_mass<Rule> && !evict::needs_access<Rule>) || evict::needs_payload<Rule>)
+      given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"attention\", or \"keys\" and \"values\"");
+  }, rule);
+  given.finish();
+  Json result;
+  std::visit([&](const auto& r) {
+    AccessLoop<std::decay_t<decltype(r)>> loop{r, capacity, static_cast<std::uint32_t>(names.text.size()), seed};
+    if constexpr (!evict::needs_payload<std::decay_t<decltype(r)>>) loop.run(names.sequence);
+    result = {{"outcome", outcome_text(loop.out.hit)},
+              {"hits", std::count(loop.out.hit.begin(), loop.out.hit.end(), true)},
+              {"evictions", named(names, loop.out.evictions)},
+              {"resident", named(names, loop.order)}};
+    if constexpr (std::decay_t<decltype(r)>::family == evict::Family::queue) {
+      result["lists"] = Json::array();
+      for (const evict::QueueList& list : loop.state.lists) {
+        std::vector<std::uint32_t> units;
+        for (std::uint32_t u = list.head; u != evict::no_unit; u = loop.nodes[u].next) units.push_back(u);
+        result["lists"].push_back(named(names, units));
+      }
+    }
+  }, rule);
+  return result;
+}
+
+}  // namespace
+
+Json decide_evict(Case& given) {
+  if (given.has("allocator")) return decide_allocator(given);
+  if (const Json* name = given.find("rule"); name != nullptr && name->is_string()) {
+    const auto text = name->get<std::string>();
+    if (text == "opt.forced" || text == "opt.bypass") return decide_belady(given, text == "opt.bypass");
+    if (text == "orc.select" || text == "orc.mass" || text == "orc.greedy") return decide_mass_bound(given, text);
+  }
+  const auto rule = given.rule<EvictRule>("rule");
+  if (given.has("accesses")) return decide_accesses(given, rule);
+  if (given.has("attention")) return policy_evict::decide_attention(given, rule);
+  return policy_evict::decide_state(given, rule);
+}
+
+}  // namespace moekv

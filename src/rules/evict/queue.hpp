@@ -1,0 +1,109 @@
+// The lists that queue rules keep units in. A unit is an index into an array of nodes and is in at most one list; a rule offers
+//   insert(q, u)              u was stored, or came back
+//   access(q, u)              u was accessed
+//   victim(q, standing)       takes a unit that may go out of the resident lists and returns it, or no_unit
+// and where `needs_return`, may keep units that went in lists of its own ("ghosts").
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace moekv::evict {
+
+inline constexpr std::uint32_t no_unit = 0xFFFFFFFFU;
+inline constexpr std::uint8_t no_list = 0xFF;
+
+/// Whether a unit may go: `permanent` ones leave the queue for good, `sheltered` ones stay in place.
+enum class Standing : std::uint8_t { evictable, sheltered, permanent };
+
+struct QueueNode {
+  std::uint32_t prev = no_unit, next = no_unit;
+  std::uint8_t list = no_list;
+  std::uint8_t mark = 0;  // reference bit or small count
+};
+
+struct QueueList {
+  std::uint32_t head = no_unit, tail = no_unit;  // head: oldest
+  std::uint32_t size = 0;
+};
+
+/// The queues of one budget.
+struct QueueState {
+  std::array<QueueList, 4> lists;
+  std::uint32_t hand = no_unit;
+  float target = 0;            // ARC's p
+  bool second_ghost = false;   // the newest unit came from ARC's B2
+};
+
+/// A view of one state and the nodes of its units. `capacity`: units that the budget holds.
+class Queue {
+ public:
+  Queue(QueueState& state, QueueNode* nodes, std::uint32_t capacity) : state_(&state), nodes_(nodes), capacity_(capacity) {}
+
+  [[nodiscard]] QueueState& state() { return *state_; }
+  [[nodiscard]] QueueNode& node(std::uint32_t u) { return nodes_[u]; }
+  [[nodiscard]] const QueueList& list(std::uint8_t l) const { return state_->lists[l]; }
+  [[nodiscard]] std::uint32_t capacity() const { return capacity_; }
+
+  void push(std::uint8_t l, std::uint32_t u) {
+    QueueList& list = state_->lists[l];
+    nodes_[u].prev = list.tail;
+    nodes_[u].next = no_unit;
+    nodes_[u].list = l;
+    (list.tail != no_unit ? nodes_[list.tail].next : list.head) = u;
+    list.tail = u;
+    list.size += 1;
+  }
+  void remove(std::uint32_t u) {
+    QueueNode& node = nodes_[u];
+    if (node.list == no_list) return;
+    QueueList& list = state_->lists[node.list];
+    (node.prev != no_unit ? nodes_[node.prev].next : list.head) = node.next;
+    (node.next != no_unit ? nodes_[node.next].prev : list.tail) = node.prev;
+    if (state_->hand == u) state_->hand = node.next;
+    list.size -= 1;
+    node.list = no_list;
+  }
+  void move(std::uint8_t l, std::uint32_t u) {
+    if (nodes_[u].list == l && state_->lists[l].tail == u) return;
+    remove(u);
+    push(l, u);
+  }
+  /// The oldest unit of a list that may go; permanent ones on the way leave the list.
+  template <class F>
+  [[nodiscard]] std::uint32_t oldest(std::uint8_t l, F&& standing) {
+    for (std::uint32_t u = state_->lists[l].head; u != no_unit;) {
+      const std::uint32_t next = nodes_[u].next;
+      const Standing s = standing(u);
+      if (s == Standing::evictable) return u;
+      if (s == Standing::permanent) remove(u);
+      u = next;
+    }
+    return no_unit;
+  }
+  /// Drops the oldest of a ghost list until it has at most n.
+  void trim(std::uint8_t l, std::uint32_t n) {
+    while (state_->lists[l].size > n) remove(state_->lists[l].head);
+  }
+
+ private:
+  QueueState* state_;
+  QueueNode* nodes_;
+  std::uint32_t capacity_;
+};
+
+/// Victim of a rule with one list: its oldest unit.
+template <class F>
+[[nodiscard]] std::uint32_t take_oldest(Queue& q, std::uint8_t list, F&& standing) {
+  const std::uint32_t u = q.oldest(list, standing);
+  if (u != no_unit) q.remove(u);
+  return u;
+}
+
+/// A share of the capacity, at least one unit.
+[[nodiscard]] inline std::uint32_t share_of(std::uint32_t capacity, float share) {
+  const auto units = static_cast<std::uint32_t>(static_cast<float>(capacity) * share);
+  return units > 0 ? units : 1;
+}
+
+}  // namespace moekv::evict

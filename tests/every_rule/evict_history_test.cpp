@@ -1,0 +1,178 @@
+// Every eviction rule against slow oracles that recompute each choice from the whole history.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <tuple>
+
+#include "support/evict_world.hpp"
+
+namespace moekv {
+namespace {
+
+using testing::AsTypes;
+using testing::EveryEvictRule;
+using testing::random_row;
+using testing::Set;
+using testing::some_positions;
+using testing::World;
+
+TYPED_TEST_SUITE(EveryEvictRule, AsTypes<EvictRule>::type);
+
+/// All that happened: attention rows and accesses by step, entry p stored at step p.
+struct History {
+  std::vector<std::map<std::uint32_t, float>> rows;
+  std::vector<Set> accesses;
+};
+
+/// The score of an entry, recomputed from the whole history by its definition. `state` gives the same of any other entry that competes.
+double score_of(const EvictRule& rule, const History& h, std::uint32_t p, const Set& competing) {
+  const std::string_view name = std::visit([](const auto& r) { return r.name; }, rule);
+  const std::size_t now = h.rows.size() - 1;
+  double sum = 0, squares = 0, decayed = 0, newest = 0;
+  for (std::size_t s = p; s <= now; ++s) {
+    const auto a = static_cast<double>(h.rows[s].at(p));
+    sum += a;
+    squares += a * a;
+    decayed += a * std::pow(0.95, static_cast<double>(now - s));
+    newest = a;
+  }
+  const auto last_of = [&](std::uint32_t q) {
+    std::size_t last = q;
+    for (std::size_t s = q; s <= now; ++s) last = h.accesses[s].count(q) > 0 ? s : last;
+    return last;
+  };
+  const auto count_of = [&](std::uint32_t q) {
+    return 1 + std::count_if(h.accesses.begin() + q, h.accesses.end(), [&](const Set& set) { return set.count(q) > 0; });
+  };
+  const auto times = [&] {
+    std::vector<std::size_t> t = {p};
+    for (std::size_t s = p; s <= now; ++s) {
+      if (h.accesses[s].count(p) > 0) t.push_back(s);
+    }
+    return t;
+  }();
+  const auto last = static_cast<double>(last_of(p)), count = static_cast<double>(count_of(p));
+  if (name == "h2o.sum") return sum;
+  if (name == "h2o.mean_seen") return sum / static_cast<double>(now + 1 - p);
+  if (name == "h2o.decay") return decayed;
+  if (name == "h2o.sq") return squares;
+  if (name == "tova" || name == "pikv.h2o") return newest;
+  if (name == "random") return static_cast<double>(uniform_float(static_cast<std::uint32_t>(hash_words(1, 0U, 0U, p, std::uint64_t{now}))));
+  if (name == "knorm") return -static_cast<double>(World::payload_state(p));
+  if (name == "paged_eviction" || name == "pikv.quest_mlp") return static_cast<double>(World::payload_state(p));
+  if (name == "pikv.sl_indicator") return now - p > 64 ? 1 : 0;
+  if (name == "lfu") return count;
+  if (name == "lru_plus.raw") return count - (static_cast<double>(now) - last);
+  if (name == "lru_plus.norm") {
+    double most_count = 0, most_sum = 0;
+    for (const std::uint32_t q : competing) {
+      most_count = std::max(most_count, static_cast<double>(count_of(q)));
+      double other = 0;
+      for (std::size_t s = q; s <= now; ++s) other += static_cast<double>(h.rows[s].at(q));
+      most_sum = std::max(most_sum, other);
+    }
+    return 0.3 * last / static_cast<double>(now) + 0.3 * count / most_count + 0.4 * sum / most_sum;
+  }
+  if (name == "lrfu") {
+    double heat = 0;
+    for (const std::size_t t : times) heat += std::exp2(-static_cast<double>(now - t) / 128);
+    return heat;
+  }
+  if (name == "least_stale.cyclic_layer") return 0;
+  if (name == "least_stale.ewma_interval") {
+    double gap = 1;
+    for (std::size_t i = 1; i < times.size(); ++i) gap = 0.5 * static_cast<double>(times[i] - times[i - 1]) + 0.5 * gap;
+    return static_cast<double>(now) - last - gap;
+  }
+  return p;  // fifo, streaming
+}
+
+/// Rows and accesses of step t; attention in quarters, so that sums are exact and ties are common.
+void add_step(History& h, std::uint32_t t) {
+  auto row = random_row(9, t, t);
+  for (auto& [p, a] : row) a = std::floor(4 * a) / 4;
+  h.rows.push_back(row);
+  h.accesses.push_back(some_positions(t));
+}
+
+template <class Rule>
+inline constexpr bool has_own_order = Rule::family == evict::Family::queue && evict::follows_access<Rule>;
+
+TYPED_TEST(EveryEvictRule, IncrementalEqualsRecomputed) {
+  if constexpr (TypeParam::family == evict::Family::none || has_own_order<TypeParam> || evict::pools<TypeParam>) {
+    GTEST_SKIP() << "full never chooses; queues of accesses and pooling have their own tests and vectors";
+  } else {
+    const ProtectSpec protect{1, 3};
+    const bool pages = evict::follows_access<TypeParam>;
+    World world(TypeParam{}, 17, protect, pages ? 1 : 4, pages ? EvictUnit::page : EvictUnit::token);
+    History history;
+    Set expected;
+    const std::uint32_t sinks = std::is_same_v<TypeParam, evict::Streaming> ? 4 : protect.sinks;
+    for (std::uint32_t t = 1; t <= 100; ++t) {
+      add_step(history, t);
+      expected.insert(t - 1);
+      Set competing;
+      for (const std::uint32_t p : expected) {
+        if (p >= sinks && p + protect.recent < t && p + 1 < t) competing.insert(p);
+      }
+      std::vector<std::tuple<double, std::uint32_t>> order;
+      for (const std::uint32_t p : competing) order.emplace_back(score_of(TypeParam{}, history, p, competing), p);
+      // Equal up to rounding is equal: the smaller position goes.
+      std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+        const double difference = std::get<0>(a) - std::get<0>(b);
+        return std::abs(difference) > 1e-5 ? difference < 0 : std::get<1>(a) < std::get<1>(b);
+      });
+      if (expected.size() > 17 && !order.empty()) expected.erase(std::get<1>(order.front()));
+      world.access(history.accesses.back());
+      const Set live = world.step(t, history.rows.back());
+      ASSERT_EQ(live, expected) << "step " << t;
+    }
+  }
+}
+
+/// lru, mru, clock and slru against lists kept the slow way, pages of one entry.
+TYPED_TEST(EveryEvictRule, QueuesEqualNaiveLists) {
+  constexpr std::size_t capacity = 12;
+  const std::string_view name = TypeParam::name;
+  if (name != "lru" && name != "mru" && name != "clock" && name != "sieve") GTEST_SKIP() << "not a queue of accesses, or covered by vectors";
+  World world(TypeParam{}, capacity, {0, 0}, 1, EvictUnit::page);
+  std::vector<std::uint32_t> list;  // oldest first
+  Set marked;
+  std::uint32_t hand = 0;           // sieve: the unit the hand is at, if it is there
+  bool hand_set = false;
+  for (std::uint32_t t = 1; t <= 200; ++t) {
+    const Set accessed = some_positions(t);
+    for (const std::uint32_t p : accessed) {
+      const auto at = std::find(list.begin(), list.end(), p);
+      if (at == list.end()) continue;
+      if (name == "clock" || name == "sieve") {
+        marked.insert(p);
+      } else {
+        list.erase(at);
+        list.push_back(p);
+      }
+    }
+    world.access(accessed);
+    list.push_back(t - 1);
+    while (list.size() > capacity) {
+      auto victim = list.begin();
+      if (name == "mru") {
+        victim = list.end() - 2;  // what the step stored is pinned
+      } else if (name == "clock") {
+        while (marked.erase(list.front()) > 0) std::rotate(list.begin(), list.begin() + 1, list.end());
+        victim = list.begin();
+        if (*victim == t - 1) victim = list.begin() + 1;
+      } else if (name == "sieve") {
+        if (hand_set) victim = std::find(list.begin(), list.end(), hand);
+        while (*victim == t - 1 || marked.erase(*victim) > 0) victim = victim + 1 == list.end() ? list.begin() : victim + 1;
+        hand_set = victim + 1 != list.end();
+        if (hand_set) hand = *(victim + 1);
+      }
+      list.erase(victim);
+    }
+    ASSERT_EQ(world.step(t), Set(list.begin(), list.end())) << name << " step " << t;
+  }
+}
+
+}  // namespace
+}  // namespace moekv

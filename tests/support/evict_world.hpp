@@ -1,0 +1,140 @@
+// One shard, one request, given attention and accesses: what eviction tests drive rules with, without a replay around them.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "device/backend.hpp"
+#include "engine/evictor.hpp"
+#include "support/replay_fixture.hpp"
+
+namespace moekv::testing {
+
+using Set = std::set<std::uint32_t>;
+
+/// One request of one layer in one shard: tokens come one a step, attention rows and accesses are given.
+class World {
+ public:
+  World(const EvictRule& rule, std::uint64_t budget, ProtectSpec protect, std::uint32_t page_slots, EvictUnit unit, std::uint32_t total = 1000,
+        std::uint32_t prompt = 0)
+      : total_(total), prompt_(prompt) {
+    spec_.model = gqa_model(1);
+    spec_.model.layers[0].moe = false;
+    spec_.eviction.rule = rule;
+    spec_.eviction.budget = {BudgetKind::tokens, budget, 1, 1};
+    spec_.eviction.protect = protect;
+    spec_.eviction.unit = unit;
+    spec_.eviction.access = AccessSource::dense;
+    spec_.page.slots = page_slots;
+    geometry_ = std::make_unique<Geometry>(spec_, TraceInfo{}, 1);
+    backend_ = make_count_backend();
+    counters_ = std::make_unique<Counters>(*geometry_, Rank(0), Rank(1));
+    shard_ = std::make_unique<Shard>(*geometry_, ShardId(0), *backend_, 100000);
+    evictor_ = std::make_unique<Evictor>(*geometry_, requests_, *counters_, [](Shard&, const Group&, std::size_t) {});
+    evictor_->set_shards(0, 1);
+  }
+
+  /// Stores tokens up to `end`, adds `row` (position -> attention) to the rule's state, then decides and executes.
+  std::set<std::uint32_t> step(std::uint32_t end, const std::map<std::uint32_t, float>& row = {}) {
+    StepBatch batch{step_, {{RequestId(0), Rank(0), length_, end, length_, prompt_, total_}}};
+    requests_.begin_step(batch);
+    for (; length_ < end; ++length_) {
+      EntryMeta entry;
+      entry.request = RequestId(0);
+      entry.position = length_;
+      const auto stored = shard_->append(shard_->find_or_add(RequestId(0), 0, 0, Rank(0), total_), entry, step_);
+      if (geometry_->scores_payload()) shard_->state(shard_->at(stored.page, stored.slot)) = {payload_state(entry.position), 0};
+    }
+    for_each_live([&](std::uint32_t page, std::uint32_t slot, std::uint32_t position) {
+      const auto it = row.find(position);
+      if (it == row.end()) return;
+      if (!geometry_->keeps_state()) return;
+      evict::Mass& state = shard_->state(shard_->at(page, slot));
+      std::visit([&](const auto& rule) {
+        if constexpr (requires { rule.mass(0.0F, 0.0F); }) state = {rule.mass(state.value, it->second), state.seen + 1};
+      }, spec_.eviction.rule);
+    });
+    evictor_->decide(*shard_, step_);
+    const auto before = live();
+    evictor_->execute(*shard_);
+    step_ += 1;
+    const auto after = live();
+    evicted_.clear();
+    std::set_difference(before.begin(), before.end(), after.begin(), after.end(), std::back_inserter(evicted_));
+    return after;
+  }
+  /// Accesses the pages that hold these positions, in ascending order of position.
+  void access(const std::set<std::uint32_t>& positions) {
+    std::map<std::uint32_t, std::uint32_t> pages;
+    for_each_live([&](std::uint32_t page, std::uint32_t, std::uint32_t position) {
+      if (positions.count(position) > 0) pages.emplace(position, page);
+    });
+    std::visit([&](const auto& rule) {
+      if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
+        for (const auto& [position, page] : pages) shard_->touch_page(rule, page, step_);
+      }
+    }, spec_.eviction.rule);
+  }
+  /// What a rule of keys and values would have made of an entry.
+  static float payload_state(std::uint32_t position) { return uniform_float(static_cast<std::uint32_t>(hash_words(77, position))); }
+  std::set<std::uint32_t> live() {
+    std::set<std::uint32_t> out;
+    for_each_live([&](std::uint32_t, std::uint32_t, std::uint32_t position) { out.insert(position); });
+    return out;
+  }
+  const std::vector<std::uint32_t>& evicted() const { return evicted_; }
+  StepRecord& counts() { return counters_->step; }
+
+ private:
+  template <class F>
+  void for_each_live(F&& f) {
+    for (std::uint32_t p = 0; p < shard_->pages().size(); ++p) {
+      if (shard_->pages()[p].group == no_index) continue;
+      for (std::uint32_t s = 0; s < shard_->pages()[p].used; ++s) {
+        if (shard_->live(p, s)) f(p, s, shard_->position(shard_->at(p, s)));
+      }
+    }
+  }
+
+  RunSpec spec_;
+  std::uint32_t total_, prompt_, length_ = 0;
+  std::uint64_t step_ = 0;
+  RequestTable requests_{1};
+  std::unique_ptr<Geometry> geometry_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Counters> counters_;
+  std::unique_ptr<Shard> shard_;
+  std::unique_ptr<Evictor> evictor_;
+  std::vector<std::uint32_t> evicted_;
+};
+
+inline std::map<std::uint32_t, float> random_row(std::uint64_t seed, std::uint64_t step, std::uint32_t n) {
+  std::map<std::uint32_t, float> row;
+  for (std::uint32_t p = 0; p < n; ++p) row[p] = uniform_float(static_cast<std::uint32_t>(hash_words(seed, step, p)));
+  return row;
+}
+
+inline Set some_positions(std::uint32_t t) {
+  Set out;
+  for (std::uint32_t p = 0; p + 1 < t; ++p) {
+    if (hash_words(3, t, p) % 4 == 0) out.insert(p);
+  }
+  return out;
+}
+
+template <class Rule>
+class EveryEvictRule : public ::testing::Test {};
+
+template <class Variant>
+struct AsTypes;
+template <class... Rules>
+struct AsTypes<std::variant<Rules...>> {
+  using type = ::testing::Types<Rules...>;
+};
+
+}  // namespace moekv::testing
