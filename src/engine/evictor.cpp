@@ -73,44 +73,50 @@ void Evictor::touch_group(Shard& shard, Group& group, std::uint64_t step) {
   }
 }
 
+Evictor::Lookups Evictor::look_up(Shard& shard, Group& group, Chain& chain) {
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  Lookups found;
+  if (spec.access == AccessSource::mass) {
+    for (const std::uint32_t p : chain.pages) {  // evicted pages have no mass in the replay: lookups of resident pages only
+      if (static_cast<double>(shard.pages()[p].mass) < spec.access_mass) continue;
+      found.lookups += 1;
+      found.hits += 1;
+      found.requested += shard.pages()[p].live;
+    }
+    return found;
+  }
+  if (chain.shadow_experts.empty()) {
+    return {static_cast<std::int64_t>(chain.shadow_live.size()), chain.shadow_hits, chain.written, chain.written - chain.alive};
+  }
+  for (std::uint32_t s = 0; s < chain.shadow_live.size(); ++s) {
+    if (!shadow_accessed(group, chain, s)) continue;
+    found.lookups += 1;
+    found.hits += chain.shadow_live[s] > 0 ? 1 : 0;
+    found.requested += chain.shadow_written[s];
+    found.missed += chain.shadow_written[s] - chain.shadow_live[s];
+    if (chain.shadow_live[s] == 0) counters_->missed_under(group.layer, &chain.shadow_experts[s * group.query_experts.size()], group.query_experts);
+  }
+  return found;
+}
+
+bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) {
+  if (chain.shadow_experts.empty()) return true;
+  std::uint64_t any = 0;
+  const std::size_t words = group.query_experts.size();
+  for (std::size_t w = 0; w < words; ++w) any |= chain.shadow_experts[shadow * words + w] & group.query_experts[w];
+  return any != 0;
+}
+
 void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
   const EvictionSpec& spec = geometry_->spec().eviction;
   auto& pages = shard.pages();
-  const std::size_t words = group.query_experts.size();
-  const auto shadow_accessed = [&](std::uint32_t shadow) {
-    if (chain.shadow_experts.empty()) return true;
-    std::uint64_t any = 0;
-    for (std::size_t w = 0; w < words; ++w) any |= chain.shadow_experts[shadow * words + w] & group.query_experts[w];
-    return any != 0;
-  };
-  std::int64_t lookups = 0, hits = 0, requested = 0, missed = 0;
-  if (spec.access == AccessSource::mass) {
-    for (const std::uint32_t p : chain.pages) {  // evicted pages have no mass in the replay: lookups of resident pages only
-      if (static_cast<double>(pages[p].mass) < spec.access_mass) continue;
-      lookups += 1;
-      hits += 1;
-      requested += pages[p].live;
-    }
-  } else if (chain.shadow_experts.empty()) {
-    lookups = static_cast<std::int64_t>(chain.shadow_live.size());
-    hits = chain.shadow_hits;
-    requested = chain.written;
-    missed = chain.written - chain.alive;
-  } else {
-    for (std::uint32_t s = 0; s < chain.shadow_live.size(); ++s) {
-      if (!shadow_accessed(s)) continue;
-      lookups += 1;
-      hits += chain.shadow_live[s] > 0 ? 1 : 0;
-      requested += chain.shadow_written[s];
-      missed += chain.shadow_written[s] - chain.shadow_live[s];
-      if (chain.shadow_live[s] == 0) counters_->missed_under(group.layer, &chain.shadow_experts[s * words], group.query_experts);
-    }
-  }
+  const auto [lookups, hits, requested, missed] = look_up(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   std::visit([&](const auto& rule) {
     if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
       for (const std::uint32_t p : chain.pages) {
-        const bool accessed = spec.access == AccessSource::mass ? static_cast<double>(pages[p].mass) >= spec.access_mass : shadow_accessed(pages[p].shadow);
+        const bool accessed = spec.access == AccessSource::mass ? static_cast<double>(pages[p].mass) >= spec.access_mass
+                                                                : shadow_accessed(group, chain, pages[p].shadow);
         if (accessed) shard.touch_page(rule, p, step);
       }
     }

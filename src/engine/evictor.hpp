@@ -41,6 +41,13 @@ class Evictor {
   };
 
   void touch_group(Shard& shard, Group& group, std::uint64_t step);
+  /// Lookups of one chain in one step, in shadow pages and in entries.
+  struct Lookups {
+    std::int64_t lookups = 0, hits = 0;
+    std::int64_t requested = 0, missed = 0;
+  };
+  Lookups look_up(Shard& shard, Group& group, Chain& chain);
+  [[nodiscard]] static bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow);
   void touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   [[nodiscard]] bool due(const EvictList& list, const Group* group, std::uint64_t step, double& target) const;
   [[nodiscard]] std::uint64_t usage(const EvictList& list) const;
