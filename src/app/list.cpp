@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <vector>
 
 #include "app/command.hpp"
 #include "config/library.hpp"
@@ -41,12 +42,28 @@ void list_clusters() {
   }
 }
 
+/// What an eviction rule looks at, and what it evicts where `eviction.unit` does not say.
+template <class Rule>
+std::string inputs_of() {
+  if constexpr (requires { Rule::family; }) {
+    std::vector<std::string> in;
+    if (evict::needs_mass<Rule>) in.emplace_back("attention mass");
+    if (evict::follows_access<Rule>) in.emplace_back("accesses");
+    if (evict::needs_payload<Rule>) in.emplace_back("key and value");
+    if (in.empty()) in.emplace_back("nothing");
+    const bool tokens = (evict::needs_mass<Rule> || evict::needs_payload<Rule>) && !evict::follows_access<Rule> && !requires { Rule::prefers_pages; };
+    return fmt::format("      reads {}; unit {}{}\n", fmt::join(in, " and "), tokens ? "token" : "page",
+                       evict::needs_return<Rule> ? "; only where evicted units can return (moekv policy evict)" : "");
+  }
+  return {};
+}
+
 /// Rules of a catalogue with the parameters that the key table has for the section they are chosen in.
 template <class Variant>
 void list_rules(std::string_view title, const std::string& section) {
   fmt::print("{}\n", title);
   for_each_rule<Variant>([&](const auto& rule) {
-    fmt::print("  {:16} {}\n", rule.name, rule.doc);
+    fmt::print("  {:16} {}\n{}", rule.name, rule.doc, inputs_of<std::decay_t<decltype(rule)>>());
     for (const Key& key : schema()) {
       if (key.rule != rule.name || !key.path.starts_with(section + ".") || key.path.find('.', section.size() + 1) != std::string::npos) continue;
       const std::string allowed = key.values.empty() ? key.range : join(key.values);
