@@ -165,6 +165,14 @@ void check_eviction(Checks& c) {
                fmt::format("policy {} learns from units that come back, and after action drop none does", rule_name(e.rule)),
                "use lru, sieve, clock or slru; moekv policy evict runs this rule on an access sequence");
     }
+    if (evict::follows_access<Rule> && e.unit == EvictUnit::token) {
+      c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} follows accesses, and an access is of a page", rule_name(e.rule)),
+               "use unit: page, or leave it out");
+    }
+    if (evict::pools<Rule> && e.unit == EvictUnit::page) {
+      c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} smooths over neighbouring tokens", rule_name(e.rule)),
+               "use unit: token, or leave it out");
+    }
     if constexpr (evict::pools<Rule>) {
       if (e.trigger != Trigger::prefill_end)
         c.refuse({"eviction.trigger", "eviction.policy"}, fmt::format("policy {} chooses once, when the prompt ends", rule_name(e.rule)),
