@@ -25,6 +25,8 @@ find_package(HWY REQUIRED)
 find_package(Eigen3 REQUIRED NO_MODULE)
 
 find_path(RANDOM123_INCLUDE_DIR Random123/philox.h REQUIRED)
+# Philox needs no vendor intrinsics; their headers would cost every source half a second.
+set(RANDOM123_DEFINITIONS R123_USE_SSE=0 R123_USE_WMMINTRIN_H=0 R123_USE_X86INTRIN_H=0 R123_USE_INTRIN_H=0 R123_USE_AES_NI=0 R123_USE_MULHILO64_ASM=0)
 find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)
 

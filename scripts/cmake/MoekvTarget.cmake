@@ -2,6 +2,7 @@
 function(moekv_flags target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR}/src)
   target_include_directories(${target} SYSTEM PUBLIC ${RANDOM123_INCLUDE_DIR} ${XXHASH_INCLUDE_DIR})
+  target_compile_definitions(${target} PUBLIC ${RANDOM123_DEFINITIONS})
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror -ffp-contract=off)
   if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v2>)  # popcount; kernels choose wider instructions at run time
