@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "comm/check.hpp"
+#include "comm/start_guard.hpp"
 
 namespace moekv {
 namespace {
@@ -25,7 +26,10 @@ bool launched_by_process_manager() { return is_set("OMPI_COMM_WORLD_SIZE") || is
 
 MpiSession::MpiSession(int& argc, char**& argv) : exceptions_at_start_(std::uncaught_exceptions()) {
   int provided = MPI_THREAD_SINGLE;
-  mpi::check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided));
+  {
+    const StartGuard guard;
+    mpi::check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided));
+  }
   mpi::check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
   if (provided < MPI_THREAD_FUNNELED) throw SystemError("MPI: this library does not support threads (MPI_THREAD_FUNNELED is needed)");
   mpi::check(MPI_Comm_rank(MPI_COMM_WORLD, &process_));
