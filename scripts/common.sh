@@ -27,7 +27,8 @@ build() {
   local preset=$1
   shift
   local options=()
-  if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+  # ccache keeps objects, not precompiled headers; without it those save a third of the time.
+  if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON); fi
   cmake --preset "$preset" "${options[@]}"
   cmake --build --preset "$preset" --parallel "$(build_jobs)" ${1:+--target "$@"}
 }
