@@ -45,6 +45,7 @@ void list_clusters() {
 /// What an eviction rule looks at, and what it evicts where `eviction.unit` does not say.
 template <class Rule>
 std::string inputs_of() {
+  if constexpr (select::needs_bounds<Rule>) return "      reads the query and the smallest and largest key of every page by channel; unit page of a head group\n";
   if constexpr (requires { Rule::family; }) {
     std::vector<std::string> in;
     if (evict::needs_mass<Rule>) in.emplace_back("attention mass");
@@ -99,10 +100,11 @@ struct Topic {
   std::string_view name;
   Lister list;
 };
-constexpr std::array<Topic, 7> topics{{{"models", list_models},
+constexpr std::array<Topic, 8> topics{{{"models", list_models},
                                        {"clusters", list_clusters},
                                        {"policies", [] { list_rules<EvictRule>("eviction policies (eviction.policy)", "eviction"); }},
                                        {"routers", [] { list_rules<RouteRule>("routers (routing.router)", "routing"); }},
+                                       {"selects", [] { list_rules<SelectRule>("read-set rules (read.select)", "read"); }},
                                        {"codecs", list_codecs},
                                        {"layouts", list_layouts},
                                        {"keys", [] { fmt::print("keys = default (type, unit)\n{}", config_help()); }}}};
@@ -127,8 +129,8 @@ ExitCode list(const std::string& what) {
 
 void add_list(CLI::App& parent, Action& action) {
   auto what = std::make_shared<std::string>();
-  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, policies, routers, codecs, layouts, keys");
-  command->add_option("what", *what, "models, clusters, policies, routers, codecs, layouts or keys; default: all but keys");
+  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, policies, routers, selects, codecs, layouts, keys");
+  command->add_option("what", *what, "models, clusters, policies, routers, selects, codecs, layouts or keys; default: all but keys");
   command->footer("example:\n  moekv list keys | less");
   command->callback([what, &action] { action.run = [what] { return list(*what); }; });
 }

@@ -20,7 +20,7 @@ struct Kind {
   Json (*decide)(Case&);
   const char* example;
 };
-constexpr std::array<Kind, 4> kinds{{
+constexpr std::array<Kind, 5> kinds{{
     {"codec", "what a codec stores of the rows of a page, and what comes back", decide_codec,
      R"({"codec":"int4_token","role":"k","values":[[-1,-0.5,0,0.6,1.1,1.5,2.75,0.25]]})"},
     {"evict", "hits, victims and scores of an eviction rule or bound; capacities of an allocator", decide_evict,
@@ -29,6 +29,8 @@ constexpr std::array<Kind, 4> kinds{{
      R"({"map":"pikv_xor","params":{"n_tok":6,"n_exp":6,"shards":8},"entries":[[0,0],[1,0]]})"},
     {"route", "experts and weights of tokens", decide_route,
      R"({"rule":"load_balance","params":{"alpha":1},"k":1,"logits":[[1,0.9]],"state":{"load":[0.7,0.3]}})"},
+    {"select", "pages that a query reads, from their keys or the bounds of their keys", decide_select,
+     R"({"rule":"quest","params":{"budget_pages":2},"page_slots":2,"keys":[[1,0],[0,1],[2,1],[-1,-1],[0,-1]],"query":[1,-2]})"},
 }};
 
 constexpr std::size_t max_input_bytes = std::size_t{1} << 28;

@@ -13,5 +13,6 @@ namespace moekv {
 [[nodiscard]] Json decide_evict(Case& given);
 [[nodiscard]] Json decide_place(Case& given);
 [[nodiscard]] Json decide_route(Case& given);
+[[nodiscard]] Json decide_select(Case& given);
 
 }  // namespace moekv

@@ -21,12 +21,11 @@ constexpr auto enum_names(HomeRule) { return Names<2>{"modulo", "least_loaded"};
 constexpr auto enum_names(DenseLayers) { return Names<1>{"home"}; }
 constexpr auto enum_names(RoutingKey) { return Names<4>{"previous_layer", "previous_token", "query_router", "same_layer"}; }
 constexpr auto enum_names(ReadScope) { return Names<2>{"all", "routed"}; }
-constexpr auto enum_names(ReadSelect) { return Names<1>{"all"}; }
 constexpr auto enum_names(CopyRule) { return Names<3>{"surviving", "hash", "paper"}; }
 constexpr auto enum_names(PageKey) { return Names<3>{"auto", "expert", "shard"}; }
 constexpr auto enum_names(EvictScope) { return Names<2>{"request", "shard"}; }
 constexpr auto enum_names(EvictUnit) { return Names<3>{"auto", "token", "page"}; }
-constexpr auto enum_names(AccessSource) { return Names<3>{"dense", "routed", "mass"}; }
+constexpr auto enum_names(AccessSource) { return Names<4>{"dense", "routed", "mass", "selected"}; }
 constexpr auto enum_names(Trigger) { return Names<4>{"on_full", "watermark", "every", "prefill_end"}; }
 constexpr auto enum_names(EvictAction) { return Names<1>{"drop"}; }
 constexpr auto enum_names(Reducer) { return Names<3>{"mean", "sum", "max"}; }

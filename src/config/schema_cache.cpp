@@ -69,7 +69,8 @@ void add_read_keys(std::vector<Key>& keys) {
       "routing.query_router_path", "HDF5 matrix [n_experts, d_k] for key query_router; default: seeded",
       +[](RunSpec& s) -> std::string& { return s.routing.query_router_path; }));
   add(field_key("read.scope", "", "routed: a query reads only the experts of its key", [](auto& s) -> auto& { return s.read.scope; }));
-  add(field_key("read.select", "", "which pages of the scope are read", [](auto& s) -> auto& { return s.read.select; }));
+  add_rule_keys<SelectRule>(keys, "read", "select", "which resident pages of the scope a query reads",
+                            [](RunSpec& s) { return std::vector<SelectRule*>{&s.read.select}; });
   add(field_key("read.copies", "", "which copy of a token counts: a surviving one, the hashed one, or all (the paper, biased)",
                 [](auto& s) -> auto& { return s.read.copies; }));
   add(field_key("page.slots", "tokens", "slots P of a page, 8..256; 0 = 16 for page.key expert, 64 for shard",
@@ -92,7 +93,7 @@ void add_eviction_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.eviction.protect.sinks; }, {0, 1 << 30}));
   add(field_key("eviction.protect.recent", "tokens", "last tokens that are never victims, inside the budget",
                 [](auto& s) -> auto& { return s.eviction.protect.recent; }, {0, 1 << 30}));
-  add(field_key("eviction.access", "", "what counts as an access to a page", [](auto& s) -> auto& { return s.eviction.access; }));
+  add(field_key("eviction.access", "", "what counts as an access to a page; selected: a query of the step read it", [](auto& s) -> auto& { return s.eviction.access; }));
   add(field_key("eviction.access_mass", "1", "access mass: attention on a page from which on it counts",
                 [](auto& s) -> auto& { return s.eviction.access_mass; }, {0, 1}));
   add(field_key("eviction.trigger", "", "when evictions are due", [](auto& s) -> auto& { return s.eviction.trigger; }));

@@ -237,12 +237,35 @@ void check_pages(Checks& c) {
   }
 }
 
+void check_select(Checks& c) {
+  const RunSpec& s = c.spec();
+  if (!selects(s.read.select)) {
+    if (s.eviction.access == AccessSource::selected)
+      c.refuse({"eviction.access", "read.select"}, "select all reads every page of the scope, so access selected is access dense",
+               "choose a rule of read.select (moekv list selects), or another access");
+    return;
+  }
+  if (s.backend == "count")
+    c.refuse({"read.select", "backend"}, fmt::format("select {} scores pages by their keys, and backend count has no payload", rule_name(s.read.select)),
+             "use backend: host, or select: all");
+  bool any = false;
+  for (std::uint32_t l = 0; l < s.model.n_layers(); ++l) {
+    const auto& wanted = s.trace.layers;
+    const bool replayed = wanted.empty() || std::find(wanted.begin(), wanted.end(), l) != wanted.end();
+    any = any || (replayed && s.model.layers[l].attention != AttentionKind::none && selects_at(s.read.select, l, false));
+  }
+  if (!any && !s.model.layers.empty())
+    c.refuse({"read.dense_layers", "read.select", "trace.layers"}, "every replayed layer reads all its pages, so nothing is ever selected",
+             "lower read.dense_layers, or replay later layers");
+}
+
 void validate(const ValidateInput& input, std::vector<Problem>& problems) {
   Checks checks(input, problems);
   check_model(checks);
   check_trace(checks);
   check_placement(checks);
   check_pages(checks);
+  check_select(checks);
   check_routing(checks);
   check_eviction(checks);
   check_compression(checks);

@@ -42,6 +42,7 @@ void check_model(Checks& checks);
 void check_trace(Checks& checks);
 void check_placement(Checks& checks);
 void check_pages(Checks& checks);
+void check_select(Checks& checks);
 void check_routing(Checks& checks);
 void check_eviction(Checks& checks);
 void check_compression(Checks& checks);

@@ -132,8 +132,8 @@ void check_routing(Checks& c) {
   if (std::holds_alternative<evict::Full>(s.eviction.rule)) refuse("eviction.policy", "policy full never evicts", "choose a policy and a budget");
   if (s.routing.key == RoutingKey::query_router)
     refuse("routing.key", "with key query_router its choices do not name what is looked up", "use another routing.key");
-  if (s.eviction.access == AccessSource::mass) {
-    refuse("eviction.access", "access mass looks up resident pages only", "use access: routed");
+  if (s.eviction.access == AccessSource::mass || s.eviction.access == AccessSource::selected) {
+    refuse("eviction.access", fmt::format("access {} looks up resident pages only", enum_name(s.eviction.access)), "use access: routed");
   } else if (s.eviction.access == AccessSource::dense && !by_expert) {
     refuse("eviction.access", "dense lookups of pages that belong to no expert say nothing about experts", "use access: routed, or pages by expert");
   }

@@ -9,6 +9,7 @@
 
 #include "core/id.hpp"
 #include "rules/codec/format.hpp"
+#include "rules/select/catalogue.hpp"
 
 namespace moekv {
 
@@ -27,10 +28,12 @@ struct AppendOp {
   std::uint32_t slot;
   const std::byte* k;
   const std::byte* v;
+  bool fresh = false;  // first entry of the block since it was taken: bounds start with it; every other one widens them
 };
 
 /// Encodes the first `n_slots` slots of a raw block into a block of a compressed pool. Dead slots are encoded too. Blocks of one pool with equal
-/// `table_key` share tables (BlockFormat::shared_bytes), which are made from the blocks of the call that names the key first.
+/// `table_key` share tables (BlockFormat::shared_bytes), which are made from the blocks of the call that names the key first. Bounds go along as they
+/// are: those of the raw keys.
 struct SealOp {
   BlockRef from, to;
   std::uint32_t n_slots;
@@ -38,6 +41,27 @@ struct SealOp {
   const std::byte* q = nullptr;   // recent queries of the entries' request for fits that want them: [n_q] rows of [n_kv_heads * q_group][d_k] in the
   std::size_t q_stride = 0;       // payload format, q_stride bytes apart; may be null
   std::uint32_t n_q = 0, q_group = 0;
+};
+
+/// One query against the bounds of pages of one head group. Heads as in AttendTask.
+struct ScoreTask {
+  std::uint32_t first_page, n_pages;  // in ScoreBatch::pages
+  std::uint32_t query;
+  std::uint32_t q_head;
+  std::uint32_t n_kv_heads;
+  std::uint32_t group;
+};
+
+/// Scores by a rule that needs bounds: of a page, the scores of its query heads in ascending order, reduced as the rule says.
+struct ScoreBatch {
+  std::span<const ScoreTask> tasks;
+  std::span<const BlockRef> pages;
+  const std::byte* q;            // [queries][q_row_heads][d_k] in the payload format
+  ElementFormat q_format;
+  std::uint32_t q_row_heads;
+  std::uint32_t d_k;
+  const SelectRule* rule;
+  float* scores;                 // [pages]
 };
 
 /// One page of a read list. `mask` is the index of its first 64-bit word in AttendBatch::masks (bit i = slot i is read; ceil(n_slots/64)
@@ -94,6 +118,7 @@ struct BackendMemory {
   std::int64_t reserved_bytes = 0;    // what the allocator took from the system for pools
   std::int64_t scratch_bytes = 0;
   std::int64_t table_bytes = 0;       // tables that sealed blocks share
+  std::int64_t bounds_bytes = 0;      // bounds of the blocks counted in pool_bytes
 };
 
 /// Batch operations in the order of the calls; results are ready after `sync` (host: at return). Not thread-safe.
@@ -101,7 +126,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   [[nodiscard]] virtual std::string_view name() const = 0;
-  /// False for `count`: append, seal, attend and merge must then not be called.
+  /// False for `count`: append, seal, score_pages, attend and merge must then not be called.
   [[nodiscard]] virtual bool has_payload() const = 0;
   /// Makes room for up to `max_blocks` blocks; memory is taken from the system at once where it can be reserved. Throws PointFailure when it cannot.
   virtual PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) = 0;
@@ -111,6 +136,8 @@ class Backend {
   virtual void release_pools() = 0;
   virtual void append(std::span<const AppendOp> ops) = 0;
   virtual void seal(std::span<const SealOp> ops) = 0;
+  /// All pages are of pools with bounds.
+  virtual void score_pages(const ScoreBatch& batch) = 0;
   virtual void attend(const AttendBatch& batch) = 0;
   virtual void merge(const MergeBatch& batch) = 0;
   /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For probes and tests, not timed.

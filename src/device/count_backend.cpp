@@ -26,13 +26,14 @@ class CountBackend final : public Backend {
   }
   void append(std::span<const AppendOp>) override { refuse("append"); }
   void seal(std::span<const SealOp>) override { refuse("seal"); }
+  void score_pages(const ScoreBatch&) override { refuse("score_pages"); }
   void attend(const AttendBatch&) override { refuse("attend"); }
   void merge(const MergeBatch&) override { refuse("merge"); }
   void read_row(BlockRef, std::uint32_t, std::uint32_t, float*, float*) override { refuse("read_row"); }
   void sync() override {}
 
   /// It sees no blocks, so pool_bytes is the full size of its pools; nothing is reserved.
-  [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0, 0}; }
+  [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0, 0, 0}; }
 
  private:
   [[noreturn]] static void refuse(const char* operation) {

@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "device/backend.hpp"
+#include "device/bounds_store.hpp"
 #include "device/host_attend.hpp"
 #include "device/page_pool.hpp"
 #include "device/seal.hpp"
@@ -26,6 +27,7 @@ class HostBackend final : public Backend {
   PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) override {
     pools_.emplace_back(format, max_blocks);
     views_.push_back(pools_.back().view());
+    bounds_.emplace_back(format);
     return PoolId(static_cast<std::uint32_t>(pools_.size() - 1));
   }
 
@@ -36,6 +38,7 @@ class HostBackend final : public Backend {
 
   void release_pools() override {
     views_.clear();
+    bounds_.clear();
     pools_.clear();
   }
 
@@ -44,6 +47,7 @@ class HostBackend final : public Backend {
     const auto n = static_cast<std::int64_t>(ops.size());
 #pragma omp parallel for schedule(static) num_threads(n_threads_) if (n > parallel_ops)
     for (std::int64_t i = 0; i < n; ++i) append_one(ops[static_cast<std::size_t>(i)]);
+    if (std::any_of(bounds_.begin(), bounds_.end(), [](const BoundsStore& b) { return b.needed(); })) widen_bounds(ops);
   }
 
   void seal(std::span<const SealOp> ops) override {
@@ -54,9 +58,11 @@ class HostBackend final : public Backend {
     for (std::int64_t i = 0; i < n; ++i) {
       const SealOp& op = ops[static_cast<std::size_t>(i)];
       seal_block(pool(op.from), op.from.index, pool(op.to), op.to.index, op.n_slots);
+      bounds_[op.to.pool.value].copy(op.to.index, bounds_[op.from.pool.value], op.from.index);
     }
   }
 
+  void score_pages(const ScoreBatch& batch) override { moekv::score_pages(batch, bounds_, n_threads_); }
   void attend(const AttendBatch& batch) override { attend_.attend(batch, views_); }
   void merge(const MergeBatch& batch) override { attend_.merge(batch); }
 
@@ -81,6 +87,7 @@ class HostBackend final : public Backend {
       memory.reserved_bytes += p.committed_bytes();
       memory.table_bytes += p.tables().bytes();
     }
+    for (const BoundsStore& b : bounds_) memory.bounds_bytes += b.bytes();
     memory.scratch_bytes = attend_.scratch_bytes();
     return memory;
   }
@@ -95,6 +102,7 @@ class HostBackend final : public Backend {
   void use(const BlockRef& block) {
     MOEKV_EXPECT(block.pool.value < pools_.size());
     pools_[block.pool.value].use(block.index);
+    bounds_[block.pool.value].use(block.index);
   }
 
   static void read_plane(const PlaneFormat& f, std::uint32_t d, const std::byte* codes, const std::byte* meta, const std::byte* table,
@@ -138,9 +146,22 @@ class HostBackend final : public Backend {
     }
   }
 
+  /// One thread takes all keys of a block, in their order.
+  void widen_bounds(std::span<const AppendOp> ops) {
+    const auto n = static_cast<std::int64_t>(ops.size());
+#pragma omp parallel num_threads(n_threads_) if (n > parallel_ops)
+    {
+      const auto own = static_cast<std::uint32_t>(omp_get_thread_num()), all = static_cast<std::uint32_t>(omp_get_num_threads());
+      for (const AppendOp& op : ops) {
+        if (op.block.index % all == own) bounds_[op.block.pool.value].widen(op.block.index, op.k, op.fresh);
+      }
+    }
+  }
+
   int n_threads_;
   std::vector<PagePool> pools_;
   std::vector<PoolView> views_;
+  std::vector<BoundsStore> bounds_;  // [pools]
   HostAttend attend_;
 };
 

@@ -16,6 +16,8 @@ std::uint32_t sinks_of(const EvictionSpec& spec) {
   return sinks;
 }
 
+bool sees_residents_only(AccessSource access) { return access == AccessSource::mass || access == AccessSource::selected; }
+
 }  // namespace
 
 Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Counters& counters, Notify notify)
@@ -74,11 +76,10 @@ void Evictor::touch_group(Shard& shard, Group& group, std::uint64_t step) {
 }
 
 Evictor::Lookups Evictor::look_up(Shard& shard, Group& group, Chain& chain) {
-  const EvictionSpec& spec = geometry_->spec().eviction;
   Lookups found;
-  if (spec.access == AccessSource::mass) {
-    for (const std::uint32_t p : chain.pages) {  // evicted pages have no mass in the replay: lookups of resident pages only
-      if (static_cast<double>(shard.pages()[p].mass) < spec.access_mass) continue;
+  if (sees_residents_only(geometry_->spec().eviction.access)) {
+    for (const std::uint32_t p : chain.pages) {  // evicted pages have no mass and no bounds in the replay: lookups of resident pages only
+      if (!page_accessed(shard.pages()[p])) continue;
       found.lookups += 1;
       found.hits += 1;
       found.requested += shard.pages()[p].live;
@@ -99,6 +100,11 @@ Evictor::Lookups Evictor::look_up(Shard& shard, Group& group, Chain& chain) {
   return found;
 }
 
+bool Evictor::page_accessed(const Page& page) const {
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  return spec.access == AccessSource::selected ? page.used_step == static_cast<std::uint32_t>(step_) : static_cast<double>(page.mass) >= spec.access_mass;
+}
+
 bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) {
   if (chain.shadow_experts.empty()) return true;
   std::uint64_t any = 0;
@@ -115,8 +121,7 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   std::visit([&](const auto& rule) {
     if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
       for (const std::uint32_t p : chain.pages) {
-        const bool accessed = spec.access == AccessSource::mass ? static_cast<double>(pages[p].mass) >= spec.access_mass
-                                                                : shadow_accessed(group, chain, pages[p].shadow);
+        const bool accessed = sees_residents_only(spec.access) ? page_accessed(pages[p]) : shadow_accessed(group, chain, pages[p].shadow);
         if (accessed) shard.touch_page(rule, p, step);
       }
     }
@@ -155,7 +160,8 @@ std::uint64_t Evictor::weight(const Shard& shard, const Page& page) const {
     case BudgetKind::pages: return 1;
     case BudgetKind::bytes: {
       const std::uint32_t width = geometry_->head_group_width(shard.rank(), shard.groups()[page.group].head_group);
-      return (page.sealed ? geometry_->sealed_format(width) : geometry_->raw_format(width)).block_bytes();
+      const BlockFormat format = page.sealed ? geometry_->sealed_format(width) : geometry_->raw_format(width);
+      return format.block_bytes() + format.bounds_bytes();
     }
     default: return page.live;
   }

@@ -51,7 +51,7 @@ ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const Exact
   return result;
 }
 
-Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, std::uint32_t begin, std::span<const std::uint32_t> read, const float* o,
+Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, std::uint32_t begin, std::span<const HeadReads> reads, const float* o,
                             std::uint32_t top_k) {
   Fidelity f;
   double error = 0, norm = 0, dot = 0, norm_o = 0;
@@ -66,14 +66,18 @@ Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, s
   f.out_err = norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
   f.cosine = norm > 0 && norm_o > 0 ? dot / std::sqrt(norm * norm_o) : 0.0;
   const std::size_t n = exact.weights.size() / model.n_heads;
-  std::vector<std::uint8_t> was_read(n, 0);
-  for (const std::uint32_t p : read) {
-    if (p >= begin && p - begin < n) was_read[p - begin] = 1;
-  }
+  std::vector<std::uint8_t> was_read(n);
   std::vector<std::uint32_t> order(n);
   const std::size_t top = std::min<std::size_t>(top_k, n);
   for (std::uint32_t h = 0; h < model.n_heads; ++h) {
     const double* w = &exact.weights[h * n];
+    std::fill(was_read.begin(), was_read.end(), 0);
+    for (const HeadReads& r : reads) {
+      if (h < r.first_head || h - r.first_head >= r.n_heads) continue;
+      for (const std::uint32_t p : r.positions) {
+        if (p >= begin && p - begin < n) was_read[p - begin] = 1;
+      }
+    }
     double kept = 0, total = 0;
     for (std::size_t i = 0; i < n; ++i) {
       total += w[i];

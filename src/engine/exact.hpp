@@ -37,12 +37,18 @@ struct ExactResult {
 /// softmax(scale q.k (+ sink)) v over the history, keys and values from `qkv` in fp32, arithmetic in double.
 [[nodiscard]] ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const ExactQuery& query);
 
+/// Positions that some query heads of a query read, once per copy read.
+struct HeadReads {
+  std::uint32_t first_head = 0, n_heads = 0;
+  std::vector<std::uint32_t> positions;
+};
+
 struct Fidelity {
   double out_err = 0, cosine = 0, mass_kept = 0, kl = 0, topk_recall = 0, max_abs_err = 0;
 };
 
-/// Compares an output `o` [n_heads][d_v] that read the given positions (ascending, distinct) with the exact result.
-[[nodiscard]] Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, std::uint32_t begin, std::span<const std::uint32_t> read,
+/// Compares an output `o` [n_heads][d_v] with the exact result. A head read what all `reads` that name it list.
+[[nodiscard]] Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, std::uint32_t begin, std::span<const HeadReads> reads,
                                           const float* o, std::uint32_t top_k);
 
 }  // namespace moekv

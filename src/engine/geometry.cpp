@@ -104,7 +104,8 @@ void Geometry::choose_formats() {
   heads_per_group_ = std::max<std::uint32_t>(1, model.n_kv_heads / std::max<std::uint32_t>(1, spec_->page.head_groups));
   values_ = model.values_per_entry_head();
   payload_bytes_ = element_bits(spec_->payload.element) / 8;
-  raw_ = {PlaneFormat{spec_->payload.element}, PlaneFormat{spec_->payload.element}, page_slots_, 1, model.d_k, model.d_v, model.mla()};
+  raw_ = {PlaneFormat{spec_->payload.element}, PlaneFormat{spec_->payload.element}, page_slots_, 1, model.d_k, model.d_v, model.mla(),
+          needs_bounds(spec_->read.select), spec_->payload.element};
   sealed_ = raw_;
   const PlaneFormat k = plane_of(spec_->compression.k, Role::k, model.d_k), v = plane_of(spec_->compression.v, Role::v, model.d_v);
   if (!k.raw()) sealed_.k = k;  // a plane that a codec leaves raw keeps the payload's type

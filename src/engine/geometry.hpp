@@ -76,6 +76,8 @@ class Geometry {
   /// Tables of sealed pages are fitted to queries too.
   [[nodiscard]] bool fits_queries() const { return fits_queries_; }
   [[nodiscard]] bool needs_mass() const { return needs_mass_; }
+  /// Whether queries of a layer, of prompt or output tokens, choose among pages.
+  [[nodiscard]] bool selects_at(const ReplayLayer& layer, bool of_prompt) const { return moekv::selects_at(spec_->read.select, layer.layer.value, of_prompt); }
   /// Entries have state of the eviction rule.
   [[nodiscard]] bool keeps_state() const { return needs_mass_ || needs_payload_; }
   /// The eviction rule scores an entry by its key and value when it is stored.

@@ -11,6 +11,7 @@
 #include "device/backend.hpp"
 #include "engine/copies.hpp"
 #include "engine/counters.hpp"
+#include "engine/exact.hpp"
 #include "engine/geometry.hpp"
 #include "engine/request_table.hpp"
 #include "engine/wire.hpp"
@@ -34,7 +35,7 @@ struct LayerInput {
 struct LayerOutput {
   std::vector<float> o;                      // [queries][n_heads][d_v]; zero where nothing was read
   std::vector<float> lse;                    // [queries][n_heads], -inf where nothing was read
-  std::vector<std::vector<std::uint32_t>> probe_positions;  // [queries]: positions read by a probed query, once per copy read
+  std::vector<std::vector<HeadReads>> probe_reads;  // [queries]: what a probed query read of each owner rank, shard and head group
 };
 
 class Home {

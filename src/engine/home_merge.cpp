@@ -16,7 +16,7 @@ void Home::merge(const LayerInput& input, LayerOutput& out) {
   const std::size_t rows = home_of_.size() * model.n_heads;
   out.o.assign(payload_ ? rows * model.d_v : 0, 0.0F);
   out.lse.assign(payload_ ? rows : 0, -std::numeric_limits<float>::infinity());
-  out.probe_positions.assign(home_of_.size(), {});
+  out.probe_reads.assign(home_of_.size(), {});
   answered_.assign(home_of_.size(), 0);
   part_m_.clear();
   part_l_.clear();
@@ -51,9 +51,8 @@ void Home::take_segment(WireReader& in, LayerOutput& out) {
   }
   touched_.clear();
   const auto probe = in.take<std::uint32_t>(segment.n_probe_words);
-  for (std::size_t i = 0; i < probe.size(); i += 2 + probe[i + 1]) {
-    auto& positions = out.probe_positions[probe[i]];
-    positions.insert(positions.end(), &probe[i + 2], &probe[i + 2] + probe[i + 1]);
+  for (std::size_t i = 0; i < probe.size(); i += 4 + probe[i + 3]) {
+    out.probe_reads[probe[i]].push_back({probe[i + 1], probe[i + 2], {probe.begin() + i + 4, probe.begin() + i + 4 + probe[i + 3]}});
   }
 }
 

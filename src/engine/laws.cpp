@@ -51,6 +51,8 @@ void check_step(const S& s, const S& before, Violations& v) {
   equal("budget_excess", s.budget_excess, "0", 0);
   at_most("missed_bytes", s.missed_bytes, "requested_bytes", s.requested_bytes);
   at_most("entries_wanted", s.entries_wanted, "entries_scanned", s.entries_scanned);
+  at_most("pages_selected", s.pages_selected, "pages_considered", s.pages_considered);
+  at_most("bounds_bytes", s.bounds_bytes, "metadata_bytes", s.metadata_bytes);
   at_most("empty_reads", s.empty_reads, "queries", s.queries);
   at_most("distinct_insertions", s.distinct_insertions, "insertions", s.insertions);
   at_most("resident_distinct", s.resident_distinct, "resident_entries", s.resident_entries);

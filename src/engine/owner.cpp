@@ -22,7 +22,8 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
       end_(end),
       first_shard_(geometry.placement().first_shard(first.value)),
       payload_(backend.has_payload()),
-      copies_matter_(geometry.several_copies()) {
+      copies_matter_(geometry.several_copies()),
+      choice_(geometry.spec().read.select) {
   const RunSpec& spec = geometry.spec();
   const std::uint32_t end_shard = geometry.placement().first_shard(end.value);
   const std::uint64_t block = geometry.raw_format(geometry.heads_per_group()).block_bytes();
@@ -173,7 +174,8 @@ void Owner::admit() {
       if (!payload_) continue;
       const std::size_t head = std::size_t{hg} * geometry_->heads_per_group();
       if (geometry_->scores_payload()) score_payload(s, s.at(stored.page, stored.slot), e, hg);
-      appends_.push_back({stored.block, stored.slot, e.k + head * model.d_k * pb, e.v != nullptr ? e.v + head * model.d_v * pb : nullptr});
+      appends_.push_back({stored.block, stored.slot, e.k + head * model.d_k * pb, e.v != nullptr ? e.v + head * model.d_v * pb : nullptr,
+                          stored.fresh});
     }
     const auto stored = static_cast<std::int64_t>(geometry_->n_head_groups(s.rank()));
     counters_->step.insertions += stored;
@@ -197,11 +199,7 @@ void Owner::reply() {
     const std::int64_t bytes = std::int64_t{slice.q_count} * (8 + std::int64_t{model.d_v} * (half ? 2 : 4));
     for (std::size_t i = begin; i < end; ++i) {
       const Query& q = queries_[i];
-      if (q.n_probe > 0) {
-        probe.push_back(q.header->query);
-        probe.push_back(q.n_probe);
-        probe.insert(probe.end(), &probe_positions_[q.first_probe], &probe_positions_[q.first_probe] + q.n_probe);
-      }
+      if (q.n_probe > 0) probe.insert(probe.end(), &probe_words_[q.first_probe], &probe_words_[q.first_probe] + q.n_probe);
       if (q.n_read == 0) continue;
       headers.push_back({q.header->query, (*requests_)[RequestId(q.header->request)].home.value});
       rows.push_back(q.first_row);
@@ -287,7 +285,7 @@ void Owner::seal() {
 std::int64_t Owner::buffer_bytes() const {
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   return bytes(q_rows_) + bytes(m_) + bytes(l_) + bytes(o_) + bytes(logits_) + bytes(pending_logits_) + bytes(merged_m_) + bytes(merged_l_) + bytes(merged_o_) +
-         bytes(tasks_) + bytes(reads_) + bytes(masks_);
+         bytes(tasks_) + bytes(reads_) + bytes(masks_) + choice_.buffer_bytes();
 }
 
 }  // namespace moekv

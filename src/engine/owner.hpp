@@ -10,6 +10,7 @@
 #include "engine/counters.hpp"
 #include "engine/evictor.hpp"
 #include "engine/geometry.hpp"
+#include "engine/read_choice.hpp"
 #include "engine/request_table.hpp"
 #include "engine/shard.hpp"
 #include "engine/wire.hpp"
@@ -69,7 +70,7 @@ class Owner {
     std::uint32_t first_task = 0, n_tasks = 0;
     std::uint32_t first_part = 0, n_parts = 0;  // into part_rows_: one partial per shard that holds the request
     std::uint32_t first_row = no_index;         // merged partial rows [q_count]
-    std::uint32_t first_probe = 0, n_probe = 0;
+    std::uint32_t first_probe = 0, n_probe = 0;  // into probe_words_
     std::uint32_t n_read = 0;                   // slots read, over all shards and head groups
   };
   /// Which slots of a page a query reads: positions [low, high], and of a token with several copies one.
@@ -77,6 +78,7 @@ class Owner {
     std::uint32_t low = 0, high = 0;
     std::span<const std::uint64_t> wanted;  // experts, as bits; empty = all
     bool unblocked = false, primary = false, by_slot = false;  // see filter_of
+    bool only_looks = false;                // the page is offered to a choice: nothing is counted or noted
   };
   /// What the reads of one group cost.
   struct ReadTally {
@@ -96,12 +98,23 @@ class Owner {
   void keep_pending();
   /// First state of an entry: what the eviction rule makes of its key and value, mean over the heads of the head group.
   void score_payload(Shard& shard, std::size_t slot, const Entry& entry, std::uint32_t head_group);
+  /// Whether the query reads only pages that the rule of read.select chooses.
+  [[nodiscard]] bool chooses(const Query& query) const;
+  /// Chooses the pages of every query that does.
+  void choose_pages();
+  void offer_page(const Query& query, const Shard& shard, std::uint32_t page, const ReadFilter& filter);
+  /// The pages chosen for the query in one group, counted. Called in the order of choose_pages.
+  [[nodiscard]] std::span<const std::uint32_t> take_choice(const Query& query, const Shard& shard, const Group& group);
+  /// Pages of a group that may hold what the filter wants, in read order; valid until the next call.
+  [[nodiscard]] std::span<const std::uint32_t> pages_of(const Group& group, const ReadFilter& filter);
+  void note_experts(const Query& query);
+  void pack_queries();
   void build_query(Query& query);
   void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
   ReadFilter filter_of(const Query& query) const;
   std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, const ReadFilter& filter, ReadTally& tally);
   std::uint64_t read_bits(const Query& query, const Shard& shard, std::uint32_t page, std::uint32_t word, const ReadFilter& filter);
-  bool slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted);
+  bool slot_is_read(const Shard& shard, std::size_t i, const ReadFilter& filter);
   /// The newest queries of a request in this layer step, for codecs whose tables are fitted to them.
   void attach_queries(SealOp& op, Rank rank, RequestId request, std::uint32_t first_head) const;
   void run_kernel();
@@ -131,12 +144,15 @@ class Owner {
   std::vector<Query> queries_;
   std::vector<AppendOp> appends_;
   std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_, mass_pages_;  // (shard index, page)
-  std::vector<std::byte> q_rows_;
+  std::vector<std::byte> q_rows_;  // [queries][q_row_heads_][d_k]
+  std::uint32_t q_row_heads_ = 0;
+  ReadChoice choice_;
+  std::vector<std::uint32_t> group_pages_;
   std::vector<AttendTask> tasks_, pending_tasks_;
   std::vector<std::uint32_t> task_shard_, pending_shards_;
   std::vector<PageRead> reads_, pending_reads_;
   std::vector<std::uint32_t> task_pages_, pending_pages_;  // page of each read
-  std::vector<std::uint32_t> probe_positions_, part_rows_;
+  std::vector<std::uint32_t> probe_words_, part_rows_;
   std::vector<std::uint64_t> masks_, query_words_;
   std::uint32_t n_rows_ = 0;
   std::uint64_t n_logits_ = 0;

@@ -9,7 +9,8 @@
 
 namespace moekv {
 
-bool Owner::slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted) {
+bool Owner::slot_is_read(const Shard& shard, std::size_t i, const ReadFilter& filter) {
+  const std::span<const std::uint64_t> wanted = filter.wanted;
   const CopyRule rule = geometry_->spec().read.copies;
   const bool copies = copies_matter_ && layer_by_expert_;
   std::uint32_t read = wanted.empty() ? ~0U : 0U;
@@ -25,7 +26,7 @@ bool Owner::slot_is_read(const Shard& shard, std::size_t i, std::span<const std:
   if (!copies || rule == CopyRule::paper) return true;
   const std::uint32_t before = shard.smaller_copies(i) & read;
   if (rule == CopyRule::surviving) return (before & shard.alive_copies(i)) == 0;
-  if (before != 0 && (before & shard.alive_copies(i)) == 0) counters_->step.masked_copies += 1;
+  if (before != 0 && (before & shard.alive_copies(i)) == 0 && !filter.only_looks) counters_->step.masked_copies += 1;
   return before == 0;
 }
 
@@ -39,13 +40,14 @@ std::uint64_t Owner::read_bits(const Query& query, const Shard& shard, std::uint
   }
   if (filter.primary) bits &= shard.primary_words(index)[w];
   const bool in_range = page.min_position >= filter.low && page.max_position <= filter.high;
-  if (in_range && !filter.by_slot && query.header->probe == 0) return bits;
+  const bool noted = query.header->probe != 0 && !filter.only_looks;
+  if (in_range && !filter.by_slot && !noted) return bits;
   for (std::uint64_t rest = bits; rest != 0; rest &= rest - 1) {
     const auto slot = static_cast<std::uint32_t>(w * 64 + static_cast<std::uint32_t>(std::countr_zero(rest)));
     const std::size_t i = shard.at(index, slot);
-    const bool keep = shard.position(i) >= filter.low && shard.position(i) <= filter.high && (!filter.by_slot || slot_is_read(shard, i, filter.wanted));
+    const bool keep = shard.position(i) >= filter.low && shard.position(i) <= filter.high && (!filter.by_slot || slot_is_read(shard, i, filter));
     if (!keep) bits &= ~(1ULL << (slot % 64));
-    if (keep && query.header->probe != 0) probe_positions_.push_back(shard.position(i));
+    if (keep && noted) probe_words_.push_back(shard.position(i));
   }
   return bits;
 }
@@ -64,6 +66,7 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   }
   if (read == 0 || read == page.used) masks_.resize(first_word);
   if (read == 0) return 0;
+  page.used_step = static_cast<std::uint32_t>(step_);
   tally.slots += page.used;
   if (payload_) {
     reads_.push_back({page.block, page.used, read == page.used ? PageRead::all_slots : static_cast<std::uint32_t>(first_word)});
@@ -88,27 +91,36 @@ Owner::ReadFilter Owner::filter_of(const Query& query) const {
   return filter;
 }
 
-void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row) {
-  Shard& s = shards_[shard_index];
-  const HeadSlice slice = geometry_->slice(query.rank);
-  const ReadFilter filter = filter_of(query);
-  const std::size_t first_read = reads_.size();
-  const std::size_t first_probe = probe_positions_.size();
-  std::uint32_t read = 0;
-  ReadTally tally;
+std::span<const std::uint32_t> Owner::pages_of(const Group& group, const ReadFilter& filter) {
+  group_pages_.clear();
   for (const std::uint32_t c : group.order) {
     const Chain& chain = group.chains[c];
     if (!filter.wanted.empty() && geometry_->chains_are_exact() &&
         (!chain.expert.valid() || (query_words_[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0))
       continue;
-    const std::size_t n_pages = chain.pages.size();
-    for (std::size_t p = 0; p < std::min(n_pages, prefetch_distance); ++p) s.prefetch(chain.pages[p]);
-    for (std::size_t p = 0; p < n_pages; ++p) {
-      if (p + prefetch_distance < n_pages) s.prefetch(chain.pages[p + prefetch_distance]);
-      read += read_page(query, s, chain.pages[p], filter, tally);
-    }
+    group_pages_.insert(group_pages_.end(), chain.pages.begin(), chain.pages.end());
   }
-  if (group.head_group > 0) probe_positions_.resize(first_probe);  // every head group holds the same tokens unless evicted apart: one list is enough
+  return group_pages_;
+}
+
+void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row) {
+  Shard& s = shards_[shard_index];
+  const HeadSlice slice = geometry_->slice(query.rank);
+  const ReadFilter filter = filter_of(query);
+  const std::size_t first_read = reads_.size();
+  const std::uint32_t q_head = group.head_group * geometry_->heads_per_group() * slice.group();
+  const std::uint32_t n_kv_heads = geometry_->head_group_width(query.rank, group.head_group);
+  const std::size_t first_probe = probe_words_.size();
+  if (query.header->probe != 0) probe_words_.insert(probe_words_.end(), {query.header->query, slice.q_begin + q_head, n_kv_heads * slice.group(), 0});
+  std::uint32_t read = 0;
+  ReadTally tally;
+  const std::span<const std::uint32_t> pages = chooses(query) ? take_choice(query, s, group) : pages_of(group, filter);
+  for (std::size_t p = 0; p < std::min(pages.size(), prefetch_distance); ++p) s.prefetch(pages[p]);
+  for (std::size_t p = 0; p < pages.size(); ++p) {
+    if (p + prefetch_distance < pages.size()) s.prefetch(pages[p + prefetch_distance]);
+    read += read_page(query, s, pages[p], filter, tally);
+  }
+  if (query.header->probe != 0) probe_words_[first_probe + 3] = static_cast<std::uint32_t>(probe_words_.size() - first_probe - 4);
   s.mark_queried(group, step_, query.experts);
   counters_->step.entries_wanted += read;
   counters_->layers[layer_].entries_wanted += read;
@@ -123,9 +135,9 @@ void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, s
   task.first_page = static_cast<std::uint32_t>(first_read);
   task.n_pages = static_cast<std::uint32_t>(reads_.size() - first_read);
   task.query = static_cast<std::uint32_t>(&query - queries_.data());
-  task.n_kv_heads = geometry_->head_group_width(query.rank, group.head_group);
+  task.n_kv_heads = n_kv_heads;
   task.group = slice.group();
-  task.q_head = group.head_group * geometry_->heads_per_group() * task.group;
+  task.q_head = q_head;
   task.out = base_row + task.q_head;
   task.logits = n_logits_;
   std::uint64_t slots = 0;
@@ -135,14 +147,18 @@ void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, s
   task_shard_.push_back(shard_index);
 }
 
-void Owner::build_query(Query& query) {
-  const Placement& placement = geometry_->placement();
+void Owner::note_experts(const Query& query) {
   query_words_.assign((geometry_->n_experts() + 63) / 64, 0);
   for (const std::uint16_t e : query.experts) {
     if (e != ExpertId::invalid) query_words_[e / 64] |= 1ULL << (e % 64);
   }
+}
+
+void Owner::build_query(Query& query) {
+  const Placement& placement = geometry_->placement();
+  note_experts(query);
   query.first_task = static_cast<std::uint32_t>(tasks_.size());
-  query.first_probe = static_cast<std::uint32_t>(probe_positions_.size());
+  query.first_probe = static_cast<std::uint32_t>(probe_words_.size());
   query.first_part = static_cast<std::uint32_t>(part_rows_.size());
   const std::uint32_t heads = geometry_->slice(query.rank).q_count;
   for (std::uint32_t s = placement.first_shard(query.rank.value); s < placement.first_shard(query.rank.value + 1); ++s) {
@@ -160,7 +176,7 @@ void Owner::build_query(Query& query) {
   }
   query.n_parts = static_cast<std::uint32_t>(part_rows_.size()) - query.first_part;
   query.n_tasks = static_cast<std::uint32_t>(tasks_.size()) - query.first_task;
-  query.n_probe = static_cast<std::uint32_t>(probe_positions_.size()) - query.first_probe;
+  query.n_probe = static_cast<std::uint32_t>(probe_words_.size()) - query.first_probe;
   counters_->digest.add({step_, geometry_->layers()[layer_].layer.value, Decision::read, query.header->request, query.header->position, 0,
                          query.rank.value, query.n_read});
 }
@@ -172,11 +188,13 @@ void Owner::attend() {
   task_shard_.clear();
   reads_.clear();
   task_pages_.clear();
-  probe_positions_.clear();
+  probe_words_.clear();
   masks_.clear();
   part_rows_.clear();
   n_rows_ = 0;
   n_logits_ = 0;
+  if (payload_) pack_queries();
+  if (selects(geometry_->spec().read.select)) choose_pages();
   for (Query& query : queries_) build_query(query);
   const auto listed = Clock::now();
   select_ns += (listed - start).count();
@@ -187,21 +205,24 @@ void Owner::attend() {
   decode_ns += (Clock::now() - listed).count();
 }
 
+void Owner::pack_queries() {
+  const std::size_t row = std::size_t{geometry_->spec().model.d_k} * geometry_->payload_bytes();
+  q_row_heads_ = 0;
+  for (const Query& query : queries_) q_row_heads_ = std::max(q_row_heads_, geometry_->slice(query.rank).q_count);
+  q_rows_.resize(queries_.size() * q_row_heads_ * row);
+  for (std::size_t i = 0; i < queries_.size(); ++i) {
+    std::memcpy(q_rows_.data() + i * q_row_heads_ * row, queries_[i].q, geometry_->slice(queries_[i].rank).q_count * row);
+  }
+}
+
 void Owner::run_kernel() {
   const ModelShape& model = geometry_->spec().model;
-  const std::size_t pb = geometry_->payload_bytes();
-  std::uint32_t q_row_heads = 0;
-  for (const Query& query : queries_) q_row_heads = std::max(q_row_heads, geometry_->slice(query.rank).q_count);
-  q_rows_.resize(queries_.size() * q_row_heads * model.d_k * pb);
-  for (std::size_t i = 0; i < queries_.size(); ++i) {
-    std::memcpy(q_rows_.data() + i * q_row_heads * model.d_k * pb, queries_[i].q, std::size_t{geometry_->slice(queries_[i].rank).q_count} * model.d_k * pb);
-  }
   // Rows of head groups that a shard does not hold stay empty partials.
   m_.assign(n_rows_, -std::numeric_limits<float>::infinity());
   l_.assign(n_rows_, 0.0F);
   o_.assign(std::size_t{n_rows_} * model.d_v, 0.0F);
   logits_.resize(n_logits_);
-  AttendBatch batch{tasks_, reads_, masks_, q_rows_.data(), geometry_->spec().payload.element, q_row_heads, model.d_k, model.d_v,
+  AttendBatch batch{tasks_, reads_, masks_, q_rows_.data(), geometry_->spec().payload.element, q_row_heads_, model.d_k, model.d_v,
                     geometry_->softmax_scale(), m_.data(), l_.data(), o_.data(), geometry_->needs_mass() ? logits_.data() : nullptr};
   backend_->attend(batch);
   backend_->sync();

@@ -33,7 +33,8 @@ PlanMemory::PlanMemory(const Geometry& geometry)
   const std::uint32_t top_k = geometry.needs_experts() ? geometry.top_k() : 0;
   const std::uint32_t slot_bytes = 8 + (geometry.keeps_state() ? 16 : 0) + 3 * top_k + (geometry.several_copies() ? 9 : 0);
   const std::uint32_t blocked_bytes = geometry.blocks_by_expert() ? 2 * geometry.n_experts() * ((geometry.page_slots() + 15) / 16) : 0;
-  page_metadata_ = static_cast<double>(sizeof(Page)) + slots * slot_bytes + blocked_bytes + 16.0 * words + 8.0;  // 8: place in the chain and shadow counts
+  page_metadata_ = static_cast<double>(sizeof(Page)) + slots * slot_bytes + blocked_bytes + 16.0 * words + 8.0 +
+                   static_cast<double>(geometry.raw_format(geometry.heads_per_group()).bounds_bytes());  // 8: place in the chain and shadow counts
   group_metadata_ = sizeof(Group);
 }
 
@@ -58,7 +59,8 @@ double PlanMemory::budget_tokens(const ReplayLayer& layer, std::uint32_t total) 
   auto entries = static_cast<double>(cached->second);
   if (kind == BudgetKind::pages) entries *= geometry_->page_slots();
   if (kind == BudgetKind::bytes) {
-    entries *= geometry_->page_slots() / static_cast<double>(geometry_->raw_format(geometry_->heads_per_group()).block_bytes());
+    const BlockFormat raw = geometry_->raw_format(geometry_->heads_per_group());
+    entries *= geometry_->page_slots() / static_cast<double>(raw.block_bytes() + raw.bounds_bytes());
   }
   double per_token = 1.0;  // entries of a token in what the budget is for
   if (geometry_->layout(layer) == Layout::token) per_token = 1.0 / geometry_->n_shards();

@@ -58,7 +58,9 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
       exact.experts = history_[{t.request.value, layer.layer.value}].data();
       exact.top_k = geometry_->top_k();
     }
-    std::vector<std::uint32_t> read = output.probe_positions[index];
+    const std::vector<HeadReads>& reads = output.probe_reads[index];
+    std::vector<std::uint32_t> read;
+    for (const HeadReads& r : reads) read.insert(read.end(), r.positions.begin(), r.positions.end());
     std::sort(read.begin(), read.end());
     read.erase(std::unique(read.begin(), read.end()), read.end());
     Fidelity f;
@@ -66,7 +68,7 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
       const double nan = std::numeric_limits<double>::quiet_NaN();
       f = {nan, nan, nan, nan, nan, nan};
     } else {
-      f = compare_with_exact(exact_attention(*qkv_, model, exact), model, exact.begin(), read, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
+      f = compare_with_exact(exact_attention(*qkv_, model, exact), model, exact.begin(), reads, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
     }
     ProbeRecord row;
     row.request = t.request.value;

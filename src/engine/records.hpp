@@ -28,6 +28,7 @@ struct StepRecord {
   std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0;
   std::int64_t requested_bytes = 0, missed_bytes = 0;
   std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0;
+  std::int64_t pages_considered = 0, pages_selected = 0, bounds_bytes_read = 0, bounds_bytes = 0;
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
   std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
@@ -63,6 +64,10 @@ struct StepRecord {
       Metric{"entries_wanted", &StepRecord::entries_wanted, "1", "entries that entered a query's softmax", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"masked_copies", &StepRecord::masked_copies, "1", "tokens a query could not read because its chosen copy was evicted while another copy lived (copies: hash)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"empty_reads", &StepRecord::empty_reads, "1", "queries that found nothing to read", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"pages_considered", &StepRecord::pages_considered, "1", "(query, page) pairs among which queries that select chose: pages with an entry that the query may read", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"pages_selected", &StepRecord::pages_selected, "1", "those that were read", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"bounds_bytes_read", &StepRecord::bounds_bytes_read, "byte", "key bounds read to score pages (none where all of a choice are read)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"bounds_bytes", &StepRecord::bounds_bytes, "byte", "key bounds of allocated pages, part of metadata_bytes, at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"insertions", &StepRecord::insertions, "1", "entries stored (copies)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"distinct_insertions", &StepRecord::distinct_insertions, "1", "distinct (request, layer, position) stored", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"evictions", &StepRecord::evictions, "1", "entries evicted", Scope::global, ClaimClass::counted, Combine::sum},
@@ -96,7 +101,7 @@ struct StepRecord {
       Metric{"gate_mass_gained_ppm", &StepRecord::gate_mass_gained_ppm, "1e-6", "weight that the recorded gate would give experts of the new choice that it did not choose, in millionths, summed over those pairs (0 for routers without logits)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"copies_far", &StepRecord::copies_far, "1", "copies that a router other than the recorded choice stores on other ranks than home (layout expert, layers keyed by the token's own experts)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"copies_far_recorded", &StepRecord::copies_far_recorded, "1", "the same had the recorded choice been followed", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps, policy state and shared codec tables at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps, policy state, key bounds and shared codec tables at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_received", &StepRecord::bytes_received, "byte", "the same bytes, counted by the ranks that received them", Scope::global, ClaimClass::counted, Combine::sum},

@@ -39,23 +39,26 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   if (spec.combine == CombineType::bf16) labels.emplace_back("combine_bf16");
   if (trace.pseudo_logits) labels.emplace_back("pseudo_logits");
   if (trace.joined) labels.emplace_back("joined");
-  const bool mass = spec.eviction.access == AccessSource::mass && spec.eviction.budget.kind != BudgetKind::unlimited;
-  if (mass || reads_cache(spec.routing.rule)) labels.emplace_back("feedback");
+  const bool by_content = spec.eviction.access == AccessSource::mass || spec.eviction.access == AccessSource::selected;
+  if ((by_content && spec.eviction.budget.kind != BudgetKind::unlimited) || reads_cache(spec.routing.rule)) labels.emplace_back("feedback");
   if (geometry.layers().size() < spec.model.n_layers()) labels.emplace_back("layer_subset");
   return labels;
 }
 
-/// A run with an eviction rule that never evicted, or with a codec that sealed less than half, says nothing about either (MODEL section 4).
+/// A run with an eviction rule that never evicted, with a codec that sealed less than half, or with a read-set rule that left no page out, says nothing
+/// about it (MODEL section 4).
 void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
-  std::int64_t evictions = 0, sealed = 0, resident = 0;
+  std::int64_t evictions = 0, sealed = 0, resident = 0, left_out = 0;
   for (const StepRecord& s : out.steps) {
     evictions += s.evictions;
     sealed += s.sealed_entries;
     resident += s.resident_entries;
+    left_out += s.pages_considered - s.pages_selected;
   }
   const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
   const bool idle_codec = geometry.compressed() && 2 * sealed < resident;
-  if ((evicts && evictions == 0) || idle_codec) out.labels.emplace_back("not_exercised");
+  const bool idle_select = selects(spec.read.select) && left_out == 0;
+  if ((evicts && evictions == 0) || idle_codec || idle_select) out.labels.emplace_back("not_exercised");
 }
 
 std::uint32_t ranks_of(const RunSpec& spec, const Transport& transport) {

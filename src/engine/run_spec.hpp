@@ -13,6 +13,7 @@
 #include "rules/evict/catalogue.hpp"
 #include "rules/place.hpp"
 #include "rules/route/catalogue.hpp"
+#include "rules/select/catalogue.hpp"
 #include "trace/qkv.hpp"
 #include "trace/synthetic.hpp"
 
@@ -62,12 +63,11 @@ struct RoutingSpec {
 };
 
 enum class ReadScope : std::uint8_t { all, routed };
-enum class ReadSelect : std::uint8_t { all };
 enum class CopyRule : std::uint8_t { surviving, hash, paper };
 
 struct ReadSpec {
   ReadScope scope = ReadScope::all;
-  ReadSelect select = ReadSelect::all;
+  SelectRule select;
   CopyRule copies = CopyRule::surviving;
 };
 
@@ -82,7 +82,7 @@ struct PageSpec {
 enum class BudgetKind : std::uint8_t { unlimited, fraction, tokens, pages, bytes };
 enum class EvictScope : std::uint8_t { request, shard };
 enum class EvictUnit : std::uint8_t { automatic, token, page };   // automatic: the rule's own (token where it needs mass, else page)
-enum class AccessSource : std::uint8_t { dense, routed, mass };
+enum class AccessSource : std::uint8_t { dense, routed, mass, selected };
 enum class Trigger : std::uint8_t { on_full, watermark, every, prefill_end };
 enum class EvictAction : std::uint8_t { drop };
 enum class Reducer : std::uint8_t { mean, sum, max };

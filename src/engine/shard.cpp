@@ -40,10 +40,10 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
     if (std::find(widths_.begin(), widths_.end(), width) != widths_.end()) continue;
     widths_.push_back(width);
     const BlockFormat raw = geometry.raw_format(width);
-    raw_pools_.push_back({backend.create_pool(raw, max_pages), raw.block_bytes(), 0, {}});
+    raw_pools_.push_back({backend.create_pool(raw, max_pages), raw.block_bytes(), raw.bounds_bytes(), 0, {}});
     if (geometry.compressed()) {
       const BlockFormat sealed = geometry.sealed_format(width);
-      sealed_pools_.push_back({backend.create_pool(sealed, max_pages), sealed.block_bytes(), 0, {}});
+      sealed_pools_.push_back({backend.create_pool(sealed, max_pages), sealed.block_bytes(), sealed.bounds_bytes(), 0, {}});
     }
   }
 }
@@ -159,6 +159,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   const auto chain_index = static_cast<std::uint32_t>(&chain - group.chains.data());
   std::uint32_t index = 0;
   std::uint32_t slot = 0;
+  bool fresh = false;
   if (!chain.holes.empty()) {
     index = chain.holes.back().page;
     slot = chain.holes.back().slot;
@@ -173,6 +174,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
     }
     index = chain.open;
     slot = pages_[index].used++;
+    fresh = slot == 0;
     if (pages_[index].used == slots_) chain.open = no_index;
   }
   Page& page = pages_[index];
@@ -188,7 +190,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   live_entries_ += 1;
   if (queue_tokens_) list.tokens.push_back({index, slot, entry.position});
   mark_dirty(group);
-  return {page.block, index, slot};
+  return {page.block, index, slot, fresh};
 }
 
 bool Shard::kill(std::uint32_t index, std::uint32_t slot) {

@@ -51,7 +51,7 @@ struct EvictList {
   };
   evict::QueueState queue;                         // page units
   std::deque<Token> tokens;                        // token units, oldest first; stale elements are skipped
-  std::uint64_t live = 0, pages = 0, bytes = 0;    // entries, blocks, block bytes
+  std::uint64_t live = 0, pages = 0, bytes = 0;    // entries, blocks, bytes of blocks and their bounds
   std::uint64_t budget = 0;
   bool dirty = false;                              // waits in Shard::dirty_groups
 };
@@ -98,6 +98,7 @@ struct alignas(64) Page {
   std::uint32_t min_position = no_index, max_position = 0;
   std::uint32_t append_step = no_index, read_step = no_index;
   float mass = 0;                  // attention mass of the current step (access mass)
+  std::uint32_t used_step = no_index;  // last step in which a query read one of its entries
 };
 static_assert(sizeof(Page) == 64);
 
@@ -105,6 +106,7 @@ static_assert(sizeof(Page) == 64);
 struct BlockPool {
   PoolId pool;
   std::uint64_t block_bytes = 0;
+  std::uint64_t bounds_bytes = 0;  // of a block, beside it; a byte budget counts them
   std::uint32_t next = 0;
   std::vector<std::uint32_t> free;
   [[nodiscard]] std::uint32_t take() {
@@ -131,6 +133,7 @@ class Shard {
   struct Stored {
     BlockRef block;
     std::uint32_t page, slot;
+    bool fresh;  // first entry of the page
   };
   /// Gives an entry a slot and records its metadata.
   Stored append(Group& group, const EntryMeta& entry, std::uint64_t step);
@@ -208,7 +211,7 @@ class Shard {
   [[nodiscard]] std::uint32_t words() const { return words_; }
 
   struct Usage {
-    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0;
+    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0, bounds_bytes = 0;
   };
   [[nodiscard]] Usage usage() const;
   [[nodiscard]] std::int64_t block_bytes() const { return block_bytes_; }

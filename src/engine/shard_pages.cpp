@@ -43,7 +43,7 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
   std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
   EvictList& list = list_of(page);
   list.pages += 1;
-  list.bytes += pool.block_bytes;
+  list.bytes += pool.block_bytes + pool.bounds_bytes;
   block_bytes_ += static_cast<std::int64_t>(pool.block_bytes);
   if (queue_pages_) {
     nodes_[index] = {};
@@ -64,7 +64,7 @@ void Shard::free_page(std::uint32_t index) {
   pool.free.push_back(page.block.index);
   EvictList& list = list_of(page);
   list.pages -= 1;
-  list.bytes -= pool.block_bytes;
+  list.bytes -= pool.block_bytes + pool.bounds_bytes;
   block_bytes_ -= static_cast<std::int64_t>(pool.block_bytes);
   if (chain.open == index) chain.open = no_index;
   chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
@@ -76,7 +76,7 @@ void Shard::free_page(std::uint32_t index) {
 std::uint32_t Shard::capacity_pages(const EvictList& list) const {
   switch (geometry_->spec().eviction.budget.kind) {
     case BudgetKind::pages: return static_cast<std::uint32_t>(list.budget);
-    case BudgetKind::bytes: return static_cast<std::uint32_t>(list.budget / geometry_->raw_format(widths_.front()).block_bytes());
+    case BudgetKind::bytes: return static_cast<std::uint32_t>(list.budget / (raw_pools_.front().block_bytes + raw_pools_.front().bounds_bytes));
     default: return static_cast<std::uint32_t>(std::max<std::uint64_t>(1, list.budget / slots_));
   }
 }
@@ -109,12 +109,13 @@ Shard::Usage Shard::usage() const {
     const std::uint32_t width = geometry_->head_group_width(rank_, groups_[page.group].head_group);
     const std::int64_t raw = std::int64_t{page.live} * geometry_->entry_bytes(width);
     u.raw_bytes += raw;
+    u.bounds_bytes += static_cast<std::int64_t>(geometry_->raw_format(width).bounds_bytes());
     u.code_bytes += page.sealed ? std::int64_t{page.live} * static_cast<std::int64_t>(geometry_->sealed_format(width).block_code_bytes()) / slots_ : raw;
     for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
-                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(nodes_) + bytes(access_);
+                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(nodes_) + bytes(access_) + u.bounds_bytes;
   for (const Group& group : groups_) {
     for (const Chain& chain : group.chains)
       u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);

@@ -167,6 +167,7 @@ void ShardedCache::take_levels() {
     count.kv_bytes_stored += u.bytes;
     count.kv_bytes_codes += u.code_bytes;
     count.metadata_bytes += u.metadata_bytes;
+    count.bounds_bytes += u.bounds_bytes;
     counters_.shard_load[shard.id().value - owner_.shards().front().id().value].resident_bytes = u.bytes;
     counters_.rank_load[shard.rank().value - first_.value].resident_bytes += u.bytes;
   }

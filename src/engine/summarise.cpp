@@ -16,7 +16,8 @@ constexpr ClaimClass counted = ClaimClass::counted, derived = ClaimClass::derive
 bool is_level(std::int64_t S::*field) {
   constexpr std::int64_t S::*levels[] = {&S::resident_entries, &S::resident_distinct, &S::sealed_entries, &S::allocated_pages, &S::used_slots,
                                          &S::kv_bytes_raw,     &S::kv_bytes_codes,    &S::codec_table_bytes,
-                                         &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes};
+                                         &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes,
+                                         &S::bounds_bytes};
   return std::find(std::begin(levels), std::end(levels), field) != std::end(levels);
 }
 
@@ -61,6 +62,8 @@ void add_cache(std::span<const StepRecord> steps, std::string_view suffix, Summa
   ratio("node_hit_ratio", "hit_node / n_req: hits on another rank of the home rank's node", &S::hit_node, &S::n_req);
   ratio("remote_hit_ratio", "hit_remote / n_req: hits on a rank of another node", &S::hit_remote, &S::n_req);
   ratio("read_amplification", "entries_scanned / entries_wanted", &S::entries_scanned, &S::entries_wanted);
+  if (total(steps, &S::pages_considered) > 0)
+    ratio("select_ratio", "pages_selected / pages_considered: share of its pages that a query reads", &S::pages_selected, &S::pages_considered);
   ratio("churn", "evictions / insertions", &S::evictions, &S::insertions);
   ratio("empty_read_ratio", "empty_reads / queries", &S::empty_reads, &S::queries);
   ratio("masked_copy_ratio", "masked_copies / entries_wanted", &S::masked_copies, &S::entries_wanted);

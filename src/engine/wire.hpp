@@ -32,7 +32,7 @@ struct QueryHeader {
 };
 
 /// Combine: everything one process sends back to a home process from one owner rank: PartialHeader[], m and l float[][2 q_count],
-/// o [][q_count][d_v] fp32 or bf16, probe words u32[] (query, n, positions ...).
+/// o [][q_count][d_v] fp32 or bf16, probe words u32[] (query, first query head, heads, n, positions ...).
 struct CombineSegment {
   std::uint32_t rank = 0;
   std::uint32_t n_partials = 0, n_probe_words = 0, pad = 0;

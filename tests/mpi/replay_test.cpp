@@ -133,6 +133,13 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.placement.home = HomeRule::least_loaded;
     s.combine = CombineType::bf16;
   });
+  add("quest, lru, selected access, head groups", [](RunSpec& s) {
+    s.read.select = select::Quest{.budget_pages = 2, .dense_layers = 1};
+    s.page.head_groups = 2;
+    s.eviction.rule = evict::Lru{};
+    s.eviction.access = AccessSource::selected;
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  });
   add_routers(all);
   return all;
 }

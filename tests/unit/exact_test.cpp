@@ -84,7 +84,8 @@ TEST_P(Exact, EqualsTheNaiveLoop) {
     for (std::uint32_t i = 0; i < 5; ++i) recall += (order[i] % 3 == 0) / 5.0 / m.n_heads;
   }
   damaged[0] += 0.5F;
-  const Fidelity f = compare_with_exact(result, m, window_begin, read, damaged.data(), 5);
+  const HeadReads reads[] = {{0, m.n_heads, read}};
+  const Fidelity f = compare_with_exact(result, m, window_begin, reads, damaged.data(), 5);
   EXPECT_NEAR(f.mass_kept, mass, 1e-12);
   EXPECT_NEAR(f.kl, kl, 1e-10);
   EXPECT_NEAR(f.topk_recall, recall, 1e-12);

@@ -117,6 +117,8 @@ struct BlockFormat {
   std::uint32_t n_kv_heads = 1;   // of the head group
   std::uint32_t d_k = 0, d_v = 0;
   bool latent = false;            // MLA: one plane of d_k values, V is its first d_v channels; `v` is unused
+  bool bounds = false;            // smallest and largest stored key by channel and KV head are kept, beside the blocks
+  ElementFormat bounds_element = ElementFormat::bf16;  // of the bounds: that of the raw keys, so they are exact
 
   [[nodiscard]] constexpr std::uint64_t k_codes() const { return 0; }
   [[nodiscard]] constexpr std::uint64_t v_codes() const { return std::uint64_t{page_slots} * code_bytes(k, d_k); }
@@ -129,6 +131,9 @@ struct BlockFormat {
     return (bytes + 127) / 128 * 128;
   }
   [[nodiscard]] constexpr std::uint64_t block_bytes() const { return head_bytes() * n_kv_heads; }
+  /// Bytes of a page's bounds: [head][low | high] of d_k values.
+  [[nodiscard]] constexpr std::uint64_t bounds_head_bytes() const { return bounds ? std::uint64_t{2} * d_k * element_bits(bounds_element) / 8 : 0; }
+  [[nodiscard]] constexpr std::uint64_t bounds_bytes() const { return bounds_head_bytes() * n_kv_heads; }
   /// Codes alone, without metadata and padding: the first of the three ratios.
   [[nodiscard]] constexpr std::uint64_t block_code_bytes() const { return k_meta() * n_kv_heads; }
 
