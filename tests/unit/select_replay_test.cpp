@@ -25,6 +25,11 @@ select::Quest quest(std::uint32_t budget, select::QuestVariant variant = select:
   return rule;
 }
 
+const std::vector<RequestInfo>& requests() {
+  static const std::vector<RequestInfo> few = testing::requests_of({{40, 16}, {0, 25}, {33, 3}, {1, 1}});
+  return few;
+}
+
 std::vector<RunSpec> layouts() {
   std::vector<RunSpec> all;
   const auto add = [&](auto change, ModelShape model = testing::gqa_model()) {
@@ -56,13 +61,13 @@ std::vector<RunSpec> layouts() {
 TEST(Selection, OfAllPagesIsDenseAttention) {
   for (RunSpec spec : layouts()) {
     SCOPED_TRACE(spec.model.name + " layout " + std::to_string(static_cast<int>(spec.placement.layout)));
-    const RunOutcome dense = run_replay(spec);
+    const RunOutcome dense = run_replay(spec, requests());
     for (const select::QuestVariant variant : {select::QuestVariant::kernel, select::QuestVariant::accuracy}) {
       select::Quest rule = quest(64, variant);
       rule.prompt = select::PromptReads::selected;
       rule.dense_layers = 0;
       spec.read.select = rule;
-      const RunOutcome chosen = run_replay(spec);
+      const RunOutcome chosen = run_replay(spec, requests());
       const StepRecord sum = totals(chosen);
       EXPECT_EQ(chosen.digest, dense.digest);
       EXPECT_GT(sum.pages_considered, 100);
@@ -87,12 +92,12 @@ TEST(Selection, KeepsMoreMassWithEveryPage) {
     double gained = 0;
     for (const std::uint32_t budget : {1U, 2U, 3U, 5U}) {
       spec.read.select = quest(budget);
-      const RunOutcome out = run_replay(spec);
+      const RunOutcome out = run_replay(spec, requests());
       EXPECT_TRUE(out.violations.empty()) << out.violations.front();
       const StepRecord sum = totals(out);
-      EXPECT_GT(sum.pages_selected, read_before);
-      EXPECT_LT(sum.pages_selected, sum.pages_considered);
-      EXPECT_GT(sum.bounds_bytes_read, 0);
+      EXPECT_GE(sum.pages_selected, read_before);
+      EXPECT_EQ(sum.bounds_bytes_read > 0, sum.pages_selected < sum.pages_considered);
+      if (budget == 1) EXPECT_LT(sum.pages_selected, sum.pages_considered);
       read_before = sum.pages_selected;
       for (std::size_t i = 0; i < before.size(); ++i) {
         ASSERT_GE(out.probes[i].attn_mass_kept, before[i].attn_mass_kept - 1e-12);
@@ -190,12 +195,11 @@ TEST_P(SlowAndFast, ReadTheSamePages) {
   }
   const select::Quest rule = quest(budget, variant);
   spec.read.select = rule;
-  const RunOutcome out = run_replay(spec);
-  const auto& requests = testing::default_requests();
+  const RunOutcome out = run_replay(spec, requests());
   SlowSelection slow(spec, rule);
   std::size_t chosen = 0;
   for (const ProbeRecord& row : out.probes) {
-    const bool selecting = row.layer >= rule.dense_layers && row.position >= requests[static_cast<std::size_t>(row.request)].prompt_tokens;
+    const bool selecting = row.layer >= rule.dense_layers && row.position >= requests()[static_cast<std::size_t>(row.request)].prompt_tokens;
     if (!selecting) {
       ASSERT_NEAR(row.attn_mass_kept, 1.0, 1e-9);
       continue;
@@ -203,10 +207,10 @@ TEST_P(SlowAndFast, ReadTheSamePages) {
     std::set<std::uint32_t> read;
     const double mass = mass_of(slow, spec, row, spec.model.n_kv_heads / spec.page.head_groups, read);
     ASSERT_EQ(row.read_tokens, static_cast<std::int64_t>(read.size())) << "request " << row.request << " layer " << row.layer << " position " << row.position;
-    ASSERT_NEAR(row.attn_mass_kept, mass, 1e-9) << "request " << row.request << " layer " << row.layer << " position " << row.position;
-    chosen += row.read_tokens < row.history_tokens ? 1 : 0;
+    ASSERT_NEAR(row.attn_mass_kept, mass, 1e-8) << "request " << row.request << " layer " << row.layer << " position " << row.position;
+    chosen += row.attn_mass_kept < 1 - 1e-9 ? 1 : 0;
   }
-  EXPECT_GT(chosen, 40U);
+  EXPECT_GT(chosen, 20U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, SlowAndFast,
@@ -279,10 +283,12 @@ TEST(SelectedAccess, LooksUpWhatWasRead) {
 
 TEST(SelectedAccess, ClassicRulesFollowIt) {
   RunSpec spec = cached_spec();
+  spec.eviction.budget = {BudgetKind::pages, 5, 1, 1};
+  spec.probe.samples = 0;
   const auto digest = [&](const EvictRule& rule, AccessSource access) {
     spec.eviction.rule = rule;
     spec.eviction.access = access;
-    const RunOutcome out = run_replay(spec);
+    const RunOutcome out = run_replay(spec, testing::requests_of({{24, 120}, {16, 120}}));
     EXPECT_GT(totals(out).evictions, 0);
     EXPECT_TRUE(out.violations.empty()) << out.violations.front();
     return to_hex(out.digest);
@@ -299,7 +305,7 @@ TEST(SelectedAccess, ProtectsWhatQueriesLookFor) {  // a page that is read stays
   spec.eviction.budget = {BudgetKind::pages, 4, 1, 1};
   const auto mass = [&](const EvictRule& rule) {
     spec.eviction.rule = rule;
-    const RunOutcome out = run_replay(spec, testing::requests_of({{24, 60}, {16, 60}}));
+    const RunOutcome out = run_replay(spec, testing::requests_of({{24, 60}, {16, 30}}));
     double sum = 0;
     for (const ProbeRecord& p : out.probes) sum += p.attn_mass_kept;
     return sum;
