@@ -45,12 +45,13 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   return labels;
 }
 
-/// A run with an eviction rule that never evicted, with a codec that sealed less than half, or with a read-set rule that left no page out, says nothing
-/// about it (MODEL section 4).
+/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half, or a read-set rule that
+/// left no page out, says nothing about it (MODEL section 4).
 void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
-  std::int64_t evictions = 0, sealed = 0, resident = 0, left_out = 0;
+  std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0;
   for (const StepRecord& s : out.steps) {
     evictions += s.evictions;
+    allocations += s.allocations;
     sealed += s.sealed_entries;
     resident += s.resident_entries;
     left_out += s.pages_considered - s.pages_selected;
@@ -58,7 +59,8 @@ void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& o
   const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
   const bool idle_codec = geometry.compressed() && 2 * sealed < resident;
   const bool idle_select = selects(spec.read.select) && left_out == 0;
-  if ((evicts && evictions == 0) || idle_codec || idle_select) out.labels.emplace_back("not_exercised");
+  const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
+  if ((evicts && evictions == 0) || idle_allocator || idle_codec || idle_select) out.labels.emplace_back("not_exercised");
 }
 
 std::uint32_t ranks_of(const RunSpec& spec, const Transport& transport) {
