@@ -99,6 +99,20 @@ Evictor::Lookups Evictor::look_up(Shard& shard, Group& group, Chain& chain) {
   return found;
 }
 
+void Evictor::note_lookups(const Shard& shard, const Group& group, const Chain& chain) const {
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  if (spec.access == AccessSource::mass) {
+    for (const std::uint32_t p : chain.pages) {
+      const Page& page = shard.pages()[p];
+      if (static_cast<double>(page.mass) >= spec.access_mass) shard.note(AccessKind::hit, group, chain, page.shadow);
+    }
+    return;
+  }
+  for (std::uint32_t s = 0; s < chain.shadow_live.size(); ++s) {
+    if (shadow_accessed(group, chain, s)) shard.note(chain.shadow_live[s] > 0 ? AccessKind::hit : AccessKind::miss, group, chain, s);
+  }
+}
+
 bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) {
   if (chain.shadow_experts.empty()) return true;
   std::uint64_t any = 0;
@@ -111,6 +125,7 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   const EvictionSpec& spec = geometry_->spec().eviction;
   auto& pages = shard.pages();
   const auto [lookups, hits, requested, missed] = look_up(shard, group, chain);
+  if (shard.records_accesses()) note_lookups(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   std::visit([&](const auto& rule) {
     if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {

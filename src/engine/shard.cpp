@@ -83,6 +83,7 @@ Group& Shard::find_or_add(RequestId request, std::uint32_t layer, std::uint32_t 
   const auto [budget, unknown] = budgets_.try_emplace({geometry_->layout(replay), request_tokens}, 0);
   if (unknown) budget->second = geometry_->request_budget(replay, id_, request_tokens);
   group.list.budget = budget->second;
+  if (recorder_ != nullptr && !scope_shard_) note_budget(&group, group.list);
   return group;
 }
 
@@ -179,6 +180,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   // Without slot reuse a shadow page is born with each page; with it, after every page_slots entries.
   const bool new_shadow = chain.shadow_live.empty() || chain.shadow_used == slots_;
   count_shadow(chain, entry, new_shadow);
+  if (chain.shadow_live.back() == 1) note(AccessKind::written, group, chain, static_cast<std::uint32_t>(chain.shadow_live.size() - 1));
   page.shadow = static_cast<std::uint32_t>(chain.shadow_live.size() - 1);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, entry);
@@ -197,7 +199,10 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
   live_[std::size_t{index} * words_ + slot / 64] &= ~(1ULL << (slot % 64));
   Chain& chain = groups_[page.group].chains[page.chain];
   const std::uint32_t shadow = shadow_of_[at(index, slot)];
-  if (--chain.shadow_live[shadow] == 0) chain.shadow_hits -= 1;
+  if (--chain.shadow_live[shadow] == 0) {
+    chain.shadow_hits -= 1;
+    note(AccessKind::evicted, groups_[page.group], chain, shadow);
+  }
   chain.alive -= 1;
   list_of(page).live -= 1;
   live_entries_ -= 1;
@@ -232,10 +237,12 @@ SealOp Shard::seal(std::uint32_t index) {
 
 std::uint64_t Shard::finish(RequestId request) {
   std::uint64_t dropped = 0;
+  bool held = false;
   for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
     for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
       const auto it = index_.find(group_key(request, layer, hg));
       if (it == index_.end()) continue;
+      held = true;
       Group& group = groups_[it->second];
       for (Chain& chain : group.chains) {
         while (!chain.pages.empty()) {
@@ -251,6 +258,7 @@ std::uint64_t Shard::finish(RequestId request) {
       index_.erase(it);
     }
   }
+  if (recorder_ != nullptr && held) recorder_->add({id_.value, request.value, 0, 0, 0, 0, AccessKind::finished, 0, 0});
   return dropped;
 }
 

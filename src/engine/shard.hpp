@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "device/backend.hpp"
+#include "engine/access_log.hpp"
 #include "engine/codec_tables.hpp"
 #include "engine/geometry.hpp"
 #include "rules/evict/catalogue.hpp"
@@ -207,6 +208,12 @@ class Shard {
   [[nodiscard]] evict::Mass& step_mass(std::size_t i) { return step_mass_[i]; }
   [[nodiscard]] std::uint32_t words() const { return words_; }
 
+  /// From now on the shard tells `recorder`, which outlives it, what happens to its shadow pages.
+  void record_accesses(AccessRecorder& recorder);
+  [[nodiscard]] bool records_accesses() const { return recorder_ != nullptr; }
+  /// Tells of shadow page `shadow` of a chain, where accesses are recorded.
+  void note(AccessKind kind, const Group& group, const Chain& chain, std::uint32_t shadow) const;
+
   struct Usage {
     std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0;
   };
@@ -226,8 +233,10 @@ class Shard {
   BlockPool& sealed_pool(const Group& group);
   [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
   [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
+  void note_budget(const Group* group, const EvictList& list) const;
 
   const Geometry* geometry_;
+  AccessRecorder* recorder_ = nullptr;
   ShardId id_;
   Rank rank_;
   std::uint32_t slots_, words_, units_, top_k_, expert_words_;
