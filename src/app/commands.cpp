@@ -7,6 +7,7 @@ void add_commands(CLI::App& app, Action& action) {
   add_diff(app, action);
   add_doctor(app, action);
   add_list(app, action);
+  add_oracle(app, action);
   add_plan(app, action);
   add_policy(app, action);
   add_run(app, action);

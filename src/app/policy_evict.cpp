@@ -4,6 +4,7 @@
 #include "app/policy.hpp"
 #include "app/policy_evict.hpp"
 #include "engine/bounds.hpp"
+#include "engine/oracle/access_loop.hpp"
 
 namespace moekv {
 namespace {
@@ -90,87 +91,6 @@ Json decide_mass_bound(Case& given, const std::string& name) {
   return {{"lost_mass", evict::lost_mass(rows, evictions)}, {"evictions", gone}};
 }
 
-/// The serial loop over an access sequence: demand fill, no pins, one unit at a time.
-template <class Rule>
-struct AccessLoop {
-  const Rule& rule;
-  std::uint32_t capacity, n_units;
-  std::uint64_t seed;
-  std::vector<evict::QueueNode> nodes = std::vector<evict::QueueNode>(n_units);
-  std::vector<evict::Access> access = std::vector<evict::Access>(n_units);
-  std::vector<bool> resident = std::vector<bool>(n_units, false);
-  std::vector<std::uint32_t> order = {};  // residents, in order of storing
-  evict::QueueState state = {};
-  evict::AccessOutcome out = {};
-
-  [[nodiscard]] std::uint32_t victim(std::uint32_t now) {
-    if constexpr (Rule::family == evict::Family::queue) {
-      evict::Queue queue(state, nodes.data(), capacity);
-      return rule.victim(queue, [](std::uint32_t) { return evict::Standing::evictable; });
-    } else {
-      evict::Peers peers;
-      for (const std::uint32_t u : order) {
-        peers.last = std::max(peers.last, access[u].last);
-        peers.count = std::max(peers.count, access[u].count);
-      }
-      std::uint32_t best = order.front();
-      float lowest = std::numeric_limits<float>::infinity();
-      for (const std::uint32_t u : order) {  // in order of storing: among equals the oldest goes
-        evict::UnitView view{0, 0, u, now, 0.0F, seed};
-        view.access = access[u];
-        view.peers = peers;
-        view.age = now - access[u].birth;
-        if constexpr (requires { rule.score(view); }) {
-          if (const float score = rule.score(view); score < lowest) {
-            lowest = score;
-            best = u;
-          }
-        }
-      }
-      return best;
-    }
-  }
-  void hit(std::uint32_t u, std::uint32_t now) {
-    if constexpr (Rule::family == evict::Family::queue) {
-      evict::Queue queue(state, nodes.data(), capacity);
-      rule.access(queue, u);
-    }
-    if constexpr (evict::needs_access<Rule>) evict::touch(rule, access[u], now);
-  }
-  void store(std::uint32_t u, std::uint32_t now) {
-    evict::Queue queue(state, nodes.data(), capacity);
-    if constexpr (requires { rule.expect(queue, u); }) rule.expect(queue, u);
-    if (order.size() >= capacity && Rule::family != evict::Family::none) {
-      const std::uint32_t gone = victim(now);
-      order.erase(std::find(order.begin(), order.end(), gone));
-      resident[gone] = false;
-      out.evictions.push_back(gone);
-    }
-    if constexpr (Rule::family == evict::Family::queue) rule.insert(queue, u);
-    access[u] = {now, now};
-    resident[u] = true;
-    order.push_back(u);
-  }
-  void run(const std::vector<std::uint32_t>& sequence) {
-    for (std::uint32_t t = 0; t < sequence.size(); ++t) {
-      const std::uint32_t u = sequence[t];
-      out.hit.push_back(resident[u]);
-      if (resident[u]) {
-        hit(u, t);
-      } else {
-        store(u, t);
-      }
-    }
-    if constexpr (Rule::family == evict::Family::queue) {  // lists of residents, oldest first
-      order.clear();
-      for (const evict::QueueList& list : state.lists) {
-        for (std::uint32_t u = list.head; u != evict::no_unit; u = nodes[u].next) {
-          if (resident[u]) order.push_back(u);
-        }
-      }
-    }
-  }
-};
 
 Json decide_accesses(Case& given, const EvictRule& rule) {
   const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
@@ -184,19 +104,19 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
   given.finish();
   Json result;
   std::visit([&](const auto& r) {
-    AccessLoop<std::decay_t<decltype(r)>> loop{r, capacity, static_cast<std::uint32_t>(names.text.size()), seed};
-    if constexpr (!evict::needs_payload<std::decay_t<decltype(r)>>) loop.run(names.sequence);
-    result = {{"outcome", outcome_text(loop.out.hit)},
-              {"hits", std::count(loop.out.hit.begin(), loop.out.hit.end(), true)},
-              {"evictions", named(names, loop.out.evictions)},
-              {"resident", named(names, loop.order)}};
-    if constexpr (std::decay_t<decltype(r)>::family == evict::Family::queue) {
+    using Rule = std::decay_t<decltype(r)>;
+    AccessLoop<Rule> loop(r, capacity, static_cast<std::uint32_t>(names.text.size()), seed);
+    std::vector<bool> hits;
+    std::vector<std::uint32_t> evictions;
+    if constexpr (!evict::needs_payload<Rule>)
+      loop.run(names.sequence, [&](bool hit) { hits.push_back(hit); }, [&](std::uint32_t u) { evictions.push_back(u); });
+    result = {{"outcome", outcome_text(hits)},
+              {"hits", std::count(hits.begin(), hits.end(), true)},
+              {"evictions", named(names, evictions)},
+              {"resident", named(names, loop.residents())}};
+    if constexpr (Rule::family == evict::Family::queue) {
       result["lists"] = Json::array();
-      for (const evict::QueueList& list : loop.state.lists) {
-        std::vector<std::uint32_t> units;
-        for (std::uint32_t u = list.head; u != evict::no_unit; u = loop.nodes[u].next) units.push_back(u);
-        result["lists"].push_back(named(names, units));
-      }
+      for (std::uint8_t l = 0; l < 4; ++l) result["lists"].push_back(named(names, loop.list(l)));
     }
   }, rule);
   return result;

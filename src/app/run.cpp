@@ -14,9 +14,12 @@
 #include "app/open_trace.hpp"
 #include "app/progress.hpp"
 #include "comm/mpi_session.hpp"
+#include "config/names.hpp"
 #include "config/schema.hpp"
+#include "engine/attention_sample.hpp"
 #include "engine/batcher.hpp"
 #include "engine/replay.hpp"
+#include "results/access_log_file.hpp"
 #include "results/json.hpp"
 #include "results/run_file.hpp"
 #include "results/summary.hpp"
@@ -41,7 +44,8 @@ void catch_stop_signals() {
 struct RunOptions {
   std::string config;
   std::vector<std::string> overrides;
-  std::string out;
+  std::string out, access_log;
+  std::uint32_t attention_rows = 0;
   bool json = false, quiet = false;
 };
 
@@ -66,10 +70,33 @@ Machinery prepare(const RunSpec& spec, int n_processes) {
   return made;
 }
 
-RunOutcome run_replay(const RunSpec& spec, const Machinery& made, Transport& transport, bool quiet) {
+/// Sends what the replay logs to `log`, which only process 0 has.
+void connect(const RunOptions& options, AccessLogWriter* log, ReplayHooks& hooks) {
+  if (options.access_log.empty()) return;
+  hooks.accesses = [log](std::uint64_t step, std::span<const AccessEvent> events) { log->add(step, events); };
+  hooks.attention_groups = options.attention_rows;
+  hooks.attention = [log](std::span<const AttentionRow> rows, std::span<const AttentionCell> cells) { log->add(rows, cells); };
+}
+
+/// What an oracle must know of the run.
+Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance& provenance) {
+  Facts f;
+  f.set("title", spec.name);
+  f.set("history", provenance.started_utc + " " + provenance.facts.text("argv"));
+  f.set("config_digest", spec.config_digest);
+  f.set("config_resolved_yaml", spec.resolved_yaml);
+  f.set("digest", to_hex(outcome.digest));
+  f.set("feedback", feedback_of(spec));
+  f.set("action", std::string(enum_name(spec.eviction.action)));
+  f.set("unlimited", std::int64_t{spec.eviction.budget.kind == BudgetKind::unlimited});
+  return f;
+}
+
+RunOutcome run_replay(const RunSpec& spec, const Machinery& made, Transport& transport, const RunOptions& options, AccessLogWriter* log) {
   ProgressLine line(isatty(STDERR_FILENO) != 0);
   ReplayHooks hooks;
-  if (!quiet) hooks.progress = [&](const Progress& progress) { line.show(progress); };
+  connect(options, log, hooks);
+  if (!options.quiet) hooks.progress = [&](const Progress& progress) { line.show(progress); };
   hooks.interrupted = [] { return stop_requested != 0; };
   try {
     RunOutcome outcome = replay(spec, *made.trace, *made.backend, transport, hooks);
@@ -87,6 +114,7 @@ Provenance provenance_of(const RunSpec& spec, const RunOptions& options, const T
   std::vector<std::string> argv{"moekv", "run", options.config};
   argv.insert(argv.end(), options.overrides.begin(), options.overrides.end());
   if (!options.out.empty()) argv.insert(argv.end(), {"--out", options.out});
+  if (!options.access_log.empty()) argv.insert(argv.end(), {"--access-log", options.access_log});
   Provenance provenance = collect_provenance(argv, transport);
   add_trace_facts(trace, provenance);
   for (KeyValue& key : resolved_keys(spec))
@@ -114,13 +142,19 @@ ExitCode run_agreed(const RunOptions& options) {
   const bool first = job->process() == 0;
   const Machinery made = agree(*job, [&] {
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
+    if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
+    if (const char* why = attention_refusal(spec); options.attention_rows > 0 && why != nullptr)
+      throw UserError(spec.config_path, fmt::format("--attention-rows: {}", why), "leave the option out, or change the configuration");
     return prepare(spec, job->n_processes());
   });
   const std::unique_ptr<Transport> transport = choose_transport(spec, std::move(job));
   Provenance provenance = provenance_of(spec, options, made.trace->info(), *transport);
   catch_stop_signals();
-  RunOutcome outcome = run_replay(spec, made, *transport, options.quiet);
+  std::optional<AccessLogWriter> log;
+  if (first && !options.access_log.empty()) log.emplace(options.access_log);
+  RunOutcome outcome = run_replay(spec, made, *transport, options, log ? &*log : nullptr);
   const bool completed = outcome.completed;
+  if (log && completed) log->finish(log_facts(spec, outcome, provenance));
   ExitCode code = ExitCode::interrupted;
   if (first && !completed) fmt::print(stderr, "interrupted: nothing was written\n");
   if (completed) {
@@ -140,11 +174,14 @@ void add_run(CLI::App& parent, Action& action) {
   run->add_option("config", options->config, "YAML file (moekv list keys names every key)")->required();
   run->add_option("overrides", options->overrides, "key.path=value ...: replace keys of the file; key=null removes one");
   run->add_option("--out,-o", options->out, "result file; default: <name>.h5, which must not exist");
+  CLI::Option* log = run->add_option("--access-log", options->access_log, "also write every lookup, write and eviction of pages, for moekv oracle and moekv trace export");
+  run->add_option("--attention-rows", options->attention_rows, "with --access-log: exact attention of about N (request, layer) pairs, for the oracles of attention mass")->needs(log);
   run->add_flag("--json", options->json, "print the summary as JSON");
   run->add_flag("--quiet,-q", options->quiet, "no progress and no table");
   run->footer(
       "examples:\n  moekv run configs/quickstart.yaml --out quickstart.h5\n  mpirun -n 4 moekv run configs/quickstart.yaml eviction.policy=lru "
-      "eviction.budget=25%");
+      "eviction.budget=25%\n"
+      "  moekv run configs/quickstart.yaml --out run.h5 --access-log log.h5      # then: moekv oracle log.h5 --result run.h5");
   run->callback([options, &action] {
     action.collective = true;
     action.run = [options] {

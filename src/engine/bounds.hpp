@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <limits>
-#include <numeric>
+#include <utility>
 #include <vector>
 
 namespace moekv::evict {
@@ -47,7 +48,8 @@ struct AccessOutcome {
   return out;
 }
 
-/// Attention rows of full attention: rows[t][i] for entries i <= t, one head.
+/// Attention of full history by step: rows[t][i] for every entry stored by step t, in order of storing; rows never become shorter. One entry a
+/// step is decoding; a step may store more.
 using AttentionRows = std::vector<std::vector<double>>;
 
 /// One forced eviction: entry and the step after which it leaves.
@@ -57,32 +59,58 @@ struct ForcedEviction {
 
 /// Mass that queries after `step` still give to each entry: suffix[i] = sum of rows[t][i], t > step.
 [[nodiscard]] inline std::vector<double> remaining_mass(const AttentionRows& rows, std::size_t step) {
-  std::vector<double> sum(rows.size(), 0.0);
+  std::vector<double> sum(rows.empty() ? 0 : rows.back().size(), 0.0);
   for (std::size_t t = step + 1; t < rows.size(); ++t) {
     for (std::size_t i = 0; i < rows[t].size(); ++i) sum[i] += rows[t][i];
   }
   return sum;
 }
 
-/// Mass lost when each step sees its best `budget` + 1 entries, as if all were kept: bounds rules that can bring entries back.
-[[nodiscard]] inline double select_lost(const AttentionRows& rows, std::size_t budget) {
+/// Mass lost when each step sees its best `budget` entries and as many as it stores, as if all were kept: bounds rules that can bring entries
+/// back. Nothing is out of sight up to step `first`.
+[[nodiscard]] inline double select_lost(const AttentionRows& rows, std::size_t budget, std::size_t first = 0) {
   double lost = 0;
-  for (const auto& row : rows) {
-    std::vector<double> sorted = row;
+  for (std::size_t t = first + 1; t < rows.size(); ++t) {
+    std::vector<double> sorted = rows[t];
     std::sort(sorted.begin(), sorted.end(), std::greater<>());
-    for (std::size_t i = budget + 1; i < sorted.size(); ++i) lost += sorted[i];
+    for (std::size_t i = budget + rows[t].size() - rows[t - 1].size(); i < sorted.size(); ++i) lost += sorted[i];
   }
   return lost;
 }
 
-/// After each step the entry with the least remaining mass goes, among equals the oldest. Not optimal.
-[[nodiscard]] inline std::vector<ForcedEviction> greedy_evictions(const AttentionRows& rows, std::size_t budget) {
+/// The steps after which an entry must leave, one element an entry: from step `first` on each ends with at most `budget` entries, the last excepted.
+[[nodiscard]] inline std::vector<std::uint32_t> forced_steps(const AttentionRows& rows, std::size_t budget, std::size_t first = 0) {
+  std::vector<std::uint32_t> out;
+  for (std::size_t t = first; t + 1 < rows.size(); ++t) {
+    while (out.size() + budget < rows[t].size()) out.push_back(static_cast<std::uint32_t>(t));
+  }
+  return out;
+}
+
+/// Calls f(t, remaining mass after step t) for the steps of an ascending list, from the last to the first.
+template <class F>
+void for_each_remaining(const AttentionRows& rows, const std::vector<std::uint32_t>& steps, F&& f) {
+  std::vector<double> sum(rows.empty() ? 0 : rows.back().size(), 0.0);
+  std::size_t added = rows.size();  // rows [added, end) are in the sum
+  for (std::size_t j = steps.size(); j-- > 0;) {
+    for (; added > steps[j] + std::size_t{1}; --added) {
+      for (std::size_t i = 0; i < rows[added - 1].size(); ++i) sum[i] += rows[added - 1][i];
+    }
+    f(j, sum);
+  }
+}
+
+/// After each step the entries with the least remaining mass go, among equals the oldest. Not optimal.
+[[nodiscard]] inline std::vector<ForcedEviction> greedy_evictions(const AttentionRows& rows, std::size_t budget, std::size_t first = 0) {
+  const std::vector<std::uint32_t> steps = forced_steps(rows, budget, first);
   std::vector<ForcedEviction> out;
   std::vector<std::uint32_t> resident;
-  for (std::uint32_t t = 0; t + 1 < rows.size(); ++t) {
-    resident.push_back(t);
-    if (resident.size() <= budget) continue;
-    const std::vector<double> left = remaining_mass(rows, t);
+  std::uint32_t stored = 0;
+  std::vector<double> left;
+  for (std::size_t j = 0; j < steps.size(); ++j) {
+    const std::uint32_t t = steps[j];
+    for (; stored < rows[t].size(); ++stored) resident.push_back(stored);
+    if (j == 0 || steps[j - 1] != t) left = remaining_mass(rows, t);
     const auto victim = std::min_element(resident.begin(), resident.end(), [&](std::uint32_t a, std::uint32_t b) { return left[a] < left[b]; });
     out.push_back({*victim, t});
     resident.erase(victim);
@@ -90,18 +118,17 @@ struct ForcedEviction {
   return out;
 }
 
-/// The evictions that lose least: minimum-cost assignment of the forced evictions (one after every step that ends with more than `budget`
-/// entries, the last step excepted) to entries stored before them. Hungarian algorithm with potentials, O(evictions^2 entries).
-[[nodiscard]] inline std::vector<ForcedEviction> mass_evictions(const AttentionRows& rows, std::size_t budget) {
-  const std::size_t n = rows.size();
-  if (n == 0 || n - 1 <= budget) return {};
-  const std::size_t slots = n - 1 - budget;  // after steps budget .. n - 2
+/// The evictions that lose least: minimum-cost assignment of the forced evictions to entries stored before them. Hungarian algorithm with
+/// potentials, O(evictions^2 entries).
+[[nodiscard]] inline std::vector<ForcedEviction> mass_evictions(const AttentionRows& rows, std::size_t budget, std::size_t first = 0) {
+  const std::vector<std::uint32_t> steps = forced_steps(rows, budget, first);
+  const std::size_t slots = steps.size(), n = slots > 0 ? rows.back().size() : 0;
   constexpr double impossible = 1e18;
   std::vector<std::vector<double>> cost(slots);
-  for (std::size_t j = 0; j < slots; ++j) {
-    cost[j] = remaining_mass(rows, budget + j);
-    for (std::size_t i = budget + j + 1; i < n; ++i) cost[j][i] = impossible;
-  }
+  for_each_remaining(rows, steps, [&](std::size_t j, const std::vector<double>& left) {
+    cost[j] = left;
+    for (std::size_t i = rows[steps[j]].size(); i < n; ++i) cost[j][i] = impossible;
+  });
   // Rows are slots, columns entries, both from 1; owner[i] is the slot that entry i serves.
   std::vector<double> slot_potential(slots + 1, 0.0), entry_potential(n + 1, 0.0);
   std::vector<std::size_t> owner(n + 1, 0), from(n + 1, 0);
@@ -141,9 +168,9 @@ struct ForcedEviction {
   }
   std::vector<ForcedEviction> out;
   for (std::size_t i = 1; i <= n; ++i) {
-    if (owner[i] != 0) out.push_back({static_cast<std::uint32_t>(i - 1), static_cast<std::uint32_t>(budget + owner[i] - 1)});
+    if (owner[i] != 0) out.push_back({static_cast<std::uint32_t>(i - 1), steps[owner[i] - 1]});
   }
-  std::sort(out.begin(), out.end(), [](const ForcedEviction& a, const ForcedEviction& b) { return a.step < b.step; });
+  std::sort(out.begin(), out.end(), [](const ForcedEviction& a, const ForcedEviction& b) { return std::pair(a.step, a.entry) < std::pair(b.step, b.entry); });
   return out;
 }
 

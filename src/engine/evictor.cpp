@@ -106,6 +106,20 @@ bool Evictor::page_accessed(const Page& page) const {
   return spec.access == AccessSource::selected ? page.used_step == static_cast<std::uint32_t>(step_) : static_cast<double>(page.mass) >= spec.access_mass;
 }
 
+void Evictor::note_lookups(const Shard& shard, const Group& group, const Chain& chain) const {
+  const AccessSource access = geometry_->spec().eviction.access;
+  if (access == AccessSource::mass || access == AccessSource::selected) {
+    for (const std::uint32_t p : chain.pages) {
+      const Page& page = shard.pages()[p];
+      if (page_accessed(page)) shard.note(AccessKind::hit, group, chain, page.shadow);
+    }
+    return;
+  }
+  for (std::uint32_t s = 0; s < chain.shadow_live.size(); ++s) {
+    if (shadow_accessed(group, chain, s)) shard.note(chain.shadow_live[s] > 0 ? AccessKind::hit : AccessKind::miss, group, chain, s);
+  }
+}
+
 bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) {
   if (chain.shadow_experts.empty()) return true;
   std::uint64_t any = 0;
@@ -118,6 +132,7 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   const EvictionSpec& spec = geometry_->spec().eviction;
   auto& pages = shard.pages();
   const auto [lookups, hits, requested, missed] = look_up(shard, group, chain);
+  if (shard.records_accesses()) note_lookups(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   std::visit([&](const auto& rule) {
     if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {

@@ -50,6 +50,8 @@ class Evictor {
   [[nodiscard]] static bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow);
   /// Whether the step accessed a resident page, for sources that only see what is resident (mass, selected).
   [[nodiscard]] bool page_accessed(const Page& page) const;
+  /// Tells the access log what `look_up` counts.
+  void note_lookups(const Shard& shard, const Group& group, const Chain& chain) const;
   void touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   [[nodiscard]] bool due(const EvictList& list, const Group* group, std::uint64_t step, double& target) const;
   [[nodiscard]] std::uint64_t usage(const EvictList& list) const;

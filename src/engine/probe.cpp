@@ -24,6 +24,7 @@ bool Probe::chosen(RequestId request, LayerId layer, std::uint32_t position) con
 
 void Probe::mark(const ReplayLayer& layer, std::span<HomeToken> tokens) const {
   for (HomeToken& t : tokens) t.probe = active_ && t.query && chosen(t.request, layer.layer, t.position);
+  if (sample_.active()) sample_.mark(layer, tokens);
 }
 
 void Probe::remember_keys(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys) {
@@ -37,7 +38,7 @@ void Probe::remember_keys(const ReplayLayer& layer, std::span<const HomeToken> t
 
 void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
                     const LayerOutput& output) {
-  if (!active_) return;
+  if (!active_ && !sample_.active()) return;
   const RunSpec& spec = geometry_->spec();
   const ModelShape& model = spec.model;
   const bool affine = spec.payload.generator.expert_affinity > 0;
@@ -47,6 +48,7 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
   // Generated q, k and v know nothing of the routing: how well routed reads serve them would measure the generator.
   const bool meaningless = spec.read.scope == ReadScope::routed && !recorded_ && !affine;
 
+  if (sample_.active()) sample_.begin_layer(layer, tokens);
   std::size_t query = 0;
   for (const HomeToken& t : tokens) {
     if (!t.query) continue;
@@ -63,12 +65,17 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     for (const HeadReads& r : reads) read.insert(read.end(), r.positions.begin(), r.positions.end());
     std::sort(read.begin(), read.end());
     read.erase(std::unique(read.begin(), read.end()), read.end());
+    const bool in_sample = sample_.contains(t.request, layer.layer);
+    ExactResult truth;
+    if (in_sample || !meaningless) truth = exact_attention(*qkv_, model, exact);
+    if (in_sample) sample_.add(t.request, truth, model.n_heads, exact.begin(), read);
+    if (!active_ || !chosen(t.request, layer.layer, t.position)) continue;
     Fidelity f;
     if (meaningless) {
       const double nan = std::numeric_limits<double>::quiet_NaN();
       f = {nan, nan, nan, nan, nan, nan};
     } else {
-      f = compare_with_exact(exact_attention(*qkv_, model, exact), model, exact.begin(), reads, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
+      f = compare_with_exact(truth, model, exact.begin(), reads, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
     }
     ProbeRecord row;
     row.request = t.request.value;
@@ -84,6 +91,7 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     row.max_abs_err = f.max_abs_err;
     rows_.push_back(row);
   }
+  sample_.end_layer();
 }
 
 void Probe::collect(Transport& transport, RunOutcome& out) const {

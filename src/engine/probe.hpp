@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/transport.hpp"
+#include "engine/attention_sample.hpp"
 #include "engine/geometry.hpp"
 #include "engine/home.hpp"
 #include "engine/records.hpp"
@@ -20,6 +21,9 @@ class Probe {
   /// `recorded` says that q, k and v are the trace's own.
   Probe(const Geometry& geometry, QkvSource* qkv, bool payload, bool recorded, std::uint64_t total_queries);
 
+  /// Also measures every query of the sample's pairs.
+  void sample_attention(AttentionSample sample) { sample_ = std::move(sample); }
+  [[nodiscard]] AttentionSample& attention() { return sample_; }
   /// Sets HomeToken::probe for this layer.
   void mark(const ReplayLayer& layer, std::span<HomeToken> tokens) const;
   /// Measures the marked queries of a layer step. `keys` is [tokens][top_k] or empty, `q` is [queries][n_heads][d_k] before conversion to the payload type.
@@ -39,6 +43,7 @@ class Probe {
   bool active_, recorded_;
   std::uint64_t threshold_ = 0;  // a query is measured when its 64-bit hash is below
   std::vector<ProbeRecord> rows_;
+  AttentionSample sample_;
   std::map<std::pair<std::uint32_t, std::uint16_t>, std::vector<std::uint16_t>> history_;  // (request, layer) -> keys, with expert affinity only
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <numeric>
 
 #include "engine/batcher.hpp"
@@ -39,8 +40,7 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   if (spec.combine == CombineType::bf16) labels.emplace_back("combine_bf16");
   if (trace.pseudo_logits) labels.emplace_back("pseudo_logits");
   if (trace.joined) labels.emplace_back("joined");
-  const bool by_content = spec.eviction.access == AccessSource::mass || spec.eviction.access == AccessSource::selected;
-  if ((by_content && spec.eviction.budget.kind != BudgetKind::unlimited) || reads_cache(spec.routing.rule)) labels.emplace_back("feedback");
+  if (!feedback_of(spec).empty()) labels.emplace_back("feedback");
   if (geometry.layers().size() < spec.model.n_layers()) labels.emplace_back("layer_subset");
   return labels;
 }
@@ -80,7 +80,11 @@ class Run {
         driver_(geometry_, trace, qkv_.get(), backend.has_payload(), uses_recorded_qkv(spec, trace.info()), cache_, count_queries(geometry_, batcher_)),
         trace_info_(trace.info()),
         window_steps_(spec.metrics.window_steps),
-        window_end_(window_steps_) {}
+        window_end_(window_steps_) {
+    if (hooks.accesses) cache_.record_accesses();
+    if (hooks.attention_groups > 0)
+      driver_.probe().sample_attention(AttentionSample(geometry_, cache_.requests(), trace.n_requests(), hooks.attention_groups));
+  }
 
   RunOutcome operator()() {
     const auto start = std::chrono::steady_clock::now();
@@ -111,6 +115,7 @@ class Run {
       window_end_ = step + window_steps_;
     }
     const std::int64_t measured = driver_.run(batch);
+    hand_over_log(step);
     std::vector<std::int64_t> model = counters.take_step_model();
     transport_.allreduce_max(model);
     const std::int64_t memory = model.back();
@@ -122,6 +127,35 @@ class Run {
     batcher_.finish_step(batch, network + memory, measured);
     for (const BatchItem& item : batch.items) done_tokens_ += item.end - item.begin;
     if (hooks_.progress && transport_.process() == 0) hooks_.progress({step + 1, done_tokens_, batcher_.total_tokens()});
+  }
+
+  /// The step's part of the access log, gathered in process order, which is the order of shards.
+  void hand_over_log(std::uint64_t step) {
+    if (hooks_.accesses) {
+      const auto events = gather_rows<AccessEvent>(cache_.accesses());
+      if (transport_.process() == 0) hooks_.accesses(step, events);
+    }
+    if (hooks_.attention_groups == 0) return;
+    AttentionSample& sample = driver_.probe().attention();
+    auto rows = gather_rows<AttentionRow>(sample.rows());
+    auto cells = gather_rows<AttentionCell>(sample.cells());
+    sample.clear();
+    if (transport_.process() != 0) return;
+    order_attention(rows, cells);
+    hooks_.attention(rows, cells);
+  }
+
+  /// Collective. Rows of all processes in process order, on process 0.
+  template <class Row>
+  [[nodiscard]] std::vector<Row> gather_rows(std::span<const Row> mine) {
+    static_assert(std::is_trivially_copyable_v<Row>);
+    std::vector<Row> all;
+    for (const auto& part : transport_.gather(std::as_bytes(mine))) {
+      const std::size_t n = all.size();
+      all.resize(n + part.size() / sizeof(Row));
+      if (!part.empty()) std::memcpy(all.data() + n, part.data(), part.size());
+    }
+    return all;
   }
 
   void close_window(std::uint64_t next_step) {
@@ -171,6 +205,14 @@ class Run {
 };
 
 }  // namespace
+
+std::string feedback_of(const RunSpec& spec) {
+  if (reads_cache(spec.routing.rule)) return "the router reads cache state, so another policy would have other accesses";
+  const bool by_content = spec.eviction.access == AccessSource::mass || spec.eviction.access == AccessSource::selected;
+  if (by_content && spec.eviction.budget.kind != BudgetKind::unlimited && spec.eviction.action == EvictAction::drop)
+    return "accesses follow attention or selection, and what was dropped has none";
+  return {};
+}
 
 RunOutcome replay(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks) {
   return Run(spec, trace, backend, transport, hooks)();

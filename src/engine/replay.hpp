@@ -1,10 +1,13 @@
 // Replay: runs the steps of one RunSpec through the sharded caches and returns the measurements.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <span>
 
 #include "comm/transport.hpp"
 #include "device/backend.hpp"
+#include "engine/access_log.hpp"
 #include "engine/records.hpp"
 #include "engine/run_spec.hpp"
 #include "trace/source.hpp"
@@ -19,8 +22,16 @@ struct Progress {
 
 struct ReplayHooks {
   std::function<void(const Progress&)> progress;  // on process 0, after each step
+  // The access log, on process 0, after each step: events of all shards in the order of the log. Set on every process or on none; costs a
+  // collective a step.
+  std::function<void(std::uint64_t step, std::span<const AccessEvent>)> accesses;
+  std::uint32_t attention_groups = 0;             // (request, layer) pairs whose attention rows follow, the same on every process
+  std::function<void(std::span<const AttentionRow>, std::span<const AttentionCell>)> attention;  // on process 0, after each step
   std::function<bool()> interrupted;              // polled after each step on every process; true stops the run (completed = false)
 };
+
+/// Why what the run accesses depends on what it evicted; empty where it does not, and offline bounds are valid.
+[[nodiscard]] std::string feedback_of(const RunSpec& spec);
 
 /// Collective over `transport`. `trace` is this process's own reader. Throws PointFailure when the point cannot run, UserError when
 /// the trace does not fit the specification.

@@ -92,16 +92,18 @@ void Shard::start_budget(Group& group, std::uint32_t request_tokens) {
   group.list.budget = group.list.share = budget->second;
   const std::uint32_t model_group = geometry_->model_head_group(rank_, group.head_group);
   group.protect = geometry_->protection(group.layer, model_group);
-  if (!geometry_->starts_unequal() || scope_shard_) return;
-  const auto [capacity, made] = capacities_.try_emplace(request_tokens);
-  if (made) {
-    capacity->second = geometry_->first_capacities(request_tokens);
-    const std::uint64_t sum = std::accumulate(capacity->second.begin(), capacity->second.end(), std::uint64_t{0});
-    const std::uint64_t equal = capacity->second.size() * geometry_->request_total(request_tokens);
-    allocation_error_ += static_cast<std::int64_t>(sum > equal ? sum - equal : equal - sum);
+  if (geometry_->starts_unequal() && !scope_shard_) {
+    const auto [capacity, made] = capacities_.try_emplace(request_tokens);
+    if (made) {
+      capacity->second = geometry_->first_capacities(request_tokens);
+      const std::uint64_t sum = std::accumulate(capacity->second.begin(), capacity->second.end(), std::uint64_t{0});
+      const std::uint64_t equal = capacity->second.size() * geometry_->request_total(request_tokens);
+      allocation_error_ += static_cast<std::int64_t>(sum > equal ? sum - equal : equal - sum);
+    }
+    const std::size_t i = std::size_t{group.layer} * geometry_->n_model_head_groups() + model_group;
+    group.list.budget = geometry_->shard_share(replay, id_, capacity->second[i]);
   }
-  const std::size_t i = std::size_t{group.layer} * geometry_->n_model_head_groups() + model_group;
-  group.list.budget = geometry_->shard_share(replay, id_, capacity->second[i]);
+  if (recorder_ != nullptr && !scope_shard_) note_budget(&group, group.list);
 }
 
 Chain* Shard::chain_of(Group& group, ExpertId expert, bool side) {
@@ -200,6 +202,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   // Without slot reuse a shadow page is born with each page; with it, after every page_slots entries.
   const bool new_shadow = chain.shadow_live.empty() || chain.shadow_used == slots_;
   count_shadow(chain, entry, new_shadow);
+  if (chain.shadow_live.back() == 1) note(AccessKind::written, group, chain, static_cast<std::uint32_t>(chain.shadow_live.size() - 1));
   page.shadow = static_cast<std::uint32_t>(chain.shadow_live.size() - 1);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, entry);
@@ -218,7 +221,10 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
   live_[std::size_t{index} * words_ + slot / 64] &= ~(1ULL << (slot % 64));
   Chain& chain = groups_[page.group].chains[page.chain];
   const std::uint32_t shadow = shadow_of_[at(index, slot)];
-  if (--chain.shadow_live[shadow] == 0) chain.shadow_hits -= 1;
+  if (--chain.shadow_live[shadow] == 0) {
+    chain.shadow_hits -= 1;
+    note(AccessKind::evicted, groups_[page.group], chain, shadow);
+  }
   chain.alive -= 1;
   list_of(page).live -= 1;
   live_entries_ -= 1;
@@ -253,10 +259,12 @@ SealOp Shard::seal(std::uint32_t index) {
 
 std::uint64_t Shard::finish(RequestId request) {
   std::uint64_t dropped = 0;
+  bool held = false;
   for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
     for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
       const auto it = index_.find(group_key(request, layer, hg));
       if (it == index_.end()) continue;
+      held = true;
       Group& group = groups_[it->second];
       for (Chain& chain : group.chains) {
         while (!chain.pages.empty()) {
@@ -272,6 +280,7 @@ std::uint64_t Shard::finish(RequestId request) {
       index_.erase(it);
     }
   }
+  if (recorder_ != nullptr && held) recorder_->add({id_.value, request.value, 0, 0, 0, 0, AccessKind::finished, 0, 0});
   return dropped;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "device/backend.hpp"
+#include "engine/access_log.hpp"
 #include "engine/codec_tables.hpp"
 #include "engine/geometry.hpp"
 #include "rules/evict/catalogue.hpp"
@@ -219,6 +220,12 @@ class Shard {
   [[nodiscard]] std::int64_t take_allocation_error() { return std::exchange(allocation_error_, 0); }
   [[nodiscard]] std::uint32_t words() const { return words_; }
 
+  /// From now on the shard tells `recorder`, which outlives it, what happens to its shadow pages.
+  void record_accesses(AccessRecorder& recorder);
+  [[nodiscard]] bool records_accesses() const { return recorder_ != nullptr; }
+  /// Tells of shadow page `shadow` of a chain, where accesses are recorded.
+  void note(AccessKind kind, const Group& group, const Chain& chain, std::uint32_t shadow) const;
+
   struct Usage {
     std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0, bounds_bytes = 0;
   };
@@ -239,8 +246,10 @@ class Shard {
   [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
   [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
   void start_budget(Group& group, std::uint32_t request_tokens);
+  void note_budget(const Group* group, const EvictList& list) const;
 
   const Geometry* geometry_;
+  AccessRecorder* recorder_ = nullptr;
   ShardId id_;
   Rank rank_;
   std::uint32_t slots_, words_, units_, top_k_, expert_words_;

@@ -82,6 +82,28 @@ std::uint32_t Shard::capacity_pages(const EvictList& list) const {
   }
 }
 
+void Shard::record_accesses(AccessRecorder& recorder) {
+  recorder_ = &recorder;
+  if (scope_shard_) note_budget(nullptr, list_);
+}
+
+void Shard::note(AccessKind kind, const Group& group, const Chain& chain, std::uint32_t shadow) const {
+  if (recorder_ == nullptr) return;
+  recorder_->add({id_.value, group.request.value, geometry_->layers()[group.layer].layer.value, static_cast<std::uint16_t>(group.head_group),
+                  chain.expert.value, static_cast<std::uint8_t>(chain.side ? 1 : 0), kind, shadow, 1});
+}
+
+void Shard::note_budget(const Group* group, const EvictList& list) const {
+  AccessEvent event{id_.value, AccessEvent::whole_shard, 0, 0, ExpertId::invalid, 0, AccessKind::opened, 0, AccessEvent::unlimited};
+  if (geometry_->spec().eviction.budget.kind != BudgetKind::unlimited) event.count = capacity_pages(list);
+  if (group != nullptr) {
+    event.request = group->request.value;
+    event.layer = geometry_->layers()[group->layer].layer.value;
+    event.head_group = static_cast<std::uint16_t>(group->head_group);
+  }
+  recorder_->add(event);
+}
+
 std::uint64_t Shard::table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const {
   const std::uint32_t of = geometry_->tables_of_run() ? 0xFFFFFFFFU : request.value;
   return std::uint64_t{of} << 32 | std::uint64_t{layer} << 16 | head_group;

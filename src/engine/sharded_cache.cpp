@@ -66,6 +66,10 @@ void ShardedCache::execute_due() {
   due_ = false;
 }
 
+void ShardedCache::record_accesses() {
+  for (Shard& shard : owner_.shards()) shard.record_accesses(recorder_);
+}
+
 void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   StepRecord& count = counters_.step;
   LayerRecord& layer = counters_.layers[input.layer];

@@ -35,6 +35,9 @@ class ShardedCache {
   void layer_step(const LayerInput& input, LayerOutput& output);
   /// Delivers the last log-sum-exps, applies accesses, frees finished requests, decides evictions.
   void end_step(const StepBatch& batch);
+  /// From now on accesses are recorded; `accesses` has what happened on this process since its last call.
+  void record_accesses();
+  [[nodiscard]] std::span<const AccessEvent> accesses() { return recorder_.end_step(); }
   /// Executes evictions that are still due, without a further step.
   void execute_due();
   /// Writes end-of-window levels (resident bytes, entries, metadata) into the counters. Call after execute_due.
@@ -52,6 +55,7 @@ class ShardedCache {
   std::vector<int> process_of_rank_;
   RequestTable requests_;
   Counters counters_;
+  AccessRecorder recorder_;
   Home home_;
   Owner owner_;
   Evictor evictor_;

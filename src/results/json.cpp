@@ -71,4 +71,14 @@ std::string to_json(const RunFile& run, JsonRecords records, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string numbers_json(const RunOutcome& outcome, int indent) {
+  Json json;
+  json["metrics"] = metrics_json(outcome.summary);
+  json["records"] = records_json(outcome);
+  for_each_record(outcome, [&](const char* name, const auto& rows) {
+    if (rows.empty()) json["records"].erase(name);
+  });
+  return json.dump(indent);
+}
+
 }  // namespace moekv

@@ -13,4 +13,7 @@ enum class JsonRecords : std::uint8_t { no, yes };
 /// numerator and denominator of a ratio), and, where asked for, the records as columns. NaN is null. `indent` < 0 puts all on one line.
 [[nodiscard]] std::string to_json(const RunFile& run, JsonRecords records = JsonRecords::no, int indent = 2);
 
+/// Metrics and the records that have rows, as in to_json.
+[[nodiscard]] std::string numbers_json(const RunOutcome& outcome, int indent = 2);
+
 }  // namespace moekv

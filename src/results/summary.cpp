@@ -51,6 +51,21 @@ const std::vector<Section>& sections() {  // NOLINT(readability-function-size): 
                                              {"read_amplification", "entries scanned / wanted", Show::ratio},
                                              {"masked_copies", "tokens masked by the copy rule", Show::count},
                                              {"empty_reads", "queries with nothing to read", Show::count}}},
+                                           {"bounds of the lookups (moekv oracle: caches to which missed pages come back)",
+                                            {{"opt_miss_ratio", "misses of the offline optimum", Show::share},
+                                             {"opt_forced_miss_ratio", "the same without bypass", Show::share},
+                                             {"opt_pooled_miss_ratio", "the same, one pooled cache", Show::share},
+                                             {"lru_miss_ratio", "misses of LRU", Show::share},
+                                             {"random_miss_ratio", "misses of random victims", Show::share},
+                                             {"policy_gap", "run above the optimum", Show::share},
+                                             {"policy_efficiency", "from random (0) to the optimum (1)", Show::ratio},
+                                             {"miss_capacity", "misses: capacity", Show::count},
+                                             {"miss_placement", "misses: placement", Show::count},
+                                             {"miss_policy", "misses: policy", Show::count},
+                                             {"attn_lost", "attention lost, sampled", Show::share},
+                                             {"orc_select_lost", "best visible sets (orc.select)", Show::share},
+                                             {"orc_mass_lost", "best victims (orc.mass)", Show::share},
+                                             {"orc_greedy_lost", "greedy victims (orc.greedy)", Show::share}}},
                                            {"traffic between ranks",
                                             {{"bytes_wire", "total", Show::bytes},
                                              {"wire_kv", "K and V", Show::bytes},
@@ -150,8 +165,13 @@ std::string format_summary(const RunFile& run) {
   if (!out.labels.empty()) text += fmt::format("labels: {}\n", fmt::join(out.labels, ", "));
   for (const std::string& note : out.notes) text += fmt::format("note: {}\n", note);
   for (const std::string& violation : out.violations) text += fmt::format("VIOLATION: {}\n", violation);
+  return text + format_numbers(out.summary);
+}
+
+std::string format_numbers(const std::vector<Summary>& numbers) {
+  std::string text;
   for (const Section& section : sections()) {
-    const std::string lines = format_section(section, out.summary);
+    const std::string lines = format_section(section, numbers);
     if (!lines.empty()) text += "\n" + lines;
   }
   return text;

@@ -23,10 +23,18 @@ struct Clock {
   void access(Queue& q, std::uint32_t u) const { q.node(u).mark = 1; }
   template <class F>
   [[nodiscard]] std::uint32_t victim(Queue& q, F&& standing) const {
+    // Second chances at the front, all at once.
+    std::uint32_t last = no_unit;
+    for (std::uint32_t u = q.list(0).head; u != no_unit && q.node(u).mark != 0 && standing(u) == Standing::evictable; u = q.node(u).next) {
+      q.node(u).mark = 0;
+      last = u;
+    }
+    if (last != no_unit) q.rotate(0, last);
     for (;;) {
       const std::uint32_t u = q.oldest(0, standing);
-      if (u == no_unit || q.node(u).mark == 0) {
-        if (u != no_unit) q.remove(u);
+      if (u == no_unit) return u;
+      if (q.node(u).mark == 0) {
+        u == q.list(0).head ? (void)q.pop(0) : q.remove(u);
         return u;
       }
       q.node(u).mark = 0;

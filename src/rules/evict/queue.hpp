@@ -20,6 +20,7 @@ struct QueueNode {
   std::uint32_t prev = no_unit, next = no_unit;
   std::uint8_t list = no_list;
   std::uint8_t mark = 0;  // reference bit or small count
+  bool resident = false;  // for who owns the nodes; no rule reads it
 };
 
 struct QueueList {
@@ -31,7 +32,7 @@ struct QueueList {
 struct QueueState {
   std::array<QueueList, 4> lists;
   std::uint32_t hand = no_unit;
-  float target = 0;            // ARC's p
+  float target = 0;            // ARC's p; 1 after S3-FIFO's first eviction
   bool second_ghost = false;   // the newest unit came from ARC's B2
 };
 
@@ -63,11 +64,55 @@ class Queue {
     if (state_->hand == u) state_->hand = node.next;
     list.size -= 1;
     node.list = no_list;
+    prefetch(list.head);
   }
   void move(std::uint8_t l, std::uint32_t u) {
-    if (nodes_[u].list == l && state_->lists[l].tail == u) return;
-    remove(u);
-    push(l, u);
+    QueueNode& node = nodes_[u];
+    if (node.list != l) {
+      remove(u);
+      push(l, u);
+      return;
+    }
+    // Within a list neither its size nor the node's list changes.
+    QueueList& list = state_->lists[l];
+    if (list.tail == u) return;
+    const std::uint32_t prev = node.prev, next = node.next;
+    nodes_[next].prev = prev;
+    (prev != no_unit ? nodes_[prev].next : list.head) = next;
+    if (state_->hand == u) state_->hand = next;
+    node.prev = list.tail;
+    node.next = no_unit;
+    nodes_[list.tail].next = u;
+    list.tail = u;
+    if (prev == no_unit) prefetch(next);
+  }
+  /// Starts to load a unit that is looked at soon.
+  void prefetch(std::uint32_t u) const {
+    if (u != no_unit) __builtin_prefetch(&nodes_[u]);
+  }
+  /// Takes the oldest unit of a list that is not empty.
+  std::uint32_t pop(std::uint8_t l) {
+    QueueList& list = state_->lists[l];
+    const std::uint32_t u = list.head, next = nodes_[u].next;
+    list.head = next;
+    (next != no_unit ? nodes_[next].prev : list.tail) = no_unit;
+    if (state_->hand == u) state_->hand = next;
+    list.size -= 1;
+    nodes_[u].list = no_list;
+    prefetch(next);
+    return u;
+  }
+  /// Moves the oldest units up to `last` behind the newest, in their order.
+  void rotate(std::uint8_t l, std::uint32_t last) {
+    QueueList& list = state_->lists[l];
+    const std::uint32_t first = list.head, next = nodes_[last].next;
+    if (next == no_unit) return;
+    nodes_[list.tail].next = first;
+    nodes_[first].prev = list.tail;
+    nodes_[last].next = no_unit;
+    nodes_[next].prev = no_unit;
+    list.head = next;
+    list.tail = last;
   }
   /// The oldest unit of a list that may go; permanent ones on the way leave the list.
   template <class F>
@@ -95,6 +140,9 @@ class Queue {
 /// Victim of a rule with one list: its oldest unit.
 template <class F>
 [[nodiscard]] std::uint32_t take_oldest(Queue& q, std::uint8_t list, F&& standing) {
+  const std::uint32_t head = q.list(list).head;
+  if (head == no_unit) return no_unit;
+  if (standing(head) == Standing::evictable) return q.pop(list);
   const std::uint32_t u = q.oldest(list, standing);
   if (u != no_unit) q.remove(u);
   return u;

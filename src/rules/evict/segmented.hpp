@@ -2,6 +2,8 @@
 // ("ghosts"), so they need an action after which a unit can come back.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -82,6 +84,11 @@ struct TwoQueue {
   }
 };
 
+/// `libcachesim` differs in two places: before the first eviction units go to main once the small queue is full, and a small queue from which a
+/// unit moved to main is searched on for one that goes even where it is below its share by then.
+enum class S3Form : std::uint8_t { plain, libcachesim };
+constexpr auto enum_names(S3Form) { return std::array<std::string_view, 2>{"plain", "libcachesim"}; }
+
 /// S3-FIFO (Yang et al. 2023). Lists: 0 small, 1 main, 2 ghosts; `mark` counts accesses up to 3.
 struct S3Fifo {
   static constexpr std::string_view name = "s3fifo";
@@ -91,19 +98,26 @@ struct S3Fifo {
   static constexpr bool needs_return = true;
   float small_share = 0.1F, ghost_share = 0.9F;
   std::uint32_t promote = 2;
+  S3Form form = S3Form::plain;
   static constexpr auto params = std::tuple{Param{"small_share", &S3Fifo::small_share, "1", "small queue as a share of the capacity, at least one unit", 0, 1},
                                             Param{"ghost_share", &S3Fifo::ghost_share, "1", "ghosts as a share of the capacity", 0, 4},
-                                            Param{"promote", &S3Fifo::promote, "1", "accesses after which a unit of the small queue moves to main", 1, 3}};
+                                            Param{"promote", &S3Fifo::promote, "1", "accesses after which a unit of the small queue moves to main", 1, 3},
+                                            Param{"form", &S3Fifo::form, "", "libcachesim: fills main before the first eviction, and drains the small queue further"}};
 
   void expect(Queue& q, std::uint32_t u) const { expect_return(q, u, 2); }
-  void insert(Queue& q, std::uint32_t u) const { q.push(returns(q, u, 2) ? 1 : 0, u); }
+  void insert(Queue& q, std::uint32_t u) const {
+    const bool overflows = form == S3Form::libcachesim && q.state().target == 0.0F && q.list(0).size >= share_of(q.capacity(), small_share);
+    q.push(returns(q, u, 2) || overflows ? 1 : 0, u);
+  }
   void access(Queue& q, std::uint32_t u) const {
     if (q.node(u).mark < 3) q.node(u).mark += 1;
   }
   template <class F>
   [[nodiscard]] std::uint32_t victim(Queue& q, F&& standing) const {
     const std::uint32_t small = share_of(q.capacity(), small_share);
-    while (q.list(0).size >= small || q.list(1).size == 0) {
+    q.state().target = 1.0F;  // there was an eviction
+    bool drain = false;
+    while (q.list(0).size >= small || q.list(1).size == 0 || drain) {
       const std::uint32_t u = q.oldest(0, standing);
       if (u == no_unit) break;
       q.remove(u);
@@ -114,6 +128,7 @@ struct S3Fifo {
       }
       q.node(u).mark = 0;
       q.push(1, u);
+      drain = form == S3Form::libcachesim;
     }
     for (;;) {
       const std::uint32_t u = q.oldest(1, standing);

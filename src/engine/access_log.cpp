@@ -1,0 +1,41 @@
+// The order of a step's events.
+#include "engine/access_log.hpp"
+
+#include <algorithm>
+#include <tuple>
+
+namespace moekv {
+namespace {
+
+/// Hits and misses are one part of a step, in ascending order of pages.
+std::uint8_t part(AccessKind kind) {
+  const AccessKind merged = kind == AccessKind::miss ? AccessKind::hit : kind;
+  return static_cast<std::uint8_t>(merged);
+}
+
+auto chain_of(const AccessEvent& e) { return std::tuple(e.shard, part(e.kind), e.request, e.layer, e.head_group, e.side, e.expert); }
+
+}  // namespace
+
+bool AccessRecorder::continues(const AccessEvent& before, const AccessEvent& event) {
+  return event.kind != AccessKind::opened && event.kind == before.kind && chain_of(before) == chain_of(event) && before.first + before.count == event.first;
+}
+
+std::span<const AccessEvent> AccessRecorder::end_step() {
+  ordered_.swap(events_);
+  events_.clear();
+  const auto before = [](const AccessEvent& a, const AccessEvent& b) { return std::tuple_cat(chain_of(a), std::tuple(a.first)) < std::tuple_cat(chain_of(b), std::tuple(b.first)); };
+  std::sort(ordered_.begin(), ordered_.end(), before);
+  std::size_t n = 0;
+  for (const AccessEvent& event : ordered_) {
+    if (n > 0 && continues(ordered_[n - 1], event)) {
+      ordered_[n - 1].count += event.count;
+    } else {
+      ordered_[n++] = event;
+    }
+  }
+  ordered_.resize(n);
+  return ordered_;
+}
+
+}  // namespace moekv

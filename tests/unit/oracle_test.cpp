@@ -1,0 +1,419 @@
+// Offline bounds: reference caches against exhaustive search, laws of the miss anatomy on replays, attention oracles against exhaustive search.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <map>
+#include <set>
+
+#include "engine/bounds.hpp"
+#include "engine/oracle/access_bounds.hpp"
+#include "engine/oracle/mass_bounds.hpp"
+#include "engine/oracle/reference_cache.hpp"
+#include "engine/replay.hpp"
+#include "support/replay_fixture.hpp"
+
+namespace moekv {
+namespace {
+
+using testing::RandomTrace;
+
+/// A random run of two shards with one page chain each: what it writes and looks up, what it holds, and when its requests end.
+struct Scenario {
+  struct Step {
+    std::vector<std::uint32_t> written, looked_up, gone;  // pages; gone: at the end of the step
+    std::vector<std::uint64_t> capacity;                  // of shard 0, shard 1, after the step's evictions
+  };
+  std::vector<Step> steps;
+  std::vector<std::uint32_t> shard_of;  // [pages]
+  AccessTrace trace{"scenario"};
+  std::int64_t n_miss = 0, n_req = 0;
+};
+
+AccessEvent event(AccessKind kind, std::uint32_t shard, std::uint32_t request, std::uint32_t page, std::uint32_t count = 1) {
+  AccessEvent e;
+  e.kind = kind;
+  e.shard = shard;
+  e.request = request;
+  e.first = page;
+  e.count = count;
+  return e;
+}
+
+/// Pages 0..n-1; page p is of request p / 4 % 2 and of shard p % 2. Request 0 ends in the middle. The run may exceed its budget by one page.
+Scenario random_scenario(std::uint64_t seed) {
+  Scenario out;
+  const auto draw = [&, n = std::uint64_t{0}](std::uint64_t below) mutable { return static_cast<std::uint32_t>(hash_words(seed, n++) % below); };
+  const std::uint32_t n_pages = 6 + draw(3), n_steps = 6 + draw(4), end_of_first = 3 + draw(3);
+  const std::vector<std::uint32_t> budget = {1 + draw(3), 1 + draw(3)};
+  std::set<std::uint32_t> alive, held;
+  std::vector<std::uint32_t> due;
+  std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint32_t> chain_length;
+  std::vector<std::uint32_t> index(n_pages);
+  const auto request_of = [](std::uint32_t p) { return p / 4 % 2; };
+  for (std::uint32_t p = 0; p < n_pages; ++p) out.shard_of.push_back(p % 2);
+  std::uint32_t next_page = 0;
+  for (std::uint32_t s = 0; s < n_steps; ++s) {
+    Scenario::Step step;
+    AccessRecorder recorder;
+    for (const std::uint32_t p : due) {
+      if (held.erase(p) > 0) recorder.add(event(AccessKind::evicted, p % 2, request_of(p), index[p]));
+    }
+    due.clear();
+    if (s > 0) {
+      for (std::uint32_t shard = 0; shard < 2; ++shard) {
+        const auto used = static_cast<std::uint64_t>(std::count_if(held.begin(), held.end(), [&](std::uint32_t p) { return p % 2 == shard; }));
+        out.steps.back().capacity.push_back(std::max<std::uint64_t>(budget[shard], used));
+      }
+    } else {
+      for (std::uint32_t shard = 0; shard < 2; ++shard) recorder.add(event(AccessKind::opened, shard, AccessEvent::whole_shard, 0, budget[shard]));
+    }
+    for (std::uint32_t k = 1 + draw(2); k > 0 && next_page < n_pages; --k, ++next_page) {
+      if (s > end_of_first && request_of(next_page) == 0) continue;
+      index[next_page] = chain_length[{next_page % 2, request_of(next_page)}]++;
+      recorder.add(event(AccessKind::written, next_page % 2, request_of(next_page), index[next_page]));
+      step.written.push_back(next_page);
+      alive.insert(next_page);
+      held.insert(next_page);
+    }
+    for (const std::uint32_t p : alive) {
+      if (draw(2) == 0) continue;
+      step.looked_up.push_back(p);
+      recorder.add(event(held.contains(p) ? AccessKind::hit : AccessKind::miss, p % 2, request_of(p), index[p]));
+      out.n_req += 1;
+      out.n_miss += held.contains(p) ? 0 : 1;
+    }
+    if (s == end_of_first) {
+      for (std::uint32_t shard = 0; shard < 2; ++shard) {
+        if (std::any_of(alive.begin(), alive.end(), [&](std::uint32_t p) { return p % 2 == shard && request_of(p) == 0; }))
+          recorder.add(event(AccessKind::finished, shard, 0, 0, 0));
+      }
+      for (const std::uint32_t p : std::set<std::uint32_t>(alive)) {
+        if (request_of(p) != 0) continue;
+        step.gone.push_back(p);
+        alive.erase(p);
+        held.erase(p);
+      }
+    }
+    for (std::uint32_t shard = 0; shard < 2; ++shard) {
+      std::vector<std::uint32_t> own;
+      for (const std::uint32_t p : held) {
+        if (p % 2 == shard) own.push_back(p);
+      }
+      while (own.size() > budget[shard] + draw(2)) {
+        const auto victim = own.begin() + draw(own.size());
+        due.push_back(*victim);
+        own.erase(victim);
+      }
+    }
+    for (const AccessEvent& e : recorder.end_step()) out.trace.add(s, e);
+    out.steps.push_back(step);
+  }
+  out.steps.back().capacity = {budget[0], budget[1]};
+  out.trace.close();
+  return out;
+}
+
+/// Least misses by exhaustive search over what is kept after each step. `shard` 2: one pooled cache.
+std::int64_t least_misses(const Scenario& scenario, std::uint32_t shard, bool forced) {
+  const auto own = [&](std::uint32_t p) { return shard == 2 || scenario.shard_of[p] == shard; };
+  const auto bits = [&](const std::vector<std::uint32_t>& pages) {
+    std::uint32_t set = 0;
+    for (const std::uint32_t p : pages) set |= own(p) ? 1U << p : 0;
+    return set;
+  };
+  std::map<std::uint32_t, std::int64_t> best = {{0, 0}};
+  for (const Scenario::Step& step : scenario.steps) {
+    const std::uint32_t looked_up = bits(step.looked_up), touched = (looked_up | bits(step.written)) & ~bits(step.gone);
+    const std::uint64_t capacity = shard == 2 ? step.capacity[0] + step.capacity[1] : step.capacity[shard];
+    std::map<std::uint32_t, std::int64_t> after;
+    for (const auto& [kept, cost] : best) {
+      const std::int64_t now = cost + std::popcount(looked_up & ~(kept | bits(step.written)));
+      const std::uint32_t all = (kept | touched) & ~bits(step.gone);
+      for (std::uint32_t next = all;; next = (next - 1) & all) {
+        const auto size = static_cast<std::uint64_t>(std::popcount(next));
+        const bool too_many = static_cast<std::uint64_t>(std::popcount(touched)) > capacity;
+        const bool keeps_touched = too_many ? (next & ~touched) == 0 : (touched & ~next) == 0;
+        if (size <= capacity && (!forced || keeps_touched)) {
+          const auto [it, added] = after.try_emplace(next, now);
+          it->second = std::min(it->second, now);
+        }
+        if (next == 0) break;
+      }
+    }
+    best.swap(after);
+  }
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (const auto& [kept, cost] : best) least = std::min(least, cost);
+  return least;
+}
+
+TEST(AccessBounds, EqualExhaustiveSearch) {
+  std::int64_t different = 0, misses = 0;
+  for (std::uint64_t seed = 0; seed < 150; ++seed) {
+    const Scenario s = random_scenario(seed);
+    const AccessBounds b = bound_accesses(s.trace, 1);
+    EXPECT_EQ(check_bounds(b, s.n_req, s.n_miss), std::vector<std::string>{}) << seed;
+    for (const BoundRecord& shard : b.shards) {
+      EXPECT_EQ(shard.opt_bypass_miss, least_misses(s, static_cast<std::uint32_t>(shard.shard), false)) << seed;
+      EXPECT_EQ(shard.opt_forced_miss, least_misses(s, static_cast<std::uint32_t>(shard.shard), true)) << seed;
+    }
+    EXPECT_EQ(b.pooled.opt_bypass_miss, least_misses(s, 2, false)) << seed;
+    EXPECT_EQ(b.pooled.opt_forced_miss, least_misses(s, 2, true)) << seed;
+    different += b.total.opt_forced_miss - b.total.opt_bypass_miss;
+    misses += b.total.opt_bypass_miss;
+  }
+  EXPECT_GT(different, 0);
+  EXPECT_GT(misses, 100);
+}
+
+/// LRU and its pooled form by the plainest means, and from them the anatomy.
+TEST(AccessBounds, AnatomyEqualsPlainLists) {
+  std::int64_t lost = 0, gained = 0;
+  for (std::uint64_t seed = 200; seed < 260; ++seed) {
+    const Scenario s = random_scenario(seed);
+    const AccessBounds b = bound_accesses(s.trace, 1);
+    std::vector<std::uint32_t> own, pool;  // most recent last
+    std::int64_t own_miss = 0, pool_miss = 0;
+    for (const Scenario::Step& step : s.steps) {
+      const auto touch = [](std::vector<std::uint32_t>& list, std::uint32_t p) {
+        const bool had = std::erase(list, p) > 0;
+        list.push_back(p);
+        return had;
+      };
+      for (const std::uint32_t p : step.written) (void)touch(own, p), (void)touch(pool, p);
+      std::vector<std::uint32_t> order = step.looked_up;  // the log's: shard, request, page
+      std::stable_sort(order.begin(), order.end(), [](std::uint32_t a, std::uint32_t c) { return std::pair(a % 2, a / 4 % 2) < std::pair(c % 2, c / 4 % 2); });
+      for (const std::uint32_t p : order) {
+        own_miss += touch(own, p) ? 0 : 1;
+        pool_miss += touch(pool, p) ? 0 : 1;
+      }
+      for (const std::uint32_t p : step.gone) std::erase(own, p), std::erase(pool, p);
+      for (std::uint32_t shard = 0; shard < 2; ++shard) {
+        const auto used = [&] { return static_cast<std::uint64_t>(std::count_if(own.begin(), own.end(), [&](std::uint32_t p) { return p % 2 == shard; })); };
+        while (used() > step.capacity[shard]) own.erase(std::find_if(own.begin(), own.end(), [&](std::uint32_t p) { return p % 2 == shard; }));
+      }
+      while (pool.size() > step.capacity[0] + step.capacity[1]) pool.erase(pool.begin());
+    }
+    EXPECT_EQ(b.total.lru_miss, own_miss) << seed;
+    EXPECT_EQ(b.pooled.lru_miss, pool_miss) << seed;
+    EXPECT_EQ(b.anatomy.capacity, pool_miss);
+    EXPECT_EQ(b.anatomy.placement_lost - b.anatomy.placement_gained, own_miss - pool_miss);
+    EXPECT_EQ(b.anatomy.policy_lost - b.anatomy.policy_gained, s.n_miss - own_miss);
+    lost += b.anatomy.placement_lost;
+    gained += b.anatomy.placement_gained;
+  }
+  EXPECT_GT(lost, 0);
+  EXPECT_GT(gained, 0);
+}
+
+TEST(AccessBounds, LawsNoticeWrongCounts) {
+  const Scenario s = random_scenario(7);
+  AccessBounds b = bound_accesses(s.trace, 1);
+  EXPECT_TRUE(check_bounds(b, s.n_req, s.n_miss).empty());
+  EXPECT_FALSE(check_bounds(b, s.n_req + 1, s.n_miss).empty());
+  EXPECT_FALSE(check_bounds(b, s.n_req, s.n_miss + 1).empty());
+  AccessBounds broken = b;
+  broken.anatomy.policy_lost += 1;
+  EXPECT_EQ(check_bounds(broken, s.n_req, s.n_miss).size(), 1u);
+  broken = b;
+  broken.wrong_outcomes = 1;
+  EXPECT_EQ(check_bounds(broken, s.n_req, s.n_miss).size(), 1u);
+  broken = b;
+  broken.shards[0].opt_bypass_miss = broken.shards[0].n_miss + 1;
+  EXPECT_FALSE(check_bounds(broken, s.n_req, s.n_miss).empty());
+}
+
+TEST(AccessTrace, RefusesContradictions) {
+  const auto refuses = [](const std::vector<std::pair<std::uint64_t, AccessEvent>>& events) {
+    AccessTrace trace("log");
+    trace.add(0, event(AccessKind::opened, 0, AccessEvent::whole_shard, 0, 4));
+    trace.add(0, event(AccessKind::written, 0, 0, 0));
+    EXPECT_THROW(
+        {
+          for (const auto& [step, e] : events) trace.add(step, e);
+        },
+        UserError);
+  };
+  refuses({{1, event(AccessKind::hit, 0, 0, 1)}});                                           // never written
+  refuses({{1, event(AccessKind::written, 1, 0, 0)}});                                       // no budget in shard 1
+  refuses({{1, event(AccessKind::hit, 0, 0, 0)}, {0, event(AccessKind::hit, 0, 0, 0)}});     // steps go backwards
+  refuses({{1, event(AccessKind::finished, 0, 3, 0, 0)}});                                   // never there
+  refuses({{1, event(AccessKind::opened, 0, AccessEvent::whole_shard, 0, 4)}});              // twice
+  refuses({{1, event(AccessKind::written, 0, 0, 5)}});                                       // a gap
+}
+
+/// Several rules, scopes and layouts through the engine: the log's totals are the run's, and every law holds.
+class LoggedReplay : public ::testing::Test {
+ protected:
+  static AccessBounds bounds_of(const RunSpec& spec, RunOutcome& out) {
+    RandomTrace trace(spec.model, testing::requests_of({{40, 60}, {0, 90}, {57, 30}, {13, 40}}), 11);
+    const auto transport = make_local_transport();
+    const auto backend = make_backend(spec.backend, 0);
+    AccessTrace log("log");
+    ReplayHooks hooks;
+    hooks.accesses = [&](std::uint64_t step, std::span<const AccessEvent> events) {
+      for (const AccessEvent& e : events) log.add(step, e);
+    };
+    out = replay(spec, trace, *backend, *transport, hooks);
+    log.close();
+    return bound_accesses(log, 1);
+  }
+  static RunSpec spec_of(const EvictRule& rule, EvictScope scope) {
+    RunSpec spec = testing::small_spec();
+    spec.backend = "count";
+    spec.probe.samples = 0;
+    spec.eviction.rule = rule;
+    spec.eviction.scope = scope;
+    spec.eviction.protect = {0, 0};
+    spec.eviction.budget = scope == EvictScope::shard ? BudgetSpec{BudgetKind::pages, 40, 1, 1} : BudgetSpec{BudgetKind::fraction, 0, 2, 5};
+    testing::use_expert_layout(spec);
+    spec.read.scope = ReadScope::routed;
+    return spec;
+  }
+};
+
+TEST_F(LoggedReplay, LawsHoldForEveryScope) {
+  std::int64_t missed = 0;
+  for (const EvictRule& rule : {EvictRule(evict::Lru{}), EvictRule(evict::Fifo{}), EvictRule(evict::Lfu{}), EvictRule(evict::Random{})}) {
+    for (const EvictScope scope : {EvictScope::request, EvictScope::shard}) {
+      RunOutcome out;
+      const AccessBounds b = bounds_of(spec_of(rule, scope), out);
+      const StepRecord sum = testing::totals(out);
+      EXPECT_EQ(check_bounds(b, sum.n_req, sum.n_miss), std::vector<std::string>{});
+      EXPECT_GT(b.total.written_pages, 0);
+      missed += b.total.opt_bypass_miss;
+    }
+  }
+  EXPECT_GT(missed, 0);
+}
+
+TEST_F(LoggedReplay, LawsHoldForTokensPagesOfShardsAndCompression) {
+  RunSpec spec = spec_of(evict::Streaming{}, EvictScope::request);  // single tokens leave and slots are reused
+  spec.eviction.unit = EvictUnit::token;
+  spec.eviction.protect = {2, 4};
+  RunOutcome out;
+  AccessBounds b = bounds_of(spec, out);
+  EXPECT_EQ(check_bounds(b, testing::totals(out).n_req, testing::totals(out).n_miss), std::vector<std::string>{});
+  EXPECT_GT(b.total.n_miss, 0);
+
+  spec = spec_of(evict::Lru{}, EvictScope::request);
+  spec.placement.dedup = Dedup::rank;  // pages of several experts, looked up by the experts they hold
+  spec.page.key = PageKey::shard;
+  spec.compression.k = spec.compression.v = codec::Int8Token{};
+  b = bounds_of(spec, out);
+  EXPECT_EQ(check_bounds(b, testing::totals(out).n_req, testing::totals(out).n_miss), std::vector<std::string>{});
+  EXPECT_GT(b.total.n_miss, 0);
+}
+
+/// Without a limit that binds nothing is lost; the optimum of a run that evicts nothing is 0.
+TEST_F(LoggedReplay, NothingEvictedNothingMissed) {
+  RunSpec spec = spec_of(evict::Lru{}, EvictScope::shard);
+  spec.eviction.budget.amount = 100000;
+  RunOutcome out;
+  const AccessBounds b = bounds_of(spec, out);
+  EXPECT_EQ(b.total.n_miss, 0);
+  EXPECT_EQ(b.total.opt_bypass_miss + b.total.opt_forced_miss + b.total.lru_miss + b.pooled.lru_miss, 0);
+}
+
+// Attention mass.
+
+evict::AttentionRows random_rows(std::uint64_t seed, const std::vector<std::size_t>& sizes) {
+  evict::AttentionRows rows;
+  for (std::size_t t = 0; t < sizes.size(); ++t) {
+    rows.emplace_back();
+    for (std::size_t i = 0; i < sizes[t]; ++i) rows.back().push_back(static_cast<double>(hash_words(seed, t, i) % 100) / 100.0);
+  }
+  return rows;
+}
+
+/// Least lost mass over all choices of what stays.
+double least_lost(const evict::AttentionRows& rows, std::size_t budget, std::size_t first) {
+  std::map<std::uint32_t, double> best = {{0U, 0.0}};
+  std::size_t stored = 0;
+  for (std::size_t t = 0; t < rows.size(); ++t) {
+    std::map<std::uint32_t, double> after;
+    for (const auto& [kept, cost] : best) {
+      std::uint32_t all = kept;
+      for (std::size_t i = stored; i < rows[t].size(); ++i) all |= 1U << i;
+      double now = cost;
+      for (std::size_t i = 0; i < rows[t].size(); ++i) now += (all >> i & 1U) == 0 ? rows[t][i] : 0.0;
+      for (std::uint32_t next = all;; next = (next - 1) & all) {
+        if (next == all || (t >= first && static_cast<std::size_t>(std::popcount(next)) == budget)) {
+          if (t < first || static_cast<std::size_t>(std::popcount(next)) <= budget || t + 1 == rows.size()) {
+            const auto [it, added] = after.try_emplace(next, now);
+            it->second = std::min(it->second, now);
+          }
+        }
+        if (next == 0) break;
+      }
+    }
+    stored = rows[t].size();
+    best.swap(after);
+  }
+  double least = 1e9;
+  for (const auto& [kept, cost] : best) least = std::min(least, cost);
+  return least;
+}
+
+TEST(MassBounds, AssignmentEqualsExhaustiveSearchWithPrompts) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    const std::size_t prompt = 1 + seed % 4, budget = 1 + seed / 4 % 4, first = seed % 2;
+    std::vector<std::size_t> sizes;
+    for (std::size_t t = 0; t < 6; ++t) sizes.push_back(prompt + t + (t > 2 && seed % 3 == 0 ? 1 : 0));
+    const evict::AttentionRows rows = random_rows(seed, sizes);
+    const double exact = evict::lost_mass(rows, evict::mass_evictions(rows, budget, first));
+    EXPECT_NEAR(exact, least_lost(rows, budget, first), 1e-9) << seed;
+    EXPECT_LE(evict::select_lost(rows, budget, first), exact + 1e-9) << seed;
+    EXPECT_LE(exact, evict::lost_mass(rows, evict::greedy_evictions(rows, budget, first)) + 1e-9) << seed;
+  }
+}
+
+TEST(MassBounds, ReplayLosesNoLessThanTheAssignment) {
+  double lost = 0, least = 0;
+  for (const EvictRule& rule : {EvictRule(evict::H2oSum{}), EvictRule(evict::Tova{}), EvictRule(evict::Streaming{})}) {
+    RunSpec spec = testing::small_spec();
+    spec.backend = "host";
+    spec.probe.samples = 0;
+    spec.eviction.rule = rule;
+    spec.eviction.unit = EvictUnit::token;
+    spec.eviction.budget = {BudgetKind::tokens, 24, 1, 1};
+    RandomTrace trace(spec.model, testing::requests_of({{40, 30}, {9, 40}, {0, 50}}), 11);
+    const auto transport = make_local_transport();
+    const auto backend = make_backend(spec.backend, 0);
+    std::map<std::pair<std::uint32_t, std::uint16_t>, AttentionHistory> histories;
+    ReplayHooks hooks;
+    hooks.attention_groups = 5;
+    hooks.attention = [&](std::span<const AttentionRow> rows, std::span<const AttentionCell> cells) {
+      std::size_t first = 0;
+      for (const AttentionRow& row : rows) {
+        AttentionHistory& h = histories[{row.request, row.layer}];
+        h.rows.push_back(row);
+        h.cells.emplace_back(cells.begin() + static_cast<std::ptrdiff_t>(first), cells.begin() + static_cast<std::ptrdiff_t>(first + row.n_cells));
+        first += row.n_cells;
+      }
+      EXPECT_EQ(first, cells.size());
+    };
+    const RunOutcome out = replay(spec, trace, *backend, *transport, hooks);
+    EXPECT_EQ(out.violations, std::vector<std::string>{});
+    ASSERT_EQ(histories.size(), 5u);
+    std::vector<MassBoundRecord> bounds;
+    for (const auto& [pair, history] : histories) {
+      bounds.push_back(bound_mass(history));
+      const MassBoundRecord& b = bounds.back();
+      EXPECT_EQ(b.excess_tokens, 0);
+      EXPECT_EQ(b.budget_tokens, 24);
+      EXPECT_NEAR(b.mass, static_cast<double>(b.n_tokens), 1e-6) << "every query's attention sums to one";
+      lost += b.lost_mass;
+      least += b.orc_mass;
+    }
+    EXPECT_EQ(check_mass_bounds(bounds), std::vector<std::string>{});
+    MassBoundRecord wrong = bounds.front();
+    wrong.lost_mass = wrong.orc_mass - 0.1;
+    EXPECT_EQ(check_mass_bounds(std::vector{wrong}).size(), 1u);
+  }
+  EXPECT_GT(least, 0.1);
+  EXPECT_GT(lost, least);
+}
+
+}  // namespace
+}  // namespace moekv
