@@ -1,4 +1,4 @@
-// Sixteen independent sums per thread, enough to hide the latency of two units; compiled once per instruction set.
+// Sixteen sums per thread, enough to hide the latency of two units, from different starts: equal ones would be computed once.
 #include "fma_peak.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -15,8 +15,9 @@ std::size_t fma_rounds(std::uint32_t n, float* sink) {
   const hn::ScalableTag<float> d;
   const auto factor = hn::Set(d, 0.999F);
   const auto term = hn::Set(d, sink[0]);
-  auto a = term, b = term, c = term, e = term, f = term, g = term, h = term, i = term;
-  auto j = term, k = term, l = term, m = term, o = term, p = term, q = term, r = term;
+  const auto start = [&](std::size_t chain) { return hn::Set(d, sink[chain]); };
+  auto a = start(0), b = start(1), c = start(2), e = start(3), f = start(4), g = start(5), h = start(6), i = start(7);
+  auto j = start(8), k = start(9), l = start(10), m = start(11), o = start(12), p = start(13), q = start(14), r = start(15);
   for (std::uint32_t t = 0; t < n; ++t) {
     a = hn::MulAdd(a, factor, term), b = hn::MulAdd(b, factor, term), c = hn::MulAdd(c, factor, term), e = hn::MulAdd(e, factor, term);
     f = hn::MulAdd(f, factor, term), g = hn::MulAdd(g, factor, term), h = hn::MulAdd(h, factor, term), i = hn::MulAdd(i, factor, term);
@@ -41,7 +42,8 @@ std::size_t do_fmas(std::uint32_t n, int n_threads) {
   std::size_t done = 0;
 #pragma omp parallel for schedule(static) num_threads(n_threads) reduction(+ : done)
   for (int t = 0; t < n_threads; ++t) {
-    float sink[16] = {0.25F};
+    float sink[16];
+    for (int i = 0; i < 16; ++i) sink[i] = 0.25F + 0.01F * static_cast<float>(i + t);
     done += HWY_DYNAMIC_DISPATCH(fma_rounds)(n, sink);
   }
   return done;

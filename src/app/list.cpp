@@ -3,14 +3,17 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "app/command.hpp"
+#include "app/rule_table.hpp"
 #include "config/library.hpp"
 #include "config/names.hpp"
 #include "config/reader.hpp"
-#include "config/rule_keys.hpp"
 #include "config/schema.hpp"
 
 namespace moekv {
@@ -42,44 +45,20 @@ void list_clusters() {
   }
 }
 
-/// What an eviction rule looks at, and what it evicts where `eviction.unit` does not say.
-template <class Rule>
-std::string inputs_of() {
-  if constexpr (select::needs_bounds<Rule>) return "      reads the query and the smallest and largest key of every page by channel; unit page of a head group\n";
-  if constexpr (requires { Rule::family; }) {
-    std::vector<std::string> in;
-    if (evict::needs_mass<Rule>) in.emplace_back("attention mass");
-    if (evict::follows_access<Rule>) in.emplace_back("accesses");
-    if (evict::needs_payload<Rule>) in.emplace_back("key and value");
-    if (in.empty()) in.emplace_back("nothing");
-    const bool tokens = (evict::needs_mass<Rule> || evict::needs_payload<Rule>) && !evict::follows_access<Rule> && !requires { Rule::prefers_pages; };
-    return fmt::format("      reads {}; unit {}{}\n", fmt::join(in, " and "), tokens ? "token" : "page",
-                       evict::needs_return<Rule> ? "; only where evicted units can return (moekv policy evict)" : "");
-  }
-  if constexpr (requires { Rule::when; }) {
-    const std::string_view in = allocate::reads_scores<Rule>   ? "the policy's scores"
-                                : allocate::needs_mass<Rule>   ? "attention mass"
-                                : allocate::needs_table<Rule> ? "a file (path)"
-                                                               : "lengths";
-    constexpr std::array<std::string_view, 3> when{"when a request starts", "once, with the first eviction after the prompt", "with every eviction"};
-    return fmt::format("      reads {}; made {}\n", in, when[static_cast<std::size_t>(Rule::when)]);
-  }
-  return {};
-}
-
 /// Rules of a catalogue with the parameters that the key table has for the section they are chosen in.
 template <class Variant>
 void list_rules(std::string_view title, const std::string& section) {
   fmt::print("{}\n", title);
-  for_each_rule<Variant>([&](const auto& rule) {
-    fmt::print("  {:16} {}\n{}", rule.name, rule.doc, inputs_of<std::decay_t<decltype(rule)>>());
-    for (const Key& key : schema()) {
-      if (key.rule != rule.name || !key.path.starts_with(section + ".") || key.path.find('.', section.size() + 1) != std::string::npos) continue;
-      const std::string allowed = key.values.empty() ? key.range : join(key.values);
-      fmt::print("      {} = {}{}  {}\n", key.path.substr(section.size() + 1), key.write(RunSpec{}), allowed.empty() ? "" : " (" + allowed + ")",
-                 key.doc);
+  for (const RuleRow& row : rule_rows<Variant>(section)) {
+    fmt::print("  {:16} {}\n", row.name, row.doc);
+    fmt::print("      {}", row.reads.empty() ? "" : fmt::format("reads {}; unit {}; ", row.reads, row.unit));
+    if (!row.note.empty()) fmt::print("{} (moekv policy evict); ", row.note);
+    fmt::print("from {}\n", row.source.empty() ? "?" : row.source);
+    for (const Key* key : row.parameters) {
+      const std::string allowed = key->values.empty() ? key->range : join(key->values);
+      fmt::print("      {}{}  {}\n", parameter_default(*key), allowed.empty() ? "" : " (" + allowed + ")", key->doc);
     }
-  });
+  }
 }
 
 void list_codecs() {
@@ -88,19 +67,72 @@ void list_codecs() {
   for_each_rule<Codec>([](const auto& codec) {
     if (reads_codes(codec.plane(Role::k, 128)) && reads_codes(codec.plane(Role::v, 128))) fmt::print(" {}", codec.name);
   });
-  fmt::print("\n  PiKV's names stand for:\n     ");
+  fmt::print(
+      "\n  Selectors, which multiply a codec's compression (moekv policy codec):\n"
+      "      pyramid_budget: entries kept per layer, falling linearly (PyramidKV, arXiv 2406.02069); window = 8, capacity = 512, beta = 20\n"
+      "      chunk_retain: the chunks with the highest mean scores (ChunkKV, arXiv 2502.00299); chunk = 10, ratio = 0.5\n");
+  fmt::print("  PiKV's names stand for:\n     ");
   for (const RuleAlias& a : rule_aliases<Codec>) fmt::print(" {} = {};", a.alias, a.name);
   fmt::print("\n");
 }
 
+struct NamedLine {
+  std::string_view name, doc;
+};
+constexpr std::array<NamedLine, 5> layout_lines{{
+    {"local", "KV stays on the home rank of its request: the baseline of every saving; map none"},
+    {"expert", "a copy under each of the token's experts (PiKV); map expert_affine, hash, pikv_xor, eplb"},
+    {"token", "one copy by position (context parallel); map block_cyclic, hash, pikv_xor"},
+    {"head", "KV heads divided over ranks (tensor parallel); map none"},
+    {"replicated", "every rank stores everything: the paper's own baseline; map none"},
+}};
+constexpr std::array<NamedLine, 5> map_lines{{
+    {"pikv_xor", "shard (t mod n_tok) xor (e mod n_exp), out of range where a modulus is no power of two unless folded (PiKV); n_tok, n_exp, fold"},
+    {"expert_affine", "each shard holds a run of experts (expert parallelism)"},
+    {"hash", "layout expert: shard by hash of the expert; token: of request and position"},
+    {"block_cyclic", "whole pages of positions in turn, from an offset of the request's"},
+    {"eplb", "experts with replicas, placed by their loads (DeepSeek EPLB); replicas, load, load_path"},
+}};
+
 void list_layouts() {
   fmt::print("layouts (placement.layout) and their maps (placement.map, default first)\n");
-  constexpr std::array<std::string_view, 5> docs{"KV stays on the home rank of its request: the baseline of every saving; map none",
-                                                 "a copy under each of the token's experts (PiKV); map expert_affine, hash, pikv_xor, eplb",
-                                                 "one copy by position (context parallel); map block_cyclic, hash, pikv_xor",
-                                                 "KV heads divided over ranks (tensor parallel); map none",
-                                                 "every rank stores everything: the paper's own baseline; map none"};
-  for (std::size_t i = 0; i < docs.size(); ++i) fmt::print("  {:16} {}\n", enum_names(Layout{})[i], docs[i]);
+  for (const NamedLine& line : layout_lines) fmt::print("  {:16} {}\n", line.name, line.doc);
+  fmt::print("maps (placement.map)\n");
+  for (const NamedLine& line : map_lines) fmt::print("  {:16} {}\n", line.name, line.doc);
+}
+
+/// Text in a cell of a Markdown table.
+std::string cell(std::string text) {
+  for (std::size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, "\\");
+  return text;
+}
+
+template <class Variant>
+void markdown_rules(std::string_view title, const std::string& section) {
+  fmt::print("\n**{}**\n\n| name | what it does | reads | parameters | from |\n|---|---|---|---|---|\n", title);
+  for (const RuleRow& row : rule_rows<Variant>(section)) {
+    std::vector<std::string> parameters;
+    for (const Key* key : row.parameters) parameters.push_back(parameter_default(*key));
+    fmt::print("| `{}` | {}{} | {}, per {} | {} | {} |\n", row.name, cell(row.doc), row.note.empty() ? "" : "; " + row.note, row.reads, row.unit,
+               fmt::join(parameters, ", "), cell(row.source));
+  }
+}
+
+void markdown_lines(std::string_view title, std::span<const NamedLine> lines) {
+  fmt::print("\n**{}**\n\n| name | what it does |\n|---|---|\n", title);
+  for (const NamedLine& line : lines) fmt::print("| `{}` | {} |\n", line.name, cell(std::string(line.doc)));
+}
+
+/// What README.md shows.
+void list_markdown() {
+  fmt::print("Written by `moekv list --markdown`.\n");
+  markdown_rules<RouteRule>("Routers (`routing.router`)", "routing");
+  markdown_rules<EvictRule>("Eviction policies (`eviction.policy`)", "eviction");
+  markdown_rules<Allocator>("Budget allocators (`eviction.allocator`)", "eviction.allocator");
+  markdown_rules<SelectRule>("Read-set rules (`read.select`)", "read");
+  markdown_rules<Codec>("Codecs (`compression.codec`)", "compression");
+  markdown_lines("Layouts (`placement.layout`)", layout_lines);
+  markdown_lines("Maps (`placement.map`)", map_lines);
 }
 
 using Lister = void (*)();
@@ -118,7 +150,11 @@ constexpr std::array<Topic, 9> topics{{{"models", list_models},
                                        {"layouts", list_layouts},
                                        {"keys", [] { fmt::print("keys = default (type, unit)\n{}", config_help()); }}}};
 
-ExitCode list(const std::string& what) {
+ExitCode list(const std::string& what, bool markdown) {
+  if (markdown) {
+    list_markdown();
+    return ExitCode::ok;
+  }
   std::vector<std::string_view> known;
   for (const Topic& topic : topics) known.push_back(topic.name);
   if (!what.empty() && std::find(known.begin(), known.end(), what) == known.end()) {
@@ -138,10 +174,12 @@ ExitCode list(const std::string& what) {
 
 void add_list(CLI::App& parent, Action& action) {
   auto what = std::make_shared<std::string>();
+  auto markdown = std::make_shared<bool>(false);
   CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, policies, allocators, routers, selects, codecs, layouts, keys");
-  command->add_option("what", *what, "models, clusters, policies, allocators, routers, selects, codecs, layouts or keys; default: all but keys");
+  CLI::Option* topic = command->add_option("what", *what, "models, clusters, policies, allocators, routers, selects, codecs, layouts or keys; default: all but keys");
+  command->add_flag("--markdown", *markdown, "the tables of README.md: routers, policies, allocators, read sets, codecs, layouts, maps")->excludes(topic);
   command->footer("example:\n  moekv list keys | less");
-  command->callback([what, &action] { action.run = [what] { return list(*what); }; });
+  command->callback([what, markdown, &action] { action.run = [what, markdown] { return list(*what, *markdown); }; });
 }
 
 }  // namespace moekv

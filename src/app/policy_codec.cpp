@@ -1,13 +1,13 @@
 // moekv policy codec: what a codec stores of the rows of one page, as bytes, what comes back, and what that does to queries.
-#include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "app/policy.hpp"
 #include "device/code_entropy.hpp"
 #include "device/fit_table.hpp"
+#include "device/plane_errors.hpp"
 #include "rules/codec/catalogue.hpp"
 #include "rules/codec/map.hpp"
 #include "rules/codec/plane.hpp"
@@ -43,9 +43,11 @@ struct GivenMap {
     if (f.centre && given.require("bias")) bias = given.list<float>("bias");
     if (!given.failed() && f.centre && bias.size() != d) given.complain("bias", fmt::format("has {} values, expected {}", bias.size(), d));
   }
-  void write(std::byte* table) const {
-    for (const auto* part : {&bias, &down.values, &up.values}) {
-      for (const float x : *part) {
+  /// The table of a format, which may take the first rows only.
+  void write(const PlaneFormat& f, std::uint32_t d, std::byte* table) const {
+    const std::size_t n = std::size_t{stored_width(f, d)} * d;
+    for (const auto part : {std::span(bias), std::span(down.values).first(n), std::span(up.values).first(n)}) {
+      for (const float x : part) {
         store_u16(table, fp16_from_float(x));
         table += 2;
       }
@@ -59,7 +61,7 @@ StoredPlane store(const PlaneFormat& f, const Matrix<float>& values, const Matri
   s.meta.resize(plane_meta_bytes(f, s.d, s.n));
   s.table.resize(table_bytes(f, s.d));
   if (f.fit == TableFit::loaded) {
-    loaded.write(s.table.data());
+    loaded.write(f, s.d, s.table.data());
   } else if (f.has_table()) {
     fit_table(f, s.d, {values.values.data(), s.n, queries.values.data(), static_cast<std::uint32_t>(queries.n_rows)}, s.table.data());
   }
@@ -81,6 +83,26 @@ std::vector<float> decoded(const StoredPlane& s) {
   return rows;
 }
 
+PlaneErrors errors_of(const Matrix<float>& values, const std::vector<float>& back) {
+  PlaneErrors errors;
+  errors.add(values.values, back, static_cast<std::uint32_t>(values.n_columns));
+  return errors;
+}
+
+/// The class that a page of these rows gets.
+std::uint32_t class_of(const Codec& codec, Role role, const Matrix<float>& values, const Matrix<float>& queries, const GivenMap& loaded,
+                       double importance) {
+  const ClassChoice choice = choice_of(codec);
+  if (choice.by == ChooseBy::importance) return class_of_importance(choice, importance);
+  std::uint32_t c = 0;
+  while (c + 1 < classes_of(codec)) {
+    const StoredPlane s = store(plane_of(codec, role, static_cast<std::uint32_t>(values.n_columns), c), values, queries, loaded);
+    if (!needs_larger_class(choice, errors_of(values, decoded(s)).to_spread())) break;
+    ++c;
+  }
+  return c;
+}
+
 Json as_rows(const std::vector<float>& values, std::uint32_t d) {
   Json rows = Json::array();
   for (std::size_t at = 0; at < values.size(); at += d) {
@@ -97,55 +119,6 @@ std::string hex(const StoredPlane& s) {
     for (const std::byte b : *part) text += fmt::format("{:02x}", std::to_integer<int>(b));
   }
   return text;
-}
-
-/// ||back - values|| / ||values||.
-double relative_error(const std::vector<float>& values, const std::vector<float>& back) {
-  double error = 0, size = 0;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    error += std::pow(static_cast<double>(back[i]) - static_cast<double>(values[i]), 2);
-    size += std::pow(static_cast<double>(values[i]), 2);
-  }
-  return size > 0 ? std::sqrt(error / size) : 0.0;
-}
-
-/// Logits of one query with rows [n][d].
-std::vector<double> logits_of(const float* q, const std::vector<float>& rows, std::size_t d) {
-  std::vector<double> logits(rows.size() / d);
-  for (std::size_t t = 0; t < logits.size(); ++t) {
-    for (std::size_t c = 0; c < d; ++c) logits[t] += static_cast<double>(q[c]) * static_cast<double>(rows[t * d + c]);
-    logits[t] /= std::sqrt(static_cast<double>(d));
-  }
-  return logits;
-}
-
-double mean(const std::vector<double>& x) { return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size()); }
-
-std::vector<double> softmax(std::vector<double> x) {
-  const double top = *std::max_element(x.begin(), x.end());
-  for (double& value : x) value = std::exp(value - top);
-  const double sum = std::accumulate(x.begin(), x.end(), 0.0);
-  for (double& value : x) value /= sum;
-  return x;
-}
-
-/// What the error of keys does to queries: to logits (rms less their mean, over the exact ones' deviation) and to softmax rows (relative).
-void add_query_errors(const Matrix<float>& keys, const std::vector<float>& back, const Matrix<float>& queries, Json& out) {
-  double error = 0, spread = 0, difference = 0, size = 0;
-  for (std::size_t i = 0; i < queries.n_rows; ++i) {
-    const std::vector<double> exact = logits_of(queries.row(i), keys.values, keys.n_columns),
-                              stored = logits_of(queries.row(i), back, keys.n_columns);
-    const std::vector<double> p = softmax(exact), p_stored = softmax(stored);
-    const double exact_mean = mean(exact), stored_mean = mean(stored);
-    for (std::size_t t = 0; t < exact.size(); ++t) {
-      error += std::pow(stored[t] - stored_mean - exact[t] + exact_mean, 2);
-      spread += std::pow(exact[t] - exact_mean, 2);
-      difference += std::pow(p_stored[t] - p[t], 2);
-      size += p[t] * p[t];
-    }
-  }
-  out["logit_error"] = spread > 0 ? std::sqrt(error / spread) : 0.0;
-  out["attention_error"] = std::sqrt(difference / size);
 }
 
 }  // namespace
@@ -166,24 +139,32 @@ Json decide_codec(Case& given) {
     given.complain("queries", fmt::format("has {} channels, values have {}", queries.n_columns, values.n_columns));
   }
   const auto d = static_cast<std::uint32_t>(values.n_columns);
-  const PlaneFormat format = plane_of(codec, role, d);
   GivenMap loaded;
-  if (!given.failed()) loaded.read(given, format, d);
+  if (!given.failed()) loaded.read(given, plane_of(codec, role, d), d);
+  const bool by_importance = choice_of(codec).by == ChooseBy::importance;
+  const double importance = by_importance ? given.value_or("importance", unknown_importance, {0.0, 1.0}) : unknown_importance;
   given.finish();
-  const StoredPlane s = store(format, values, queries, loaded);
+  const std::uint32_t page_class = class_of(codec, role, values, queries, loaded, importance);
+  const StoredPlane s = store(plane_of(codec, role, d, page_class), values, queries, loaded);
   const std::vector<float> back = decoded(s);
   CodeCounts counts;
   count_codes(s.format, s.codes.data(), s.n, s.map().width, counts);
   Json out;
   out["codec"] = std::visit([](const auto& c) { return std::string(c.name); }, codec);
+  if (classes_of(codec) > 1) out["class"] = class_name(codec, page_class);
   out["bytes_hex"] = hex(s);
   out["stored_bytes"] = s.codes.size() + s.meta.size() + s.table.size();
   out["code_bytes"] = s.codes.size();
   out["meta_bytes"] = s.meta.size();
   out["table_bytes"] = s.table.size();
   out["code_entropy_bits"] = entropy_bits(counts);
-  out["relative_error"] = relative_error(values.values, back);
-  if (role == Role::k && queries.n_rows > 0) add_query_errors(values, back, queries, out);
+  out["relative_error"] = errors_of(values, back).relative();
+  if (role == Role::k && queries.n_rows > 0) {
+    QueryErrors errors;
+    for (std::size_t i = 0; i < queries.n_rows; ++i) errors.add(queries.row(i), values.values, back, d, 1.0 / std::sqrt(static_cast<double>(d)));
+    out["logit_error"] = errors.logit_error();
+    out["attention_error"] = errors.attention_error();
+  }
   out["decoded"] = as_rows(back, d);
   return out;
 }

@@ -207,7 +207,7 @@ void check_tables(Checks& c, const PlaneFormat& k, const PlaneFormat& v) {
              fmt::format("codec {} takes its maps from a file, and none is given", rule_name(codec)), "give compression.maps_path");
   }
   if (!loads && !s.compression.maps_path.empty()) {
-    c.refuse({"compression.maps_path"}, "no codec loads maps from a file", "remove it, or use lora, lora++ or ae_loaded");
+    c.refuse({"compression.maps_path"}, "no codec loads maps from a file", "remove it, or use lora, lora++, ae_loaded or lowrank with basis: loaded");
   }
   const auto shared = [](const PlaneFormat& f) { return f.has_table() && f.scope != TableScope::page; };
   if (!s.model.mla() && shared(k) && shared(v) && k.scope != v.scope) {
@@ -216,13 +216,38 @@ void check_tables(Checks& c, const PlaneFormat& k, const PlaneFormat& v) {
   }
 }
 
+/// A page has one class for K and V; a larger class stores as much or more.
+void check_classes(Checks& c) {
+  const RunSpec& s = c.spec();
+  const Codec &k = s.compression.k, &v = s.compression.v;
+  const bool of_k = classes_of(k) > 1, of_v = !s.model.mla() && classes_of(v) > 1;
+  if (of_k && of_v && choice_of(k) != choice_of(v)) {
+    c.refuse({"compression.v.codec", "compression.k.codec"}, "a page has one class for K and V, and their codecs choose it differently",
+             "choose both by the same rule and thresholds");
+  }
+  const auto bytes = [&](std::uint32_t i) {
+    const BlockFormat page{plane_of(k, Role::k, s.model.d_k, i), plane_of(v, Role::v, s.model.d_v, i), page_slots(s), 1, s.model.d_k, s.model.d_v, s.model.mla()};
+    return page.block_bytes();
+  };
+  for (std::uint32_t i = 1; (of_k || of_v) && i < n_page_classes; ++i) {
+    const Codec& codec = of_k ? k : v;
+    if (bytes(i - 1) <= bytes(i)) continue;
+    c.refuse({"compression.codec", "compression.k.codec", "compression.v.codec"},
+             fmt::format("codec {} stores a page of {} bytes as {}, and one of {} as {}, which should be larger", rule_name(codec), bytes(i - 1),
+                         class_name(codec, i - 1), bytes(i), class_name(codec, i)),
+             "order small, medium and large by the size of their pages");
+  }
+}
+
 }  // namespace
 
 void check_compression(Checks& c) {
   const RunSpec& s = c.spec();
   const PlaneFormat k = plane_of(s.compression.k, Role::k, s.model.d_k), v = plane_of(s.compression.v, Role::v, s.model.d_v);
+  check_classes(c);
   const auto check_raw = [&](const char* key, const Codec& codec) {
-    const bool whole = plane_of(codec, Role::k, s.model.d_k).raw();  // codecs that leave only V raw follow the payload
+    // Codecs that leave only V raw follow the payload, and so do pages that keep their own type.
+    const bool whole = classes_of(codec) == 1 && plane_of(codec, Role::k, s.model.d_k).raw();
     const PlaneFormat plane = plane_of(codec, Role::v, s.model.d_v);
     if (!whole || plane.element == s.payload.element) return;
     c.refuse({key, "compression.codec", "payload.element"},
@@ -232,8 +257,11 @@ void check_compression(Checks& c) {
   check_raw("compression.k.codec", s.compression.k);
   if (c.given("compression.v.codec") && !s.model.mla()) check_raw("compression.v.codec", s.compression.v);
   check_tables(c, k, v);
-  check_token_group(c, "compression.k.codec", s.compression.k, k);
-  if (!s.model.mla()) check_token_group(c, "compression.v.codec", s.compression.v, v);
+  for (std::uint32_t i = 0; i < n_page_classes; ++i) {
+    if (i > 0 && i >= std::max(classes_of(s.compression.k), classes_of(s.compression.v))) break;
+    check_token_group(c, "compression.k.codec", s.compression.k, plane_of(s.compression.k, Role::k, s.model.d_k, i));
+    if (!s.model.mla()) check_token_group(c, "compression.v.codec", s.compression.v, plane_of(s.compression.v, Role::v, s.model.d_v, i));
+  }
   if (c.given("compression.codec") && (c.given("compression.k") || c.given("compression.v"))) {
     c.refuse({"compression.codec", "compression.k"}, "codec sets K and V, but k or v is given too", "give codec, or k and v");
   }
@@ -287,6 +315,13 @@ void check_backend(Checks& c) {
   if (scores_payload) {
     c.refuse({"eviction.policy", "backend"}, fmt::format("policy {} scores keys and values, and backend count has no payload", rule_name(s.eviction.rule)),
              "use backend: host, or a policy that needs no payload");
+  }
+  for (const auto& [key, codec] : {std::pair{"compression.k.codec", &s.compression.k}, {"compression.v.codec", &s.compression.v}}) {
+    if (classes_of(*codec) == 1) continue;
+    c.refuse({key, "compression.codec", "backend"},
+             fmt::format("codec {} chooses by keys, values and queries, and backend count has no payload", rule_name(*codec)),
+             "use backend: host, or a codec that stores every page alike");
+    break;
   }
   if (s.probe.samples > 0)
     c.refuse({"probe.samples", "backend"}, "probes compare attention outputs, and backend count has no payload",

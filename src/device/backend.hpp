@@ -64,6 +64,18 @@ struct ScoreBatch {
   float* scores;                 // [pages]
 };
 
+/// What storing a page lost, over all its slots and KV heads.
+struct SealAudit {
+  double k_error = 0, v_error = 0;  // norm of the error over norm of the values (V of MLA: 0)
+  double spread_error = 0;          // the larger of both, over norm of the values less their mean over the page's slots
+  double logit_error = 0;           // under the newest query: norm of the error of a head's logits, less its mean, over that of the logits less theirs
+  double attention_error = 0;       // norm of the error of the softmax over the page, over its norm; NaN, as logit_error, without queries
+  std::int64_t code_bits = 0;       // of codes below 16 bits
+  std::int64_t entropy_bits = 0;    // what an ideal coder would make of them, plane by plane
+};
+/// `stored`: what lies in the target block. `trial`: what the target's pool would store; no table may be shared, and the target block is not touched.
+enum class AuditOf : std::uint8_t { stored, trial };
+
 /// One page of a read list. `mask` is the index of its first 64-bit word in AttendBatch::masks (bit i = slot i is read; ceil(n_slots/64)
 /// words) or all_slots.
 struct PageRead {
@@ -138,6 +150,8 @@ class Backend {
   virtual void seal(std::span<const SealOp> ops) = 0;
   /// All pages are of pools with bounds.
   virtual void score_pages(const ScoreBatch& batch) = 0;
+  /// Compares each target with its raw block, which must still hold what was or would be sealed. `scale` as AttendBatch. Not timed.
+  virtual void audit(std::span<const SealOp> ops, AuditOf what, float scale, SealAudit* out) = 0;
   virtual void attend(const AttendBatch& batch) = 0;
   virtual void merge(const MergeBatch& batch) = 0;
   /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For probes and tests, not timed.

@@ -27,6 +27,7 @@ class CountBackend final : public Backend {
   void append(std::span<const AppendOp>) override { refuse("append"); }
   void seal(std::span<const SealOp>) override { refuse("seal"); }
   void score_pages(const ScoreBatch&) override { refuse("score_pages"); }
+  void audit(std::span<const SealOp>, AuditOf, float, SealAudit*) override { refuse("audit"); }
   void attend(const AttendBatch&) override { refuse("attend"); }
   void merge(const MergeBatch&) override { refuse("merge"); }
   void read_row(BlockRef, std::uint32_t, std::uint32_t, float*, float*) override { refuse("read_row"); }

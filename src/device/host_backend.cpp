@@ -6,13 +6,12 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "device/audit.hpp"
 #include "device/backend.hpp"
 #include "device/bounds_store.hpp"
 #include "device/host_attend.hpp"
 #include "device/page_pool.hpp"
 #include "device/seal.hpp"
-#include "rules/codec/map.hpp"
-#include "rules/codec/plane.hpp"
 
 namespace moekv {
 namespace {
@@ -63,19 +62,30 @@ class HostBackend final : public Backend {
   }
 
   void score_pages(const ScoreBatch& batch) override { moekv::score_pages(batch, bounds_, n_threads_); }
+  void audit(std::span<const SealOp> ops, AuditOf what, float scale, SealAudit* out) override {
+    const auto n = static_cast<std::int64_t>(ops.size());
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (n > 1)
+    for (std::int64_t i = 0; i < n; ++i) {
+      const SealOp& op = ops[static_cast<std::size_t>(i)];
+      PoolView to = pool(op.to);
+      std::vector<std::byte> trial;
+      std::uint32_t block = op.to.index;
+      if (what == AuditOf::trial) {
+        MOEKV_EXPECT(to.format.shared_bytes() == 0);
+        trial.resize(to.block_bytes);
+        to.base = trial.data();
+        block = 0;
+        seal_block(pool(op.from), op.from.index, to, block, op.n_slots);
+      }
+      out[i] = audit_block(op, pool(op.from), to, block, scale);
+    }
+  }
+
   void attend(const AttendBatch& batch) override { attend_.attend(batch, views_); }
   void merge(const MergeBatch& batch) override { attend_.merge(batch); }
 
   void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) override {
-    const PoolView& from = pool(block);
-    const BlockFormat& f = from.format;
-    const std::byte* base = from.head(block.index, head);
-    read_plane(f.k, f.d_k, base + f.k_codes(), base + f.k_meta(), from.k_table(block.index, head), slot, k);
-    if (f.latent) {
-      std::memcpy(v, k, f.d_v * sizeof(float));
-    } else {
-      read_plane(f.v, f.d_v, base + f.v_codes(), base + f.v_meta(), from.v_table(block.index, head), slot, v);
-    }
+    read_slot(pool(block), block.index, head, slot, k, v);
   }
 
   void sync() override {}
@@ -103,16 +113,6 @@ class HostBackend final : public Backend {
     MOEKV_EXPECT(block.pool.value < pools_.size());
     pools_[block.pool.value].use(block.index);
     bounds_[block.pool.value].use(block.index);
-  }
-
-  static void read_plane(const PlaneFormat& f, std::uint32_t d, const std::byte* codes, const std::byte* meta, const std::byte* table,
-                         std::uint32_t slot, float* out) {
-    const MapView map = map_view(f, d, table);
-    if (map.identity()) return decode_slot(f, codes, meta, slot, d, out);
-    std::vector<float> values(map.width);
-    decode_slot(f, codes, meta, slot, map.width, values.data());
-    std::fill_n(out, d, 0.0F);
-    map_back(map, values.data(), 1.0F, out, d);
   }
 
   /// Gives every block of `ops` the table of its key; a key's first blocks decide its table.

@@ -35,8 +35,8 @@ class Run {
       : run_(run),
         k_width_(padded(run.d_k)),
         v_width_(padded(run.d_v)),
-        q_{memory, memory + run.group * k_width_},
-        o_(q_[1] + run.group * k_width_),
+        q_{memory, memory + run.group * k_width_, memory + 2 * run.group * k_width_},
+        o_(q_[2] + run.group * k_width_),
         l_(o_ + run.group * std::max(k_width_, v_width_)),
         q_sum_(l_ + run.group * block),
         m_(q_sum_ + padded(run.group)),
@@ -49,7 +49,7 @@ class Run {
   }
 
   [[nodiscard]] static std::size_t size(const AttendRun& run) {
-    const std::size_t per_head = 2 * padded(run.d_k) + padded(std::max(run.d_k, run.d_v)) + block;
+    const std::size_t per_head = 3 * padded(run.d_k) + padded(std::max(run.d_k, run.d_v)) + block;
     return run.group * per_head + 2 * padded(run.group) + max_heads * row_slots + MappedSpace::size(run) + TileReader::size(run.d_k, run.d_v);
   }
 
@@ -112,7 +112,7 @@ class Run {
 
   /// q in fp32 in the loader's split, with the sums of its rows.
   const float* query(const Plane& k) {
-    const Split split = split_of(k.element);
+    const Split split = split_of(k);
     if (k.map.identity()) return plain_query(split);
     const float* plain = plain_query(Split::halves);
     return mapped_.query(k, split, plain, k_width_);
@@ -134,21 +134,21 @@ class Run {
           hn::Store(a, d, row + c);
           hn::Store(b, d, row + c + lanes);
         }
-        if (loader.split == Split::pairs) change_split(row, c, Split::halves);
+        change_split(row, c, loader.split, Split::halves);
       });
       for (; c < run_.d_k; ++c) row[c] = load_raw(run_.q_format, from, c);
       std::fill(row + c, row + k_width_, 0.0F);
       V sum = hn::Zero(d);
       for (c = 0; c < k_width_; c += lanes) sum = hn::Add(sum, hn::Load(d, row + c));
       q_sum_[h] = hn::GetLane(hn::SumOfLanes(d, sum));
-      if (split == Split::pairs) change_split(row, k_width_, Split::pairs);
+      change_split(row, k_width_, Split::halves, split);
     }
     return q_[index];
   }
 
   void keep_split(Split split) {
     if (split == o_split_) return;
-    change_split(o_, run_.group * mapped_.width(), split);
+    change_split(o_, run_.group * mapped_.width(), o_split_, split);
     o_split_ = split;
   }
 
@@ -158,7 +158,7 @@ class Run {
       keep_split(Split::halves);
       mapped_.enter(v, o_);
     }
-    keep_split(split_of(v.element));
+    keep_split(split_of(v));
   }
 
   void keep_logits(const Tile& t, std::uint32_t head, std::uint32_t n_slots, const float* x) const {
@@ -225,7 +225,7 @@ class Run {
   void heads(const Tile& t, std::uint32_t head, std::uint32_t n_slots, Prefetch& next) {
     const float* q = query(t.k) + head * t.k.width;
     keep_space(t.v);
-    with_loader(t.k.element, [&](auto loader) { dot_rows<decltype(loader), H>(t, q, t.k.width, x_, next); });
+    with_loader(t.k, [&](auto loader) { dot_rows<decltype(loader), H>(t, q, t.k.width, x_, next); });
     float zero[H];
     for (std::uint32_t h = 0; h < H; ++h) {
       float* x = x_ + h * row_slots;
@@ -233,19 +233,19 @@ class Run {
       if (run_.logits != nullptr) keep_logits(t, head + h, n_slots, x);
       zero[h] = to_weights(t, head + h, x);
     }
-    with_loader(t.v.element, [&](auto loader) { add_rows<decltype(loader), H>(t, x_, zero, t.v.width, o_ + head * t.v.width, next); });
+    with_loader(t.v, [&](auto loader) { add_rows<decltype(loader), H>(t, x_, zero, t.v.width, o_ + head * t.v.width, next); });
   }
 
   const AttendRun& run_;
   std::size_t k_width_, v_width_;
-  std::array<float*, 2> q_;  // by split: [group][k_width_]
+  std::array<float*, 3> q_;  // by split: [group][k_width_]
   float* o_;                 // [group][mapped_.width()] in o_split_
   float* l_;                 // [group][block]: sums by lane
   float *q_sum_, *m_;        // [group]
   float* x_;                 // [max_heads][row_slots]: products, logits, weights
   MappedSpace mapped_;
   TileReader reader_;
-  std::array<bool, 2> q_ready_{};
+  std::array<bool, 3> q_ready_{};
   Split o_split_ = Split::halves;
   std::uint64_t first_slot_ = 0;
 };

@@ -27,6 +27,7 @@ constexpr auto enum_names(Over) { return std::array<std::string_view, 2>{"heads"
 
 struct Uniform {
   static constexpr std::string_view name = "uniform";
+  static constexpr std::string_view source = "the equal split";
   static constexpr std::string_view doc = "every layer and head group has the same share";
   static constexpr When when = When::start;
   static constexpr Over over = Over::layers;
@@ -37,6 +38,7 @@ struct Uniform {
 /// PyramidKV: arithmetic from the first layer to the last; min = mean / beta, max = 2 mean - min, and no layer more than there is.
 struct Pyramid {
   static constexpr std::string_view name = "pyramid";
+  static constexpr std::string_view source = "PyramidKV, arXiv 2406.02069";
   static constexpr std::string_view doc =
       "PyramidKV: over layers, falls linearly from the first to mean / beta at the last; equal where there are fewer tokens than twice the mean";
   static constexpr When when = When::start;
@@ -62,6 +64,7 @@ struct Pyramid {
 /// Feng et al. 2024: winners of the joint choice times 1 - alpha, and alpha times the mean.
 struct Ada {
   static constexpr std::string_view name = "ada";
+  static constexpr std::string_view source = "Ada-KV, arXiv 2407.11550";
   static constexpr std::string_view doc = "Ada-KV: over head groups, their part of the jointly best units times 1 - alpha + alpha of the mean";
   static constexpr When when = When::first_eviction;
   static constexpr Over over = Over::heads;
@@ -78,6 +81,7 @@ struct Ada {
 /// One budget for all: KVzip's choice over layers, kvpress's form of Ada-KV (floor 0.2 over heads).
 struct Pooled {
   static constexpr std::string_view name = "pooled";
+  static constexpr std::string_view source = "one budget for all, as KVzip without layers";
   static constexpr std::string_view doc = "one joint budget: the best units stay wherever they are";
   static constexpr When when = When::eviction;
   static constexpr bool reads_scores = true;
@@ -92,6 +96,7 @@ struct Pooled {
 /// cascade over layers leads to; what a layer does not hold is spread over the others.
 struct Cake {
   static constexpr std::string_view name = "cake";
+  static constexpr std::string_view source = "CAKE, arXiv 2503.12491";
   static constexpr std::string_view doc = "CAKE: over layers, by entropy and temporal variance of the attention of the prompt's last queries";
   static constexpr When when = When::first_eviction;
   static constexpr Over over = Over::layers;
@@ -140,6 +145,7 @@ struct Cake {
 /// Xiao et al. 2024: retrieval heads keep all that the budget holds, streaming heads sinks and a window.
 struct Duo {
   static constexpr std::string_view name = "duo";
+  static constexpr std::string_view source = "DuoAttention, arXiv 2410.10819";
   static constexpr std::string_view doc =
       "DuoAttention: heads with gates below the quantile keep sinks and a window, the others share the rest (budget 100%: keep all)";
   static constexpr When when = When::start;
@@ -188,6 +194,7 @@ struct Duo {
 /// Static shares made elsewhere (HeadKV, LU-KV).
 struct File {
   static constexpr std::string_view name = "file";
+  static constexpr std::string_view source = "HeadKV, arXiv 2410.19258";
   static constexpr std::string_view doc = "shares or capacities of every layer and head group from a file (HeadKV, LU-KV), scaled to the budget";
   static constexpr When when = When::start;
   static constexpr Over over = Over::layers;

@@ -78,11 +78,11 @@ class LoadedArray {
     values_ = dataset.read<float>();
     size_ = values_.size() / (layers_ * heads_);
   }
-  /// Values of a layer and head as fp16 at `out`; returns what follows.
-  std::byte* copy(std::uint64_t layer, std::uint64_t head, std::byte* out) const {
+  /// The first `n` values of a layer and head as fp16 at `out`; returns what follows.
+  std::byte* copy(std::uint64_t layer, std::uint64_t head, std::size_t n, std::byte* out) const {
     const float* from = &values_[((layers_ > 1 ? layer : 0) * heads_ + (heads_ > 1 ? head : 0)) * size_];
-    for (std::size_t i = 0; i < size_; ++i) store_u16(out + 2 * i, fp16_from_float(from[i]));
-    return out + 2 * size_;
+    for (std::size_t i = 0; i < n; ++i) store_u16(out + 2 * i, fp16_from_float(from[i]));
+    return out + 2 * n;
   }
 
  private:
@@ -92,37 +92,44 @@ class LoadedArray {
   std::vector<float> values_;
 };
 
-/// The loaded map of one plane.
+/// The loaded map of one plane. The file holds the maps of format `f`; a format with fewer coordinates takes their first rows.
 class LoadedPlane {
  public:
   LoadedPlane(const std::string& path, const std::string& plane, const PlaneFormat& f, std::uint32_t d, const ModelShape& model)
-      : file_(h5::File::open(path, h5::Access::foreign)) {
+      : file_(h5::File::open(path, h5::Access::foreign)), d_(d) {
     const h5::Dims matrix = {model.n_layers(), model.n_kv_heads, stored_width(f, d), d};
     if (f.centre) bias_.emplace(file_, path, plane + "/bias", h5::Dims{model.n_layers(), model.n_kv_heads, d});
     down_.emplace(file_, path, plane + "/down", matrix);
     up_.emplace(file_, path, plane + "/up", matrix);
   }
-  void copy(LayerId layer, std::uint32_t head, std::byte* table) const {
-    if (bias_) table = bias_->copy(layer.value, head, table);
-    up_->copy(layer.value, head, down_->copy(layer.value, head, table));
+  void copy(LayerId layer, std::uint32_t head, const PlaneFormat& f, std::byte* table) const {
+    const std::size_t values = std::size_t{stored_width(f, d_)} * d_;
+    if (bias_) table = bias_->copy(layer.value, head, d_, table);
+    up_->copy(layer.value, head, values, down_->copy(layer.value, head, values, table));
   }
 
  private:
   h5::File file_;
+  std::uint32_t d_;
   std::optional<LoadedArray> bias_, down_, up_;
 };
 
 }  // namespace
 
-CodecTables::CodecTables(const Geometry& geometry) : n_kv_heads_(geometry.spec().model.n_kv_heads) {
+CodecTables::CodecTables(const Geometry& geometry)
+    : n_kv_heads_(geometry.spec().model.n_kv_heads), n_layers_(static_cast<std::uint32_t>(geometry.layers().size())) {
+  for (std::uint32_t c = 0; c < geometry.n_classes(); ++c) add_class(geometry, c);
+}
+
+void CodecTables::add_class(const Geometry& geometry, std::uint32_t page_class) {
   const RunSpec& spec = geometry.spec();
-  const BlockFormat format = geometry.sealed_format(1);
+  const BlockFormat format = geometry.sealed_format(1, page_class), largest = geometry.sealed_format(1, geometry.largest_class());
   const auto shared = [](const PlaneFormat& f) { return f.has_table() && f.scope == TableScope::run; };
   const bool of_k = shared(format.k), of_v = !format.latent && shared(format.v);
   if (!of_k && !of_v) return;
   std::optional<LoadedPlane> k, v;
-  if (of_k && format.k.fit == TableFit::loaded) k.emplace(spec.compression.maps_path, "k", format.k, format.d_k, spec.model);
-  if (of_v && format.v.fit == TableFit::loaded) v.emplace(spec.compression.maps_path, "v", format.v, format.d_v, spec.model);
+  if (of_k && format.k.fit == TableFit::loaded) k.emplace(spec.compression.maps_path, "k", largest.k, format.d_k, spec.model);
+  if (of_v && format.v.fit == TableFit::loaded) v.emplace(spec.compression.maps_path, "v", largest.v, format.d_v, spec.model);
   const bool fits = (of_k && !k) || (of_v && !v);
   const auto source = fits ? make_qkv_generator(spec.payload.generator, spec.model) : nullptr;
   for (const ReplayLayer& layer : geometry.layers()) {
@@ -130,16 +137,16 @@ CodecTables::CodecTables(const Geometry& geometry) : n_kv_heads_(geometry.spec()
     for (std::uint32_t head = 0; head < n_kv_heads_; ++head) {
       std::vector<std::byte>& table = heads_.emplace_back(format.shared_head_bytes());
       if (source) fit_head(format, spec.model, rows, head, table.data());
-      if (k) k->copy(layer.layer, head, table.data());
-      if (v) v->copy(layer.layer, head, table.data() + format.shared_k_table());
+      if (k) k->copy(layer.layer, head, format.k, table.data());
+      if (v) v->copy(layer.layer, head, format.v, table.data() + format.shared_k_table());
     }
   }
 }
 
-std::vector<std::byte> CodecTables::of(std::uint32_t layer, std::uint32_t first, std::uint32_t count) const {
+std::vector<std::byte> CodecTables::of(std::uint32_t layer, std::uint32_t first, std::uint32_t count, std::uint32_t page_class) const {
   std::vector<std::byte> bytes;
   for (std::uint32_t head = first; head < first + count; ++head) {
-    const std::vector<std::byte>& table = heads_[std::size_t{layer} * n_kv_heads_ + head];
+    const std::vector<std::byte>& table = heads_[(std::size_t{page_class} * n_layers_ + layer) * n_kv_heads_ + head];
     bytes.insert(bytes.end(), table.begin(), table.end());
   }
   return bytes;

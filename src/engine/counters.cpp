@@ -57,6 +57,7 @@ Counters::Counters(const Geometry& geometry, Rank first_rank, Rank end_rank) : g
   layers.resize(geometry.layers().size());
   expert_load.resize(geometry.n_experts());
   rank_load.resize(own);
+  codec.resize(geometry.compressed() ? geometry.n_classes() : 0);
   shard_load.resize(geometry.placement().first_shard(end_.value) - geometry.placement().first_shard(first_.value));
   allocation_.resize(layers.size() * geometry.n_model_head_groups());
   if (geometry.n_ranks() <= geometry.spec().metrics.traffic_max_ranks) matrix_.resize(std::size_t{own} * geometry.n_ranks());
@@ -108,6 +109,11 @@ void Counters::reset(std::uint64_t first_step) {
     allocation_[i].first_step = key;
     allocation_[i].layer = layers[i / geometry_->n_model_head_groups()].layer;
     allocation_[i].head_group = static_cast<std::int64_t>(i % geometry_->n_model_head_groups());
+  }
+  for (std::size_t c = 0; c < codec.size(); ++c) {
+    codec[c] = CodecRecord{};
+    codec[c].first_step = key;
+    codec[c].page_class = static_cast<std::int64_t>(c);
   }
   for (std::size_t i = 0; i < matrix_.size(); ++i) {
     matrix_[i] = TrafficRecord{};
@@ -185,6 +191,7 @@ void Counters::flush(std::uint64_t next_step) {
     if (rank_load.size() == 1) rank_load[0].busy_ns = step.t_admit + step.t_attend + step.t_touch;
     step_rows_.push_back(step);
     layer_rows_.insert(layer_rows_.end(), layers.begin(), layers.end());
+    codec_rows_.insert(codec_rows_.end(), codec.begin(), codec.end());
     std::map<std::int64_t, LoadRecord> nodes;
     for (const LoadRecord& rank : rank_load) {
       LoadRecord node = rank;
@@ -209,6 +216,7 @@ void Counters::collect(Transport& transport, RunOutcome& out) {
   out.steps = merge_rows(transport, step_rows_);
   out.layers = merge_rows(transport, layer_rows_);
   out.loads = merge_rows(transport, load_rows_);
+  out.codecs = merge_rows(transport, codec_rows_);
   out.traffic = merge_rows(transport, traffic_rows_);
   out.allocations = merge_rows(transport, allocation_rows_);
   for (const auto& part : transport.gather(std::as_bytes(std::span(digest.windows())))) {

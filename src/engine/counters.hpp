@@ -27,6 +27,7 @@ class Counters {
   std::vector<LoadRecord> expert_load;  // [experts]
   std::vector<LoadRecord> shard_load;   // [own shards]
   std::vector<LoadRecord> rank_load;    // [own ranks]
+  std::vector<CodecRecord> codec;       // [page classes], empty without a codec
   DecisionDigest digest;
   // Page lookups of the step under an expert's key, for routers that listen to them; empty where none does. The router takes them.
   std::vector<std::int64_t> expert_missed;   // [replayed layers][experts]
@@ -67,6 +68,7 @@ class Counters {
   std::vector<StepRecord> step_rows_;
   std::vector<LayerRecord> layer_rows_;
   std::vector<LoadRecord> load_rows_;
+  std::vector<CodecRecord> codec_rows_;
   std::vector<TrafficRecord> traffic_rows_;
   std::vector<AllocationRecord> allocation_, allocation_rows_;  // the window's [replayed layers][head groups of the model], and all rows
 };

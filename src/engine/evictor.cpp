@@ -176,7 +176,7 @@ std::uint64_t Evictor::weight(const Shard& shard, const Page& page) const {
     case BudgetKind::pages: return 1;
     case BudgetKind::bytes: {
       const std::uint32_t width = geometry_->head_group_width(shard.rank(), shard.groups()[page.group].head_group);
-      const BlockFormat format = page.sealed ? geometry_->sealed_format(width) : geometry_->raw_format(width);
+      const BlockFormat format = page.sealed ? geometry_->sealed_format(width, page.page_class) : geometry_->raw_format(width);
       return format.block_bytes() + format.bounds_bytes();
     }
     default: return page.live;

@@ -107,16 +107,23 @@ void Geometry::choose_formats() {
   payload_bytes_ = element_bits(spec_->payload.element) / 8;
   raw_ = {PlaneFormat{spec_->payload.element}, PlaneFormat{spec_->payload.element}, page_slots_, 1, model.d_k, model.d_v, model.mla(),
           needs_bounds(spec_->read.select), spec_->payload.element};
-  sealed_ = raw_;
-  const PlaneFormat k = plane_of(spec_->compression.k, Role::k, model.d_k), v = plane_of(spec_->compression.v, Role::v, model.d_v);
-  if (!k.raw()) sealed_.k = k;  // a plane that a codec leaves raw keeps the payload's type
-  if (!v.raw()) sealed_.v = v;
-  for (const PlaneFormat& plane : {sealed_.k, sealed_.v}) {
-    const bool shared = plane.has_table() && plane.scope != TableScope::page;
-    tables_of_run_ = tables_of_run_ || (shared && plane.scope == TableScope::run);
-    fits_queries_ = fits_queries_ || (shared && plane.scope == TableScope::sequence && (plane.fit == TableFit::think || plane.fit == TableFit::kq_svd));
+  const Codec &of_k = spec_->compression.k, &of_v = spec_->compression.v;
+  class_choice_ = classes_of(of_k) > 1 || model.mla() ? choice_of(of_k) : choice_of(of_v);
+  const std::uint32_t n = std::max(classes_of(of_k), model.mla() ? 1 : classes_of(of_v));
+  fits_queries_ = class_choice_.by == ChooseBy::importance;
+  for (std::uint32_t c = 0; c < n; ++c) {
+    BlockFormat sealed = raw_;
+    const PlaneFormat k = plane_of(of_k, Role::k, model.d_k, c), v = plane_of(of_v, Role::v, model.d_v, c);
+    if (!k.raw()) sealed.k = k;  // a plane that a codec leaves raw keeps the payload's type
+    if (!v.raw()) sealed.v = v;
+    for (const PlaneFormat& plane : {sealed.k, sealed.v}) {
+      const bool shared = plane.has_table() && plane.scope != TableScope::page;
+      tables_of_run_ = tables_of_run_ || (shared && plane.scope == TableScope::run);
+      fits_queries_ = fits_queries_ || (shared && plane.scope == TableScope::sequence && (plane.fit == TableFit::think || plane.fit == TableFit::kq_svd));
+    }
+    compressed_ = compressed_ || !sealed.k.raw() || (!model.mla() && !sealed.v.raw());
+    sealed_.push_back(sealed);
   }
-  compressed_ = !sealed_.k.raw() || (!model.mla() && !sealed_.v.raw());
   softmax_scale_ = model.softmax_scale > 0 ? static_cast<float>(model.softmax_scale) : 1.0F / std::sqrt(static_cast<float>(model.d_k));
 }
 
@@ -181,8 +188,8 @@ BlockFormat Geometry::raw_format(std::uint32_t n_kv_heads) const {
   return format;
 }
 
-BlockFormat Geometry::sealed_format(std::uint32_t n_kv_heads) const {
-  BlockFormat format = sealed_;
+BlockFormat Geometry::sealed_format(std::uint32_t n_kv_heads, std::uint32_t page_class) const {
+  BlockFormat format = sealed_[page_class];
   format.n_kv_heads = n_kv_heads;
   return format;
 }

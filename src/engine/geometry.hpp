@@ -73,7 +73,7 @@ class Geometry {
   [[nodiscard]] bool compressed() const { return compressed_; }
   /// Tables of sealed pages are the run's (offline or loaded), not a sequence's.
   [[nodiscard]] bool tables_of_run() const { return tables_of_run_; }
-  /// Tables of sealed pages are fitted to queries too.
+  /// Sealing looks at queries too: tables are fitted to them, or they give pages their class.
   [[nodiscard]] bool fits_queries() const { return fits_queries_; }
   [[nodiscard]] bool needs_mass() const { return needs_mass_; }
   /// Whether queries of a layer, of prompt or output tokens, choose among pages.
@@ -88,7 +88,13 @@ class Geometry {
   [[nodiscard]] std::uint32_t head_group_width(Rank rank, std::uint32_t group) const;
   [[nodiscard]] std::uint32_t heads_per_group() const { return heads_per_group_; }
   [[nodiscard]] BlockFormat raw_format(std::uint32_t n_kv_heads) const;
-  [[nodiscard]] BlockFormat sealed_format(std::uint32_t n_kv_heads) const;
+  /// Of a page class of the codecs.
+  [[nodiscard]] BlockFormat sealed_format(std::uint32_t n_kv_heads, std::uint32_t page_class) const;
+  /// Ways in which pages are sealed, 1 for most codecs; the last is the largest.
+  [[nodiscard]] std::uint32_t n_classes() const { return static_cast<std::uint32_t>(sealed_.size()); }
+  [[nodiscard]] std::uint32_t largest_class() const { return n_classes() - 1; }
+  /// What gives a page its class.
+  [[nodiscard]] const ClassChoice& class_choice() const { return class_choice_; }
   /// Bytes of one entry of `n_kv_heads` heads in payload type.
   [[nodiscard]] std::uint32_t entry_bytes(std::uint32_t n_kv_heads) const { return n_kv_heads * values_ * payload_bytes_; }
   [[nodiscard]] std::uint32_t payload_bytes() const { return payload_bytes_; }
@@ -130,7 +136,9 @@ class Geometry {
   std::vector<ReplayLayer> layers_;
   std::shared_ptr<const ExpertPlan> plan_;
   std::vector<std::vector<std::uint64_t>> shard_weight_;  // layout expert: shard_experts of each model layer under eplb, of any layer for other maps
-  BlockFormat raw_, sealed_;
+  BlockFormat raw_;
+  std::vector<BlockFormat> sealed_;  // by class
+  ClassChoice class_choice_;
   std::uint32_t top_k_ = 0;
   std::uint32_t page_slots_ = 64;
   std::uint32_t heads_per_group_ = 1;

@@ -99,6 +99,16 @@ void check_layers(const RunOutcome& out, Violations& v) {
       [](const AllocationRecord& a) { return a.resident_total; }, v);
 }
 
+void check_codecs(const RunOutcome& out, Violations& v) {
+  check_parts(
+      out.steps, out.codecs, "entries over page classes", [](const S& s) { return s.sealed_entries; }, [](const CodecRecord& c) { return c.entries; }, v);
+  std::map<std::int64_t, std::int64_t> bytes = sum_per_window(out.codecs, [](const CodecRecord& c) { return c.page_bytes; });
+  for (const S& s : out.steps)
+    v.expect(Relation::at_most, s.first_step, "page_bytes over page classes", bytes[s.first_step], "kv_bytes_stored", s.kv_bytes_stored);
+  for (const CodecRecord& c : out.codecs)
+    v.expect(Relation::at_most, c.first_step, "sampled_pages", c.sampled_pages, "sealed_pages", c.sealed_pages);
+}
+
 void check_traffic(const RunOutcome& out, Violations& v) {
   const auto between = [&](const char* text, std::int64_t S::*whole, std::int64_t TrafficRecord::*part) {
     check_parts(
@@ -154,6 +164,7 @@ std::vector<std::string> check_laws(const RunSpec& spec, const RunOutcome& outco
     before = s;
   }
   check_layers(outcome, violations);
+  check_codecs(outcome, violations);
   check_traffic(outcome, violations);
   check_loads(spec, outcome, violations);
   return violations.take();

@@ -250,38 +250,6 @@ void Owner::write_partials(WireWriter& out, std::span<const std::uint32_t> rows,
   }
 }
 
-void Owner::seal() {
-  if (!geometry_->compressed()) return;
-  const auto start = std::chrono::steady_clock::now();
-  for (const auto& page : appended_) unsealed_.push_back(page);
-  std::sort(unsealed_.begin(), unsealed_.end());
-  unsealed_.erase(std::unique(unsealed_.begin(), unsealed_.end()), unsealed_.end());
-  std::vector<SealOp> ops;
-  const std::uint32_t window = geometry_->spec().compression.raw_window_tokens;
-  std::erase_if(unsealed_, [&](const auto& item) {
-    Shard& s = shards_[item.first];
-    const Page& page = s.pages()[item.second];
-    if (page.group == no_index || page.sealed) return true;
-    const Group& group = s.groups()[page.group];
-    if (group.chains[page.chain].side) return true;
-    if (group.layer != layer_) return false;
-    const RequestTable::Row& row = (*requests_)[group.request];
-    const bool prompt_ends = row.step == step_ && row.length == row.prompt_tokens;
-    const bool full = page.used == geometry_->page_slots() || (prompt_ends && page.used >= min_sealed_entries);
-    if (!full || page.max_position + window >= row.length) return false;
-    const std::uint32_t first_head = group.head_group * geometry_->heads_per_group();
-    const RequestId request = group.request;
-    ops.push_back(s.seal(item.second));
-    if (payload_ && geometry_->fits_queries()) attach_queries(ops.back(), s.rank(), request, first_head);
-    return true;
-  });
-  if (payload_ && !ops.empty()) {
-    backend_->seal(ops);
-    backend_->sync();
-  }
-  encode_ns += (std::chrono::steady_clock::now() - start).count();
-}
-
 std::int64_t Owner::buffer_bytes() const {
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   return bytes(q_rows_) + bytes(m_) + bytes(l_) + bytes(o_) + bytes(logits_) + bytes(pending_logits_) + bytes(merged_m_) + bytes(merged_l_) + bytes(merged_o_) +

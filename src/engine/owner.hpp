@@ -84,6 +84,10 @@ class Owner {
   struct ReadTally {
     std::int64_t scanned = 0, slots = 0;  // live entries of the pages looked at; slots of the pages read
   };
+  /// A page that is sealed in this layer step.
+  struct DuePage {
+    std::uint32_t shard_index, page, page_class;
+  };
   /// A query of the layer before that waits for its log-sum-exp.
   struct Pending {
     Rank rank, home;
@@ -119,8 +123,16 @@ class Owner {
   std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, const ReadFilter& filter, ReadTally& tally);
   std::uint64_t read_bits(const Query& query, const Shard& shard, std::uint32_t page, std::uint32_t word, const ReadFilter& filter);
   bool slot_is_read(const Shard& shard, std::size_t i, const ReadFilter& filter);
-  /// The newest queries of a request in this layer step, for codecs whose tables are fitted to them.
-  void attach_queries(SealOp& op, Rank rank, RequestId request, std::uint32_t first_head) const;
+  /// Takes the pages that are to be sealed now from the list of unsealed ones to `due_`.
+  void find_due();
+  /// Gives pages of `due_` that share a codec with several classes theirs.
+  void choose_classes();
+  /// Of attention: the entries of the page against all of its head group in the shard, under the newest queries.
+  [[nodiscard]] double importance(const DuePage& due) const;
+  /// Compares a sample of the sealed pages with what they were made of.
+  void audit(std::span<const SealOp> ops);
+  /// The newest queries of a page's request in this layer step.
+  void attach_queries(SealOp& op, const Shard& shard, const Group& group) const;
   void run_kernel();
   void merge_shards();
   void write_partials(WireWriter& out, std::span<const std::uint32_t> rows, std::uint32_t heads, bool half);
@@ -148,6 +160,7 @@ class Owner {
   std::vector<Query> queries_;
   std::vector<AppendOp> appends_;
   std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_, mass_pages_;  // (shard index, page)
+  std::vector<DuePage> due_;
   std::vector<std::byte> q_rows_;  // [queries][q_row_heads_][d_k]
   std::uint32_t q_row_heads_ = 0;
   ReadChoice choice_;

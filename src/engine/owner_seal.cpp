@@ -1,24 +1,191 @@
-// What sealing takes from the layer step besides the pages: the newest queries, for codecs that fit their tables to them.
+// Sealing: which pages, in which class of the codec, and how far from their entries a sample of them is.
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "core/math.hpp"
+#include "core/rng.hpp"
 #include "engine/owner.hpp"
 
 namespace moekv {
+namespace {
 
-void Owner::attach_queries(SealOp& op, Rank rank, RequestId request, std::uint32_t first_head) const {
-  constexpr std::uint32_t most = 32;
-  const HeadSlice slice = geometry_->slice(rank);
+constexpr std::uint32_t most_queries = 32;        // that a page is sealed with
+constexpr std::uint32_t importance_queries = 8;   // of these, the newest
+constexpr std::uint64_t pages_per_sample = 8;
+
+std::int64_t millionths(double x) { return std::llround((x < 1e6 ? x : 1e6) * 1e6); }
+
+}  // namespace
+
+void Owner::find_due() {
+  for (const auto& page : appended_) unsealed_.push_back(page);
+  std::sort(unsealed_.begin(), unsealed_.end());
+  unsealed_.erase(std::unique(unsealed_.begin(), unsealed_.end()), unsealed_.end());
+  due_.clear();
+  const std::uint32_t window = geometry_->spec().compression.raw_window_tokens;
+  std::erase_if(unsealed_, [&](const auto& item) {
+    Shard& s = shards_[item.first];
+    const Page& page = s.pages()[item.second];
+    if (page.group == no_index || page.sealed) return true;
+    const Group& group = s.groups()[page.group];
+    if (group.chains[page.chain].side) return true;
+    if (group.layer != layer_) return false;
+    const RequestTable::Row& row = (*requests_)[group.request];
+    const bool prompt_ends = row.step == step_ && row.length == row.prompt_tokens;
+    const bool full = page.used == geometry_->page_slots() || (prompt_ends && page.used >= min_sealed_entries);
+    if (!full || page.max_position + window >= row.length) return false;
+    due_.push_back({item.first, item.second, 0});
+    return true;
+  });
+}
+
+void Owner::choose_classes() {
+  const ClassChoice& choice = geometry_->class_choice();
+  if (choice.by == ChooseBy::importance) {
+    for (DuePage& due : due_) due.page_class = class_of_importance(choice, importance(due));
+  }
+  if (choice.by == ChooseBy::error) {
+    std::vector<DuePage*> open;
+    for (DuePage& due : due_) open.push_back(&due);
+    for (std::uint32_t c = 0; c < geometry_->largest_class() && !open.empty(); ++c) {
+      std::vector<SealOp> ops;
+      for (const DuePage* due : open) ops.push_back(shards_[due->shard_index].seal_op(due->page, c));
+      std::vector<SealAudit> audits(ops.size());
+      backend_->audit(ops, AuditOf::trial, geometry_->softmax_scale(), audits.data());
+      std::vector<DuePage*> larger;
+      for (std::size_t i = 0; i < open.size(); ++i) {
+        if (!needs_larger_class(choice, audits[i].spread_error)) continue;
+        open[i]->page_class = c + 1;
+        larger.push_back(open[i]);
+      }
+      open.swap(larger);
+    }
+  }
+  if (choice.by == ChooseBy::fixed) return;
+  for (const DuePage& due : due_) {
+    const Shard& s = shards_[due.shard_index];
+    const Page& page = s.pages()[due.page];
+    const Group& group = s.groups()[page.group];
+    const ExpertId expert = group.chains[page.chain].expert;
+    counters_->digest.add({step_, geometry_->layers()[layer_].layer.value, Decision::seal, group.request.value, page.min_position, expert.value,
+                           s.id().value << 8 | group.head_group, due.page_class});
+  }
+}
+
+double Owner::importance(const DuePage& due) const {
+  const Shard& s = shards_[due.shard_index];
+  const Group& group = s.groups()[s.pages()[due.page].group];
+  SealOp op;
+  attach_queries(op, s, group);
+  if (op.q == nullptr) return unknown_importance;
+  const std::uint32_t n_q = std::min(op.n_q, importance_queries);
+  const ModelShape& model = geometry_->spec().model;
+  std::vector<PageRead> reads;
+  std::vector<std::uint64_t> masks;
+  std::uint32_t entries = 0;
+  const auto read = [&](std::uint32_t index) {
+    const Page& page = s.pages()[index];
+    reads.push_back({page.block, page.used});
+    if (page.live < page.used) {
+      reads.back().mask = static_cast<std::uint32_t>(masks.size());
+      for (std::uint32_t w = 0; w * 64 < page.used; ++w) masks.push_back(s.live_word(page, index, w));
+    }
+    entries += page.live;
+  };
+  read(due.page);
+  for (const std::uint32_t c : group.order) {
+    for (const std::uint32_t index : group.chains[c].pages) {
+      if (index != due.page) read(index);
+    }
+  }
+  // Each query twice: over the page alone, and over all.
+  const std::uint32_t n_kv = geometry_->head_group_width(s.rank(), group.head_group), heads = n_kv * op.q_group;
+  std::vector<AttendTask> tasks;
+  for (std::uint32_t i = 0; i < 2 * n_q; ++i)
+    tasks.push_back({0, i % 2 == 0 ? 1U : static_cast<std::uint32_t>(reads.size()), i / 2, 0, n_kv, op.q_group, i * heads, 0});
+  std::vector<float> m(tasks.size() * heads), l(m.size()), o(m.size() * model.d_v);
+  backend_->attend({tasks, reads, masks, op.q + (op.n_q - n_q) * op.q_stride, geometry_->spec().payload.element, geometry_->slice(s.rank()).q_count,
+                    model.d_k, model.d_v, geometry_->softmax_scale(), m.data(), l.data(), o.data()});
+  backend_->sync();
+  const double average = static_cast<double>(s.pages()[due.page].live) / entries;
+  double sum = 0;
+  for (std::size_t i = 0; i < std::size_t{n_q} * heads; ++i) {
+    const std::size_t page = i / heads * 2 * heads + i % heads, all = page + heads;
+    sum += importance_of(static_cast<double>(exp_fixed(m[page] - m[all]) * l[page] / l[all]) / average);
+  }
+  return sum / (n_q * heads);
+}
+
+void Owner::seal() {
+  if (!geometry_->compressed()) return;
+  const auto start = std::chrono::steady_clock::now();
+  find_due();
+  choose_classes();
+  std::vector<SealOp> ops;
+  for (const DuePage& due : due_) {
+    Shard& s = shards_[due.shard_index];
+    ops.push_back(s.seal(due.page, due.page_class));
+    if (payload_ && geometry_->fits_queries()) attach_queries(ops.back(), s, s.groups()[s.pages()[due.page].group]);
+    counters_->codec[due.page_class].sealed_pages += 1;
+  }
+  if (payload_ && !ops.empty()) {
+    backend_->seal(ops);
+    backend_->sync();
+  }
+  encode_ns += (std::chrono::steady_clock::now() - start).count();
+  if (payload_ && geometry_->spec().probe.samples > 0) audit(ops);
+}
+
+void Owner::audit(std::span<const SealOp> ops) {
+  std::vector<SealOp> sample;
+  std::vector<std::uint32_t> classes;
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    const Shard& s = shards_[due_[i].shard_index];
+    const Page& page = s.pages()[due_[i].page];
+    const Group& group = s.groups()[page.group];
+    const std::uint64_t draw = hash_words(geometry_->spec().probe.seed, 0x73U, group.request.value, group.layer, page.min_position,
+                                          s.id().value, group.head_group, group.chains[page.chain].expert.value);
+    if (draw % pages_per_sample != 0) continue;
+    sample.push_back(ops[i]);
+    if (sample.back().q == nullptr) attach_queries(sample.back(), s, group);
+    classes.push_back(due_[i].page_class);
+  }
+  std::vector<SealAudit> audits(sample.size());
+  backend_->audit(sample, AuditOf::stored, geometry_->softmax_scale(), audits.data());
+  for (std::size_t i = 0; i < sample.size(); ++i) {
+    CodecRecord& count = counters_->codec[classes[i]];
+    const SealAudit& a = audits[i];
+    count.sampled_pages += 1;
+    count.k_err_ppm += millionths(a.k_error);
+    count.v_err_ppm += millionths(a.v_error);
+    count.code_bits += a.code_bits;
+    count.entropy_bits += a.entropy_bits;
+    if (std::isnan(a.logit_error)) continue;
+    count.asked_pages += 1;
+    count.logit_err_ppm += millionths(a.logit_error);
+    count.attention_err_ppm += millionths(a.attention_error);
+  }
+}
+
+void Owner::attach_queries(SealOp& op, const Shard& shard, const Group& group) const {
+  const HeadSlice slice = geometry_->slice(shard.rank());
   const std::size_t row = std::size_t{geometry_->spec().model.d_k} * geometry_->payload_bytes();
+  const std::size_t first_head = std::size_t{group.head_group} * geometry_->heads_per_group();
   op.q_stride = slice.q_count * row;
   op.q_group = slice.group();
   for (const Query& query : queries_) {  // of one request they lie one after another
-    if (query.rank != rank || query.header->request != request.value) continue;
-    const std::byte* q = query.q + std::size_t{first_head} * slice.group() * row;
+    if (query.rank != shard.rank() || query.header->request != group.request.value) continue;
+    const std::byte* q = query.q + first_head * slice.group() * row;
     const bool follows = op.q != nullptr && op.q + op.n_q * op.q_stride == q;
     if (!follows) op.q = q;
     op.n_q = follows ? op.n_q + 1 : 1;
   }
-  if (op.n_q > most) {
-    op.q += (op.n_q - most) * op.q_stride;
-    op.n_q = most;
+  if (op.n_q > most_queries) {
+    op.q += (op.n_q - most_queries) * op.q_stride;
+    op.n_q = most_queries;
   }
 }
 

@@ -54,7 +54,7 @@ PaperMemory paper_memory(const Geometry& geometry, std::uint64_t tokens) {
   const double heads = geometry.spec().model.n_kv_heads / static_cast<double>(geometry.heads_per_group());
   PaperMemory paper;
   paper.row_bytes = static_cast<double>(geometry.layers().size()) * heads *
-                    static_cast<double>(geometry.sealed_format(geometry.heads_per_group()).block_bytes()) / geometry.page_slots();
+                    static_cast<double>(geometry.sealed_format(geometry.heads_per_group(), geometry.largest_class()).block_bytes()) / geometry.page_slots();
   paper.tokens = static_cast<double>(tokens);
   paper.shard_capacity = std::sqrt(paper.tokens / (k * ranks));
   if (tokens > 0) paper.bytes = paper.row_bytes * (paper.tokens / (ranks * paper.shard_capacity) + k * paper.shard_capacity);

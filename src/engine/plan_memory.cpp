@@ -43,7 +43,7 @@ PlanMemory::Sizes PlanMemory::sizes_of(std::uint32_t n_kv_heads) const {
   for (std::uint32_t first = 0; first < n_kv_heads; first += geometry_->heads_per_group()) {
     const std::uint32_t width = std::min(geometry_->heads_per_group(), n_kv_heads - first);
     sizes.raw += static_cast<double>(geometry_->raw_format(width).block_bytes());
-    sizes.sealed += static_cast<double>(geometry_->sealed_format(width).block_bytes());
+    sizes.sealed += static_cast<double>(geometry_->sealed_format(width, geometry_->largest_class()).block_bytes());
     sizes.groups += 1;
   }
   return sizes;

@@ -180,6 +180,31 @@ struct LoadRecord {
       Metric{"busy_ns", &LoadRecord::busy_ns, "ns", "host time of admit, attend and touch where a process hosts this rank alone, else 0", Scope::rank, ClaimClass::measured, Combine::sum}};
 };
 
+/// What the codec did in one page class over a window. Codecs that store every page alike have class 0 only. Errors and entropy are of a sample of
+/// the pages, in millionths and bits so that sums are exact.
+struct CodecRecord {
+  std::int64_t first_step = 0;
+  std::int64_t page_class = 0;
+  std::int64_t sealed_pages = 0, entries = 0, page_bytes = 0;
+  std::int64_t sampled_pages = 0, k_err_ppm = 0, v_err_ppm = 0, asked_pages = 0, logit_err_ppm = 0, attention_err_ppm = 0;
+  std::int64_t code_bits = 0, entropy_bits = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"first_step", &CodecRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"page_class", &CodecRecord::page_class, "1", "class of the codec, smallest first; 0 where it has one", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"sealed_pages", &CodecRecord::sealed_pages, "1", "pages sealed", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"entries", &CodecRecord::entries, "1", "live entries in sealed pages of the class at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"page_bytes", &CodecRecord::page_bytes, "byte", "bytes of the blocks of sealed pages of the class at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"sampled_pages", &CodecRecord::sampled_pages, "1", "sealed pages that were compared with their raw entries", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"k_err_ppm", &CodecRecord::k_err_ppm, "1e-6", "norm(K stored - K) / norm(K) in millionths, summed over sampled pages", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"v_err_ppm", &CodecRecord::v_err_ppm, "1e-6", "the same of V (0 for MLA)", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"asked_pages", &CodecRecord::asked_pages, "1", "sampled pages whose request had queries in the step that sealed them", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"logit_err_ppm", &CodecRecord::logit_err_ppm, "1e-6", "error of the newest query's logits over the page, less its mean, over their deviation, in millionths, summed over asked pages", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"attention_err_ppm", &CodecRecord::attention_err_ppm, "1e-6", "relative error of the newest query's softmax over the page in millionths, summed over asked pages", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"code_bits", &CodecRecord::code_bits, "bit", "codes of less than 16 bits in sampled pages", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"entropy_bits", &CodecRecord::entropy_bits, "bit", "their empirical entropy, head by head and plane by plane", Scope::global, ClaimClass::measured, Combine::sum}};
+};
+
 /// Bytes and messages from one logical rank to another over a window; the own rank included.
 struct TrafficRecord {
   std::int64_t first_step = 0;
@@ -322,6 +347,7 @@ struct RunOutcome {
   std::vector<StepRecord> steps;
   std::vector<LayerRecord> layers;
   std::vector<LoadRecord> loads;
+  std::vector<CodecRecord> codecs;
   std::vector<TrafficRecord> traffic;
   std::vector<AllocationRecord> allocations;  // under a budget per request
   std::vector<RequestRecord> requests;

@@ -43,8 +43,10 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
     widths_.push_back(width);
     const BlockFormat raw = geometry.raw_format(width);
     raw_pools_.push_back({backend.create_pool(raw, max_pages), raw.block_bytes(), raw.bounds_bytes(), 0, {}});
-    if (geometry.compressed()) {
-      const BlockFormat sealed = geometry.sealed_format(width);
+  }
+  for (std::uint32_t c = 0; geometry.compressed() && c < geometry.n_classes(); ++c) {
+    for (const std::uint32_t width : widths_) {
+      const BlockFormat sealed = geometry.sealed_format(width, c);
       sealed_pools_.push_back({backend.create_pool(sealed, max_pages), sealed.block_bytes(), sealed.bounds_bytes(), 0, {}});
     }
   }
@@ -55,9 +57,9 @@ BlockPool& Shard::raw_pool(const Group& group) {
   return raw_pools_[std::find(widths_.begin(), widths_.end(), width) - widths_.begin()];
 }
 
-BlockPool& Shard::sealed_pool(const Group& group) {
+std::size_t Shard::sealed_pool_index(const Group& group, std::uint32_t page_class) const {
   const std::uint32_t width = geometry_->head_group_width(rank_, group.head_group);
-  return sealed_pools_[std::find(widths_.begin(), widths_.end(), width) - widths_.begin()];
+  return page_class * widths_.size() + static_cast<std::size_t>(std::find(widths_.begin(), widths_.end(), width) - widths_.begin());
 }
 
 Group* Shard::find(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
@@ -237,16 +239,25 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
   return false;
 }
 
-SealOp Shard::seal(std::uint32_t index) {
+SealOp Shard::seal_op(std::uint32_t index, std::uint32_t page_class) const {
+  const Page& page = pages_[index];
+  const Group& group = groups_[page.group];
+  return {page.block, {sealed_pools_[sealed_pool_index(group, page_class)].pool, 0}, page.used,
+          table_key(group.request, group.layer, group.head_group)};
+}
+
+SealOp Shard::seal(std::uint32_t index, std::uint32_t page_class) {
   Page& page = pages_[index];
   Group& group = groups_[page.group];
   Chain& chain = group.chains[page.chain];
   BlockPool& raw = raw_pool(group);
-  BlockPool& sealed = sealed_pool(group);
-  const SealOp op{page.block, {sealed.pool, sealed.take()}, page.used, table_key(group.request, group.layer, group.head_group)};
+  BlockPool& sealed = sealed_pool(group, page_class);
+  SealOp op = seal_op(index, page_class);
+  op.to.index = sealed.take();
   raw.free.push_back(page.block.index);
   page.block = op.to;
   page.sealed = true;
+  page.page_class = static_cast<std::uint8_t>(page_class);
   if (chain.open == index) {
     chain.open = no_index;
     chain.shadow_used = slots_;  // the next entry starts a page, so the shadow does too

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -100,6 +101,7 @@ struct alignas(64) Page {
   BlockRef block;
   std::uint16_t used = 0, live = 0;
   bool sealed = false, doomed = false;
+  std::uint8_t page_class = 0;     // of a sealed page
   std::uint32_t shadow = 0;        // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
   std::uint32_t append_step = no_index, read_step = no_index;
@@ -153,8 +155,10 @@ class Shard {
   }
   /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it. Returns the number of slots touched.
   std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy);
-  /// Moves a full (or closed) raw page to a sealed block. The old block is free after `op` ran: the caller encodes before the next append.
-  SealOp seal(std::uint32_t page);
+  /// How `seal` would move a page to a block of a class: all but the target's index.
+  [[nodiscard]] SealOp seal_op(std::uint32_t page, std::uint32_t page_class) const;
+  /// Moves a full (or closed) raw page to a sealed block of a class. The old block is free after `op` ran: the caller encodes before the next append.
+  SealOp seal(std::uint32_t page, std::uint32_t page_class);
   /// Gives the sealed pools the tables that every sequence uses. Once, before the first page is sealed.
   void share_tables(Backend& backend, const CodecTables& tables);
   /// Frees every page of the request. Returns the number of live entries that were dropped.
@@ -228,6 +232,7 @@ class Shard {
 
   struct Usage {
     std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0, bounds_bytes = 0;
+    std::array<std::int64_t, n_page_classes> class_entries{}, class_bytes{};  // of sealed pages
   };
   [[nodiscard]] Usage usage() const;
   [[nodiscard]] std::int64_t block_bytes() const { return block_bytes_; }
@@ -242,7 +247,8 @@ class Shard {
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page);
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
   BlockPool& raw_pool(const Group& group);
-  BlockPool& sealed_pool(const Group& group);
+  BlockPool& sealed_pool(const Group& group, std::uint32_t page_class) { return sealed_pools_[sealed_pool_index(group, page_class)]; }
+  [[nodiscard]] std::size_t sealed_pool_index(const Group& group, std::uint32_t page_class) const;
   [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
   [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
   void start_budget(Group& group, std::uint32_t request_tokens);
@@ -255,7 +261,7 @@ class Shard {
   std::uint32_t slots_, words_, units_, top_k_, expert_words_;
   bool blockers_kept_;
   bool scope_shard_, queue_pages_, queue_tokens_, access_kept_, reuse_slots_, shadow_experts_kept_;
-  std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width
+  std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width, sealed ones class by class
   std::vector<std::uint32_t> widths_;
 
   std::unordered_map<std::uint64_t, std::uint32_t> index_;

@@ -61,7 +61,7 @@ void Shard::free_page(std::uint32_t index) {
   Group& group = groups_[page.group];
   Chain& chain = group.chains[page.chain];
   if (queue_pages_) queue_of(list_of(page)).remove(index);
-  BlockPool& pool = page.sealed ? sealed_pool(group) : raw_pool(group);
+  BlockPool& pool = page.sealed ? sealed_pool(group, page.page_class) : raw_pool(group);
   pool.free.push_back(page.block.index);
   EvictList& list = list_of(page);
   list.pages -= 1;
@@ -113,9 +113,11 @@ void Shard::share_tables(Backend& backend, const CodecTables& tables) {
   for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
     for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
       const std::uint32_t width = geometry_->head_group_width(rank_, hg);
-      const BlockPool& pool = sealed_pools_[std::find(widths_.begin(), widths_.end(), width) - widths_.begin()];
+      const std::size_t at = static_cast<std::size_t>(std::find(widths_.begin(), widths_.end(), width) - widths_.begin());
       const std::uint32_t first = geometry_->slice(rank_).kv_begin + hg * geometry_->heads_per_group();
-      backend.set_tables(pool.pool, table_key(RequestId(0), layer, hg), tables.of(layer, first, width));
+      for (std::uint32_t c = 0; c < geometry_->n_classes(); ++c) {
+        backend.set_tables(sealed_pools_[c * widths_.size() + at].pool, table_key(RequestId(0), layer, hg), tables.of(layer, first, width, c));
+      }
     }
   }
 }
@@ -128,12 +130,16 @@ Shard::Usage Shard::usage() const {
     const Page& page = pages_[p];
     if (page.group == no_index) continue;
     u.pages += 1;
-    if (page.sealed) u.sealed_entries += page.live;
     const std::uint32_t width = geometry_->head_group_width(rank_, groups_[page.group].head_group);
+    if (page.sealed) {
+      u.sealed_entries += page.live;
+      u.class_entries[page.page_class] += page.live;
+      u.class_bytes[page.page_class] += static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_bytes());
+    }
     const std::int64_t raw = std::int64_t{page.live} * geometry_->entry_bytes(width);
     u.raw_bytes += raw;
     u.bounds_bytes += static_cast<std::int64_t>(geometry_->raw_format(width).bounds_bytes());
-    u.code_bytes += page.sealed ? std::int64_t{page.live} * static_cast<std::int64_t>(geometry_->sealed_format(width).block_code_bytes()) / slots_ : raw;
+    u.code_bytes += page.sealed ? std::int64_t{page.live} * static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_code_bytes()) / slots_ : raw;
     for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };

@@ -182,6 +182,10 @@ void ShardedCache::take_levels() {
     count.kv_bytes_codes += u.code_bytes;
     count.metadata_bytes += u.metadata_bytes;
     count.bounds_bytes += u.bounds_bytes;
+    for (std::size_t c = 0; c < counters_.codec.size(); ++c) {
+      counters_.codec[c].entries += u.class_entries[c];
+      counters_.codec[c].page_bytes += u.class_bytes[c];
+    }
     counters_.shard_load[shard.id().value - owner_.shards().front().id().value].resident_bytes = u.bytes;
     counters_.rank_load[shard.rank().value - first_.value].resident_bytes += u.bytes;
   }

@@ -164,6 +164,7 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   }
   add_cache(steps, "", list);
   add_memory(steps, page_slots_of(spec), element_bits(spec.payload.element) / 8, capacity, list);
+  add_codec(spec, warm_rows(outcome.codecs, warmup), list);
   add_traffic(steps, traffic, count_entities(outcome.loads, Entity::rank), list);
   add_times(steps, outcome.wall_ns, list);
   add_requests(outcome.requests, static_cast<std::int64_t>(total(std::span<const StepRecord>(outcome.steps), &S::t_step)), list);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/records.hpp"
+#include "engine/run_spec.hpp"
 
 namespace moekv {
 
@@ -37,6 +38,8 @@ void add_totals(std::span<const StepRecord> steps, SummaryList& list);
 void add_cache(std::span<const StepRecord> steps, std::string_view suffix, SummaryList& list);
 void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std::int64_t payload_bytes, std::int64_t capacity_bytes,
                 SummaryList& list);
+/// `codecs`: empty without a codec.
+void add_codec(const RunSpec& spec, std::span<const CodecRecord> codecs, SummaryList& list);
 void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecord> traffic, std::int64_t ranks, SummaryList& list);
 void add_times(std::span<const StepRecord> steps, std::int64_t wall_ns, SummaryList& list);
 void add_requests(std::span<const RequestRecord> requests, std::int64_t t_step_ns, SummaryList& list);

@@ -16,6 +16,7 @@ void for_each_record(Outcome&& outcome, F&& f) {
   f("step", outcome.steps);
   f("layer", outcome.layers);
   f("load", outcome.loads);
+  f("codec", outcome.codecs);
   f("traffic", outcome.traffic);
   f("allocation", outcome.allocations);
   f("request", outcome.requests);

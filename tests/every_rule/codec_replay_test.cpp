@@ -66,17 +66,106 @@ TYPED_TEST(CodecInReplay, SealsPagesAndKeepsDecisions) {
   static const RunOutcome raw = run_replay(spec_of(codec::Fp32{}), requests());
   static const RunOutcome sealed = run_replay(spec_of(codec::Int8Token{}), requests());  // sealing ends pages early
   const RunOutcome out = run_replay(spec_of(codec, loaded ? path : ""), requests());
-  EXPECT_EQ(to_hex(out.digest), to_hex((plane.raw() ? raw : sealed).digest));
+  const bool one_way = classes_of(codec) == 1;
+  if (one_way) EXPECT_EQ(to_hex(out.digest), to_hex((plane.raw() ? raw : sealed).digest));
   EXPECT_TRUE(out.violations.empty()) << out.violations.front();
   const StepRecord sum = testing::totals(out);
-  if (plane.raw()) return;
+  if (plane.raw() && one_way) return;
   EXPECT_GT(sum.sealed_entries, 0);
   EXPECT_LE(sum.kv_bytes_codes, sum.kv_bytes_stored);
   EXPECT_LE(sum.kv_bytes_codes, sum.kv_bytes_raw);
   EXPECT_EQ(sum.codec_table_bytes > 0, plane.has_table() && plane.scope != TableScope::page);
+  std::int64_t sealed_pages = 0, sampled = 0;
+  for (const CodecRecord& row : out.codecs) {
+    sealed_pages += row.sealed_pages;
+    sampled += row.sampled_pages;
+    EXPECT_LE(row.entropy_bits, row.code_bits + 64 * row.sampled_pages);
+    EXPECT_EQ(row.code_bits > 0, row.sampled_pages > 0 && element_bits(plane.element) < 16 && one_way);
+    if (row.sampled_pages > 0 && one_way) EXPECT_TRUE(row.k_err_ppm > 0 && row.asked_pages == row.sampled_pages && row.logit_err_ppm > 0);
+  }
+  EXPECT_GT(sealed_pages, 0);
+  EXPECT_GT(sampled, 0) << "every run of a codec says what it lost";
   for (const ProbeRecord& p : out.probes) EXPECT_TRUE(std::isfinite(p.attn_out_err));
-  if (loaded) {  // identity maps lose what fp16 loses
+  if (loaded && one_way) {  // identity maps lose what fp16 loses
     for (const ProbeRecord& p : out.probes) EXPECT_LT(p.attn_out_err, 2e-3);
+  }
+}
+
+/// A codec with several classes, in a replay: what its rows say of them.
+struct Classes {
+  RunOutcome out;
+  std::vector<CodecRecord> rows;  // windows summed, levels of the last
+};
+Classes run_classes(const Codec& codec, const std::string& maps = {}, int threads = 1, Layout layout = Layout::token) {
+  RunSpec spec = spec_of(codec, maps);
+  if (layout == Layout::expert) {
+    testing::use_expert_layout(spec);
+    spec.page.slots = 8;
+  }
+  testing::RandomTrace trace(spec.model, requests(), 11);
+  const auto transport = make_local_transport();
+  const auto backend = make_host_backend(threads);
+  Classes c{run_replay(spec, *transport, *backend, trace), {}};
+  for (const CodecRecord& row : c.out.codecs) {
+    c.rows.resize(std::max(c.rows.size(), static_cast<std::size_t>(row.page_class) + 1));
+    combine_rows(c.rows[static_cast<std::size_t>(row.page_class)], row);
+  }
+  EXPECT_TRUE(c.out.violations.empty()) << c.out.violations.front();
+  return c;
+}
+
+TEST(PageClasses, AdaptiveTakesTheSmallestWithinItsError) {
+  std::int64_t before = 0;
+  for (const float max_error : {1e6F, 0.075F, 0.0F}) {
+    const Classes c = run_classes(codec::Adaptive{.max_error = max_error});
+    ASSERT_EQ(c.rows.size(), 3U);
+    std::int64_t pages = 0, bytes = 0, sampled = 0;
+    for (const CodecRecord& row : c.rows) {
+      pages += row.sealed_pages;
+      bytes += row.page_bytes;
+      sampled += row.sampled_pages;
+    }
+    EXPECT_GT(sampled, 0);
+    if (max_error > 1) EXPECT_EQ(c.rows[0].sealed_pages, pages);
+    if (max_error == 0) EXPECT_EQ(c.rows[2].sealed_pages, pages);
+    if (max_error > 0 && max_error < 1) EXPECT_TRUE(c.rows[0].sealed_pages > 0 && c.rows[1].sealed_pages > 0) << "one class only tests nothing";
+    EXPECT_GT(bytes, before) << "less error costs more bytes";
+    before = bytes;
+    EXPECT_EQ(c.rows[2].k_err_ppm, 0) << "raw pages keep every bit";
+  }
+}
+
+TEST(PageClasses, ImportancePicksTheClassAndThresholdsMoveIt) {
+  const Classes all_small = run_classes(codec::Adaptive{.by = codec::AdaptBy::importance, .low = 1.0F, .high = 1.0F});
+  EXPECT_EQ(all_small.rows[1].sealed_pages + all_small.rows[2].sealed_pages, 0) << "no page has all attention";
+  const Classes all_large = run_classes(codec::Adaptive{.by = codec::AdaptBy::importance, .low = 0.0F, .high = 0.0F});
+  EXPECT_EQ(all_large.rows[0].sealed_pages + all_large.rows[1].sealed_pages, 0);
+  const Classes mixed = run_classes(codec::Adaptive{.by = codec::AdaptBy::importance, .low = 0.45F, .high = 0.55F});
+  for (const CodecRecord& row : mixed.rows) EXPECT_GT(row.sealed_pages, 0);
+  EXPECT_NE(to_hex(mixed.out.digest), to_hex(all_small.out.digest)) << "the choice is a decision";
+}
+
+TEST(PageClasses, LoraPlusStoresTheFirstCoordinatesOfUnimportantPages) {
+  const TempDir folder;
+  const std::string path = folder.path() + "/maps.h5";
+  write_identity(path, 16, 16);
+  const Classes mixed = run_classes(codec::LoraPlus{.rank = 16, .low = 0.45F, .high = 0.55F}, path);
+  ASSERT_EQ(mixed.rows.size(), 3U);
+  for (const CodecRecord& row : mixed.rows) EXPECT_GT(row.sampled_pages, 0);
+  // Identity maps: a page of the largest class keeps all channels, one of half keeps 8 of 16 uniform ones.
+  EXPECT_LT(mixed.rows[2].k_err_ppm, 1000 * mixed.rows[2].sampled_pages);
+  EXPECT_NEAR(static_cast<double>(mixed.rows[1].k_err_ppm) / static_cast<double>(mixed.rows[1].sampled_pages), std::sqrt(0.5) * 1e6, 3e4);
+  EXPECT_NEAR(static_cast<double>(mixed.rows[0].k_err_ppm) / static_cast<double>(mixed.rows[0].sampled_pages), std::sqrt(0.75) * 1e6, 3e4);
+  EXPECT_GT(mixed.rows[1].asked_pages, 0);
+  EXPECT_GT(mixed.rows[1].logit_err_ppm, mixed.rows[1].asked_pages * 100000);
+}
+
+TEST(PageClasses, ThreadsAndLayoutsChangeNoChoice) {
+  for (const Layout layout : {Layout::token, Layout::expert}) {
+    const codec::Adaptive codec{.max_error = 0.075F};
+    const Classes one = run_classes(codec, {}, 1, layout), two = run_classes(codec, {}, 2, layout);
+    EXPECT_EQ(to_hex(one.out.digest), to_hex(two.out.digest));
+    for (std::size_t i = 0; i < one.rows.size(); ++i) EXPECT_EQ(one.rows[i].k_err_ppm, two.rows[i].k_err_ppm);
   }
 }
 
@@ -86,12 +175,23 @@ TEST(CodecTables, AreFittedToCalibrationSequences) {
   const Geometry geometry(spec, trace.info(), spec.cluster.ranks);
   const CodecTables tables(geometry);
   ASSERT_TRUE(tables.needed());
-  const BlockFormat two = geometry.sealed_format(2);
-  EXPECT_EQ(tables.of(0, 1, 2).size(), two.shared_bytes());
-  EXPECT_NE(tables.of(0, 0, 1), tables.of(0, 1, 1));
-  EXPECT_NE(tables.of(0, 0, 1), tables.of(1, 0, 1));
-  EXPECT_EQ(tables.of(1, 0, 1), CodecTables(geometry).of(1, 0, 1));
+  const BlockFormat two = geometry.sealed_format(2, 0);
+  EXPECT_EQ(tables.of(0, 1, 2, 0).size(), two.shared_bytes());
+  EXPECT_NE(tables.of(0, 0, 1, 0), tables.of(0, 1, 1, 0));
+  EXPECT_NE(tables.of(0, 0, 1, 0), tables.of(1, 0, 1, 0));
+  EXPECT_EQ(tables.of(1, 0, 1, 0), CodecTables(geometry).of(1, 0, 1, 0));
   EXPECT_GT(testing::totals(run_replay(spec, requests())).sealed_entries, 0);
+}
+
+TEST(CodecTables, LowRankBasesMayBeLoaded) {
+  const TempDir folder;
+  const std::string path = folder.path() + "/maps.h5";
+  write_identity(path, 16, 16);
+  for (const codec::Latents latents : {codec::Latents::fp16, codec::Latents::int4}) {
+    const RunOutcome out = run_replay(spec_of(codec::LowrankPca{.rank = 16, .latents = latents, .basis = codec::BasisFrom::loaded}, path), requests());
+    EXPECT_GT(testing::totals(out).sealed_entries, 0);
+    for (const ProbeRecord& p : out.probes) EXPECT_LT(p.attn_out_err, latents == codec::Latents::fp16 ? 2e-3 : 0.5);
+  }
 }
 
 TEST(CodecTables, RefuseFilesThatDoNotFit) {
@@ -102,7 +202,7 @@ TEST(CodecTables, RefuseFilesThatDoNotFit) {
     const RunSpec spec = spec_of(codec::Lora{.rank = rank}, file);
     const testing::RandomTrace trace(spec.model, requests(), 3);
     const Geometry geometry(spec, trace.info(), spec.cluster.ranks);
-    return CodecTables(geometry).of(0, 0, 4).size();
+    return CodecTables(geometry).of(0, 0, 4, 0).size();
   };
   EXPECT_EQ(make(8, path), 4U * 2 * 2 * 8 * 16 * 2);
   EXPECT_THROW((void)make(4, path), UserError);

@@ -268,7 +268,8 @@ const std::map<std::string_view, std::uint64_t> published_pages = {{"fp32", 6553
                                                                    {"block_pca", 12288},
                                                                    {"lora", 16384},
                                                                    {"lora++", 16384},
-                                                                   {"ae_loaded", 16384}};
+                                                                   {"ae_loaded", 16384},
+                                                                   {"adaptive", 32768}};  // the largest class
 
 TYPED_TEST(EveryCodec, BlockBytesEqualTheFormula) {
   const TypeParam codec;
@@ -283,6 +284,7 @@ TYPED_TEST(EveryCodec, BlockBytesEqualTheFormula) {
 TYPED_TEST(EveryCodec, IsNamedAndDescribed) {
   EXPECT_FALSE(TypeParam::name.empty());
   EXPECT_GT(TypeParam::doc.size(), 5U);
+  EXPECT_GT(TypeParam::source.size(), 2U);
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ void expect_same(const RunOutcome& a, const RunOutcome& b) {
   expect_same_rows(a.steps, b.steps);
   expect_same_rows(a.layers, b.layers);
   expect_same_rows(a.loads, b.loads);
+  expect_same_rows(a.codecs, b.codecs);
   expect_same_rows(a.traffic, b.traffic);
   expect_same_rows(a.probes, b.probes);
   EXPECT_TRUE(a.violations.empty()) << a.violations.front();
@@ -144,6 +145,17 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.page.head_groups = 2;
     s.compression.k = codec::Int8Token{};
     s.compression.v = codec::Int8Token{};
+    s.eviction.rule = evict::Streaming{};
+    s.eviction.budget = {BudgetKind::tokens, 24, 1, 1};
+  });
+  add("codec per page by its error, lru", [](RunSpec& s) {
+    s.compression.k = s.compression.v = codec::Adaptive{.max_error = 0.075F};
+    s.eviction.rule = evict::Lru{};
+    s.eviction.budget = {BudgetKind::bytes, 4096, 1, 1};
+  });
+  add("codec per page by its attention, mla", [](RunSpec& s) {
+    s = small_spec(testing::mla_model());
+    s.compression.k = s.compression.v = codec::Adaptive{.by = codec::AdaptBy::importance, .low = 0.45F, .high = 0.55F};
     s.eviction.rule = evict::Streaming{};
     s.eviction.budget = {BudgetKind::tokens, 24, 1, 1};
   });

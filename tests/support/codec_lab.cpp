@@ -39,19 +39,24 @@ double logit_error(const HeadRows& h, const Matrix& k) {
 /// Pages of one head on a backend.
 class Store {
  public:
-  Store(const HeadRows& head, const BlockFormat& sealed, std::uint32_t raw_tokens) : head_(head), slots_(sealed.page_slots) {
-    BlockFormat raw = sealed;
+  /// `formats`: by class.
+  Store(const HeadRows& head, const std::vector<BlockFormat>& formats, const ClassChoice& choice, std::uint32_t raw_tokens)
+      : head_(head), choice_(choice), slots_(formats.front().page_slots), used_(formats.size()) {
+    BlockFormat raw = formats.front();
     raw.k = raw.v = {ElementFormat::fp32};
     const auto n_pages = static_cast<std::uint32_t>(head.k.rows()) / slots_;
     raw_ = backend_->create_pool(raw, n_pages + 1);
-    sealed_ = backend_->create_pool(sealed, n_pages);
-    if (sealed.k.fit == TableFit::loaded || sealed.v.fit == TableFit::loaded) load_tables(sealed);
+    for (const BlockFormat& format : formats) {
+      pools_.push_back(backend_->create_pool(format, n_pages));
+      if (format.k.fit == TableFit::loaded || format.v.fit == TableFit::loaded) load_tables(pools_.back(), format);
+    }
     write(raw_tokens, n_pages);
   }
 
   [[nodiscard]] Backend& backend() { return *backend_; }
-  [[nodiscard]] PoolId sealed() const { return sealed_; }
   [[nodiscard]] std::size_t n_sealed() const { return seals_.size(); }
+  /// Pages of each class.
+  [[nodiscard]] const std::vector<std::uint32_t>& used() const { return used_; }
 
   void read(Matrix& k, Matrix& v) {
     std::vector<float> k_row(static_cast<std::size_t>(k.cols())), v_row(static_cast<std::size_t>(v.cols()));
@@ -108,7 +113,7 @@ class Store {
   }
 
   /// What a trained file would hold at best: the principal axes, down and up, with a zero bias.
-  void load_tables(const BlockFormat& sealed) {
+  void load_tables(PoolId pool, const BlockFormat& sealed) {
     std::vector<std::byte> tables(sealed.shared_bytes());
     std::size_t at = 0;
     for (const auto& [plane, rows] : {std::pair{sealed.k, &head_.k}, {sealed.v, &head_.v}}) {
@@ -123,7 +128,20 @@ class Store {
         fit_table(axes, d, {x.data(), static_cast<std::uint32_t>(x.rows()), nullptr, 0}, &tables[at]);
       }
     }
-    backend_->set_tables(sealed_, 7, tables);
+    backend_->set_tables(pool, 7, tables);
+  }
+
+  /// Class of a page by its error; where attention decides, which there is none of here, pages take turns.
+  std::uint32_t class_of(SealOp op) {
+    if (choice_.by == ChooseBy::importance) return op.from.index % static_cast<std::uint32_t>(pools_.size());
+    std::uint32_t c = 0;
+    for (; c + 1 < pools_.size(); ++c) {
+      op.to.pool = pools_[c];
+      SealAudit audit;
+      backend_->audit({&op, 1}, AuditOf::trial, static_cast<float>(head_.scale), &audit);
+      if (!needs_larger_class(choice_, audit.spread_error)) break;
+    }
+    return c;
   }
 
   void write(std::uint32_t raw_tokens, std::uint32_t n_pages) {
@@ -143,16 +161,22 @@ class Store {
       const std::uint32_t n_q = std::min<std::uint32_t>(32, static_cast<std::uint32_t>(head_.q.rows()));
       const std::size_t stride = d * sizeof(float);
       const auto* last = reinterpret_cast<const std::byte*>(queries_.data()) + (static_cast<std::size_t>(head_.q.rows()) - n_q) * stride;
-      seals_.push_back({{raw_, page}, {sealed_, page}, n, 7, last, stride, n_q, 1});
-      pages_.push_back({{sealed_, page}, n});
+      SealOp op{{raw_, page}, {pools_[0], 0}, n, 7, last, stride, n_q, 1};
+      const std::uint32_t c = class_of(op);
+      op.to = {pools_[c], used_[c]++};
+      seals_.push_back(op);
+      pages_.push_back({op.to, n});
     }
     backend_->seal(seals_);
   }
 
   const HeadRows& head_;
+  ClassChoice choice_;
   std::uint32_t slots_;
+  std::vector<std::uint32_t> used_;
   std::unique_ptr<Backend> backend_ = make_host_backend(1);
-  PoolId raw_, sealed_;
+  PoolId raw_;
+  std::vector<PoolId> pools_;
   std::vector<float> queries_;
   std::vector<SealOp> seals_;
   std::vector<PageRead> pages_;
@@ -181,8 +205,10 @@ HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint
 
 CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, std::uint32_t slots, std::uint32_t raw_tokens) {
   const auto d = static_cast<std::uint32_t>(head.k.cols());
-  const BlockFormat sealed{plane_of(k, Role::k, d), plane_of(v, Role::v, d), slots, 1, d, d, false};
-  Store store(head, sealed, raw_tokens);
+  std::vector<BlockFormat> formats;
+  for (std::uint32_t c = 0; c < std::max(classes_of(k), classes_of(v)); ++c)
+    formats.push_back({plane_of(k, Role::k, d, c), plane_of(v, Role::v, d, c), slots, 1, d, d, false});
+  Store store(head, formats, classes_of(k) > 1 ? choice_of(k) : choice_of(v), raw_tokens);
   Matrix k_stored(head.k.rows(), d), v_stored(head.v.rows(), d);
   store.read(k_stored, v_stored);
   const Matrix exact = attention(head, head.k), stored = attention(head, k_stored);
@@ -195,13 +221,16 @@ CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, 
   e.out = relative(out, exact * head.v);
   e.fold = relative(out, stored * v_stored);
   const BackendMemory memory = store.backend().memory();
-  BlockFormat raw = sealed;
+  BlockFormat raw = formats.front();
   raw.k = raw.v = {ElementFormat::fp32};
   e.raw_bytes = store.n_sealed() * raw.block_bytes();
   e.allocated_bytes = memory.pool_bytes + memory.table_bytes - static_cast<std::int64_t>(e.raw_bytes + (raw_tokens > 0 ? raw.block_bytes() : 0));
-  e.table_bytes = sealed.shared_bytes();
-  e.stored_bytes = store.n_sealed() * sealed.block_bytes();
-  e.code_bytes = store.n_sealed() * sealed.block_code_bytes();
+  e.pages = store.used();
+  for (std::size_t c = 0; c < formats.size(); ++c) {
+    e.table_bytes += formats[c].shared_bytes() * (formats[c].k.fit == TableFit::loaded || e.pages[c] > 0 ? 1 : 0);
+    e.stored_bytes += e.pages[c] * formats[c].block_bytes();
+    e.code_bytes += e.pages[c] * formats[c].block_code_bytes();
+  }
   return e;
 }
 

@@ -33,6 +33,7 @@ struct CodecErrors {
   double fold = 0;       // the backend's outputs against attention over the stored values, relative
   std::int64_t allocated_bytes = 0;
   std::uint64_t stored_bytes = 0, code_bytes = 0, table_bytes = 0, raw_bytes = 0;
+  std::vector<std::uint32_t> pages;  // of each class
 };
 
 /// Stores the head in pages of `slots` tokens (the first `raw_tokens` raw, the others sealed at once), reads it back and attends to it.

@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.hpp"
@@ -80,6 +82,47 @@ TEST(HostBackend, RefusesPoolsBeyondAnyAddressSpace) {
   f.n_kv_heads = 64;
   f.d_k = f.d_v = 4096;
   EXPECT_THROW(backend->create_pool(f, 0xFFFFFFFFU), PointFailure);
+}
+
+/// Two rows in int4, scale 1 and zero 0: 2.5 becomes 2 in both, everything else stays.
+TEST(HostBackend, AuditTellsWhatSealingLoses) {
+  const auto backend = make_host_backend(1);
+  const BlockFormat raw{{ElementFormat::fp32}, {ElementFormat::fp32}, 16, 1, 4, 4, false};
+  BlockFormat packed = raw;
+  packed.k = packed.v = codec::Int4Token{}.plane(Role::k, 4);
+  const PoolId from = backend->create_pool(raw, 2), to = backend->create_pool(packed, 1);
+  const float rows[][4] = {{0, 1, 2.5F, 15}, {15, 2.5F, 1, 0}};
+  const float exact[] = {0, 1, 2, 15};
+  for (std::uint32_t slot = 0; slot < 2; ++slot) {
+    for (const auto& [block, row] : {std::pair{0U, rows[slot]}, {1U, exact}}) {
+      const AppendOp op{{from, block}, slot, reinterpret_cast<const std::byte*>(row), reinterpret_cast<const std::byte*>(row)};
+      backend->append({&op, 1});
+    }
+  }
+  const SealOp other{{from, 1}, {to, 0}, 2};
+  backend->seal({&other, 1});
+  const float q[] = {0, 0, 1, 0};  // logits 2.5, 1 become 2, 1
+  SealOp op{{from, 0}, {to, 0}, 2, 0, reinterpret_cast<const std::byte*>(q), sizeof q, 1, 1};
+  SealAudit trial, stored, unasked;
+  backend->audit({&op, 1}, AuditOf::trial, 2.0F, &trial);
+  float k[4], v[4];
+  backend->read_row({to, 0}, 0, 0, k, v);
+  EXPECT_TRUE(std::equal(k, k + 4, exact)) << "a trial stores nothing";
+  backend->seal({&op, 1});
+  backend->audit({&op, 1}, AuditOf::stored, 2.0F, &stored);
+  op.q = nullptr;
+  backend->audit({&op, 1}, AuditOf::stored, 2.0F, &unasked);
+  EXPECT_TRUE(std::isnan(unasked.logit_error) && std::isnan(unasked.attention_error));
+  for (const SealAudit& a : {trial, stored}) {
+    EXPECT_NEAR(a.k_error, std::sqrt(0.5 / 464.5), 1e-12);
+    EXPECT_NEAR(a.v_error, a.k_error, 1e-12);
+    EXPECT_NEAR(a.spread_error, std::sqrt(0.5 / 227.25), 1e-12);
+    EXPECT_NEAR(a.logit_error, 1.0 / 3.0, 1e-12);
+    const double p = 1 / (1 + std::exp(-3.0)), wrong = 1 / (1 + std::exp(-2.0));
+    EXPECT_NEAR(a.attention_error, std::sqrt(2 * (p - wrong) * (p - wrong) / (p * p + (1 - p) * (1 - p))), 1e-12);
+    EXPECT_EQ(a.code_bits, 64);     // two planes of eight 4-bit codes
+    EXPECT_EQ(a.entropy_bits, 32);  // 0, 1, 2 and 15, each twice in eight
+  }
 }
 
 TEST(HostBackend, FoldsScaleAndZeroOfValues) {  // p = (1/4, 3/4), s = (2, 4), z = (1, -1), codes (1, 2): output 1/4 * 3 + 3/4 * 7 = 6

@@ -11,7 +11,7 @@ struct RuleAlias {
   std::string_view alias, name;
 };
 
-inline constexpr std::array<RuleAlias, 19> codec_aliases{{
+inline constexpr std::array<RuleAlias, 20> codec_aliases{{
     {"LoRACompressor", "lora"},
     {"LoRAPlusPlusCompressor", "lora++"},
     {"LoRAPlusCompressor", "lora++"},
@@ -29,6 +29,7 @@ inline constexpr std::array<RuleAlias, 19> codec_aliases{{
     {"prune", "chan_prune.magnitude"},
     {"DistillationCompressor", "ae_loaded"},
     {"distill", "ae_loaded"},
+    {"PiKVCompressor", "adaptive"},
     {"QuantizedCompressor", "int8_token.asym"},
     {"quantized", "int8_token.asym"},
 }};

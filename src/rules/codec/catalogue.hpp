@@ -1,10 +1,15 @@
 // The codecs. One line here makes a codec known to YAML, help, kernels, HDF5 attributes and the every-rule tests.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
 #include <variant>
 
+#include "rules/codec/adaptive.hpp"
 #include "rules/codec/alias.hpp"
 #include "rules/codec/channel.hpp"
+#include "rules/codec/choice.hpp"
 #include "rules/codec/fp4.hpp"
 #include "rules/codec/fp8.hpp"
 #include "rules/codec/integer.hpp"
@@ -26,11 +31,41 @@ using Codec = std::variant<codec::Bf16, codec::Fp16, codec::Fp32,               
                            codec::TurboK8V4, codec::Turbo4Nc, codec::TurboK3V4Nc, codec::Turbo3Nc,                       //
                            codec::PruneCrop, codec::PruneMagnitude, codec::PruneThink, codec::PyramidRes,                //
                            codec::LowrankPca, codec::LowrankKqSvd, codec::BlockPca,                                      //
-                           codec::Lora, codec::LoraPlus, codec::AeLoaded>;
+                           codec::Lora, codec::LoraPlus, codec::AeLoaded,                                                //
+                           codec::Adaptive>;
 
-/// How a codec stores the plane of a role with d channels.
+/// Codecs that store a page in one of n_page_classes ways.
+template <class C>
+concept PagewiseCodec = requires(const C& c) { c.choice(); };
+
+[[nodiscard]] inline std::uint32_t classes_of(const Codec& codec) {
+  return std::visit([]<class C>(const C&) { return PagewiseCodec<C> ? n_page_classes : 1U; }, codec);
+}
+[[nodiscard]] inline ClassChoice choice_of(const Codec& codec) {
+  return std::visit([]<class C>(const C& c) -> ClassChoice {
+    if constexpr (PagewiseCodec<C>) return c.choice();
+    return {};
+  }, codec);
+}
+
+/// How a codec stores the plane of a role with d channels: its largest class.
 [[nodiscard]] inline PlaneFormat plane_of(const Codec& codec, Role role, std::uint32_t d) {
   return std::visit([&](const auto& c) { return c.plane(role, d); }, codec);
+}
+/// The same of a class; a codec with one way has it for every class.
+[[nodiscard]] inline PlaneFormat plane_of(const Codec& codec, Role role, std::uint32_t d, std::uint32_t page_class) {
+  return std::visit([&]<class C>(const C& c) {
+    if constexpr (PagewiseCodec<C>) return c.plane(role, d, page_class);
+    return c.plane(role, d);
+  }, codec);
+}
+/// Name of a class; the codec's own where it has one.
+[[nodiscard]] inline std::string_view class_name(const Codec& codec, std::uint32_t page_class) {
+  return std::visit([&]<class C>(const C& c) -> std::string_view {
+    if constexpr (requires { c.classes(); }) return enum_names(codec::PageCodec{})[static_cast<std::size_t>(c.classes()[page_class])];
+    if constexpr (requires { C::class_names; }) return C::class_names[page_class];
+    return C::name;
+  }, codec);
 }
 
 }  // namespace moekv

@@ -25,6 +25,7 @@ inline constexpr std::string_view pruned_doc = "share of the channels that is no
 struct PruneCrop {
   static constexpr std::string_view name = "chan_prune.crop";
   static constexpr std::string_view doc = "keeps the first channels of K and V (what PiKV calls FastV)";
+  static constexpr std::string_view source = "PiKV Table 2, F";
   float pruned = 0.5F;
   static constexpr auto params = std::tuple{Param{"pruned", &PruneCrop::pruned, "1", detail::pruned_doc, 0.0, 0.95}};
   [[nodiscard]] PlaneFormat plane(Role, std::uint32_t d) const { return detail::pruned(TableFit::crop, pruned, d); }
@@ -32,6 +33,7 @@ struct PruneCrop {
 struct PruneMagnitude {
   static constexpr std::string_view name = "chan_prune.magnitude";
   static constexpr std::string_view doc = "keeps the channels of K and V with the largest mean square in the first sealed pages (structured pruning)";
+  static constexpr std::string_view source = "PiKV Table 2, Pr";
   float pruned = 0.5F;
   static constexpr auto params = std::tuple{Param{"pruned", &PruneMagnitude::pruned, "1", detail::pruned_doc, 0.0, 0.95}};
   [[nodiscard]] PlaneFormat plane(Role, std::uint32_t d) const { return detail::pruned(TableFit::magnitude, pruned, d); }
@@ -40,6 +42,7 @@ struct PruneThink {
   static constexpr std::string_view name = "chan_prune.think";
   static constexpr std::string_view doc =
       "ThinK: keeps the channels of K with the largest product of mean squares of K and of recent queries; V stays raw";
+  static constexpr std::string_view source = "ThinK, arXiv 2407.21018";
   float pruned = 0.4F;
   static constexpr auto params = std::tuple{Param{"pruned", &PruneThink::pruned, "1", detail::pruned_doc, 0.0, 0.95}};
   [[nodiscard]] PlaneFormat plane(Role role, std::uint32_t d) const {
@@ -49,6 +52,7 @@ struct PruneThink {
 struct PyramidRes {
   static constexpr std::string_view name = "pyramid_res";
   static constexpr std::string_view doc = "multi-resolution: fp16 means of 2^level adjacent channels (what PiKV calls PyramidKV)";
+  static constexpr std::string_view source = "PiKV Table 2, Py";
   std::uint32_t level = 1;
   static constexpr auto params = std::tuple{Param{"level", &PyramidRes::level, "1", "each level halves the channels", 1.0, 6.0}};
   [[nodiscard]] PlaneFormat plane(Role, std::uint32_t) const {

@@ -14,9 +14,10 @@ namespace moekv::codec {
 /// How coordinates are stored: fp16, or asymmetric 4-bit with fp16 scale and zero per token.
 enum class Latents : std::uint8_t { fp16, int4 };
 constexpr auto enum_names(Latents) { return std::array<std::string_view, 2>{"fp16", "int4"}; }
-/// What a basis is made from: the first sealed pages of the sequence, or calibration sequences of the same layer.
-enum class BasisFrom : std::uint8_t { sequence, offline };
-constexpr auto enum_names(BasisFrom) { return std::array<std::string_view, 2>{"sequence", "offline"}; }
+/// What a basis is made from: the first sealed pages of the sequence, calibration sequences of the same layer, or a file (with a bias where the
+/// basis is centred).
+enum class BasisFrom : std::uint8_t { sequence, offline, loaded };
+constexpr auto enum_names(BasisFrom) { return std::array<std::string_view, 3>{"sequence", "offline", "loaded"}; }
 
 namespace detail {
 
@@ -26,20 +27,21 @@ namespace detail {
           .scale = fp16 ? ScaleScheme::none : ScaleScheme::token,
           .zero_point = !fp16,
           .map = MapKind::basis,
-          .fit = fit,
-          .scope = from == BasisFrom::offline ? TableScope::run : TableScope::sequence,
+          .fit = from == BasisFrom::loaded ? TableFit::loaded : fit,
+          .scope = from == BasisFrom::sequence ? TableScope::sequence : TableScope::run,
           .centre = fit == TableFit::pca,
           .width = static_cast<std::uint16_t>(rank)};
 }
 inline constexpr std::string_view rank_doc = "coordinates stored of a row";
 inline constexpr std::string_view latents_doc = "how coordinates are stored";
-inline constexpr std::string_view basis_doc = "rows a basis is made from: the sequence's first sealed pages, or calibration sequences";
+inline constexpr std::string_view basis_doc = "rows a basis is made from: the sequence's first sealed pages, calibration sequences, or a file (compression.maps_path)";
 
 }  // namespace detail
 
 struct LowrankPca {
   static constexpr std::string_view name = "lowrank.pca";
   static constexpr std::string_view doc = "coordinates along principal axes (truncated SVD), post-RoPE";
+  static constexpr std::string_view source = "PiKV Table 2, SVD; Palu, arXiv 2407.21118; Eigen Attention, arXiv 2408.05646";
   std::uint32_t rank = 64;
   Latents latents = Latents::fp16;
   BasisFrom basis = BasisFrom::sequence;
@@ -51,6 +53,7 @@ struct LowrankPca {
 struct LowrankKqSvd {
   static constexpr std::string_view name = "lowrank.kq_svd";
   static constexpr std::string_view doc = "coordinates of K that are best for logits under recent queries (KQ-SVD), V as lowrank.pca";
+  static constexpr std::string_view source = "KQ-SVD, arXiv 2512.05916";
   std::uint32_t rank = 64;
   Latents latents = Latents::fp16;
   BasisFrom basis = BasisFrom::sequence;
@@ -64,6 +67,7 @@ struct LowrankKqSvd {
 struct BlockPca {
   static constexpr std::string_view name = "block_pca";
   static constexpr std::string_view doc = "principal axes of each page, stored in the page (what PiKV calls ChunkKV)";
+  static constexpr std::string_view source = "PiKV Table 2, Ch";
   std::uint32_t rank = 16;
   static constexpr auto params = std::tuple{Param{"rank", &BlockPca::rank, "1", detail::rank_doc, 1.0, 256.0}};
   [[nodiscard]] PlaneFormat plane(Role, std::uint32_t) const {

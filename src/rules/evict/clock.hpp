@@ -12,6 +12,7 @@ namespace moekv::evict {
 struct Clock {
   static constexpr std::string_view name = "clock";
   static constexpr std::string_view doc = "fifo with a second chance: an accessed unit is put back as new once";
+  static constexpr std::string_view source = "classical (Corbato 1968)";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr auto params = std::tuple{};
@@ -47,6 +48,7 @@ struct Clock {
 struct Sieve {
   static constexpr std::string_view name = "sieve";
   static constexpr std::string_view doc = "SIEVE: a hand clears reference bits in place, the first unit without one goes";
+  static constexpr std::string_view source = "SIEVE, NSDI 2024";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr auto params = std::tuple{};

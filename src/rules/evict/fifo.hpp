@@ -12,6 +12,7 @@ namespace moekv::evict {
 struct Fifo {
   static constexpr std::string_view name = "fifo";
   static constexpr std::string_view doc = "oldest unit goes; scope shard = the paper's circular buffer";
+  static constexpr std::string_view source = "PiKV Algorithm 1 (circular buffer)";
   static constexpr Family family = Family::queue;
   static constexpr auto params = std::tuple{};
 

@@ -15,6 +15,7 @@ namespace moekv::evict {
 struct Lfu {
   static constexpr std::string_view name = "lfu";
   static constexpr std::string_view doc = "least often accessed unit goes, among equals the oldest; under dense access it evicts the newest for ever";
+  static constexpr std::string_view source = "classical";
   static constexpr Family family = Family::score;
   static constexpr bool needs_access = true;
   static constexpr auto params = std::tuple{};
@@ -26,6 +27,7 @@ struct Lfu {
 struct Lrfu {
   static constexpr std::string_view name = "lrfu";
   static constexpr std::string_view doc = "LRFU: access count that halves every half_life steps";
+  static constexpr std::string_view source = "LRFU, IEEE Trans. Computers 2001";
   static constexpr Family family = Family::score;
   static constexpr bool needs_access = true;
   float half_life = 128.0F;
@@ -42,6 +44,7 @@ struct Lrfu {
 struct LruPlusRaw {
   static constexpr std::string_view name = "lru_plus.raw";
   static constexpr std::string_view doc = "the paper's -recency + lambda frequency; keeps a dead unit for lambda f steps";
+  static constexpr std::string_view source = "PiKV Table 3 (LRU+) as printed";
   static constexpr Family family = Family::score;
   static constexpr bool needs_access = true;
   float lambda = 1.0F;
@@ -59,6 +62,7 @@ constexpr auto enum_names(LruPlusForm) { return std::array<std::string_view, 2>{
 struct LruPlusNorm {
   static constexpr std::string_view name = "lru_plus.norm";
   static constexpr std::string_view doc = ".3 recency + .3 frequency + .4 importance, each normalised, as PiKV's code has it; importance is attention mass";
+  static constexpr std::string_view source = "PiKV's code (LRU+)";
   static constexpr Family family = Family::score;
   static constexpr bool needs_access = true;
   static constexpr bool needs_mass = true;
@@ -78,6 +82,7 @@ struct LruPlusNorm {
 struct LeastStaleCyclic {
   static constexpr std::string_view name = "least_stale.cyclic_layer";
   static constexpr std::string_view doc = "the unit of the layer whose next turn is farthest goes (after a step: the last layer); needs scope shard to act";
+  static constexpr std::string_view source = "SpecMD Least-Stale, arXiv 2602.03921";
   static constexpr Family family = Family::score;
   static constexpr bool needs_access = true;
   static constexpr auto params = std::tuple{};
@@ -89,6 +94,7 @@ struct LeastStaleCyclic {
 struct LeastStaleInterval {
   static constexpr std::string_view name = "least_stale.ewma_interval";
   static constexpr std::string_view doc = "the unit whose expected next access, last + mean gap, is farthest ahead goes";
+  static constexpr std::string_view source = "SpecMD Least-Stale by mean gap, arXiv 2602.03921";
   static constexpr Family family = Family::score;
   static constexpr bool needs_access = true;
   float alpha = 0.5F;

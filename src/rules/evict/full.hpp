@@ -10,6 +10,7 @@ namespace moekv::evict {
 struct Full {
   static constexpr std::string_view name = "full";
   static constexpr std::string_view doc = "keep everything";
+  static constexpr std::string_view source = "no eviction";
   static constexpr Family family = Family::none;
   static constexpr auto params = std::tuple{};
 };

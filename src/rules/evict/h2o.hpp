@@ -18,6 +18,7 @@ MOEKV_HD float flushed(float x) { return x < 0x1p-100F ? 0.0F : x; }
 struct H2oSum {
   static constexpr std::string_view name = "h2o.sum";
   static constexpr std::string_view doc = "H2O: least attention summed over all queries goes";
+  static constexpr std::string_view source = "H2O, arXiv 2306.14048";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = true;
   static constexpr auto params = std::tuple{};
@@ -30,6 +31,7 @@ struct H2oSum {
 struct H2oMeanSeen {
   static constexpr std::string_view name = "h2o.mean_seen";
   static constexpr std::string_view doc = "summed attention over the number of queries that saw the entry";
+  static constexpr std::string_view source = "H2O normalised by queries seen, arXiv 2306.14048";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = true;
   static constexpr auto params = std::tuple{};
@@ -43,6 +45,7 @@ struct H2oMeanSeen {
 struct H2oDecay {
   static constexpr std::string_view name = "h2o.decay";
   static constexpr std::string_view doc = "attention summed with exponential decay per step";
+  static constexpr std::string_view source = "H2O with exponential decay";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = true;
   float gamma = 0.95F;
@@ -56,6 +59,7 @@ struct H2oDecay {
 struct H2oSquares {
   static constexpr std::string_view name = "h2o.sq";
   static constexpr std::string_view doc = "sum of squared attention (KV-Compress)";
+  static constexpr std::string_view source = "KV-Compress, arXiv 2410.00161";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = true;
   static constexpr auto params = std::tuple{};
@@ -68,6 +72,7 @@ struct H2oSquares {
 struct Tova {
   static constexpr std::string_view name = "tova";
   static constexpr std::string_view doc = "TOVA: least attention of the last query goes";
+  static constexpr std::string_view source = "TOVA, arXiv 2401.06104";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = true;
   static constexpr auto params = std::tuple{};
@@ -80,6 +85,7 @@ struct Tova {
 struct PikvH2o {
   static constexpr std::string_view name = "pikv.h2o";
   static constexpr std::string_view doc = "the paper's u = a read literally: no accumulation, the same choices as tova";
+  static constexpr std::string_view source = "PiKV Table 3 as printed";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = true;
   static constexpr auto params = std::tuple{};

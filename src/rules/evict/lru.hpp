@@ -12,6 +12,7 @@ namespace moekv::evict {
 struct Lru {
   static constexpr std::string_view name = "lru";
   static constexpr std::string_view doc = "least recently accessed unit goes; needs a sparse access definition to differ from fifo";
+  static constexpr std::string_view source = "classical";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr auto params = std::tuple{};
@@ -27,6 +28,7 @@ struct Lru {
 struct Mru {
   static constexpr std::string_view name = "mru";
   static constexpr std::string_view doc = "most recently accessed unit goes: the best causal rule for cyclic accesses";
+  static constexpr std::string_view source = "classical";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr auto params = std::tuple{};

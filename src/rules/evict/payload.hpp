@@ -23,6 +23,7 @@ MOEKV_HD float norm_of(const float* x, std::uint32_t d) {
 struct Knorm {
   static constexpr std::string_view name = "knorm";
   static constexpr std::string_view doc = "largest key norm goes";
+  static constexpr std::string_view source = "L2 norm, arXiv 2406.11430";
   static constexpr Family family = Family::score;
   static constexpr bool needs_payload = true;
   static constexpr auto params = std::tuple{};
@@ -35,6 +36,7 @@ struct Knorm {
 struct PagedEviction {
   static constexpr std::string_view name = "paged_eviction";
   static constexpr std::string_view doc = "smallest |v| / |k| goes, as a mean over a page for page units";
+  static constexpr std::string_view source = "PagedEviction, arXiv 2509.04377";
   static constexpr Family family = Family::score;
   static constexpr bool prefers_pages = true;
   static constexpr bool needs_payload = true;
@@ -51,6 +53,7 @@ struct PagedEviction {
 struct PikvQuestMlp {
   static constexpr std::string_view name = "pikv.quest_mlp";
   static constexpr std::string_view doc = "the paper's MLP([K, V]) with weights drawn from the seed (a control: no trained weights exist)";
+  static constexpr std::string_view source = "PiKV Table 3 (QUEST) as printed";
   static constexpr Family family = Family::score;
   static constexpr bool needs_payload = true;
   static constexpr std::uint32_t hidden = 8;

@@ -12,6 +12,7 @@ namespace moekv::evict {
 struct Random {
   static constexpr std::string_view name = "random";
   static constexpr std::string_view doc = "a random unit goes (control)";
+  static constexpr std::string_view source = "control";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = false;
   static constexpr auto params = std::tuple{};

@@ -32,6 +32,7 @@ inline void expect_return(Queue& q, std::uint32_t u, std::uint8_t ghosts) {
 struct Slru {
   static constexpr std::string_view name = "slru";
   static constexpr std::string_view doc = "segmented LRU: four segments, an access promotes by one, overflow demotes by one";
+  static constexpr std::string_view source = "segmented LRU; Karedla et al. 1994";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr auto params = std::tuple{};
@@ -59,6 +60,7 @@ struct Slru {
 struct TwoQueue {
   static constexpr std::string_view name = "2q";
   static constexpr std::string_view doc = "2Q: a FIFO for new units, an LRU for those that came back from its ghosts";
+  static constexpr std::string_view source = "2Q, VLDB 1994";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr bool needs_return = true;
@@ -93,6 +95,7 @@ constexpr auto enum_names(S3Form) { return std::array<std::string_view, 2>{"plai
 struct S3Fifo {
   static constexpr std::string_view name = "s3fifo";
   static constexpr std::string_view doc = "S3-FIFO: a small FIFO filters units seen once, a main FIFO gives second chances";
+  static constexpr std::string_view source = "S3-FIFO, SOSP 2023";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr bool needs_return = true;
@@ -145,6 +148,7 @@ struct S3Fifo {
 struct Arc {
   static constexpr std::string_view name = "arc";
   static constexpr std::string_view doc = "ARC: balances units seen once against units seen again by the hits of its ghosts";
+  static constexpr std::string_view source = "ARC, FAST 2003";
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
   static constexpr bool needs_return = true;

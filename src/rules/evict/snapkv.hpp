@@ -18,6 +18,7 @@ constexpr auto enum_names(Pool) { return std::array<std::string_view, 2>{"avg", 
 struct SnapKv {
   static constexpr std::string_view name = "snapkv";
   static constexpr std::string_view doc = "SnapKV: pooled attention of the prompt's last queries; with prefill.queries last:N and trigger prefill_end";
+  static constexpr std::string_view source = "SnapKV, arXiv 2404.14469";
   static constexpr Family family = Family::score;
   static constexpr bool needs_mass = true;
   std::uint32_t pool_kernel = 7;

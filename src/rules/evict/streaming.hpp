@@ -15,6 +15,7 @@ namespace moekv::evict {
 struct Streaming {
   static constexpr std::string_view name = "streaming";
   static constexpr std::string_view doc = "StreamingLLM: keep the first tokens and a window of the last";
+  static constexpr std::string_view source = "StreamingLLM, arXiv 2309.17453";
   static constexpr Family family = Family::queue;
   std::uint32_t start = 4;  // positions below are never victims, whatever the protection axis says
   static constexpr auto params = std::tuple{Param{"start", &Streaming::start, "tokens", "initial positions that are never victims", 0, 1e6}};
@@ -31,6 +32,7 @@ struct Streaming {
 struct PikvIndicator {
   static constexpr std::string_view name = "pikv.sl_indicator";
   static constexpr std::string_view doc = "the paper's 1[age > tau] read literally: what is older than tau stays, the recent go; no sinks";
+  static constexpr std::string_view source = "PiKV Table 3 as printed";
   static constexpr Family family = Family::score;
   std::uint32_t tau = 64;
   static constexpr auto params = std::tuple{Param{"tau", &PikvIndicator::tau, "tokens", "age from which on a unit is kept (no published value)", 0, 1e9}};

@@ -24,6 +24,7 @@ struct Bandit {
   static constexpr std::string_view doc =
       "arms (lambda, beta, k) of cache_aware and entropy_balanced, one per layer and step; reward = - missed share of lookups, or - modelled time "
       "(R_A)";
+  static constexpr std::string_view source = "PiKV R_A";
   static constexpr bool needs_logits = true;
   static constexpr bool reads_cache = true;
   Explore explore = Explore::epsilon_greedy;

@@ -15,6 +15,7 @@ struct CacheAware {
   static constexpr std::string_view name = "cache_aware";
   static constexpr std::string_view doc =
       "top-k of z - lambda ln(1 + miss); miss = decayed count of missed page lookups under the expert's key (R_P)";
+  static constexpr std::string_view source = "PiKV R_P";
   static constexpr bool needs_logits = true;
   static constexpr bool reads_cache = true;
   float lambda = 0.5F;

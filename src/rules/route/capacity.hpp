@@ -17,6 +17,7 @@ constexpr auto enum_names(Drop) { return std::array<std::string_view, 2>{"probs"
 struct Capacity {
   static constexpr std::string_view name = "capacity";
   static constexpr std::string_view doc = "top-k where an expert takes at most ceil(T k / E factor) of a home rank's T tokens in a step";
+  static constexpr std::string_view source = "Megatron-LM MoE, capacity factor";
   static constexpr bool needs_logits = true;
   double factor = 1.25;
   Drop drop = Drop::probs;

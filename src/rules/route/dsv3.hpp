@@ -15,6 +15,7 @@ namespace moekv::route {
 struct Dsv3 {
   static constexpr std::string_view name = "dsv3";
   static constexpr std::string_view doc = "DeepSeek-V3's gate: top-k of score + bias inside the best groups; biases follow the load (aux-loss-free)";
+  static constexpr std::string_view source = "DeepSeek-V3, arXiv 2412.19437";
   static constexpr bool needs_logits = true;
   GateScore score = GateScore::sigmoid;
   GateSwitch renormalise = GateSwitch::yes;

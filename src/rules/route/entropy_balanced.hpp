@@ -14,6 +14,7 @@ namespace moekv::route {
 struct EntropyBalanced {
   static constexpr std::string_view name = "entropy_balanced";
   static constexpr std::string_view doc = "top-k of z - beta h2(u); u = an expert's share of the averaged load, h2 the binary entropy (R_E)";
+  static constexpr std::string_view source = "PiKV R_E with h2(u)";
   static constexpr bool needs_logits = true;
   float beta = 0.5F;
   float ema_decay = 0.9F;
@@ -32,6 +33,7 @@ struct EntropyBalanced {
 struct TokenEntropy {
   static constexpr std::string_view name = "token_entropy";
   static constexpr std::string_view doc = "top-k of z - beta H(p): a no-op, for H(p) is the same for every expert (R_E as printed, control)";
+  static constexpr std::string_view source = "PiKV R_E as printed";
   static constexpr bool needs_logits = true;
   float beta = 0.5F;
   static constexpr auto params = std::tuple{Param{"beta", &TokenEntropy::beta, "1", "strength of the penalty", 0, 100}};

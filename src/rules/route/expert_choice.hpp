@@ -14,6 +14,7 @@ struct ExpertChoice {
   static constexpr std::string_view doc =
       "each expert takes the ceil(T k / E) of a home rank's T prompt tokens with its largest softmax(z); a token keeps at most its k best of "
       "those; decode tokens: plain top-k (not causal)";
+  static constexpr std::string_view source = "Expert Choice, arXiv 2202.09368";
   static constexpr bool needs_logits = true;
   static constexpr auto params = std::tuple{};
 

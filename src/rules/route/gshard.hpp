@@ -15,6 +15,7 @@ struct Gshard {
   static constexpr std::string_view name = "gshard";
   static constexpr std::string_view doc =
       "top-2, capacity ceil(2 T / E factor); all first experts are placed before the second, which stay with chance 2 g2 / (g1 + g2)";
+  static constexpr std::string_view source = "GShard, arXiv 2006.16668";
   static constexpr bool needs_logits = true;
   double factor = 1.25;
   static constexpr auto params = std::tuple{Param{"factor", &Gshard::factor, "1", "capacity over the mean load of two experts a token", 1e-3, 1e3}};

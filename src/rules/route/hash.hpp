@@ -15,6 +15,7 @@ namespace moekv::route {
 struct Hash {
   static constexpr std::string_view name = "hash";
   static constexpr std::string_view doc = "expert i is (h(seed, request, position, layer) + i stride) mod E, weights 1/k (control)";
+  static constexpr std::string_view source = "PiKV R_B; Hash Layers, arXiv 2106.04426";
   static constexpr bool needs_logits = false;
   std::uint32_t stride = 0;
   static constexpr auto params =

@@ -17,6 +17,7 @@ constexpr auto enum_names(GroupScore) { return std::array<std::string_view, 3>{"
 struct Hierarchical {
   static constexpr std::string_view name = "hierarchical";
   static constexpr std::string_view doc = "two stages: the best topk_group of n_group runs of experts, then the top-k inside them (R_H)";
+  static constexpr std::string_view source = "PiKV R_H";
   static constexpr bool needs_logits = true;
   std::uint32_t n_group = 4, topk_group = 0;
   GroupScore group_score = GroupScore::sum2;

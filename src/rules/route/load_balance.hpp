@@ -14,6 +14,7 @@ namespace moekv::route {
 struct LoadBalance {
   static constexpr std::string_view name = "load_balance";
   static constexpr std::string_view doc = "top-k of z - alpha (mu - mean mu); mu = moving average of E times an expert's share of the choices (R_LB)";
+  static constexpr std::string_view source = "PiKV R_LB";
   static constexpr bool needs_logits = true;
   float alpha = 0.5F;
   float ema_decay = 0.9F;

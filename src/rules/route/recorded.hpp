@@ -12,6 +12,7 @@ namespace moekv::route {
 struct Recorded {
   static constexpr std::string_view name = "recorded";
   static constexpr std::string_view doc = "the experts and weights of the trace";
+  static constexpr std::string_view source = "the trace";
   static constexpr bool needs_logits = false;
   static constexpr auto params = std::tuple{};
 

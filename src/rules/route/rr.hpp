@@ -13,6 +13,7 @@ namespace moekv::route {
 struct Rr {
   static constexpr std::string_view name = "rr";
   static constexpr std::string_view doc = "expert i of position t is (t k + i) mod E, weights 1/k (control)";
+  static constexpr std::string_view source = "PiKV R_B (round robin)";
   static constexpr bool needs_logits = false;
   static constexpr auto params = std::tuple{};
 

@@ -14,6 +14,7 @@ struct Sinkhorn {
   static constexpr std::string_view name = "sinkhorn";
   static constexpr std::string_view doc =
       "top-k of exp(z) scaled to even rows and columns over a home rank's prompt tokens of a step; decode tokens: plain top-k (not causal)";
+  static constexpr std::string_view source = "Megatron-LM Sinkhorn; BASE, arXiv 2103.16716";
   static constexpr bool needs_logits = true;
   std::uint32_t iterations = 100;
   float tolerance = 1e-4F;

@@ -24,6 +24,7 @@ constexpr auto enum_names(GateSwitch) { return std::array<std::string_view, 3>{"
 struct Topk {
   static constexpr std::string_view name = "topk";
   static constexpr std::string_view doc = "the k largest gate logits, scored and normalised as the model's gate does";
+  static constexpr std::string_view source = "PiKV R_T; the gate of Shazeer et al., arXiv 1701.06538";
   static constexpr bool needs_logits = true;
   GateScore score = GateScore::gate;
   GateOrder order = GateOrder::gate;

@@ -21,7 +21,8 @@ constexpr auto enum_names(QuestVariant) { return std::array<std::string_view, 2>
 /// Tang et al. 2024. The original chooses per query head; here per head group, so one group per KV head comes closest (page.head_groups).
 struct Quest {
   static constexpr std::string_view name = "quest";
-  static constexpr std::string_view doc = "Quest (Tang et al. 2024): pages with the largest bound sum_d max(q_d min_d, q_d max_d) on q.k; nothing is evicted";
+  static constexpr std::string_view source = "Quest, arXiv 2406.10774";
+  static constexpr std::string_view doc = "pages with the largest bound sum_d max(q_d min_d, q_d max_d) on q.k; nothing is evicted";
   static constexpr bool needs_bounds = true;
   std::uint32_t budget_pages = 64;
   QuestVariant variant = QuestVariant::kernel;

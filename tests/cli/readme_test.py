@@ -1,0 +1,37 @@
+"""The tables of README.md are what the program prints of its catalogues, and its catalogues name their sources."""
+import re
+import unittest
+
+import program
+
+BEGIN, END = "<!-- moekv list --markdown -->\n", "<!-- end of moekv list --markdown -->"
+
+
+class Readme(program.ProgramTest):
+    def test_tables_are_those_of_the_program(self):
+        text = (program.SOURCE / "README.md").read_text()
+        self.assertEqual(text.count(BEGIN), 1)
+        written = text.partition(BEGIN)[2].partition(END)[0]
+        self.assertEqual(written, self.run_ok("list", "--markdown").out, "run scripts/readme_tables.sh")
+
+    def test_every_row_says_where_it_comes_from_and_what_it_reads(self):
+        out = self.run_ok("list", "--markdown").out
+        rows = [line.strip("|").split(" | ") for line in out.replace("\\|", "/").splitlines() if line.startswith("| `")]
+        self.assertGreater(len(rows), 80)
+        for row in rows:
+            with self.subTest(row[0]):
+                self.assertEqual([cell for i, cell in enumerate(row) if i != 3 and not cell.strip()], [], row)
+
+    def test_every_name_is_accepted(self):
+        listed = {topic: re.findall(r"(?m)^  ([a-z0-9][\w.+]*) ", self.run_ok("list", topic).out) for topic in ("policies", "routers", "codecs")}
+        table = self.run_ok("list", "--markdown").out
+        for topic, names in listed.items():
+            for name in names:
+                self.assertIn(f"| `{name}` |", table, topic)
+
+    def test_topic_and_tables_exclude_each_other(self):
+        self.refuse("list", "codecs", "--markdown")
+
+
+if __name__ == "__main__":
+    unittest.main()
