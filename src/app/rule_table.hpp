@@ -57,11 +57,13 @@ void describe(const Rule&, RuleRow& row) {
 template <class Rule>
   requires requires { Rule::when; }
 void describe(const Rule&, RuleRow& row) {
-  row.reads = allocate::reads_scores<Rule>  ? "the policy's scores"
-              : allocate::needs_mass<Rule>  ? "attention mass"
-              : allocate::needs_table<Rule> ? "a file (path)"
-                                            : "lengths";
-  constexpr std::array<std::string_view, 3> when{"a request, at its start", "a request, with its first eviction", "an eviction"};
+  std::vector<std::string> in;
+  if (allocate::reads_scores<Rule>) in.emplace_back("the policy's scores");
+  if (allocate::needs_mass<Rule>) in.emplace_back("attention mass");
+  if (allocate::needs_table<Rule>) in.emplace_back("a file (path)");
+  if (in.empty()) in.emplace_back("lengths");
+  row.reads = listed(in);
+  static const std::array<std::string, 3> when{"a request, at its start", "a request, with its first eviction", "an eviction"};
   row.unit = when[static_cast<std::size_t>(Rule::when)];
 }
 

@@ -143,6 +143,10 @@ ExitCode run_agreed(const RunOptions& options) {
   const Machinery made = agree(*job, [&] {
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
+    const bool divides_later = std::visit([](const auto& allocator) { return allocator.when != allocate::When::start; }, spec.eviction.allocator);
+    if (!options.access_log.empty() && divides_later)
+      throw UserError(spec.config_path, "--access-log: the allocator divides budgets during the run, and the log holds those that requests start with",
+                      "leave the option out, or use allocator uniform, pyramid, duo or file");
     if (const char* why = attention_refusal(spec); options.attention_rows > 0 && why != nullptr)
       throw UserError(spec.config_path, fmt::format("--attention-rows: {}", why), "leave the option out, or change the configuration");
     return prepare(spec, job->n_processes());

@@ -18,7 +18,8 @@ const char* attention_refusal(const RunSpec& spec) {
   if (spec.page.head_groups > 1) return "head groups have budgets of their own";
   if (spec.eviction.budget.kind == BudgetKind::unlimited) return "without eviction.budget nothing is lost";
   if (spec.eviction.budget.kind == BudgetKind::bytes) return "a budget of bytes is not a number of tokens";
-  if (spec.read.scope != ReadScope::all || spec.read.select != ReadSelect::all) return "queries do not read all that is resident (read.scope, read.select)";
+  if (!std::holds_alternative<allocate::Uniform>(spec.eviction.allocator)) return "an allocator gives layers unequal budgets";
+  if (spec.read.scope != ReadScope::all || selects(spec.read.select)) return "queries do not read all that is resident (read.scope, read.select)";
   if (spec.payload.generator.expert_affinity > 0) return "generated keys depend on experts (payload.generator.expert_affinity)";
   return nullptr;
 }
