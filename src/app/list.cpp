@@ -55,6 +55,14 @@ std::string inputs_of() {
     return fmt::format("      reads {}; unit {}{}\n", fmt::join(in, " and "), tokens ? "token" : "page",
                        evict::needs_return<Rule> ? "; only where evicted units can return (moekv policy evict)" : "");
   }
+  if constexpr (requires { Rule::when; }) {
+    const std::string_view in = allocate::reads_scores<Rule>   ? "the policy's scores"
+                                : allocate::needs_mass<Rule>   ? "attention mass"
+                                : allocate::needs_table<Rule> ? "a file (path)"
+                                                               : "lengths";
+    constexpr std::array<std::string_view, 3> when{"when a request starts", "once, with the first eviction after the prompt", "with every eviction"};
+    return fmt::format("      reads {}; made {}\n", in, when[static_cast<std::size_t>(Rule::when)]);
+  }
   return {};
 }
 
@@ -99,9 +107,10 @@ struct Topic {
   std::string_view name;
   Lister list;
 };
-constexpr std::array<Topic, 7> topics{{{"models", list_models},
+constexpr std::array<Topic, 8> topics{{{"models", list_models},
                                        {"clusters", list_clusters},
                                        {"policies", [] { list_rules<EvictRule>("eviction policies (eviction.policy)", "eviction"); }},
+                                       {"allocators", [] { list_rules<Allocator>("budget allocators (eviction.allocator)", "eviction.allocator"); }},
                                        {"routers", [] { list_rules<RouteRule>("routers (routing.router)", "routing"); }},
                                        {"codecs", list_codecs},
                                        {"layouts", list_layouts},
@@ -127,8 +136,8 @@ ExitCode list(const std::string& what) {
 
 void add_list(CLI::App& parent, Action& action) {
   auto what = std::make_shared<std::string>();
-  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, policies, routers, codecs, layouts, keys");
-  command->add_option("what", *what, "models, clusters, policies, routers, codecs, layouts or keys; default: all but keys");
+  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, policies, allocators, routers, codecs, layouts, keys");
+  command->add_option("what", *what, "models, clusters, policies, allocators, routers, codecs, layouts or keys; default: all but keys");
   command->footer("example:\n  moekv list keys | less");
   command->callback([what, &action] { action.run = [what] { return list(*what); }; });
 }

@@ -3,7 +3,6 @@
 
 #include "app/policy.hpp"
 #include "app/policy_evict.hpp"
-#include "engine/allocate.hpp"
 #include "engine/bounds.hpp"
 
 namespace moekv {
@@ -89,17 +88,6 @@ Json decide_mass_bound(Case& given, const std::string& name) {
   Json gone = Json::array();
   for (const auto& e : evictions) gone.push_back(e.entry);
   return {{"lost_mass", evict::lost_mass(rows, evictions)}, {"evictions", gone}};
-}
-
-Json decide_allocator(Case& given) {
-  const auto allocator = given.rule<Allocator>("allocator");
-  allocate::Request request;
-  request.budget = given.value<std::uint64_t>("budget", {1, 1e12});
-  given.require("scores");
-  request.scores = given.rows<double>("scores");
-  if (!given.failed() && request.scores.empty()) given.complain("scores", "no group", "give one row for each group");
-  given.finish();
-  return {{"capacity", std::visit([&](const auto& a) { return a.capacity(request); }, allocator)}};
 }
 
 /// The serial loop over an access sequence: demand fill, no pins, one unit at a time.
@@ -217,7 +205,7 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
 }  // namespace
 
 Json decide_evict(Case& given) {
-  if (given.has("allocator")) return decide_allocator(given);
+  if (given.has("allocator")) return policy_evict::decide_allocator(given);
   if (const Json* name = given.find("rule"); name != nullptr && name->is_string()) {
     const auto text = name->get<std::string>();
     if (text == "opt.forced" || text == "opt.bypass") return decide_belady(given, text == "opt.bypass");

@@ -1,11 +1,27 @@
 // moekv policy codec, selectors: layer budgets of PyramidKV and chunks of ChunkKV, which multiply the compression of a codec.
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "app/policy.hpp"
+#include "engine/allocate.hpp"
 #include "rules/retain.hpp"
 
 namespace moekv {
+namespace {
+
+/// Tokens outside the window that each layer keeps: the allocator's, where something has to go.
+allocate::Shares exact_pyramid(const retain::PyramidShape& s) {
+  if (s.prompt < s.capacity) return allocate::Shares(s.layers, pyramid_integer(s, 0));
+  allocate::Request request;
+  request.scores.assign(s.layers, {0.0});
+  request.held.assign(s.layers, s.prompt - s.window);
+  request.window = s.window;
+  request.total = s.layers * (s.capacity - s.window);
+  return allocate::Pyramid{static_cast<double>(s.beta)}.capacity(request);
+}
+
+}  // namespace
 
 Json decide_pyramid_budget(Case& given) {
   Case params = given.part("params");
@@ -18,14 +34,10 @@ Json decide_pyramid_budget(Case& given) {
   shape.prompt = given.value<std::uint64_t>("prompt", {1, 1e12});
   if (shape.capacity < shape.window) params.complain("capacity", "is smaller than the window, which always stays");
   given.finish();
-  Json capacity = Json::array();
-  std::uint64_t sum = 0;
-  for (std::uint32_t l = 0; l < shape.layers; ++l) {
-    const std::uint64_t kept = integer ? pyramid_integer(shape, l) : pyramid_exact(shape, l);
-    capacity.push_back(kept);
-    sum += kept;
-  }
-  return {{"capacity", capacity}, {"sum", sum}};
+  allocate::Shares capacity(shape.layers);
+  for (std::uint32_t l = 0; integer && l < shape.layers; ++l) capacity[l] = pyramid_integer(shape, l);
+  if (!integer) capacity = exact_pyramid(shape);
+  return {{"capacity", capacity}, {"sum", std::accumulate(capacity.begin(), capacity.end(), std::uint64_t{0})}};
 }
 
 Json decide_chunk_retain(Case& given) {

@@ -48,6 +48,7 @@ std::vector<std::string_view> names_below(std::string_view section) {
 std::string_view short_form(std::string_view section) {
   constexpr std::pair<std::string_view, std::string_view> forms[] = {
       {"model", "name"},          {"cluster.network", "name"}, {"routing", "router"}, {"eviction", "policy"},       {"compression", "codec"},
+      {"eviction.allocator", "name"},
       {"compression.k", "codec"}, {"compression.v", "codec"},  {"trace", "path"},     {"trace.synthetic", "preset"}};
   for (const auto& [name, key] : forms) {
     if (name == section) return key;

@@ -88,6 +88,13 @@ void add_eviction_keys(std::vector<Key>& keys) {
   add(field_key("eviction.unit", "", "what is evicted at once; auto: token for rules of attention mass, page for the others",
                 [](auto& s) -> auto& { return s.eviction.unit; }));
   add(budget_key());
+  add_rule_keys<Allocator>(
+      keys, "eviction.allocator", "name", "how layers and head groups of a request divide the sum of their equal shares; ada, pooled, cake: in each shard",
+      [](RunSpec& s) { return std::vector<Allocator*>{&s.eviction.allocator}; });
+  add(path_key(
+      "eviction.allocator.path",
+      "duo: HDF5 dataset `gates` [layers of the model, KV heads]; file: `shares` [layers, head groups]; or text, a row of numbers for each layer",
+      +[](RunSpec& s) -> std::string& { return s.eviction.allocator_path; }));
   add(field_key("eviction.protect.sinks", "tokens", "first tokens that are never victims, inside the budget",
                 [](auto& s) -> auto& { return s.eviction.protect.sinks; }, {0, 1 << 30}));
   add(field_key("eviction.protect.recent", "tokens", "last tokens that are never victims, inside the budget",

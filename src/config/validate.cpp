@@ -245,6 +245,7 @@ void validate(const ValidateInput& input, std::vector<Problem>& problems) {
   check_pages(checks);
   check_routing(checks);
   check_eviction(checks);
+  check_allocator(checks);
   check_compression(checks);
   check_load(checks);
   check_backend(checks);

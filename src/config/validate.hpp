@@ -44,6 +44,7 @@ void check_placement(Checks& checks);
 void check_pages(Checks& checks);
 void check_routing(Checks& checks);
 void check_eviction(Checks& checks);
+void check_allocator(Checks& checks);
 void check_compression(Checks& checks);
 void check_load(Checks& checks);
 void check_backend(Checks& checks);

@@ -30,7 +30,7 @@ concept NamedEnum = std::is_enum_v<T> && requires { enum_names(T{}); };
 /// What stands behind a number (METRICS 7.0).
 enum class ClaimClass : std::uint8_t { counted, measured, modelled, derived };
 /// How a field of one window is made from the rows of several ranks or windows.
-enum class Combine : std::uint8_t { sum, max, key };
+enum class Combine : std::uint8_t { sum, max, min, key };
 enum class Scope : std::uint8_t { global, rank, shard, expert, layer, request };
 
 [[nodiscard]] constexpr std::string_view to_string(ClaimClass c) {

@@ -58,6 +58,7 @@ Counters::Counters(const Geometry& geometry, Rank first_rank, Rank end_rank) : g
   expert_load.resize(geometry.n_experts());
   rank_load.resize(own);
   shard_load.resize(geometry.placement().first_shard(end_.value) - geometry.placement().first_shard(first_.value));
+  allocation_.resize(layers.size() * geometry.n_model_head_groups());
   if (geometry.n_ranks() <= geometry.spec().metrics.traffic_max_ranks) matrix_.resize(std::size_t{own} * geometry.n_ranks());
   reset(0);
 }
@@ -102,11 +103,31 @@ void Counters::reset(std::uint64_t first_step) {
   fill(expert_load, Entity::expert, 0);
   fill(shard_load, Entity::shard, placement.first_shard(first_.value));
   fill(rank_load, Entity::rank, first_.value);
+  for (std::size_t i = 0; i < allocation_.size(); ++i) {
+    allocation_[i] = AllocationRecord{};
+    allocation_[i].first_step = key;
+    allocation_[i].layer = layers[i / geometry_->n_model_head_groups()].layer;
+    allocation_[i].head_group = static_cast<std::int64_t>(i % geometry_->n_model_head_groups());
+  }
   for (std::size_t i = 0; i < matrix_.size(); ++i) {
     matrix_[i] = TrafficRecord{};
     matrix_[i].first_step = key;
     matrix_[i].source = static_cast<std::int64_t>(first_.value + i / placement.n_ranks);
     matrix_[i].destination = static_cast<std::int64_t>(i % placement.n_ranks);
+  }
+}
+
+void Counters::note_list(std::uint32_t layer, std::uint32_t head_group, std::uint64_t capacity, std::uint64_t live) {
+  AllocationRecord& row = allocation_[std::size_t{layer} * geometry_->n_model_head_groups() + head_group];
+  const auto budget = static_cast<std::int64_t>(capacity), resident = static_cast<std::int64_t>(live);
+  AllocationRecord list = row;
+  list.lists = 1;
+  list.budget_min = list.budget_total = list.budget_max = budget;
+  list.resident_min = list.resident_total = list.resident_max = resident;
+  if (row.lists == 0) {
+    row = list;
+  } else {
+    combine_rows(row, list);
   }
 }
 
@@ -177,6 +198,9 @@ void Counters::flush(std::uint64_t next_step) {
     for (const TrafficRecord& row : matrix_) {
       if (row.messages > 0) traffic_rows_.push_back(row);
     }
+    for (const AllocationRecord& row : allocation_) {
+      if (row.lists > 0) allocation_rows_.push_back(row);
+    }
   }
   reset(next_step);
 }
@@ -186,6 +210,7 @@ void Counters::collect(Transport& transport, RunOutcome& out) {
   out.layers = merge_rows(transport, layer_rows_);
   out.loads = merge_rows(transport, load_rows_);
   out.traffic = merge_rows(transport, traffic_rows_);
+  out.allocations = merge_rows(transport, allocation_rows_);
   for (const auto& part : transport.gather(std::as_bytes(std::span(digest.windows())))) {
     std::vector<Digest128> windows(part.size() / sizeof(Digest128));
     if (!windows.empty()) std::memcpy(windows.data(), part.data(), part.size());

@@ -47,6 +47,8 @@ class Counters {
   [[nodiscard]] std::vector<std::int64_t> take_step_model();
   /// The same without taking it.
   [[nodiscard]] std::vector<std::int64_t> step_model() const;
+  /// A list of a head group of the model at the end of the window.
+  void note_list(std::uint32_t layer, std::uint32_t head_group, std::uint64_t capacity, std::uint64_t live);
   void page_bytes_read(Rank rank, std::int64_t bytes) { memory_bytes_[rank.value - first_.value] += bytes; }
 
   /// Moves the window's rows to `out` and starts the next window at `next_step`.
@@ -66,14 +68,16 @@ class Counters {
   std::vector<LayerRecord> layer_rows_;
   std::vector<LoadRecord> load_rows_;
   std::vector<TrafficRecord> traffic_rows_;
+  std::vector<AllocationRecord> allocation_, allocation_rows_;  // the window's [replayed layers][head groups of the model], and all rows
 };
 
-/// Adds row `b` to row `a` field by field as the record's metrics say (sum, max, key kept).
+/// Adds row `b` to row `a` field by field as the record's metrics say (sum, max, min, key kept).
 template <class Record>
 void combine_rows(Record& a, const Record& b) {
   for_each_field(Record::metrics, [&](const auto& m) {
     if (m.combine == Combine::sum) a.*m.member += b.*m.member;
     if (m.combine == Combine::max && b.*m.member > a.*m.member) a.*m.member = b.*m.member;
+    if (m.combine == Combine::min && b.*m.member < a.*m.member) a.*m.member = b.*m.member;
   });
 }
 

@@ -23,14 +23,14 @@ Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Counter
   const EvictionSpec& spec = geometry.spec().eviction;
   const evict::Family family = std::visit([](const auto& rule) { return rule.family; }, spec.rule);
   queue_ = family == evict::Family::queue;
+  std::visit([&](const auto& rule) { sharing_ = rule.over; }, spec.allocator);
   active_ = family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited;
 }
 
-Evictor::Standing Evictor::standing(RequestId request, std::uint32_t position) const {
-  const RequestTable::Row& row = (*requests_)[request];
-  const EvictionSpec& spec = geometry_->spec().eviction;
-  if (position < sinks_) return Standing::permanent;
-  if (position + spec.protect.recent >= row.length) return Standing::sheltered;
+Evictor::Standing Evictor::standing(const Group& group, std::uint32_t position) const {
+  const RequestTable::Row& row = (*requests_)[group.request];
+  if (position < std::max(sinks_, group.protect.sinks)) return Standing::permanent;
+  if (position + group.protect.recent >= row.length) return Standing::sheltered;
   const bool in_prompt = row.length < row.prompt_tokens;
   if (in_prompt && geometry_->spec().prefill.evict == PrefillEvict::end) return Standing::sheltered;
   // What the step appended is pinned; the chunk that ends a prompt is not, or nothing could leave after it.
@@ -40,13 +40,14 @@ Evictor::Standing Evictor::standing(RequestId request, std::uint32_t position) c
 }
 
 Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index) const {
-  const RequestId request = shard.groups()[page.group].request;
+  const Group& group = shard.groups()[page.group];
   const bool partial = page.used < geometry_->page_slots() && !page.sealed;
-  Standing worst = partial && (page.read_step == step_ || page.append_step == step_) && (*requests_)[request].step == step_ ? Standing::sheltered
-                                                                                                                            : Standing::evictable;
+  Standing worst = partial && (page.read_step == step_ || page.append_step == step_) && (*requests_)[group.request].step == step_
+                       ? Standing::sheltered
+                       : Standing::evictable;
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
     if (!shard.live(index, slot)) continue;
-    const Standing s = standing(request, shard.position(shard.at(index, slot)));
+    const Standing s = standing(group, shard.position(shard.at(index, slot)));
     if (s == Standing::permanent) return s;
     if (s == Standing::sheltered) worst = s;
   }
@@ -192,8 +193,9 @@ void Evictor::decide(Shard& shard, std::uint64_t step) {
       auto& groups = shard.groups();
       const auto key = [&](std::uint32_t g) { return std::tuple(groups[g].request, groups[g].layer, groups[g].head_group); };
       std::sort(dirty.begin(), dirty.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
+      if (geometry_->allocated() != allocate::When::start) allot(shard, step);
       for (const std::uint32_t g : dirty) {
-        if (groups[g].in_use) decide_list(shard, groups[g].list, &groups[g], step);
+        if (groups[g].in_use && has_capacity(groups[g], step)) decide_list(shard, groups[g].list, &groups[g], step);
       }
     }
   }

@@ -53,6 +53,19 @@ class Evictor {
   [[nodiscard]] std::uint64_t usage(const EvictList& list) const;
   [[nodiscard]] std::uint64_t weight(const Shard& shard, const Page& page) const;
   void decide_list(Shard& shard, EvictList& list, Group* only, std::uint64_t step);
+  /// Makes the capacities of the dirty lists that share a budget and are together due, where the allocator does so during the run.
+  void allot(Shard& shard, std::uint64_t step);
+  void allot_lists(Shard& shard, const std::vector<Group*>& lists, std::uint64_t step);
+  void make_capacities(Shard& shard, const std::vector<Group*>& lists, std::uint64_t step);
+  void set_capacities(const std::vector<Group*>& lists, const allocate::Shares& shares, const allocate::Shares& made);
+  /// Lists of the group's (request, shard) that share a budget with it, in order of (layer, head group).
+  [[nodiscard]] std::vector<Group*> sharing(Shard& shard, const Group& group) const;
+  /// CAKE's preference of each list's layer, divided over the lists of the layer.
+  [[nodiscard]] std::vector<double> preferences(Shard& shard, const std::vector<Group*>& lists) const;
+  /// Whether the list goes by its own capacity in this step.
+  [[nodiscard]] bool has_capacity(const Group& group, std::uint64_t step) const;
+  /// Sets the scores of units that compete with each other.
+  void score(std::vector<Candidate>& units) const;
   std::uint64_t take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_queue_tokens(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step);
@@ -64,7 +77,7 @@ class Evictor {
   void doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
   void record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
   using Standing = evict::Standing;  // permanent: a sink, never a victim while its request lives
-  [[nodiscard]] Standing standing(RequestId request, std::uint32_t position) const;
+  [[nodiscard]] Standing standing(const Group& group, std::uint32_t position) const;
   [[nodiscard]] Standing page_standing(const Shard& shard, const Page& page, std::uint32_t index) const;
 
   const Geometry* geometry_;
@@ -74,6 +87,7 @@ class Evictor {
   std::uint64_t step_ = 0;
   std::uint32_t sinks_ = 0;
   bool queue_, active_;
+  allocate::Over sharing_ = allocate::Over::heads;  // which lists share a budget, for allocators that act during the run
   std::vector<std::vector<Victim>> victims_;      // [shard index in the process]
   std::vector<std::vector<Allowance>> allowed_;
   std::uint32_t first_shard_ = 0;

@@ -29,7 +29,7 @@ std::uint64_t Evictor::take_queue_tokens(Shard& shard, EvictList& list, std::uin
     const EvictList::Token token = list.tokens.front();
     const Page& page = shard.pages()[token.page];
     const bool stale = page.group == no_index || !shard.live(token.page, token.slot) || shard.position(shard.at(token.page, token.slot)) != token.position;
-    const Standing s = stale ? Standing::permanent : standing(shard.groups()[page.group].request, token.position);
+    const Standing s = stale ? Standing::permanent : standing(shard.groups()[page.group], token.position);
     list.tokens.pop_front();
     if (s == Standing::evictable) {
       doom_slot(shard, token.page, token.slot, step);
@@ -65,7 +65,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
       if (geometry_->unit() == EvictUnit::token) {
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
           const std::size_t i = shard.at(p, slot);
-          if (!shard.live(p, slot) || standing(group.request, shard.position(i)) != Standing::evictable) continue;
+          if (!shard.live(p, slot) || standing(group, shard.position(i)) != Standing::evictable) continue;
           place(shard.position(i), state_of(shard, i));
           out.push_back({view, p, slot});
         }
@@ -105,7 +105,7 @@ void Evictor::collect_pooled(Shard& shard, Group& group, const evict::UnitView& 
   std::visit([&](const auto& rule) {
     if constexpr (evict::pools<std::decay_t<decltype(rule)>>) {
       for (std::uint32_t i = 0; i < all.size(); ++i) {
-        if (standing(group.request, all[i].view.position) != Standing::evictable) continue;
+        if (standing(group, all[i].view.position) != Standing::evictable) continue;
         all[i].view.state = rule.pooled(states.data(), static_cast<std::uint32_t>(states.size()), i);
         out.push_back(all[i]);
       }
@@ -132,6 +132,10 @@ void score_all(const Rule& rule, Candidates& units) {
 
 }  // namespace
 
+void Evictor::score(std::vector<Candidate>& units) const {
+  std::visit([&](const auto& rule) { score_all(rule, units); }, geometry_->spec().eviction.rule);
+}
+
 std::uint64_t Evictor::take_scored(Shard& shard, EvictList&, Group* only, std::uint64_t excess, std::uint64_t step) {
   std::vector<Candidate> candidates;
   if (only != nullptr) {
@@ -146,7 +150,7 @@ std::uint64_t Evictor::take_scored(Shard& shard, EvictList&, Group* only, std::u
     });
     for (Group* group : groups) collect(shard, *group, step, candidates);
   }
-  std::visit([&](const auto& rule) { score_all(rule, candidates); }, geometry_->spec().eviction.rule);
+  score(candidates);
   // Lowest score first; among equals the smallest position goes (newest wins), then the earlier group.
   const auto before = [](const Candidate& a, const Candidate& b) { return std::tie(a.score, a.view.position) < std::tie(b.score, b.view.position); };
   std::stable_sort(candidates.begin(), candidates.end(), before);

@@ -61,6 +61,7 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   choose_formats();
   choose_layers(trace);
   weigh_shards();
+  read_allocator();
 }
 
 std::vector<std::uint64_t> Geometry::shard_experts(const ReplayLayer& layer) const {
@@ -183,28 +184,6 @@ BlockFormat Geometry::sealed_format(std::uint32_t n_kv_heads) const {
   BlockFormat format = sealed_;
   format.n_kv_heads = n_kv_heads;
   return format;
-}
-
-std::uint64_t Geometry::request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens) const {
-  const BudgetSpec& budget = spec_->eviction.budget;
-  std::uint64_t total = budget.amount;
-  if (budget.kind == BudgetKind::fraction) {
-    total = (2 * std::uint64_t{request_tokens} * budget.numerator + budget.denominator) / (2 * budget.denominator);  // rounded once
-  }
-  const bool counts_entries = budget.kind == BudgetKind::fraction || budget.kind == BudgetKind::tokens;
-  switch (layout(layer)) {
-    case Layout::expert: {
-      std::uint64_t copies = top_k_;
-      if (placement_.dedup == Dedup::shard) copies = std::min<std::uint64_t>(copies, placement_.n_shards);
-      if (placement_.dedup == Dedup::rank) copies = std::min<std::uint64_t>(copies, placement_.n_ranks);
-      return weighted_share(counts_entries ? total * copies : total, shard_weight_[placement_.map == ShardMap::eplb ? layer.layer.value : 0],
-                            shard.value);
-    }
-    case Layout::token:
-      return equal_share(total, placement_.n_shards, shard.value);
-    default:
-      return total;
-  }
 }
 
 }  // namespace moekv

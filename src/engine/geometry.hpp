@@ -92,8 +92,27 @@ class Geometry {
   [[nodiscard]] std::uint32_t payload_bytes() const { return payload_bytes_; }
   [[nodiscard]] float softmax_scale() const { return softmax_scale_; }
 
-  /// Budget of one (request, layer, shard, head group) under eviction scope request, in budget units of BudgetKind (fraction -> tokens).
-  [[nodiscard]] std::uint64_t request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens) const;
+  /// Equal share of one (request, layer, shard, head group) under eviction scope request, in budget units of BudgetKind (fraction -> tokens).
+  [[nodiscard]] std::uint64_t request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens) const {
+    return shard_share(layer, shard, request_total(request_tokens));
+  }
+  /// The equal share of a layer and head group before it is divided over shards.
+  [[nodiscard]] std::uint64_t request_total(std::uint32_t request_tokens) const;
+  /// What a shard gets of `total` units of a layer and head group.
+  [[nodiscard]] std::uint64_t shard_share(const ReplayLayer& layer, ShardId shard, std::uint64_t total) const;
+  /// When the allocator makes capacities.
+  [[nodiscard]] allocate::When allocated() const { return allocated_; }
+  /// Whether layers and head groups have other capacities than equal shares from the start.
+  [[nodiscard]] bool starts_unequal() const { return allocated_ == allocate::When::start && !std::holds_alternative<allocate::Uniform>(allocator()); }
+  /// Those of a request before they are divided over shards: [replayed layers][head groups of the model]. They sum to the equal shares' sum.
+  [[nodiscard]] allocate::Shares first_capacities(std::uint32_t request_tokens) const;
+  [[nodiscard]] std::uint32_t n_model_head_groups() const { return (spec_->model.n_kv_heads + heads_per_group_ - 1) / heads_per_group_; }
+  /// Index of a rank's head group among those of the model.
+  [[nodiscard]] std::uint32_t model_head_group(Rank rank, std::uint32_t group) const { return slice(rank).kv_begin / heads_per_group_ + group; }
+  /// Sinks and recent tokens of a head group of the model that are never victims.
+  [[nodiscard]] ProtectSpec protection(std::uint32_t layer, std::uint32_t model_group) const;
+  /// Query positions at the end of a prompt whose attention the allocator looks at; 0 for allocators that do not.
+  [[nodiscard]] std::uint32_t window_queries() const { return window_queries_; }
 
   [[nodiscard]] const RunSpec& spec() const { return *spec_; }
 
@@ -101,6 +120,8 @@ class Geometry {
   void choose_layers(const TraceInfo& trace);
   void choose_formats();
   void weigh_shards();
+  void read_allocator();
+  [[nodiscard]] const Allocator& allocator() const { return spec_->eviction.allocator; }
 
   const RunSpec* spec_;
   Placement placement_;
@@ -117,6 +138,9 @@ class Geometry {
   EvictUnit unit_ = EvictUnit::page;
   bool pages_by_expert_ = false, needs_experts_ = false, compressed_ = false, needs_mass_ = false, needs_payload_ = false;
   bool tables_of_run_ = false, fits_queries_ = false;
+  allocate::When allocated_ = allocate::When::start;
+  std::uint32_t window_queries_ = 0;
+  std::vector<double> shares_;       // [replayed layers][head groups]: share of file, 1 or 0 (retrieves, streams) of duo; empty for the others
 };
 
 /// Divides `total` over `n` equal parts by largest remainder: part i.

@@ -49,6 +49,7 @@ void check_step(const S& s, const S& before, Violations& v) {
   equal("bytes_logical", s.bytes_logical, "bytes_received", s.bytes_received);
   equal("bytes_logical", s.bytes_logical, "bytes_self + wire bytes", s.bytes_self + wire_bytes(s));
   equal("budget_excess", s.budget_excess, "0", 0);
+  equal("allocation_error", s.allocation_error, "0", 0);
   at_most("missed_bytes", s.missed_bytes, "requested_bytes", s.requested_bytes);
   at_most("entries_wanted", s.entries_wanted, "entries_scanned", s.entries_scanned);
   at_most("empty_reads", s.empty_reads, "queries", s.queries);
@@ -91,6 +92,9 @@ void check_layers(const RunOutcome& out, Violations& v) {
   same("evictions over layers", &S::evictions, &LayerRecord::evictions);
   check_parts(
       out.steps, out.layers, "wire_bytes over layers", wire_bytes, [](const LayerRecord& l) { return l.wire_bytes; }, v);
+  check_parts(
+      out.steps, out.allocations, "resident_total over layers and head groups", [](const S& s) { return s.resident_entries; },
+      [](const AllocationRecord& a) { return a.resident_total; }, v);
 }
 
 void check_traffic(const RunOutcome& out, Violations& v) {

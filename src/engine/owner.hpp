@@ -87,11 +87,15 @@ class Owner {
     Rank rank, home;
     int process;
     std::uint32_t first_task, n_tasks;
+    RequestId request;
+    std::uint32_t position;
   };
 
   void receive_sizes(const Received& segment, std::span<const Pending> answered);
   void apply_lse(std::span<const float> lse, Rank rank, int process);
   void add_mass(const Pending& pending, std::span<const float> lse);
+  /// Adds a query to the window statistics of the groups it read, where it is one of the prompt's last ones.
+  void add_window(const Pending& pending, std::span<const float> lse);
   void finish_mass();
   void keep_pending();
   /// First state of an entry: what the eviction rule makes of its key and value, mean over the heads of the head group.

@@ -51,7 +51,8 @@ void Owner::keep_pending() {
   pending_.clear();
   if (!geometry_->needs_mass()) return;
   for (const Query& q : queries_) {
-    if (q.n_read > 0) pending_.push_back({q.rank, (*requests_)[RequestId(q.header->request)].home, q.process, q.first_task, q.n_tasks});
+    const RequestId request(q.header->request);
+    if (q.n_read > 0) pending_.push_back({q.rank, (*requests_)[request].home, q.process, q.first_task, q.n_tasks, request, q.header->position});
   }
   pending_tasks_.swap(tasks_);
   pending_shards_.swap(task_shard_);
@@ -67,6 +68,7 @@ void Owner::apply_lse(std::span<const float> lse, Rank rank, int process) {
     MOEKV_EXPECT(pending.rank == rank && pending.process == process);
     (void)process;
     add_mass(pending, lse.subspan(at, heads));
+    add_window(pending, lse.subspan(at, heads));
   }
 }
 
@@ -93,6 +95,32 @@ void Owner::add_mass(const Pending& pending, std::span<const float> lse) {
         evict::Mass& mass = s.step_mass(s.at(page, slot));
         mass.value += reducer == Reducer::max ? most : reducer == Reducer::sum ? sum : sum / static_cast<float>(heads);
         mass.seen += pending_logits_[task.logits + column] > -std::numeric_limits<float>::infinity() ? 1 : 0;
+      }
+    }
+  }
+}
+
+void Owner::add_window(const Pending& pending, std::span<const float> lse) {
+  const std::uint32_t prompt = (*requests_)[pending.request].prompt_tokens, window = std::min(geometry_->window_queries(), prompt);
+  if (window == 0 || pending.position >= prompt || pending.position < prompt - window) return;
+  for (std::uint32_t t = pending.first_task; t < pending.first_task + pending.n_tasks; ++t) {
+    const AttendTask& task = pending_tasks_[t];
+    Shard& s = shards_[pending_shards_[t]];
+    std::uint64_t slots = 0, column = 0;
+    for (std::uint32_t p = 0; p < task.n_pages; ++p) slots += pending_reads_[task.first_page + p].n_slots;
+    for (std::uint32_t p = 0; p < task.n_pages; ++p) {
+      const std::uint32_t page = pending_pages_[task.first_page + p];
+      Group& group = s.groups()[s.pages()[page].group];
+      for (std::uint32_t slot = 0; slot < pending_reads_[task.first_page + p].n_slots; ++slot, ++column) {
+        if (s.position(s.at(page, slot)) >= prompt - window) continue;  // the window looks at what lies before it
+        const std::span<float> mass = s.window_mass(s.at(page, slot));
+        for (std::uint32_t h = 0; h < task.n_kv_heads * task.group; ++h) {
+          const float log_a = pending_logits_[task.logits + h * slots + column] - lse[task.q_head + h], a = exp_fixed(log_a);
+          if (a == 0) continue;
+          mass[h] += a;
+          group.window_entropy -= static_cast<double>(a) * static_cast<double>(log_a);
+          group.window_squares += static_cast<double>(a) * static_cast<double>(a);
+        }
       }
     }
   }

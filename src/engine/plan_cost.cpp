@@ -81,6 +81,8 @@ class Prediction {
     cost_.upper_bound = memory_.evicts();
     cost_.paper = paper_memory(geometry_, cost_.peak_tokens);
     if (cost_.upper_bound) cost_.notes.emplace_back("evictions may free pages that this counts: an upper bound; eviction notices are not counted");
+    if (memory_.evicts() && !std::holds_alternative<allocate::Uniform>(geometry_.spec().eviction.allocator))
+      cost_.notes.emplace_back("planned with equal shares for every layer and head group: the allocator divides the same sum otherwise");
     if (geometry_.placement().layout == Layout::expert)
       cost_.notes.emplace_back("expectation over uniform routing; skewed routing fills some ranks more");
     if (batcher_.cut_prompts() > 0) cost_.notes.push_back(fmt::format("{} prompts are cut to trace.max_prompt_tokens", batcher_.cut_prompts()));

@@ -29,7 +29,7 @@ struct StepRecord {
   std::int64_t requested_bytes = 0, missed_bytes = 0;
   std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0;
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
-  std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0;
+  std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0, allocations = 0, allocation_error = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
   std::int64_t query_ranks = 0, cross_shard_switches = 0, expert_reads = 0;
   std::int64_t resident_entries = 0, resident_distinct = 0, sealed_entries = 0, allocated_pages = 0, used_slots = 0;
@@ -70,6 +70,8 @@ struct StepRecord {
       Metric{"overcommit", &StepRecord::overcommit, "1", "entries above the budget that protection or pins kept, summed over steps", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"budget_excess", &StepRecord::budget_excess, "1", "budget units that groups held above budget + admitted in the step + overcommit after due evictions, summed over steps; 0 by law", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"steps_under_pressure", &StepRecord::steps_under_pressure, "1", "(group, step) pairs over budget before eviction", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"allocations", &StepRecord::allocations, "1", "times that the allocator made the capacities of lists that share a budget during the run (ada, pooled, cake)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"allocation_error", &StepRecord::allocation_error, "1", "budget units by which capacities do not sum to the equal shares that they replace; 0 by law", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"chosen_experts", &StepRecord::chosen_experts, "1", "(token, layer, expert) choices of the storing key", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"stored_copies", &StepRecord::stored_copies, "1", "copies stored for those choices", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"dedup_merged", &StepRecord::dedup_merged, "1", "choices merged into a copy at the same destination", Scope::global, ClaimClass::counted, Combine::sum},
@@ -192,6 +194,26 @@ struct TrafficRecord {
       Metric{"messages", &TrafficRecord::messages, "1", "exchanges in which at least one byte went this way", Scope::rank, ClaimClass::counted, Combine::sum}};
 };
 
+/// Capacities and residents of the lists of one layer and head group at the end of a window; a list is of one (request, shard).
+struct AllocationRecord {
+  std::int64_t first_step = 0;
+  std::int64_t layer = 0, head_group = 0;
+  std::int64_t lists = 0;
+  std::int64_t budget_min = 0, budget_total = 0, budget_max = 0, resident_min = 0, resident_total = 0, resident_max = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"first_step", &AllocationRecord::first_step, "1", "index of the first step of the window", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"layer", &AllocationRecord::layer, "1", "model layer", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"head_group", &AllocationRecord::head_group, "1", "head group of the model", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"lists", &AllocationRecord::lists, "1", "lists of active requests: one a shard that holds a part of the request", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"budget_min", &AllocationRecord::budget_min, "1", "smallest capacity of a list, in units of eviction.budget", Scope::layer, ClaimClass::counted, Combine::min},
+      Metric{"budget_total", &AllocationRecord::budget_total, "1", "sum of the capacities; over lists their mean", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"budget_max", &AllocationRecord::budget_max, "1", "largest capacity of a list", Scope::layer, ClaimClass::counted, Combine::max},
+      Metric{"resident_min", &AllocationRecord::resident_min, "1", "fewest live entries of a list", Scope::layer, ClaimClass::counted, Combine::min},
+      Metric{"resident_total", &AllocationRecord::resident_total, "1", "live entries of the lists; over lists their mean", Scope::layer, ClaimClass::counted, Combine::sum},
+      Metric{"resident_max", &AllocationRecord::resident_max, "1", "most live entries of a list", Scope::layer, ClaimClass::counted, Combine::max}};
+};
+
 /// One request's life. Times are on the virtual clock (modelled) and on the monotonic clock (measured), -1 where not reached.
 struct RequestRecord {
   std::int64_t request = 0;
@@ -257,6 +279,7 @@ struct RunOutcome {
   std::vector<LayerRecord> layers;
   std::vector<LoadRecord> loads;
   std::vector<TrafficRecord> traffic;
+  std::vector<AllocationRecord> allocations;  // under a budget per request
   std::vector<RequestRecord> requests;
   std::vector<ProbeRecord> probes;
   std::vector<Summary> summary;

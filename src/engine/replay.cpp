@@ -45,17 +45,20 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   return labels;
 }
 
-/// A run with an eviction rule that never evicted, or with a codec that sealed less than half, says nothing about either (MODEL section 4).
+/// A run with an eviction rule that never evicted, an allocator that never made capacities, or a codec that sealed less than half, says nothing
+/// about it (MODEL section 4).
 void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
-  std::int64_t evictions = 0, sealed = 0, resident = 0;
+  std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0;
   for (const StepRecord& s : out.steps) {
     evictions += s.evictions;
+    allocations += s.allocations;
     sealed += s.sealed_entries;
     resident += s.resident_entries;
   }
   const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
   const bool idle_codec = geometry.compressed() && 2 * sealed < resident;
-  if ((evicts && evictions == 0) || idle_codec) out.labels.emplace_back("not_exercised");
+  const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
+  if ((evicts && evictions == 0) || idle_allocator || idle_codec) out.labels.emplace_back("not_exercised");
 }
 
 std::uint32_t ranks_of(const RunSpec& spec, const Transport& transport) {

@@ -8,6 +8,7 @@
 
 #include "comm/model.hpp"
 #include "core/model_shape.hpp"
+#include "engine/allocate.hpp"
 #include "rules/codec/catalogue.hpp"
 #include "rules/eplb.hpp"
 #include "rules/evict/catalogue.hpp"
@@ -104,6 +105,8 @@ struct EvictionSpec {
   EvictScope scope = EvictScope::request;
   EvictUnit unit = EvictUnit::automatic;
   BudgetSpec budget;
+  Allocator allocator = allocate::Uniform{};  // how layers and head groups of a (request, shard) divide their budget
+  std::string allocator_path;                // gates or shares of the allocators duo and file
   ProtectSpec protect;
   AccessSource access = AccessSource::routed;
   double access_mass = 1e-4;                 // eps of access mass

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 #include "core/error.hpp"
 
@@ -34,6 +35,7 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   reuse_slots_ = !geometry.compressed();
   shadow_experts_kept_ = geometry.needs_experts() && !geometry.chains_are_exact() && spec.eviction.access == AccessSource::routed;
   if (spec.eviction.budget.kind != BudgetKind::unlimited) list_.budget = spec.eviction.budget.amount;
+  if (geometry.window_queries() > 0) window_heads_ = geometry.heads_per_group() * spec.model.group_size();
 
   for (std::uint32_t g = 0; g < geometry.n_head_groups(rank_); ++g) {
     const std::uint32_t width = geometry.head_group_width(rank_, g);
@@ -79,11 +81,27 @@ Group& Shard::find_or_add(RequestId request, std::uint32_t layer, std::uint32_t 
   group.head_group = head_group;
   group.home = home;
   group.in_use = true;
-  const ReplayLayer& replay = geometry_->layers()[layer];
+  start_budget(group, request_tokens);
+  return group;
+}
+
+void Shard::start_budget(Group& group, std::uint32_t request_tokens) {
+  const ReplayLayer& replay = geometry_->layers()[group.layer];
   const auto [budget, unknown] = budgets_.try_emplace({geometry_->layout(replay), request_tokens}, 0);
   if (unknown) budget->second = geometry_->request_budget(replay, id_, request_tokens);
-  group.list.budget = budget->second;
-  return group;
+  group.list.budget = group.list.share = budget->second;
+  const std::uint32_t model_group = geometry_->model_head_group(rank_, group.head_group);
+  group.protect = geometry_->protection(group.layer, model_group);
+  if (!geometry_->starts_unequal() || scope_shard_) return;
+  const auto [capacity, made] = capacities_.try_emplace(request_tokens);
+  if (made) {
+    capacity->second = geometry_->first_capacities(request_tokens);
+    const std::uint64_t sum = std::accumulate(capacity->second.begin(), capacity->second.end(), std::uint64_t{0});
+    const std::uint64_t equal = capacity->second.size() * geometry_->request_total(request_tokens);
+    allocation_error_ += static_cast<std::int64_t>(sum > equal ? sum - equal : equal - sum);
+  }
+  const std::size_t i = std::size_t{group.layer} * geometry_->n_model_head_groups() + model_group;
+  group.list.budget = geometry_->shard_share(replay, id_, capacity->second[i]);
 }
 
 Chain* Shard::chain_of(Group& group, ExpertId expert, bool side) {
@@ -113,6 +131,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
   auto& word = primary_[std::size_t{index} * words_ + slot / 64];
   word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary} << (slot % 64);
   if (geometry_->keeps_state()) state_[i] = step_mass_[i] = {};
+  std::fill_n(window_mass_.begin() + static_cast<std::ptrdiff_t>(i * window_heads_), window_heads_, 0.0F);
   if (blockers_kept_) {  // what the slot's last token left
     smaller_[i] = 0;
     set_blockers(index, slot);

@@ -8,6 +8,7 @@
 #include <new>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "device/backend.hpp"
@@ -52,7 +53,8 @@ struct EvictList {
   evict::QueueState queue;                         // page units
   std::deque<Token> tokens;                        // token units, oldest first; stale elements are skipped
   std::uint64_t live = 0, pages = 0, bytes = 0;    // entries, blocks, block bytes
-  std::uint64_t budget = 0;
+  std::uint64_t budget = 0;                        // capacity, by the allocator
+  std::uint64_t share = 0;                         // the equal share that the capacity replaces
   bool dirty = false;                              // waits in Shard::dirty_groups
 };
 
@@ -83,6 +85,9 @@ struct Group {
   std::vector<Chain> chains;       // stable indices
   std::vector<std::uint32_t> order;  // chain indices by (side, expert)
   EvictList list;                  // scope request
+  ProtectSpec protect;             // tokens that are never victims
+  std::uint64_t allotted_step = ~0ULL;             // last step that made the capacity anew
+  double window_entropy = 0, window_squares = 0;   // of the attention of the prompt's last queries, see Geometry::window_queries
   std::uint64_t queried_step = ~0ULL;
   std::vector<std::uint64_t> query_experts;  // union of the experts of this step's queries
   bool in_use = false;
@@ -205,6 +210,10 @@ class Shard {
   [[nodiscard]] evict::Mass& state(std::size_t i) { return state_[i]; }
   /// Attention of the current step, until it becomes state.
   [[nodiscard]] evict::Mass& step_mass(std::size_t i) { return step_mass_[i]; }
+  /// Attention of the prompt's last queries on an entry, by query head of the head group. Kept where Geometry::window_queries is not 0.
+  [[nodiscard]] std::span<float> window_mass(std::size_t i) { return {&window_mass_[i * window_heads_], window_heads_}; }
+  /// |sum of capacities - sum of equal shares| of the requests seen since the last call; 0 by law.
+  [[nodiscard]] std::int64_t take_allocation_error() { return std::exchange(allocation_error_, 0); }
   [[nodiscard]] std::uint32_t words() const { return words_; }
 
   struct Usage {
@@ -226,6 +235,7 @@ class Shard {
   BlockPool& sealed_pool(const Group& group);
   [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
   [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
+  void start_budget(Group& group, std::uint32_t request_tokens);
 
   const Geometry* geometry_;
   ShardId id_;
@@ -242,7 +252,10 @@ class Shard {
   std::vector<Page> pages_;
   std::vector<std::uint32_t> free_pages_;
   EvictList list_;  // scope shard
-  std::map<std::pair<Layout, std::uint32_t>, std::uint64_t> budgets_;  // (layout, request tokens) -> a group's budget
+  std::map<std::pair<Layout, std::uint32_t>, std::uint64_t> budgets_;  // (layout, request tokens) -> a group's equal share
+  std::map<std::uint32_t, allocate::Shares> capacities_;               // request tokens -> Geometry::first_capacities
+  std::int64_t allocation_error_ = 0;
+  std::uint32_t window_heads_ = 0;
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
   std::vector<std::uint64_t> live_, primary_;
@@ -250,6 +263,7 @@ class Shard {
   std::vector<std::uint16_t> experts_;
   std::vector<std::uint8_t> copy_of_, copy_;
   std::vector<evict::Mass> state_, step_mass_;
+  std::vector<float> window_mass_;       // [slots][query heads of a head group]
   std::vector<evict::QueueNode> nodes_;  // [pages], page units of queue rules
   std::vector<evict::Access> access_;    // [pages], rules with needs_access
   std::int64_t block_bytes_ = 0, live_entries_ = 0;

@@ -21,6 +21,7 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
       state_.resize(total * slots_);
       step_mass_.resize(total * slots_);
     }
+    window_mass_.resize(total * slots_ * window_heads_);
     if (top_k_ > 0) {
       experts_.resize(total * slots_ * top_k_);
       copy_of_.resize(total * slots_ * top_k_);
@@ -114,7 +115,7 @@ Shard::Usage Shard::usage() const {
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
-                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(nodes_) + bytes(access_);
+                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(window_mass_) + bytes(nodes_) + bytes(access_);
   for (const Group& group : groups_) {
     for (const Chain& chain : group.chains)
       u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);

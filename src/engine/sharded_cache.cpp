@@ -152,10 +152,20 @@ void ShardedCache::note_peak() {
   }
 }
 
+void ShardedCache::note_lists(Shard& shard) {
+  counters_.step.allocation_error += shard.take_allocation_error();
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  if (spec.budget.kind == BudgetKind::unlimited || spec.scope == EvictScope::shard) return;
+  for (const Group& group : shard.groups()) {
+    if (group.in_use) counters_.note_list(group.layer, geometry_->model_head_group(shard.rank(), group.head_group), group.list.budget, group.list.live);
+  }
+}
+
 void ShardedCache::take_levels() {
   StepRecord& count = counters_.step;
   const Layout layout = geometry_->placement().layout;
   for (Shard& shard : owner_.shards()) {
+    note_lists(shard);
     const Shard::Usage u = shard.usage();
     count.resident_entries += u.entries;
     // Under head and replicated layouts every rank holds a part or a copy of the same tokens: rank 0 stands for all.

@@ -43,6 +43,7 @@ class ShardedCache {
  private:
   void notify(Shard& shard, const Group& group, std::size_t slot);
   void note_peak();
+  void note_lists(Shard& shard);
 
   const Geometry* geometry_;
   Backend* backend_;

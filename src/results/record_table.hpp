@@ -17,6 +17,7 @@ void for_each_record(Outcome&& outcome, F&& f) {
   f("layer", outcome.layers);
   f("load", outcome.loads);
   f("traffic", outcome.traffic);
+  f("allocation", outcome.allocations);
   f("request", outcome.requests);
   f("probe", outcome.probes);
 }

@@ -14,7 +14,8 @@ struct PyramidShape {
   std::uint64_t prompt = ~std::uint64_t{0};  // tokens that there are
 };
 
-/// Tokens outside the window that layer `layer` keeps, as the authors' integer code has it: its sums drift from layers * (capacity - window).
+/// Tokens outside the window that layer `layer` keeps, as the authors' integer code has it: its sums drift from layers * (capacity - window),
+/// which allocate::Pyramid keeps exactly.
 MOEKV_HD std::uint64_t pyramid_integer(const PyramidShape& s, std::uint32_t layer) {
   const std::uint64_t mean = s.capacity - s.window;
   if (s.prompt < s.capacity) return s.prompt - (s.prompt < s.window ? s.prompt : s.window);
@@ -26,27 +27,6 @@ MOEKV_HD std::uint64_t pyramid_integer(const PyramidShape& s, std::uint32_t laye
     low = 2 * mean - high;
   }
   return high - (s.layers > 1 ? layer * ((high - low) / (s.layers - 1)) : 0);
-}
-
-/// The same line by largest remainder, ties to the earlier layer, so that layers sum to layers * (capacity - window).
-MOEKV_HD std::uint64_t pyramid_exact(const PyramidShape& s, std::uint32_t layer) {
-  const std::uint64_t mean = s.capacity - s.window;
-  if (s.prompt < s.capacity) return pyramid_integer(s, layer);
-  if (s.prompt < 2 * mean || s.layers < 2) return mean;
-  std::uint64_t low = mean / s.beta;
-  std::uint64_t high = 2 * mean - low;
-  if (high >= s.prompt - s.window) {
-    high = s.prompt - s.window;
-    low = 2 * mean - high;
-  }
-  const std::uint64_t parts = s.layers - 1;  // layer l wants high - l (high - low) / parts
-  const auto remainder = [&](std::uint32_t l) { return (high * parts - l * (high - low)) % parts; };
-  std::uint64_t floors = 0, before = 0;
-  for (std::uint32_t l = 0; l < s.layers; ++l) {
-    floors += (high * parts - l * (high - low)) / parts;
-    before += remainder(l) > remainder(layer) || (remainder(l) == remainder(layer) && l < layer) ? 1 : 0;
-  }
-  return (high * parts - layer * (high - low)) / parts + (before < s.layers * mean - floors ? 1 : 0);
 }
 
 /// Mean score of the tokens of chunk `index` of a row of n tokens.

@@ -3,8 +3,10 @@
 #include <mpi.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "support/replay_fixture.hpp"
+#include "support/temp_dir.hpp"
 
 namespace moekv {
 namespace {
@@ -68,6 +70,34 @@ void add_routers(std::vector<std::pair<std::string, RunSpec>>& all) {
   all.emplace_back("bandit over shared pages", spec);
   spec.routing.rule = route::Bandit{.reward = route::Reward::latency, .epsilon = 0.5F, .k_steps = 2};
   all.emplace_back("bandit, modelled time", spec);
+}
+
+/// Every allocator, each over another layout.
+void add_allocators(std::vector<std::pair<std::string, RunSpec>>& all) {
+  static const TempDir folder;
+  std::ofstream(folder.file("heads.csv")) << ".9 .1 .6 .3\n.2 .8 .7 .1\n.5 .4 .9 .8\n";
+  const auto add = [&](const Allocator& allocator, Layout layout, ShardMap map, const EvictRule& rule) {
+    RunSpec spec = small_spec();
+    spec.placement.layout = layout;
+    spec.placement.map = map;
+    spec.page.head_groups = 4;
+    spec.eviction.rule = rule;
+    spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+    spec.eviction.allocator = allocator;
+    spec.probe.samples = 16;
+    const bool reads = std::visit([](const auto& a) { return allocate::needs_table<std::decay_t<decltype(a)>>; }, allocator);
+    if (reads) spec.eviction.allocator_path = folder.file("heads.csv");
+    all.emplace_back("allocator " + std::visit([](const auto& a) { return std::string(a.name); }, allocator), spec);
+  };
+  add(allocate::Pyramid{4}, Layout::expert, ShardMap::expert_affine, evict::Lru{});
+  add(allocate::Ada{}, Layout::token, ShardMap::block_cyclic, evict::H2oSum{});
+  add(allocate::Ada{}, Layout::expert, ShardMap::hash, evict::Knorm{});
+  add(allocate::Pooled{allocate::Over::heads, 0.2}, Layout::local, ShardMap::none, evict::Tova{});
+  add(allocate::Pooled{allocate::Over::layers, 0}, Layout::expert, ShardMap::expert_affine, evict::H2oSum{});
+  add(allocate::Cake{.window = 6}, Layout::token, ShardMap::block_cyclic, evict::H2oSum{});
+  add(allocate::Cake{.window = 6}, Layout::head, ShardMap::none, evict::H2oDecay{});
+  add(allocate::Duo{0.5, 2, 6}, Layout::head, ShardMap::none, evict::Streaming{});
+  add(allocate::File{}, Layout::token, ShardMap::block_cyclic, evict::Random{});
 }
 
 std::vector<std::pair<std::string, RunSpec>> specs() {
@@ -134,6 +164,7 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.combine = CombineType::bf16;
   });
   add_routers(all);
+  add_allocators(all);
   return all;
 }
 
