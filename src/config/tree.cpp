@@ -194,10 +194,10 @@ bool parse_tree(const std::shared_ptr<TextSource>& source, const std::vector<std
   expand_short_forms(tree.root, "");
   for (std::size_t i = 0; i < overrides.size(); ++i) {
     Override(overrides[i], i, problems).apply(tree.root);
+    expand_short_forms(tree.root, "");
     if (!tree.text.empty() && tree.text.back() != '\n') tree.text += '\n';
     tree.text += "# override: " + overrides[i] + "\n";
   }
-  expand_short_forms(tree.root, "");
   include_file(tree.root, "model", "models", "layers", tree, problems);
   include_file(tree.root, "cluster.network", "clusters", "source", tree, problems);
   collect(tree.root, "", tree, problems);

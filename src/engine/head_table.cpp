@@ -63,7 +63,8 @@ std::vector<double> read_text(const std::string& path, std::uint32_t layers, std
   for (std::string line; std::getline(file, line);) {
     const std::vector<double> row = numbers_of(path, ++line_number, line);
     if (row.empty()) continue;
-    if (row.size() != columns || ++rows > layers) {
+    rows += 1;
+    if (row.size() != columns || rows > layers) {
       throw UserError(fmt::format("{}:{}", path, line_number),
                       fmt::format("row {} has {} numbers, expected {} rows of {}", rows, row.size(), layers, columns),
                       "check the file against the model and page.head_groups");

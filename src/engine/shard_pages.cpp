@@ -144,8 +144,8 @@ Shard::Usage Shard::usage() const {
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
-                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(window_mass_) + bytes(nodes_) + bytes(access_) +
-                     u.bounds_bytes;
+                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(window_mass_) +
+                     bytes(nodes_) + bytes(access_) + u.bounds_bytes;
   for (const Group& group : groups_) {
     for (const Chain& chain : group.chains)
       u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);
