@@ -64,7 +64,7 @@ class Run:
             self.violations = _scalar(file["error"]).splitlines()
 
     def record_kinds(self):
-        """Names of the records: step, layer, load, traffic, allocation, request, probe, digest."""
+        """Names of the records: step, layer, load, codec, traffic, allocation, request, probe, bound and mass_bound (moekv oracle), digest."""
         return list(self._records)
 
     def record(self, kind):

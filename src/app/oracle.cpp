@@ -45,9 +45,11 @@ void add_summary(RunFile& run, const std::vector<Summary>& added) {
 
 RunFile read_result_of(const AccessLogFile& log, const std::string& path) {
   RunFile run = read_run_file(path);
-  for (const auto& [what, mine] : {std::pair<const char*, std::string>{"config_digest", run.facts.text("config_digest")}, {"digest", to_hex(run.outcome.digest)}}) {
+  const std::pair<const char*, std::string> marks[] = {{"config_digest", run.facts.text("config_digest")}, {"digest", to_hex(run.outcome.digest)}};
+  for (const auto& [what, mine] : marks) {
     if (const std::string other = log.facts().text(what); other != mine)
-      throw UserError(path, fmt::format("is not the result of the run that {} logs: {} {} against {}", log.path(), what, mine, other), "name the result of that run");
+      throw UserError(path, fmt::format("is not the result of the run that {} logs: {} {} against {}", log.path(), what, mine, other),
+                      "name the result of that run");
   }
   return run;
 }

@@ -178,8 +178,11 @@ void add_run(CLI::App& parent, Action& action) {
   run->add_option("config", options->config, "YAML file (moekv list keys names every key)")->required();
   run->add_option("overrides", options->overrides, "key.path=value ...: replace keys of the file; key=null removes one");
   run->add_option("--out,-o", options->out, "result file; default: <name>.h5, which must not exist");
-  CLI::Option* log = run->add_option("--access-log", options->access_log, "also write every lookup, write and eviction of pages, for moekv oracle and moekv trace export");
-  run->add_option("--attention-rows", options->attention_rows, "with --access-log: exact attention of about N (request, layer) pairs, for the oracles of attention mass")->needs(log);
+  CLI::Option* log = run->add_option("--access-log", options->access_log,
+                                     "also write every lookup, write and eviction of pages, for moekv oracle and moekv trace export");
+  run->add_option("--attention-rows", options->attention_rows,
+                  "with --access-log: exact attention of N pairs of request and layer, for the oracles of attention mass")
+      ->needs(log);
   run->add_flag("--json", options->json, "print the summary as JSON");
   run->add_flag("--quiet,-q", options->quiet, "no progress and no table");
   run->footer(

@@ -43,11 +43,13 @@ void add_trace_export(CLI::App& parent, Action& action) {
   auto* formats = command->add_option_group("format");
   formats->add_option("--npz", options->npz, "NumPy arrays: ids, weights, logits, seq_lens, prompt_lens, arrival_ns, moe_layer_ids");
   formats->add_option("--jsonl", options->jsonl, "one JSON line per token and layer, as vLLM's route logger writes");
-  CLI::Option* format = formats->add_option("--format", options->format, "npz or jsonl as above, or oracleGeneral: page accesses in libCacheSim's binary format")
+  CLI::Option* format = formats->add_option("--format", options->format, "npz, jsonl, or oracleGeneral: page accesses in libCacheSim's binary format")
                             ->check(CLI::IsMember({"npz", "jsonl", "oracleGeneral"}));
   formats->require_option(1);
   CLI::Option* out = command->add_option("--out,-o", options->out, "file to write with --format")->needs(format);
-  command->add_option("--shard", options->shard, "oracleGeneral: accesses of this shard only; default: of all")->needs(format, out)->check(CLI::NonNegativeNumber);
+  command->add_option("--shard", options->shard, "oracleGeneral: accesses of this shard only; default: of all")
+      ->needs(format, out)
+      ->check(CLI::NonNegativeNumber);
   command->footer(
       "examples:\n  moekv trace export traces/gptoss.moekv.h5 --npz gptoss.npz\n"
       "  moekv run configs/quickstart.yaml backend=count probe.samples=0 eviction.policy=lru --out run.h5 --access-log log.h5\n"

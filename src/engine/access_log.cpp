@@ -24,8 +24,8 @@ bool AccessRecorder::continues(const AccessEvent& before, const AccessEvent& eve
 std::span<const AccessEvent> AccessRecorder::end_step() {
   ordered_.swap(events_);
   events_.clear();
-  const auto before = [](const AccessEvent& a, const AccessEvent& b) { return std::tuple_cat(chain_of(a), std::tuple(a.first)) < std::tuple_cat(chain_of(b), std::tuple(b.first)); };
-  std::sort(ordered_.begin(), ordered_.end(), before);
+  const auto key = [](const AccessEvent& e) { return std::tuple_cat(chain_of(e), std::tuple(e.first)); };
+  std::sort(ordered_.begin(), ordered_.end(), [&](const AccessEvent& a, const AccessEvent& b) { return key(a) < key(b); });
   std::size_t n = 0;
   for (const AccessEvent& event : ordered_) {
     if (n > 0 && continues(ordered_[n - 1], event)) {

@@ -28,7 +28,8 @@ Lookups read_lookups(const AccessLogFile& log, std::int64_t shard) {
     if (e.kind != AccessKind::hit && e.kind != AccessKind::miss) return;
     auto& pages = chains[{e.shard, e.request, e.layer, e.head_group, e.side, e.expert}];
     const std::uint64_t end = std::uint64_t{e.first} + e.count;
-    if (end > AccessTrace::max_ops || out.page.size() + e.count > AccessTrace::max_ops) throw UserError(log.path(), "has too many accesses", "log a shorter run");
+    if (end > AccessTrace::max_ops || out.page.size() + e.count > AccessTrace::max_ops)
+      throw UserError(log.path(), "has too many accesses", "log a shorter run");
     if (pages.size() < end) pages.resize(end, 0);
     for (std::uint64_t i = e.first; i < end; ++i) {
       if (pages[i] == 0) pages[i] = static_cast<std::uint32_t>(++out.n_pages);

@@ -222,7 +222,8 @@ std::vector<Summary> summarise_bounds(const AccessBounds& b) {
   count("miss_placement", "misses that divided budgets add to the pooled LRU, net: lost - gained", a.placement_lost - a.placement_gained);
   count("miss_placement_lost", "lookups that hit in the pooled LRU and miss in the LRU of their budget", a.placement_lost);
   count("miss_placement_gained", "lookups that miss in the pooled LRU and hit in the LRU of their budget", a.placement_gained);
-  count("miss_policy", "misses of the run minus those of the LRU of each budget, to which missed pages come back: lost - gained", a.policy_lost - a.policy_gained);
+  count("miss_policy", "misses of the run minus those of the LRU of each budget, to which missed pages come back: lost - gained",
+        a.policy_lost - a.policy_gained);
   count("miss_policy_lost", "lookups that hit in the LRU of their budget and missed in the run", a.policy_lost);
   count("miss_policy_gained", "lookups that miss in the LRU of their budget and hit in the run", a.policy_gained);
   ratio("opt_miss_ratio", "misses of the offline optimum (opt.bypass) of each budget / n_req", t.opt_bypass_miss, t.n_req);

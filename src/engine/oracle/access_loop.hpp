@@ -20,13 +20,19 @@ template <class Rule>
 class AccessLoop {
  public:
   AccessLoop(const Rule& rule, std::uint32_t capacity, std::uint32_t n_units, std::uint64_t seed, std::uint32_t low)
-      : rule_(rule), capacity_(capacity), low_(low < capacity ? low : capacity - 1), seed_(seed), nodes_(queues ? n_units : 0), place_(queues ? 0 : n_units, absent) {}
+      : rule_(rule),
+        capacity_(capacity),
+        low_(low < capacity ? low : capacity - 1),
+        seed_(seed),
+        nodes_(queues ? n_units : 0),
+        place_(queues ? 0 : n_units, absent) {}
   AccessLoop(const Rule& rule, std::uint32_t capacity, std::uint32_t n_units, std::uint64_t seed) : AccessLoop(rule, capacity, n_units, seed, capacity) {}
 
   /// Calls note(hit) for each access and gone(unit) for each eviction, in no order among units that go at once. Sequences follow each other.
   template <class Note, class Gone>
   void run(std::span<const std::uint32_t> sequence, Note&& note, Gone&& gone) {
-    evict::Queue queue(state_, nodes_.data(), capacity_);
+    evict::QueueState state = state_;  // local, so that it can live in registers
+    evict::Queue queue(state, nodes_.data(), capacity_);
     for (std::size_t t = 0; t < sequence.size(); ++t) {
       prefetch(queue, sequence, t);
       const std::uint32_t u = sequence[t];
@@ -35,6 +41,7 @@ class AccessLoop {
       hit ? touch(queue, u) : store(queue, u, gone);
       ++now_;
     }
+    state_ = state;
   }
   /// Residents: lists of a queue rule, oldest first; else in order of storing.
   [[nodiscard]] std::vector<std::uint32_t> residents() const {

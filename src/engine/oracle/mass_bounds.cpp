@@ -50,7 +50,8 @@ std::vector<std::string> check_mass_bounds(std::span<const MassBoundRecord> boun
   for (const MassBoundRecord& b : bounds) {
     const double slack = 1e-6 * (1.0 + b.mass);  // cells are single precision
     const auto ordered = [&](const char* left, double x, const char* right, double y) {
-      if (x > y + slack) broken.push_back(fmt::format("law {} <= {} does not hold for request {}, layer {}: {} against {}", left, right, b.request, b.layer, x, y));
+      if (x <= y + slack) return;
+      broken.push_back(fmt::format("law {} <= {} does not hold for request {}, layer {}: {} against {}", left, right, b.request, b.layer, x, y));
     };
     ordered("orc_select", b.orc_select, "orc_greedy", b.orc_greedy);
     if (std::isnan(b.orc_mass)) continue;

@@ -46,7 +46,7 @@ class Queue {
   [[nodiscard]] const QueueList& list(std::uint8_t l) const { return state_->lists[l]; }
   [[nodiscard]] std::uint32_t capacity() const { return capacity_; }
 
-  void push(std::uint8_t l, std::uint32_t u) {
+  [[gnu::always_inline]] void push(std::uint8_t l, std::uint32_t u) {
     QueueList& list = state_->lists[l];
     nodes_[u].prev = list.tail;
     nodes_[u].next = no_unit;
@@ -55,7 +55,7 @@ class Queue {
     list.tail = u;
     list.size += 1;
   }
-  void remove(std::uint32_t u) {
+  [[gnu::always_inline]] void remove(std::uint32_t u) {
     QueueNode& node = nodes_[u];
     if (node.list == no_list) return;
     QueueList& list = state_->lists[node.list];
@@ -66,7 +66,7 @@ class Queue {
     node.list = no_list;
     prefetch(list.head);
   }
-  void move(std::uint8_t l, std::uint32_t u) {
+  [[gnu::always_inline]] void move(std::uint8_t l, std::uint32_t u) {
     QueueNode& node = nodes_[u];
     if (node.list != l) {
       remove(u);
@@ -91,7 +91,7 @@ class Queue {
     if (u != no_unit) __builtin_prefetch(&nodes_[u]);
   }
   /// Takes the oldest unit of a list that is not empty.
-  std::uint32_t pop(std::uint8_t l) {
+  [[gnu::always_inline]] std::uint32_t pop(std::uint8_t l) {
     QueueList& list = state_->lists[l];
     const std::uint32_t u = list.head, next = nodes_[u].next;
     list.head = next;
@@ -103,7 +103,7 @@ class Queue {
     return u;
   }
   /// Moves the oldest units up to `last` behind the newest, in their order.
-  void rotate(std::uint8_t l, std::uint32_t last) {
+  [[gnu::always_inline]] void rotate(std::uint8_t l, std::uint32_t last) {
     QueueList& list = state_->lists[l];
     const std::uint32_t first = list.head, next = nodes_[last].next;
     if (next == no_unit) return;
@@ -116,7 +116,7 @@ class Queue {
   }
   /// The oldest unit of a list that may go; permanent ones on the way leave the list.
   template <class F>
-  [[nodiscard]] std::uint32_t oldest(std::uint8_t l, F&& standing) {
+  [[nodiscard, gnu::always_inline]] std::uint32_t oldest(std::uint8_t l, F&& standing) {
     for (std::uint32_t u = state_->lists[l].head; u != no_unit;) {
       const std::uint32_t next = nodes_[u].next;
       const Standing s = standing(u);

@@ -1,117 +1,23 @@
-// Offline bounds: reference caches against exhaustive search, laws of the miss anatomy on replays, attention oracles against exhaustive search.
+// Offline bounds of accesses: reference caches against exhaustive search, laws of the miss anatomy on replays.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
+#include <limits>
 #include <map>
-#include <set>
 
-#include "engine/bounds.hpp"
 #include "engine/oracle/access_bounds.hpp"
-#include "engine/oracle/mass_bounds.hpp"
-#include "engine/oracle/reference_cache.hpp"
 #include "engine/replay.hpp"
+#include "support/access_scenario.hpp"
 #include "support/replay_fixture.hpp"
 
 namespace moekv {
 namespace {
 
+using testing::event;
+using testing::random_scenario;
 using testing::RandomTrace;
-
-/// A random run of two shards with one page chain each: what it writes and looks up, what it holds, and when its requests end.
-struct Scenario {
-  struct Step {
-    std::vector<std::uint32_t> written, looked_up, gone;  // pages; gone: at the end of the step
-    std::vector<std::uint64_t> capacity;                  // of shard 0, shard 1, after the step's evictions
-  };
-  std::vector<Step> steps;
-  std::vector<std::uint32_t> shard_of;  // [pages]
-  AccessTrace trace{"scenario"};
-  std::int64_t n_miss = 0, n_req = 0;
-};
-
-AccessEvent event(AccessKind kind, std::uint32_t shard, std::uint32_t request, std::uint32_t page, std::uint32_t count = 1) {
-  AccessEvent e;
-  e.kind = kind;
-  e.shard = shard;
-  e.request = request;
-  e.first = page;
-  e.count = count;
-  return e;
-}
-
-/// Pages 0..n-1; page p is of request p / 4 % 2 and of shard p % 2. Request 0 ends in the middle. The run may exceed its budget by one page.
-Scenario random_scenario(std::uint64_t seed) {
-  Scenario out;
-  const auto draw = [&, n = std::uint64_t{0}](std::uint64_t below) mutable { return static_cast<std::uint32_t>(hash_words(seed, n++) % below); };
-  const std::uint32_t n_pages = 6 + draw(3), n_steps = 6 + draw(4), end_of_first = 3 + draw(3);
-  const std::vector<std::uint32_t> budget = {1 + draw(3), 1 + draw(3)};
-  std::set<std::uint32_t> alive, held;
-  std::vector<std::uint32_t> due;
-  std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint32_t> chain_length;
-  std::vector<std::uint32_t> index(n_pages);
-  const auto request_of = [](std::uint32_t p) { return p / 4 % 2; };
-  for (std::uint32_t p = 0; p < n_pages; ++p) out.shard_of.push_back(p % 2);
-  std::uint32_t next_page = 0;
-  for (std::uint32_t s = 0; s < n_steps; ++s) {
-    Scenario::Step step;
-    AccessRecorder recorder;
-    for (const std::uint32_t p : due) {
-      if (held.erase(p) > 0) recorder.add(event(AccessKind::evicted, p % 2, request_of(p), index[p]));
-    }
-    due.clear();
-    if (s > 0) {
-      for (std::uint32_t shard = 0; shard < 2; ++shard) {
-        const auto used = static_cast<std::uint64_t>(std::count_if(held.begin(), held.end(), [&](std::uint32_t p) { return p % 2 == shard; }));
-        out.steps.back().capacity.push_back(std::max<std::uint64_t>(budget[shard], used));
-      }
-    } else {
-      for (std::uint32_t shard = 0; shard < 2; ++shard) recorder.add(event(AccessKind::opened, shard, AccessEvent::whole_shard, 0, budget[shard]));
-    }
-    for (std::uint32_t k = 1 + draw(2); k > 0 && next_page < n_pages; --k, ++next_page) {
-      if (s > end_of_first && request_of(next_page) == 0) continue;
-      index[next_page] = chain_length[{next_page % 2, request_of(next_page)}]++;
-      recorder.add(event(AccessKind::written, next_page % 2, request_of(next_page), index[next_page]));
-      step.written.push_back(next_page);
-      alive.insert(next_page);
-      held.insert(next_page);
-    }
-    for (const std::uint32_t p : alive) {
-      if (draw(2) == 0) continue;
-      step.looked_up.push_back(p);
-      recorder.add(event(held.contains(p) ? AccessKind::hit : AccessKind::miss, p % 2, request_of(p), index[p]));
-      out.n_req += 1;
-      out.n_miss += held.contains(p) ? 0 : 1;
-    }
-    if (s == end_of_first) {
-      for (std::uint32_t shard = 0; shard < 2; ++shard) {
-        if (std::any_of(alive.begin(), alive.end(), [&](std::uint32_t p) { return p % 2 == shard && request_of(p) == 0; }))
-          recorder.add(event(AccessKind::finished, shard, 0, 0, 0));
-      }
-      for (const std::uint32_t p : std::set<std::uint32_t>(alive)) {
-        if (request_of(p) != 0) continue;
-        step.gone.push_back(p);
-        alive.erase(p);
-        held.erase(p);
-      }
-    }
-    for (std::uint32_t shard = 0; shard < 2; ++shard) {
-      std::vector<std::uint32_t> own;
-      for (const std::uint32_t p : held) {
-        if (p % 2 == shard) own.push_back(p);
-      }
-      while (own.size() > budget[shard] + draw(2)) {
-        const auto victim = own.begin() + draw(own.size());
-        due.push_back(*victim);
-        own.erase(victim);
-      }
-    }
-    for (const AccessEvent& e : recorder.end_step()) out.trace.add(s, e);
-    out.steps.push_back(step);
-  }
-  out.steps.back().capacity = {budget[0], budget[1]};
-  out.trace.close();
-  return out;
-}
+using testing::Scenario;
 
 /// Least misses by exhaustive search over what is kept after each step. `shard` 2: one pooled cache.
 std::int64_t least_misses(const Scenario& scenario, std::uint32_t shard, bool forced) {
@@ -313,106 +219,6 @@ TEST_F(LoggedReplay, NothingEvictedNothingMissed) {
   const AccessBounds b = bounds_of(spec, out);
   EXPECT_EQ(b.total.n_miss, 0);
   EXPECT_EQ(b.total.opt_bypass_miss + b.total.opt_forced_miss + b.total.lru_miss + b.pooled.lru_miss, 0);
-}
-
-// Attention mass.
-
-evict::AttentionRows random_rows(std::uint64_t seed, const std::vector<std::size_t>& sizes) {
-  evict::AttentionRows rows;
-  for (std::size_t t = 0; t < sizes.size(); ++t) {
-    rows.emplace_back();
-    for (std::size_t i = 0; i < sizes[t]; ++i) rows.back().push_back(static_cast<double>(hash_words(seed, t, i) % 100) / 100.0);
-  }
-  return rows;
-}
-
-/// Least lost mass over all choices of what stays.
-double least_lost(const evict::AttentionRows& rows, std::size_t budget, std::size_t first) {
-  std::map<std::uint32_t, double> best = {{0U, 0.0}};
-  std::size_t stored = 0;
-  for (std::size_t t = 0; t < rows.size(); ++t) {
-    std::map<std::uint32_t, double> after;
-    for (const auto& [kept, cost] : best) {
-      std::uint32_t all = kept;
-      for (std::size_t i = stored; i < rows[t].size(); ++i) all |= 1U << i;
-      double now = cost;
-      for (std::size_t i = 0; i < rows[t].size(); ++i) now += (all >> i & 1U) == 0 ? rows[t][i] : 0.0;
-      for (std::uint32_t next = all;; next = (next - 1) & all) {
-        if (next == all || (t >= first && static_cast<std::size_t>(std::popcount(next)) == budget)) {
-          if (t < first || static_cast<std::size_t>(std::popcount(next)) <= budget || t + 1 == rows.size()) {
-            const auto [it, added] = after.try_emplace(next, now);
-            it->second = std::min(it->second, now);
-          }
-        }
-        if (next == 0) break;
-      }
-    }
-    stored = rows[t].size();
-    best.swap(after);
-  }
-  double least = 1e9;
-  for (const auto& [kept, cost] : best) least = std::min(least, cost);
-  return least;
-}
-
-TEST(MassBounds, AssignmentEqualsExhaustiveSearchWithPrompts) {
-  for (std::uint64_t seed = 0; seed < 60; ++seed) {
-    const std::size_t prompt = 1 + seed % 4, budget = 1 + seed / 4 % 4, first = seed % 2;
-    std::vector<std::size_t> sizes;
-    for (std::size_t t = 0; t < 6; ++t) sizes.push_back(prompt + t + (t > 2 && seed % 3 == 0 ? 1 : 0));
-    const evict::AttentionRows rows = random_rows(seed, sizes);
-    const double exact = evict::lost_mass(rows, evict::mass_evictions(rows, budget, first));
-    EXPECT_NEAR(exact, least_lost(rows, budget, first), 1e-9) << seed;
-    EXPECT_LE(evict::select_lost(rows, budget, first), exact + 1e-9) << seed;
-    EXPECT_LE(exact, evict::lost_mass(rows, evict::greedy_evictions(rows, budget, first)) + 1e-9) << seed;
-  }
-}
-
-TEST(MassBounds, ReplayLosesNoLessThanTheAssignment) {
-  double lost = 0, least = 0;
-  for (const EvictRule& rule : {EvictRule(evict::H2oSum{}), EvictRule(evict::Tova{}), EvictRule(evict::Streaming{})}) {
-    RunSpec spec = testing::small_spec();
-    spec.backend = "host";
-    spec.probe.samples = 0;
-    spec.eviction.rule = rule;
-    spec.eviction.unit = EvictUnit::token;
-    spec.eviction.budget = {BudgetKind::tokens, 24, 1, 1};
-    RandomTrace trace(spec.model, testing::requests_of({{40, 30}, {9, 40}, {0, 50}}), 11);
-    const auto transport = make_local_transport();
-    const auto backend = make_backend(spec.backend, 0);
-    std::map<std::pair<std::uint32_t, std::uint16_t>, AttentionHistory> histories;
-    ReplayHooks hooks;
-    hooks.attention_groups = 5;
-    hooks.attention = [&](std::span<const AttentionRow> rows, std::span<const AttentionCell> cells) {
-      std::size_t first = 0;
-      for (const AttentionRow& row : rows) {
-        AttentionHistory& h = histories[{row.request, row.layer}];
-        h.rows.push_back(row);
-        h.cells.emplace_back(cells.begin() + static_cast<std::ptrdiff_t>(first), cells.begin() + static_cast<std::ptrdiff_t>(first + row.n_cells));
-        first += row.n_cells;
-      }
-      EXPECT_EQ(first, cells.size());
-    };
-    const RunOutcome out = replay(spec, trace, *backend, *transport, hooks);
-    EXPECT_EQ(out.violations, std::vector<std::string>{});
-    ASSERT_EQ(histories.size(), 5u);
-    std::vector<MassBoundRecord> bounds;
-    for (const auto& [pair, history] : histories) {
-      bounds.push_back(bound_mass(history));
-      const MassBoundRecord& b = bounds.back();
-      EXPECT_EQ(b.excess_tokens, 0);
-      EXPECT_EQ(b.budget_tokens, 24);
-      EXPECT_NEAR(b.mass, static_cast<double>(b.n_tokens), 1e-6) << "every query's attention sums to one";
-      lost += b.lost_mass;
-      least += b.orc_mass;
-    }
-    EXPECT_EQ(check_mass_bounds(bounds), std::vector<std::string>{});
-    MassBoundRecord wrong = bounds.front();
-    wrong.lost_mass = wrong.orc_mass - 0.1;
-    EXPECT_EQ(check_mass_bounds(std::vector{wrong}).size(), 1u);
-  }
-  EXPECT_GT(least, 0.1);
-  EXPECT_GT(lost, least);
 }
 
 }  // namespace
