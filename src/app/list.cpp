@@ -102,9 +102,13 @@ void list_layouts() {
 }
 
 /// Text in a cell of a Markdown table.
-std::string cell(std::string text) {
-  for (std::size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, "\\");
-  return text;
+std::string cell(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '|') out += '\\';
+    out += c;
+  }
+  return out;
 }
 
 template <class Variant>
@@ -120,7 +124,7 @@ void markdown_rules(std::string_view title, const std::string& section) {
 
 void markdown_lines(std::string_view title, std::span<const NamedLine> lines) {
   fmt::print("\n**{}**\n\n| name | what it does |\n|---|---|\n", title);
-  for (const NamedLine& line : lines) fmt::print("| `{}` | {} |\n", line.name, cell(std::string(line.doc)));
+  for (const NamedLine& line : lines) fmt::print("| `{}` | {} |\n", line.name, cell(line.doc));
 }
 
 /// What README.md shows.

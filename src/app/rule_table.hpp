@@ -69,9 +69,9 @@ void describe(const Rule&, RuleRow& row) {
 
 /// Inputs of a read-set rule.
 template <class Rule>
-  requires select::needs_bounds<Rule>
+  requires(select::needs_bounds<Rule> || std::is_same_v<Rule, select::All>)
 void describe(const Rule&, RuleRow& row) {
-  row.reads = "query and key bounds of every page";
+  row.reads = select::needs_bounds<Rule> ? "query and key bounds of every page" : "nothing";
   row.unit = "page of a head group";
 }
 

@@ -17,6 +17,7 @@ namespace select {
 /// No selection.
 struct All {
   static constexpr std::string_view name = "all";
+  static constexpr std::string_view source = "plain attention";
   static constexpr std::string_view doc = "every page of the scope";
   static constexpr auto params = std::tuple{};
 };
