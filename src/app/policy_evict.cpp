@@ -113,11 +113,14 @@ struct AccessLoop {
   std::vector<bool> resident = std::vector<bool>(n_units, false);
   std::vector<std::uint32_t> order = {};  // residents, in order of storing
   evict::QueueState state = {};
+  evict::Control control = {};
   evict::AccessOutcome out = {};
 
-  [[nodiscard]] std::uint32_t victim(std::uint32_t now) {
+  /// The unit that goes next; `score` is its score where the rule has scores.
+  [[nodiscard]] std::uint32_t victim(std::uint32_t now, float& score) {
     if constexpr (Rule::family == evict::Family::queue) {
       evict::Queue queue(state, nodes.data(), capacity);
+      score = std::numeric_limits<float>::infinity();
       return rule.victim(queue, [](std::uint32_t) { return evict::Standing::evictable; });
     } else {
       evict::Peers peers;
@@ -126,15 +129,15 @@ struct AccessLoop {
         peers.count = std::max(peers.count, access[u].count);
       }
       std::uint32_t best = order.front();
-      float lowest = std::numeric_limits<float>::infinity();
+      score = std::numeric_limits<float>::infinity();
       for (const std::uint32_t u : order) {  // in order of storing: among equals the oldest goes
         evict::UnitView view{0, 0, u, now, 0.0F, seed};
         view.access = access[u];
         view.peers = peers;
         view.age = now - access[u].birth;
         if constexpr (requires { rule.score(view); }) {
-          if (const float score = rule.score(view); score < lowest) {
-            lowest = score;
+          if (const float own = rule.score(view); own < score) {
+            score = own;
             best = u;
           }
         }
@@ -152,26 +155,36 @@ struct AccessLoop {
   void store(std::uint32_t u, std::uint32_t now) {
     evict::Queue queue(state, nodes.data(), capacity);
     if constexpr (requires { rule.expect(queue, u); }) rule.expect(queue, u);
-    if (order.size() >= capacity && Rule::family != evict::Family::none) {
-      const std::uint32_t gone = victim(now);
-      order.erase(std::find(order.begin(), order.end(), gone));
-      resident[gone] = false;
-      out.evictions.push_back(gone);
-    }
+    if (order.size() >= capacity && Rule::family != evict::Family::none) make_room(now);
     if constexpr (Rule::family == evict::Family::queue) rule.insert(queue, u);
     access[u] = {now, now};
     resident[u] = true;
     order.push_back(u);
   }
+  /// One unit goes, and all that score below the rule's threshold.
+  void make_room(std::uint32_t now) {
+    float score = 0;
+    std::uint32_t gone = victim(now, score);
+    do {
+      order.erase(std::find(order.begin(), order.end(), gone));
+      resident[gone] = false;
+      out.evictions.push_back(gone);
+      if constexpr (Rule::family == evict::Family::queue) return;
+      if (!order.empty()) gone = victim(now, score);
+    } while (!order.empty() && score < evict::threshold(rule, control));
+  }
   void run(const std::vector<std::uint32_t>& sequence) {
     for (std::uint32_t t = 0; t < sequence.size(); ++t) {
       const std::uint32_t u = sequence[t];
       out.hit.push_back(resident[u]);
+      control.lookups += 1;
+      control.hits += resident[u] ? 1 : 0;
       if (resident[u]) {
         hit(u, t);
       } else {
         store(u, t);
       }
+      evict::end_step(rule, control);
     }
     if constexpr (Rule::family == evict::Family::queue) {  // lists of residents, oldest first
       order.clear();
@@ -190,14 +203,14 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
   const Names names = read_accesses(given);
   std::visit([&](const auto& r) {
     using Rule = std::decay_t<decltype(r)>;
-    if constexpr ((evict::needs_mass<Rule> && !evict::needs_access<Rule>) || evict::needs_payload<Rule>)
+    if constexpr ((evict::needs_mass<Rule> && !evict::needs_access<Rule>) || evict::needs_payload<Rule> || evict::scores_groups<Rule>)
       given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"attention\", or \"keys\" and \"values\"");
   }, rule);
   given.finish();
   Json result;
   std::visit([&](const auto& r) {
     AccessLoop<std::decay_t<decltype(r)>> loop{r, capacity, static_cast<std::uint32_t>(names.text.size()), seed};
-    if constexpr (!evict::needs_payload<std::decay_t<decltype(r)>>) loop.run(names.sequence);
+    loop.run(names.sequence);
     result = {{"outcome", outcome_text(loop.out.hit)},
               {"hits", std::count(loop.out.hit.begin(), loop.out.hit.end(), true)},
               {"evictions", named(names, loop.out.evictions)},

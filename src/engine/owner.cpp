@@ -21,6 +21,7 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
       first_(first),
       end_(end),
       first_shard_(geometry.placement().first_shard(first.value)),
+      weights_(geometry.spec().eviction.weights_path, geometry.spec().model),
       payload_(backend.has_payload()),
       copies_matter_(geometry.several_copies()) {
   const RunSpec& spec = geometry.spec();
@@ -259,6 +260,7 @@ void Owner::seal() {
   std::sort(unsealed_.begin(), unsealed_.end());
   unsealed_.erase(std::unique(unsealed_.begin(), unsealed_.end()), unsealed_.end());
   std::vector<SealOp> ops;
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> pages;  // of the operations
   const std::uint32_t window = geometry_->spec().compression.raw_window_tokens;
   std::erase_if(unsealed_, [&](const auto& item) {
     Shard& s = shards_[item.first];
@@ -274,12 +276,16 @@ void Owner::seal() {
     const std::uint32_t first_head = group.head_group * geometry_->heads_per_group();
     const RequestId request = group.request;
     ops.push_back(s.seal(item.second));
+    pages.push_back(item);
     if (payload_ && geometry_->fits_queries()) attach_queries(ops.back(), s.rank(), request, first_head);
     return true;
   });
   if (payload_ && !ops.empty()) {
+    const bool errors = geometry_->scores_error();
+    if (errors) note_raw(ops, pages);
     backend_->seal(ops);
     backend_->sync();
+    if (errors) score_errors(ops, pages);
   }
   encode_ns += (std::chrono::steady_clock::now() - start).count();
 }

@@ -11,6 +11,7 @@
 #include "engine/evictor.hpp"
 #include "engine/geometry.hpp"
 #include "engine/request_table.hpp"
+#include "engine/rule_weights.hpp"
 #include "engine/shard.hpp"
 #include "engine/wire.hpp"
 
@@ -96,6 +97,10 @@ class Owner {
   void keep_pending();
   /// First state of an entry: what the eviction rule makes of its key and value, mean over the heads of the head group.
   void score_payload(Shard& shard, std::size_t slot, const Entry& entry, std::uint32_t head_group);
+  /// Reconstruction errors of entries as they are sealed, for the rule that scores them: the first call notes the raw rows, the second compares.
+  void note_raw(std::span<const SealOp> ops, std::span<const std::pair<std::uint32_t, std::uint32_t>> pages);
+  void score_errors(std::span<const SealOp> ops, std::span<const std::pair<std::uint32_t, std::uint32_t>> pages);
+  [[nodiscard]] std::uint32_t heads_of(const Shard& shard, std::uint32_t page) const;
   void build_query(Query& query);
   void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
   ReadFilter filter_of(const Query& query) const;
@@ -116,6 +121,7 @@ class Owner {
   Rank first_, end_;
   std::uint32_t first_shard_ = 0;
   std::vector<Shard> shards_;
+  RuleWeights weights_;
   bool payload_, copies_matter_;
   std::uint32_t layer_ = 0;
   bool layer_by_expert_ = false;
@@ -126,6 +132,7 @@ class Owner {
 
   std::vector<Entry> entries_;
   std::vector<float> k_row_, v_row_;  // one head as fp32
+  std::vector<float> raw_rows_;       // of pages that are being sealed: [page][slot][head][K | V]
   std::vector<Rank> grown_;
   std::vector<std::pair<Rank, ByteCounts>> received_;  // of one segment
   std::vector<Query> queries_;

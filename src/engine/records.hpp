@@ -27,7 +27,7 @@ struct StepRecord {
   std::int64_t tokens = 0, prefill_tokens = 0, decode_tokens = 0, queries = 0;
   std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0;
   std::int64_t requested_bytes = 0, missed_bytes = 0;
-  std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0;
+  std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0, scoring_bytes = 0;
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
   std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
@@ -63,6 +63,7 @@ struct StepRecord {
       Metric{"entries_wanted", &StepRecord::entries_wanted, "1", "entries that entered a query's softmax", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"masked_copies", &StepRecord::masked_copies, "1", "tokens a query could not read because its chosen copy was evicted while another copy lived (copies: hash)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"empty_reads", &StepRecord::empty_reads, "1", "queries that found nothing to read", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"scoring_bytes", &StepRecord::scoring_bytes, "byte", "stored bytes of keys and values that the eviction rule read back to score entries", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"insertions", &StepRecord::insertions, "1", "entries stored (copies)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"distinct_insertions", &StepRecord::distinct_insertions, "1", "distinct (request, layer, position) stored", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"evictions", &StepRecord::evictions, "1", "entries evicted", Scope::global, ClaimClass::counted, Combine::sum},
