@@ -98,7 +98,7 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
   const Names names = read_accesses(given);
   std::visit([&](const auto& r) {
     using Rule = std::decay_t<decltype(r)>;
-    if constexpr ((evict::needs_mass<Rule> && !evict::needs_access<Rule>) || evict::needs_payload<Rule>)
+    if constexpr ((evict::needs_mass<Rule> && !evict::needs_access<Rule>) || evict::needs_payload<Rule> || evict::scores_groups<Rule>)
       given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"attention\", or \"keys\" and \"values\"");
   }, rule);
   given.finish();
@@ -108,7 +108,7 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
     AccessLoop<Rule> loop(r, capacity, static_cast<std::uint32_t>(names.text.size()), seed);
     std::vector<bool> hits;
     std::vector<std::uint32_t> evictions;
-    if constexpr (!evict::needs_payload<Rule>)
+    if constexpr (!evict::needs_payload<Rule> && !evict::scores_groups<Rule>)
       loop.run(names.sequence, [&](bool hit) { hits.push_back(hit); }, [&](std::uint32_t u) { evictions.push_back(u); });
     result = {{"outcome", outcome_text(hits)},
               {"hits", std::count(hits.begin(), hits.end(), true)},

@@ -1,5 +1,8 @@
-// The kinds of eviction cases that have a file of their own.
+// The kinds of eviction cases that have a file of their own, and the entries that those with scores decide on.
 #pragma once
+
+#include <algorithm>
+#include <vector>
 
 #include "app/policy_case.hpp"
 #include "rules/evict/catalogue.hpp"
@@ -12,7 +15,61 @@ namespace moekv::policy_evict {
 [[nodiscard]] Json decide_attention(Case& given, const EvictRule& rule);
 /// Capacities of groups that share a budget.
 [[nodiscard]] Json decide_allocator(Case& given);
-/// Scores and victims of units whose state ("state", or "keys" and "values") is given.
+/// Scores and victims of units whose state ("state", or "keys", "values" and "queries") is given.
 [[nodiscard]] Json decide_state(Case& given, const EvictRule& rule);
+
+/// Protection of a case: parameters "recent", "sinks" (also "start") and "hh", which only has to fit the capacity.
+struct Protection {
+  std::uint32_t recent = 0, sinks = 0;
+};
+[[nodiscard]] Protection read_protection(Case& given, std::uint32_t capacity);
+
+struct Entry {
+  std::uint32_t position;
+  evict::Mass mass;
+  evict::Access access;
+  float score = 0;
+};
+
+/// Indices of victims, lowest score first, ties by lowest position: n of them, and all that score below `below`.
+[[nodiscard]] std::vector<std::size_t> victims(const std::vector<Entry>& entries, std::size_t n, float below, std::uint32_t length, const Protection& protect);
+[[nodiscard]] Json positions_of(const std::vector<Entry>& entries);
+[[nodiscard]] Json scores_of(const std::vector<Entry>& entries);
+void remove(std::vector<Entry>& entries, std::vector<std::size_t> gone);
+
+/// Scores of entries that compete, as a replay gives them to token units. `group` has what a rule of groups reads besides states and positions.
+template <class Rule>
+void score(const Rule& rule, std::vector<Entry>& entries, std::uint64_t step, std::uint32_t newest, std::uint64_t seed, evict::GroupView group = {}) {
+  std::vector<float> states;
+  std::vector<std::uint32_t> positions;
+  for (const Entry& e : entries) {
+    states.push_back(evict::read(rule, e.mass));
+    positions.push_back(e.position);
+  }
+  if constexpr (evict::scores_groups<Rule>) {
+    const std::vector<float> own = states;
+    group.n = static_cast<std::uint32_t>(entries.size());
+    group.states = own.data();
+    group.positions = positions.data();
+    rule.score_group(group, states.data());
+  }
+  evict::Peers peers;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    peers.last = std::max(peers.last, entries[i].access.last);
+    peers.count = std::max(peers.count, entries[i].access.count);
+    peers.state = std::max(peers.state, states[i]);
+  }
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    evict::UnitView view{0, 0, entries[i].position, step, states[i], seed};
+    view.age = newest > entries[i].position ? newest - entries[i].position : 0;
+    view.access = entries[i].access;
+    view.peers = peers;
+    if constexpr (requires { rule.score(view); }) {
+      entries[i].score = rule.score(view);
+    } else {
+      entries[i].score = static_cast<float>(entries[i].position);  // queues of tokens without accesses: the oldest goes
+    }
+  }
+}
 
 }  // namespace moekv::policy_evict

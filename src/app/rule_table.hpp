@@ -31,12 +31,17 @@ template <class Rule>
   requires requires { Rule::family; }
 void describe(const Rule&, RuleRow& row) {
   std::vector<std::string> in;
-  if (evict::needs_mass<Rule>) in.emplace_back("attention mass");
+  if (evict::needs_mass<Rule>) in.emplace_back(evict::sums_layers<Rule> ? "attention mass of all layers" : "attention mass");
   if (evict::follows_access<Rule>) in.emplace_back("accesses");
   if (evict::needs_payload<Rule>) in.emplace_back("key and value");
+  if (evict::needs_error<Rule>) in.emplace_back("error of the codec");
+  if constexpr (evict::reads_store<Rule>) {
+    const evict::GroupReads reads = Rule{}.reads();
+    in.emplace_back(reads.values ? "keys and values of the store" : "keys of the store");
+    if (reads.queries > 0) in.emplace_back("recent queries");
+  }
   row.reads = listed(in);
-  const bool tokens = (evict::needs_mass<Rule> || evict::needs_payload<Rule>) && !evict::follows_access<Rule> && !requires { Rule::prefers_pages; };
-  row.unit = tokens ? "token" : "page";
+  row.unit = evict::default_unit<Rule> == evict::Unit::token ? "token" : "page";
   if (evict::needs_return<Rule>) row.note = "only where evicted units can return";
 }
 

@@ -47,7 +47,7 @@ WeightKind weight_kind_of(const GenerateOptions& o, const GateShape& gate, Routi
   return gate.renormalise || gate.order == ScoreOrder::post ? WeightKind::renorm : WeightKind::raw_softmax;
 }
 
-ExitCode generate(const GenerateOptions& o) {
+ExitCode generate_trace(const GenerateOptions& o) {
   const ModelShape shape = shape_of(o);
   const auto trace = make_synthetic_trace(o.spec, shape);
   WriterSpec writer;
@@ -105,7 +105,7 @@ void add_trace_generate(CLI::App& parent, Action& action) {
       ->capture_default_str();
   add_preset_options(*command, options->spec);
   add_request_options(*command, options->spec);
-  command->callback([options, &action] { action.run = [options] { return generate(*options); }; });
+  command->callback([options, &action] { action.run = [options] { return generate_trace(*options); }; });
 }
 
 }  // namespace moekv

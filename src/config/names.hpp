@@ -35,7 +35,7 @@ constexpr auto enum_names(LoadKind) { return Names<2>{"concurrency", "arrivals"}
 constexpr auto enum_names(ElementFormat) { return Names<3>{"fp32", "bf16", "fp16"}; }  // of a payload: the raw ones
 constexpr auto enum_names(QkvKind) { return Names<3>{"auto", "recorded", "generated"}; }
 constexpr auto enum_names(CombineType) { return Names<2>{"fp32", "bf16"}; }
-constexpr auto enum_names(StepOrder) { return Names<1>{"standard"}; }
+constexpr auto enum_names(StepOrder) { return Names<2>{"standard", "pikv"}; }
 
 /// Name of an enumerator.
 template <class E>

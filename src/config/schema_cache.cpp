@@ -86,7 +86,7 @@ void add_eviction_keys(std::vector<Key>& keys) {
   add_rule_keys<EvictRule>(keys, "eviction", "policy", "what goes when the budget is full",
                            [](RunSpec& s) { return std::vector<EvictRule*>{&s.eviction.rule}; });
   add(field_key("eviction.scope", "", "what a budget is of", [](auto& s) -> auto& { return s.eviction.scope; }));
-  add(field_key("eviction.unit", "", "what is evicted at once; auto: token for rules of attention mass, page for the others",
+  add(field_key("eviction.unit", "", "what is evicted at once; auto: the policy's own (moekv list policies), page for a budget in pages or bytes",
                 [](auto& s) -> auto& { return s.eviction.unit; }));
   add(budget_key());
   add_rule_keys<Allocator>(
@@ -113,6 +113,9 @@ void add_eviction_keys(std::vector<Key>& keys) {
   add(field_key("eviction.action", "", "what happens to a victim", [](auto& s) -> auto& { return s.eviction.action; }));
   add(field_key("eviction.head_reducer", "", "mass of the query heads -> head group", [](auto& s) -> auto& { return s.eviction.head_reducer; }));
   add(field_key("eviction.page_reducer", "", "state of the tokens -> page", [](auto& s) -> auto& { return s.eviction.page_reducer; }));
+  add(path_key(
+      "eviction.weights_path", "HDF5 file of a policy that loads weights: hidden [n, d_k + d_v], out [n], and if given hidden_bias [n], out_bias [1]",
+      +[](RunSpec& s) -> std::string& { return s.eviction.weights_path; }));
   add(field_key("eviction.seed", "", "default: seed", [](auto& s) -> auto& { return s.eviction.seed; }));
 }
 

@@ -38,10 +38,7 @@ void Checks::refuse(std::initializer_list<const char*> keys, const std::string& 
 bool needs_mass(const RunSpec& spec) {
   return spec.eviction.access == AccessSource::mass || std::visit(
                                                            [](const auto& rule) {
-                                                             if constexpr (requires { rule.needs_mass; })
-                                                               return rule.needs_mass;
-                                                             else
-                                                               return false;
+                                                             return evict::needs_mass<std::decay_t<decltype(rule)>>;
                                                            },
                                                            spec.eviction.rule);
 }

@@ -60,6 +60,11 @@ void check_inputs(Checks& c, const std::string& name) {
                    fmt::format("allocator {} compares scores, and policy {} keeps an order without any", name, rule_name(e.rule)),
                    "use a policy with scores such as h2o.sum, snapkv or knorm, or allocator pyramid");
         }
+        if (Rule::when != allocate::When::start && s.step_order == StepOrder::pikv) {
+          c.refuse({chooses, "eviction.allocator", "step_order"},
+                   fmt::format("allocator {} divides budgets at the end of a step, and step_order pikv evicts layer by layer", name),
+                   "use step_order: standard, or allocator uniform, pyramid, duo or file");
+        }
         if (!allocate::needs_mass<Rule>) return;
         if (!needs_mass(s)) {
           c.refuse({chooses, "eviction.allocator", "eviction.policy"},

@@ -1,4 +1,4 @@
-// Combinations of trace, eviction, compression, load and backend.
+// Combinations of eviction, compression, load and backend.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,63 +9,6 @@
 #include "config/validate.hpp"
 
 namespace moekv {
-namespace {
-
-void check_synthetic(Checks& c) {
-  const RunSpec& s = c.spec();
-  const SyntheticSpec& t = s.trace.synthetic;
-  if (t.prompt_tokens + std::uint64_t{t.output_tokens} == 0)
-    c.refuse({"trace.synthetic.output_tokens", "trace.synthetic.prompt_tokens"}, "requests have neither prompt nor output",
-             "give at least one token");
-  if (t.preset == "bootstrap" && t.bootstrap_path.empty())
-    c.refuse({"trace.synthetic.bootstrap_path", "trace.synthetic.preset"}, "preset bootstrap resamples a native trace and needs its path",
-             "give the path of a *.moekv.h5 file");
-  if (t.preset == "k_hot" && s.model.gate.n_experts > 0 && t.hot_experts > s.model.gate.n_experts) {
-    c.refuse({"trace.synthetic.hot_experts", "trace.synthetic.preset", "model.gate.n_experts"},
-             fmt::format("{} hot experts of {}", t.hot_experts, s.model.gate.n_experts), "use at most n_experts");
-  }
-  if (s.trace.first_request >= t.n_requests)
-    c.refuse({"trace.first_request", "trace.synthetic.n_requests"},
-             fmt::format("request {} of {} does not exist", s.trace.first_request, t.n_requests), "requests count from 0");
-  if (s.payload.qkv == QkvKind::recorded)
-    c.refuse({"payload.qkv", "trace.synthetic"}, "a synthetic trace has no recorded q, k, v", "use qkv: generated or auto");
-  if (s.batch.load == LoadKind::arrivals && t.arrivals == "none")
-    c.refuse({"batch.load", "trace.synthetic.arrivals"}, "load arrivals needs arrival times, and the synthetic trace has none",
-             "set trace.synthetic.arrivals: poisson or gamma");
-  const bool calibrated = t.preset == "flame" || t.preset == "dsv2lite" || t.preset == "gptoss";
-  if (needs_logits(s) && !calibrated) {
-    c.refuse({"routing.router", "trace.synthetic.preset"},
-             fmt::format("router {} needs gate logits; preset {} has expert ids and weights only", rule_name(s.routing.rule), t.preset),
-             "use a calibrated preset (flame, dsv2lite, gptoss) or another router");
-  }
-}
-
-bool exists(const std::string& path) {
-  std::error_code ec;
-  return std::filesystem::is_regular_file(path, ec);
-}
-
-}  // namespace
-
-void check_trace(Checks& c) {
-  const RunSpec& s = c.spec();
-  const bool file = c.given("trace.path"), synthetic = c.given("trace.synthetic");
-  if (!file && !synthetic) c.refuse({"trace.path", "trace"}, "missing required key", "name a native trace file, or give trace.synthetic");
-  if (file && synthetic)
-    c.refuse({"trace.path", "trace.synthetic"}, "a run replays trace.path or trace.synthetic, not both",
-             "remove one (trace.synthetic=null on the command line)");
-  if (file && !exists(s.trace.path))
-    c.refuse({"trace.path"}, fmt::format("no such file: {}", s.trace.path), "check the path, or make the trace with moekv trace import or generate");
-  if (!s.trace.synthetic.bootstrap_path.empty() && !exists(s.trace.synthetic.bootstrap_path))
-    c.refuse({"trace.synthetic.bootstrap_path"}, fmt::format("no such file: {}", s.trace.synthetic.bootstrap_path), "check the path");
-  if (synthetic && !file) check_synthetic(c);
-  for (std::uint16_t l : s.trace.layers) {
-    if (l < s.model.layers.size() && s.model.layers[l].attention == AttentionKind::none) {
-      c.refuse({"trace.layers", "model"}, fmt::format("layer {} of '{}' has no attention and holds no KV", l, s.model.name), "leave it out");
-    }
-  }
-}
-
 namespace {
 
 /// Tokens that a budget keeps of a request per layer at most, or 0 where that is not known before the run.
@@ -139,6 +82,27 @@ void check_routing(Checks& c) {
   }
 }
 
+namespace {
+
+evict::GroupReads reads_of(const EvictRule& rule) {
+  return std::visit([](const auto& r) {
+    if constexpr (evict::reads_store<std::decay_t<decltype(r)>>) return r.reads();
+    return evict::GroupReads{};
+  }, rule);
+}
+
+void check_weights(Checks& c) {
+  const EvictionSpec& e = c.spec().eviction;
+  if (e.weights_path.empty()) return;
+  if (!std::visit([](const auto& rule) { return evict::loads_weights<std::decay_t<decltype(rule)>>; }, e.rule)) {
+    c.refuse({"eviction.weights_path", "eviction.policy"}, fmt::format("policy {} loads no weights", rule_name(e.rule)), "remove it");
+  } else if (std::error_code ec; !std::filesystem::is_regular_file(e.weights_path, ec)) {
+    c.refuse({"eviction.weights_path"}, fmt::format("no such file: {}", e.weights_path), "check the path");
+  }
+}
+
+}  // namespace
+
 void check_eviction(Checks& c) {
   const RunSpec& s = c.spec();
   const EvictionSpec& e = s.eviction;
@@ -165,20 +129,21 @@ void check_eviction(Checks& c) {
                fmt::format("policy {} learns from units that come back, and after action drop none does", rule_name(e.rule)),
                "use lru, sieve, clock or slru; moekv policy evict runs this rule on an access sequence");
     }
-    if (evict::follows_access<Rule> && e.unit == EvictUnit::token) {
-      c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} follows accesses, and an access is of a page", rule_name(e.rule)),
-               "use unit: page, or leave it out");
+    if (!evict::has_tokens<Rule> && e.unit == EvictUnit::token) {
+      const char* why = evict::follows_access<Rule> ? "follows accesses, and an access is of a page" : "scores pages";
+      c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} {}", rule_name(e.rule), why), "use unit: page, or leave it out");
     }
-    if (evict::pools<Rule> && e.unit == EvictUnit::page) {
-      c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} smooths over neighbouring tokens", rule_name(e.rule)),
-               "use unit: token, or leave it out");
-    }
-    if constexpr (evict::pools<Rule>) {
+    if constexpr (evict::chooses_once<Rule>) {
       if (e.trigger != Trigger::prefill_end)
         c.refuse({"eviction.trigger", "eviction.policy"}, fmt::format("policy {} chooses once, when the prompt ends", rule_name(e.rule)),
                  "set eviction.trigger: prefill_end and prefill.queries: last:32");
     }
   }, e.rule);
+  check_weights(c);
+  if (!needs_mass(s) && reads_of(e.rule).queries > 0 && s.prefill.queries == PrefillQueries::none) {
+    c.refuse({"prefill.queries", "eviction.policy"}, fmt::format("policy {} scores keys by recent queries, and the prompt makes none", rule_name(e.rule)),
+             "use queries: auto, all or last:N");
+  }
   if (needs_mass(s) && s.prefill.queries == PrefillQueries::none) {
     const std::string who = e.access == AccessSource::mass ? "access mass" : "policy " + rule_name(e.rule);
     c.refuse({"prefill.queries", "eviction.policy"}, fmt::format("{} scores tokens by the attention of prompt queries, and none are made", who),
@@ -311,7 +276,11 @@ void check_backend(Checks& c) {
         fmt::format("{} needs attention weights, and backend count has no payload", access ? "access mass" : "policy " + rule_name(s.eviction.rule)),
         "use backend: host, or a policy without attention mass");
   }
-  const bool scores_payload = std::visit([](const auto& rule) { return evict::needs_payload<std::decay_t<decltype(rule)>>; }, s.eviction.rule);
+  const bool compressed = std::visit([](const auto& codec) { return !codec.plane(Role::k, 128).raw() || !codec.plane(Role::v, 128).raw(); }, s.compression.k);
+  const bool scores_payload = std::visit([&](const auto& rule) {
+    using Rule = std::decay_t<decltype(rule)>;
+    return evict::needs_payload<Rule> || evict::reads_store<Rule> || (evict::needs_error<Rule> && compressed);
+  }, s.eviction.rule);
   if (scores_payload) {
     c.refuse({"eviction.policy", "backend"}, fmt::format("policy {} scores keys and values, and backend count has no payload", rule_name(s.eviction.rule)),
              "use backend: host, or a policy that needs no payload");

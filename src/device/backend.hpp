@@ -154,7 +154,7 @@ class Backend {
   virtual void audit(std::span<const SealOp> ops, AuditOf what, float scale, SealAudit* out) = 0;
   virtual void attend(const AttendBatch& batch) = 0;
   virtual void merge(const MergeBatch& batch) = 0;
-  /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For probes and tests, not timed.
+  /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For rules that score stored rows, probes and tests.
   virtual void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) = 0;
   virtual void sync() = 0;
   [[nodiscard]] virtual BackendMemory memory() const = 0;

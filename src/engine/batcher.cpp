@@ -105,10 +105,15 @@ std::uint32_t Batcher::query_begin(const Request& request, std::uint32_t begin, 
   if (begin >= request.prompt) return begin;
   const RunSpec& spec = geometry_->spec();
   PrefillQueries queries = spec.prefill.queries;
-  if (queries == PrefillQueries::automatic) queries = geometry_->needs_mass() || geometry_->fits_queries() ? PrefillQueries::all : PrefillQueries::none;
+  std::uint32_t last = spec.prefill.last;
+  if (queries == PrefillQueries::automatic) {  // what the eviction rule or the codec asks for
+    last = geometry_->group_reads().queries;
+    const bool all = geometry_->needs_mass() || geometry_->fits_queries();
+    queries = all ? PrefillQueries::all : last > 0 ? PrefillQueries::last : PrefillQueries::none;
+  }
   switch (queries) {
     case PrefillQueries::all: return begin;
-    case PrefillQueries::last: return std::clamp(request.prompt > spec.prefill.last ? request.prompt - spec.prefill.last : 0, begin, end);
+    case PrefillQueries::last: return std::clamp(request.prompt > last ? request.prompt - last : 0, begin, end);
     default: return end;
   }
 }

@@ -20,8 +20,13 @@ bool sees_residents_only(AccessSource access) { return access == AccessSource::m
 
 }  // namespace
 
-Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Counters& counters, Notify notify)
-    : geometry_(&geometry), requests_(&requests), counters_(&counters), notify_(std::move(notify)), sinks_(sinks_of(geometry.spec().eviction)) {
+Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Backend& backend, Counters& counters, Notify notify)
+    : geometry_(&geometry),
+      requests_(&requests),
+      counters_(&counters),
+      notify_(std::move(notify)),
+      scorer_(geometry, backend, counters, requests),
+      sinks_(sinks_of(geometry.spec().eviction)) {
   const EvictionSpec& spec = geometry.spec().eviction;
   const evict::Family family = std::visit([](const auto& rule) { return rule.family; }, spec.rule);
   queue_ = family == evict::Family::queue;
@@ -33,10 +38,12 @@ Evictor::Standing Evictor::standing(const Group& group, std::uint32_t position) 
   const RequestTable::Row& row = (*requests_)[group.request];
   if (position < std::max(sinks_, group.protect.sinks)) return Standing::permanent;
   if (position + group.protect.recent >= row.length) return Standing::sheltered;
-  const bool in_prompt = row.length < row.prompt_tokens;
+  // Before attend a step that still stores prompt tokens belongs to the prompt: it has not attended yet.
+  const bool before_attend = geometry_->evicts_before_attend();
+  const bool in_prompt = (before_attend ? row.step_begin : row.length) < row.prompt_tokens;
   if (in_prompt && geometry_->spec().prefill.evict == PrefillEvict::end) return Standing::sheltered;
   // What the step appended is pinned; the chunk that ends a prompt is not, or nothing could leave after it.
-  const bool ends_prompt = row.length == row.prompt_tokens;
+  const bool ends_prompt = row.length == row.prompt_tokens && !before_attend;
   if (row.step == step_ && !ends_prompt && position >= row.step_begin) return Standing::sheltered;
   return Standing::evictable;
 }
@@ -63,7 +70,16 @@ void Evictor::touch(Shard& shard, std::uint64_t step) {
   const auto key = [&](std::uint32_t g) { return std::tuple(groups[g].request, groups[g].layer, groups[g].head_group); };
   std::sort(queried.begin(), queried.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
   for (const std::uint32_t g : queried) touch_group(shard, groups[g], step);
+  adapt_thresholds(shard);
   queried.clear();
+}
+
+void Evictor::adapt_thresholds(Shard& shard) {
+  std::visit([&](const auto& rule) {
+    if (shard.queried_groups().empty()) return;
+    if (geometry_->spec().eviction.scope == EvictScope::shard) return evict::end_step(rule, shard.shard_list().control);
+    for (const std::uint32_t g : shard.queried_groups()) evict::end_step(rule, shard.groups()[g].list.control);
+  }, geometry_->spec().eviction.rule);
 }
 
 void Evictor::touch_group(Shard& shard, Group& group, std::uint64_t step) {
@@ -146,6 +162,9 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
     for (const std::uint32_t p : chain.pages) pages[p].mass = 0;
   }
 
+  evict::Control& control = (spec.scope == EvictScope::shard ? shard.shard_list() : group.list).control;
+  control.lookups += static_cast<std::uint64_t>(lookups);
+  control.hits += static_cast<std::uint64_t>(hits);
   StepRecord& count = counters_->step;
   LayerRecord& layer = counters_->layers[group.layer];
   count.n_req += lookups;
@@ -198,13 +217,13 @@ bool Evictor::due(const EvictList& list, const Group* group, std::uint64_t step,
     case Trigger::prefill_end: {
       if (group == nullptr) return used > target;
       const RequestTable::Row& row = (*requests_)[group->request];
-      return used > target && row.length == row.prompt_tokens;
+      return used > target && (geometry_->evicts_before_attend() ? row.step_begin : row.length) == row.prompt_tokens;
     }
   }
   return false;
 }
 
-void Evictor::decide(Shard& shard, std::uint64_t step) {
+void Evictor::decide(Shard& shard, std::uint64_t step, std::uint32_t layer) {
   step_ = step;
   auto& dirty = shard.dirty_groups();
   if (active_) {
@@ -216,14 +235,16 @@ void Evictor::decide(Shard& shard, std::uint64_t step) {
       std::sort(dirty.begin(), dirty.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
       if (geometry_->allocated() != allocate::When::start) allot(shard, step);
       for (const std::uint32_t g : dirty) {
-        if (groups[g].in_use && has_capacity(groups[g], step)) decide_list(shard, groups[g].list, &groups[g], step);
+        const bool asked = layer == no_index || groups[g].layer == layer;
+        if (groups[g].in_use && asked && has_capacity(groups[g], step)) decide_list(shard, groups[g].list, &groups[g], step);
       }
     }
   }
   // A group that is still over its budget, or that waits for its trigger, stays on the list.
   std::erase_if(dirty, [&](std::uint32_t g) {
     Group& group = shard.groups()[g];
-    const bool stays = active_ && group.in_use && usage(group.list) > group.list.budget;
+    const bool waits = layer != no_index && group.layer != layer;
+    const bool stays = active_ && group.in_use && (waits || usage(group.list) > group.list.budget);
     group.list.dirty = stays;
     return !stays;
   });

@@ -7,6 +7,7 @@
 
 #include "engine/counters.hpp"
 #include "engine/geometry.hpp"
+#include "engine/group_scorer.hpp"
 #include "engine/request_table.hpp"
 #include "engine/shard.hpp"
 
@@ -16,12 +17,14 @@ class Evictor {
  public:
   /// `notify(shard, notice)` is called for each copy that leaves while other copies of its token may live.
   using Notify = std::function<void(Shard&, const Group&, std::size_t slot_index)>;
-  Evictor(const Geometry& geometry, const RequestTable& requests, Counters& counters, Notify notify);
+  Evictor(const Geometry& geometry, const RequestTable& requests, Backend& backend, Counters& counters, Notify notify);
 
   /// Applies the step's accesses to lookups and queues, in ascending (request, layer, expert, first position).
   void touch(Shard& shard, std::uint64_t step);
   /// Chooses victims of every list over its budget. Victims leave their queues now and their slots at `execute`.
-  void decide(Shard& shard, std::uint64_t step);
+  void decide(Shard& shard, std::uint64_t step) { decide(shard, step, no_index); }
+  /// The same of groups of one replayed layer alone (no_index: of all); a list of the shard counts as one of every layer.
+  void decide(Shard& shard, std::uint64_t step, std::uint32_t layer);
   /// Executes what `decide` chose. Returns the number of entries that left.
   std::uint64_t execute(Shard& shard);
 
@@ -41,6 +44,8 @@ class Evictor {
   };
 
   void touch_group(Shard& shard, Group& group, std::uint64_t step);
+  /// Moves the thresholds of the lists whose pages were looked up in the step.
+  void adapt_thresholds(Shard& shard);
   /// Lookups of one chain in one step, in shadow pages and in entries.
   struct Lookups {
     std::int64_t lookups = 0, hits = 0;
@@ -75,7 +80,6 @@ class Evictor {
   std::uint64_t take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step);
   /// The units of a group that may go, without scores.
   void collect(Shard& shard, Group& group, std::uint64_t step, std::vector<Candidate>& out);
-  void collect_pooled(Shard& shard, Group& group, const evict::UnitView& base, std::vector<Candidate>& out);
   [[nodiscard]] float state_of(Shard& shard, std::size_t slot_index) const;
   void doom_page(Shard& shard, std::uint32_t page, std::uint64_t step);
   void doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
@@ -88,6 +92,7 @@ class Evictor {
   const RequestTable* requests_;
   Counters* counters_;
   Notify notify_;
+  GroupScorer scorer_;
   std::uint64_t step_ = 0;
   std::uint32_t sinks_ = 0;
   bool queue_, active_;

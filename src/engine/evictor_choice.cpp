@@ -43,6 +43,7 @@ std::uint64_t Evictor::take_queue_tokens(Shard& shard, EvictList& list, std::uin
 }
 
 float Evictor::state_of(Shard& shard, std::size_t i) const {
+  if (scorer_.active()) return scorer_.of(i);
   if (!geometry_->keeps_state()) return 0.0F;
   return std::visit([&](const auto& rule) { return evict::read(rule, shard.state(i)); }, geometry_->spec().eviction.rule);
 }
@@ -56,7 +57,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
     view.age = length - 1 - position;
     view.state = state;
   };
-  if (std::visit([](const auto& rule) { return evict::pools<std::decay_t<decltype(rule)>>; }, spec.rule)) return collect_pooled(shard, group, view, out);
+  if (scorer_.active()) scorer_.score(shard, group, step);
   const bool accesses = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.rule);
   for (const Chain& chain : group.chains) {
     for (const std::uint32_t p : chain.pages) {
@@ -88,31 +89,6 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
   }
 }
 
-void Evictor::collect_pooled(Shard& shard, Group& group, const evict::UnitView& base, std::vector<Candidate>& out) {
-  std::vector<Candidate> all;
-  std::vector<float> states;
-  for (const Chain& chain : group.chains) {
-    for (const std::uint32_t p : chain.pages) {
-      for (std::uint32_t slot = 0; slot < shard.pages()[p].used; ++slot) {
-        if (!shard.live(p, slot)) continue;
-        all.push_back({base, p, slot});
-        all.back().view.position = shard.position(shard.at(p, slot));
-      }
-    }
-  }
-  std::sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) { return a.view.position < b.view.position; });
-  for (const Candidate& c : all) states.push_back(state_of(shard, shard.at(c.page, c.slot)));
-  std::visit([&](const auto& rule) {
-    if constexpr (evict::pools<std::decay_t<decltype(rule)>>) {
-      for (std::uint32_t i = 0; i < all.size(); ++i) {
-        if (standing(group, all[i].view.position) != Standing::evictable) continue;
-        all[i].view.state = rule.pooled(states.data(), static_cast<std::uint32_t>(states.size()), i);
-        out.push_back(all[i]);
-      }
-    }
-  }, geometry_->spec().eviction.rule);
-}
-
 namespace {
 
 /// Scores of units that compete with each other.
@@ -136,7 +112,7 @@ void Evictor::score(std::vector<Candidate>& units) const {
   std::visit([&](const auto& rule) { score_all(rule, units); }, geometry_->spec().eviction.rule);
 }
 
-std::uint64_t Evictor::take_scored(Shard& shard, EvictList&, Group* only, std::uint64_t excess, std::uint64_t step) {
+std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step) {
   std::vector<Candidate> candidates;
   if (only != nullptr) {
     collect(shard, *only, step, candidates);
@@ -151,11 +127,12 @@ std::uint64_t Evictor::take_scored(Shard& shard, EvictList&, Group* only, std::u
     for (Group* group : groups) collect(shard, *group, step, candidates);
   }
   score(candidates);
+  const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, list.control); }, geometry_->spec().eviction.rule);
   // Lowest score first; among equals the smallest position goes (newest wins), then the earlier group.
   const auto before = [](const Candidate& a, const Candidate& b) { return std::tie(a.score, a.view.position) < std::tie(b.score, b.view.position); };
   std::stable_sort(candidates.begin(), candidates.end(), before);
   for (const Candidate& c : candidates) {
-    if (excess == 0) break;
+    if (excess == 0 && !(c.score < below)) break;
     const std::uint64_t w = c.slot == no_index ? weight(shard, shard.pages()[c.page]) : 1;
     if (c.slot == no_index) {
       doom_page(shard, c.page, step);

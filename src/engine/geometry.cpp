@@ -33,30 +33,18 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   const bool routed = spec.read.scope == ReadScope::routed || spec.eviction.access == AccessSource::routed;
   needs_experts_ = placement_.layout == Layout::expert || pages_by_expert_ || routed;
 
-  bool mass_rule = false, follows_access = false, prefers_pages = false, pools = false;
+  bool mass_rule = false, tokens = false;
   std::visit([&](const auto& rule) {
     using Rule = std::decay_t<decltype(rule)>;
     mass_rule = evict::needs_mass<Rule>;
     needs_payload_ = evict::needs_payload<Rule>;
-    follows_access = evict::follows_access<Rule>;
-    prefers_pages = follows_access || requires { rule.prefers_pages; };
-    pools = evict::pools<Rule>;
+    needs_error_ = evict::needs_error<Rule>;
+    if constexpr (evict::reads_store<Rule>) group_reads_ = rule.reads();
+    tokens = evict::default_unit<Rule> == evict::Unit::token;
   }, spec.eviction.rule);
   needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
   const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
-  const bool tokens = (mass_rule || needs_payload_) && !prefers_pages && !whole_pages;
-  unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (tokens ? EvictUnit::token : EvictUnit::page);
-  if (unit_ == EvictUnit::token && follows_access) {
-    throw UserError(spec.config_path, "eviction.unit 'token' with a policy that follows accesses: an access is of a page", "use eviction.unit: page");
-  }
-  if (unit_ == EvictUnit::page && pools) {
-    throw UserError(spec.config_path, "eviction.unit 'page' with a policy that smooths over neighbouring tokens",
-                    "use eviction.unit: token and a budget in tokens or a fraction");
-  }
-  if (unit_ == EvictUnit::token && whole_pages) {
-    throw UserError(spec.config_path, "eviction.unit 'token' with a budget in pages or bytes: a page is freed only when all its entries are dead",
-                    "use eviction.unit: page, or a budget in tokens or a fraction");
-  }
+  unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (tokens && !whole_pages ? EvictUnit::token : EvictUnit::page);
 
   choose_formats();
   choose_layers(trace);

@@ -79,9 +79,15 @@ class Geometry {
   /// Whether queries of a layer, of prompt or output tokens, choose among pages.
   [[nodiscard]] bool selects_at(const ReplayLayer& layer, bool of_prompt) const { return moekv::selects_at(spec_->read.select, layer.layer.value, of_prompt); }
   /// Entries have state of the eviction rule.
-  [[nodiscard]] bool keeps_state() const { return needs_mass_ || needs_payload_; }
+  [[nodiscard]] bool keeps_state() const { return needs_mass_ || needs_payload_ || needs_error_; }
   /// The eviction rule scores an entry by its key and value when it is stored.
   [[nodiscard]] bool scores_payload() const { return needs_payload_; }
+  /// The eviction rule asks how far compression moved an entry.
+  [[nodiscard]] bool scores_error() const { return needs_error_; }
+  /// What the eviction rule reads of the store and of recent queries to score the entries of a group.
+  [[nodiscard]] const evict::GroupReads& group_reads() const { return group_reads_; }
+  /// Evictions are decided and executed between admit and attend.
+  [[nodiscard]] bool evicts_before_attend() const { return spec_->step_order == StepOrder::pikv; }
   [[nodiscard]] EvictUnit unit() const { return unit_; }
   /// Head groups of a rank: KV heads [first, first + count) relative to the rank's slice.
   [[nodiscard]] std::uint32_t n_head_groups(Rank rank) const;
@@ -147,7 +153,8 @@ class Geometry {
   float softmax_scale_ = 1.0F;
   EvictUnit unit_ = EvictUnit::page;
   bool pages_by_expert_ = false, needs_experts_ = false, compressed_ = false, needs_mass_ = false, needs_payload_ = false;
-  bool tables_of_run_ = false, fits_queries_ = false;
+  bool needs_error_ = false, tables_of_run_ = false, fits_queries_ = false;
+  evict::GroupReads group_reads_;
   allocate::When allocated_ = allocate::When::start;
   std::uint32_t window_queries_ = 0;
   std::vector<double> shares_;       // [replayed layers][head groups]: share of file, 1 or 0 (retrieves, streams) of duo; empty for the others

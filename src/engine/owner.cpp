@@ -21,6 +21,7 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
       first_(first),
       end_(end),
       first_shard_(geometry.placement().first_shard(first.value)),
+      weights_(geometry.spec().eviction.weights_path, geometry.spec().model),
       payload_(backend.has_payload()),
       copies_matter_(geometry.several_copies()),
       choice_(geometry.spec().read.select) {

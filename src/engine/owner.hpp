@@ -12,6 +12,7 @@
 #include "engine/geometry.hpp"
 #include "engine/read_choice.hpp"
 #include "engine/request_table.hpp"
+#include "engine/rule_weights.hpp"
 #include "engine/shard.hpp"
 #include "engine/wire.hpp"
 
@@ -117,6 +118,11 @@ class Owner {
   [[nodiscard]] std::span<const std::uint32_t> pages_of(const Group& group, const ReadFilter& filter);
   void note_experts(const Query& query);
   void pack_queries();
+  /// Reconstruction errors of entries as they are sealed, for the rule that scores them: the first call notes the raw rows, the second compares.
+  /// Operation i is of page i of `due_`.
+  void note_raw(std::span<const SealOp> ops);
+  void score_errors(std::span<const SealOp> ops);
+  [[nodiscard]] std::uint32_t heads_of(const Shard& shard, std::uint32_t page) const;
   void build_query(Query& query);
   void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
   ReadFilter filter_of(const Query& query) const;
@@ -145,6 +151,7 @@ class Owner {
   Rank first_, end_;
   std::uint32_t first_shard_ = 0;
   std::vector<Shard> shards_;
+  RuleWeights weights_;
   bool payload_, copies_matter_;
   std::uint32_t layer_ = 0;
   bool layer_by_expert_ = false;
@@ -155,6 +162,7 @@ class Owner {
 
   std::vector<Entry> entries_;
   std::vector<float> k_row_, v_row_;  // one head as fp32
+  std::vector<float> raw_rows_;       // of pages that are being sealed: [page][slot][head][K | V]
   std::vector<Rank> grown_;
   std::vector<std::pair<Rank, ByteCounts>> received_;  // of one segment
   std::vector<Query> queries_;

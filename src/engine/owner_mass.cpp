@@ -41,7 +41,7 @@ void Owner::score_payload(Shard& shard, std::size_t slot, const Entry& entry, st
     widen(v, geometry_->spec().payload.element, model.d_v, v_row_);
     std::visit([&](const auto& rule) {
       if constexpr (evict::needs_payload<std::decay_t<decltype(rule)>>)
-        sum += rule.stored(k_row_.data(), model.d_k, v_row_.data(), model.d_v, geometry_->spec().eviction.seed);
+        sum += rule.stored({k_row_.data(), v_row_.data(), model.d_k, model.d_v, geometry_->spec().eviction.seed, weights_.view()});
     }, geometry_->spec().eviction.rule);
   }
   shard.state(slot) = {sum / static_cast<float>(n_heads), 0};

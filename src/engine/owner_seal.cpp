@@ -1,4 +1,4 @@
-// Sealing: which pages, in which class of the codec, and how far from their entries a sample of them is.
+// Sealing: which pages, in which class of the codec, how far from their entries a sample of them is, and the state of a rule that scores errors.
 #include <algorithm>
 #include <bit>
 #include <chrono>
@@ -132,8 +132,11 @@ void Owner::seal() {
     counters_->codec[due.page_class].sealed_pages += 1;
   }
   if (payload_ && !ops.empty()) {
+    const bool errors = geometry_->scores_error();
+    if (errors) note_raw(ops);
     backend_->seal(ops);
     backend_->sync();
+    if (errors) score_errors(ops);
   }
   encode_ns += (std::chrono::steady_clock::now() - start).count();
   if (payload_ && geometry_->spec().probe.samples > 0) audit(ops);
@@ -187,6 +190,51 @@ void Owner::attach_queries(SealOp& op, const Shard& shard, const Group& group) c
     op.q += (op.n_q - most_queries) * op.q_stride;
     op.n_q = most_queries;
   }
+}
+
+void Owner::note_raw(std::span<const SealOp> ops) {
+  const ModelShape& model = geometry_->spec().model;
+  const std::size_t width = std::size_t{model.d_k} + model.d_v;
+  raw_rows_.clear();
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    const std::uint32_t n_heads = heads_of(shards_[due_[i].shard_index], due_[i].page);
+    for (std::uint32_t slot = 0; slot < ops[i].n_slots; ++slot) {
+      for (std::uint32_t head = 0; head < n_heads; ++head) {
+        raw_rows_.resize(raw_rows_.size() + width);
+        float* row = &raw_rows_[raw_rows_.size() - width];
+        backend_->read_row(ops[i].from, head, slot, row, row + model.d_k);
+      }
+    }
+  }
+}
+
+void Owner::score_errors(std::span<const SealOp> ops) {
+  const ModelShape& model = geometry_->spec().model;
+  const std::size_t width = std::size_t{model.d_k} + model.d_v;
+  std::vector<float> decoded(width);
+  const float* raw = raw_rows_.data();
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    Shard& s = shards_[due_[i].shard_index];
+    const std::uint32_t n_heads = heads_of(s, due_[i].page);
+    for (std::uint32_t slot = 0; slot < ops[i].n_slots; ++slot) {
+      float off = 0, all = 0;
+      for (std::uint32_t head = 0; head < n_heads; ++head, raw += width) {
+        backend_->read_row(ops[i].to, head, slot, decoded.data(), decoded.data() + model.d_k);
+        for (std::size_t c = 0; c < (model.mla() ? model.d_k : width); ++c) {
+          off += (decoded[c] - raw[c]) * (decoded[c] - raw[c]);
+          all += raw[c] * raw[c];
+        }
+      }
+      s.state(s.at(due_[i].page, slot)) = {all > 0 ? off / all : 0.0F, 0};
+    }
+    const auto bytes = static_cast<std::int64_t>(geometry_->raw_format(n_heads).block_bytes() + geometry_->sealed_format(n_heads, due_[i].page_class).block_bytes());
+    counters_->step.scoring_bytes += bytes;
+    counters_->page_bytes_read(s.rank(), bytes);
+  }
+}
+
+std::uint32_t Owner::heads_of(const Shard& shard, std::uint32_t page) const {
+  return geometry_->head_group_width(shard.rank(), shard.groups()[shard.pages()[page].group].head_group);
 }
 
 }  // namespace moekv

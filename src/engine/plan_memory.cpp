@@ -35,7 +35,8 @@ PlanMemory::PlanMemory(const Geometry& geometry)
   const std::uint32_t blocked_bytes = geometry.blocks_by_expert() ? 2 * geometry.n_experts() * ((geometry.page_slots() + 15) / 16) : 0;
   page_metadata_ = static_cast<double>(sizeof(Page)) + slots * slot_bytes + blocked_bytes + 16.0 * words + 8.0 +
                    static_cast<double>(geometry.raw_format(geometry.heads_per_group()).bounds_bytes());  // 8: place in the chain and shadow counts
-  group_metadata_ = sizeof(Group);
+  const double query_bytes = static_cast<double>(spec.model.n_heads) * spec.model.d_k * geometry.payload_bytes() / spec.page.head_groups + 4.0;
+  group_metadata_ = static_cast<double>(sizeof(Group)) + geometry.group_reads().queries * query_bytes;
 }
 
 PlanMemory::Sizes PlanMemory::sizes_of(std::uint32_t n_kv_heads) const {

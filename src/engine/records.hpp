@@ -28,7 +28,7 @@ struct StepRecord {
   std::int64_t tokens = 0, prefill_tokens = 0, decode_tokens = 0, queries = 0;
   std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0;
   std::int64_t requested_bytes = 0, missed_bytes = 0;
-  std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0;
+  std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0, scoring_bytes = 0;
   std::int64_t pages_considered = 0, pages_selected = 0, bounds_bytes_read = 0, bounds_bytes = 0;
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
   std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0, allocations = 0, allocation_error = 0;
@@ -69,6 +69,7 @@ struct StepRecord {
       Metric{"pages_selected", &StepRecord::pages_selected, "1", "those that were read", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bounds_bytes_read", &StepRecord::bounds_bytes_read, "byte", "key bounds read to score pages (none where all of a choice are read)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bounds_bytes", &StepRecord::bounds_bytes, "byte", "key bounds of allocated pages, part of metadata_bytes, at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"scoring_bytes", &StepRecord::scoring_bytes, "byte", "stored bytes of keys and values that the eviction rule read back to score entries", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"insertions", &StepRecord::insertions, "1", "entries stored (copies)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"distinct_insertions", &StepRecord::distinct_insertions, "1", "distinct (request, layer, position) stored", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"evictions", &StepRecord::evictions, "1", "entries evicted", Scope::global, ClaimClass::counted, Combine::sum},

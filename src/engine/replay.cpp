@@ -37,6 +37,7 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   std::vector<std::string> labels;
   if (spec.routing.key == RoutingKey::same_layer) labels.emplace_back("acausal");
   if (spec.read.copies == CopyRule::paper && geometry.several_copies()) labels.emplace_back("biased_softmax");
+  if (geometry.evicts_before_attend()) labels.emplace_back("evicts_before_attend");
   if (spec.combine == CombineType::bf16) labels.emplace_back("combine_bf16");
   if (trace.pseudo_logits) labels.emplace_back("pseudo_logits");
   if (trace.joined) labels.emplace_back("joined");

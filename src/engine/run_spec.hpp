@@ -116,6 +116,7 @@ struct EvictionSpec {
   EvictAction action = EvictAction::drop;
   Reducer head_reducer = Reducer::mean;      // query heads -> head group
   Reducer page_reducer = Reducer::mean;      // tokens -> page
+  std::string weights_path;                  // HDF5 file of a rule that loads weights; empty: drawn from the seed
   std::uint64_t seed = 1;
 };
 
@@ -160,7 +161,7 @@ struct PayloadSpec {
 };
 
 enum class CombineType : std::uint8_t { fp32, bf16 };
-enum class StepOrder : std::uint8_t { standard };
+enum class StepOrder : std::uint8_t { standard, pikv };  // pikv: evictions between admit and attend, as Algorithm 1
 
 struct ProbeSpec {
   std::uint32_t samples = 64;                // queries whose exact attention is computed; 0 = none

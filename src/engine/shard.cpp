@@ -286,6 +286,7 @@ std::uint64_t Shard::finish(RequestId request) {
           free_page(p);
         }
       }
+      if (group.list.dirty) std::erase(dirty_, it->second);
       group.in_use = false;
       free_groups_.push_back(it->second);
       index_.erase(it);

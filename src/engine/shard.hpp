@@ -57,6 +57,7 @@ struct EvictList {
   std::uint64_t live = 0, pages = 0, bytes = 0;    // entries, blocks, bytes of blocks and their bounds
   std::uint64_t budget = 0;                        // capacity, by the allocator
   std::uint64_t share = 0;                         // the equal share that the capacity replaces
+  evict::Control control;                          // rules with a threshold
   bool dirty = false;                              // waits in Shard::dirty_groups
 };
 
@@ -78,6 +79,26 @@ struct Chain {
   std::vector<std::uint64_t> shadow_experts;  // [shadow pages][expert words], kept where pages are not by expert and lookups are routed
 };
 
+/// The newest queries of a request that an owner got, a ring: rows of the head group's query heads in the payload's type.
+struct RecentQueries {
+  std::vector<std::byte> rows;
+  std::vector<std::uint32_t> positions;
+  std::uint32_t next = 0;          // row that the next query replaces once the ring is full
+
+  void push(std::uint32_t position, std::span<const std::byte> row, std::uint32_t capacity) {
+    if (positions.size() < capacity) {
+      positions.push_back(position);
+      rows.insert(rows.end(), row.begin(), row.end());
+      return;
+    }
+    positions[next] = position;
+    std::copy(row.begin(), row.end(), rows.begin() + static_cast<std::ptrdiff_t>(next * row.size()));
+    next = (next + 1) % capacity;
+  }
+  /// Row of the i-th oldest query.
+  [[nodiscard]] std::uint32_t row(std::uint32_t i) const { return (next + i) % static_cast<std::uint32_t>(positions.size()); }
+};
+
 /// All entries of one (request, layer, head group) in this shard.
 struct Group {
   RequestId request;
@@ -92,6 +113,7 @@ struct Group {
   double window_entropy = 0, window_squares = 0;   // of the attention of the prompt's last queries, see Geometry::window_queries
   std::uint64_t queried_step = ~0ULL;
   std::vector<std::uint64_t> query_experts;  // union of the experts of this step's queries
+  RecentQueries recent;            // where the rule scores groups by them
   bool in_use = false;
 };
 

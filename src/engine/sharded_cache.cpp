@@ -37,7 +37,7 @@ ShardedCache::ShardedCache(const Geometry& geometry, Backend& backend, Transport
       counters_(geometry, first_, end_),
       home_(geometry, backend, transport, counters_, process_of_rank_, first_, end_),
       owner_(geometry, backend, transport, counters_, requests_, first_, end_),
-      evictor_(geometry, requests_, counters_, [this](Shard& shard, const Group& group, std::size_t slot) { notify(shard, group, slot); }) {
+      evictor_(geometry, requests_, backend, counters_, [this](Shard& shard, const Group& group, std::size_t slot) { notify(shard, group, slot); }) {
   evictor_.set_shards(geometry.placement().first_shard(first_.value), owner_.shards().size());
 }
 
@@ -88,9 +88,16 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   timer.lap(evict_ns);
   owner_.admit();
   timer.lap(count.t_admit);
+  note_peak();
+  if (geometry_->evicts_before_attend()) {
+    for (Shard& shard : owner_.shards()) {
+      evictor_.decide(shard, step_, input.layer);
+      evictor_.execute(shard);
+    }
+    timer.lap(evict_ns);
+  }
   count.t_admit += evict_ns;
   count.t_admit_evict += evict_ns;
-  note_peak();
 
   const std::int64_t attend_before = count.t_attend;
   owner_.attend();
@@ -125,8 +132,10 @@ void ShardedCache::end_step(const StepBatch& batch) {
     for (Shard& shard : owner_.shards()) counters_.step.finished_entries += static_cast<std::int64_t>(shard.finish(item.request));
     home_.finish(item.request);
   }
-  for (Shard& shard : owner_.shards()) evictor_.decide(shard, step_);
-  due_ = true;
+  if (!geometry_->evicts_before_attend()) {
+    for (Shard& shard : owner_.shards()) evictor_.decide(shard, step_);
+    due_ = true;
+  }
   timer.lap(counters_.step.t_touch);
 }
 

@@ -15,7 +15,8 @@ eviction: {{policy: lru, budget: 40%, protect: {{sinks: 2, recent: 8}}}}
 batch: {{load: concurrency(4)}}
 probe: {{samples: 8}}
 """
-EXTRA = {"snapkv": ["eviction.trigger=prefill_end", "prefill.queries=last:8"]}
+EXTRA = {"snapkv": ["eviction.trigger=prefill_end", "prefill.queries=last:8"], "lagkv": ["eviction.lag=4"],
+         "pikv.quest_legacy": ["compression.codec=int4_token"]}
 WAIT_FOR_RETURN = {"2q", "s3fifo", "arc"}  # refused while an evicted page never comes back: bad_config_test
 
 
@@ -32,7 +33,7 @@ class Evictions(program.ProgramTest):
 
     def test_each_replays_alike_on_one_and_four_processes(self):
         names = policies()
-        self.assertGreaterEqual(len(names), 25, names)
+        self.assertGreaterEqual(len(names), 34, names)
         digests = {}
         for name in sorted(names):
             with self.subTest(name):
@@ -43,6 +44,22 @@ class Evictions(program.ProgramTest):
                 digests[name] = alone["digest"]
         self.assertEqual(digests["tova"], digests["pikv.h2o"], "the paper's u = a is what TOVA does")
         self.assertNotEqual(digests["h2o.sum"], digests["tova"])
+        looking_at_groups = {digests[name] for name in ("keydiff", "lagkv", "cur", "expected_attention", "r_kv", "cake")}
+        self.assertEqual(len(looking_at_groups | {digests["fifo"], digests["knorm"]}), 8, "they all choose differently")
+
+    def test_before_attend(self):
+        for policy in ("keydiff", "h2o.sum", "lru"):
+            with self.subTest(policy):
+                config, outs = self.folder / "evictions.yaml", [self.folder / f"{name}.h5" for name in ("alone", "four", "standard")]
+                config.write_text(SETTINGS)
+                shared = [config, f"eviction.policy={policy}"]
+                self.run_ok("run", *shared, "step_order=pikv", "--out", outs[0])
+                self.run_ok("run", *shared, "step_order=pikv", "--out", outs[1], ranks=4)
+                self.run_ok("run", *shared, "--out", outs[2])
+                alone, four, standard = (json.loads(self.run_ok("show", "--json", out).out) for out in outs)
+                self.assertEqual(alone["digest"], four["digest"])
+                self.assertNotEqual(alone["digest"], standard["digest"])
+                self.assertIn("evicts_before_attend", alone["labels"])
 
 
 if __name__ == "__main__":

@@ -32,6 +32,17 @@ TEST(Vectors, StreamingKeepsSinksAndTheLastTokens) {
   EXPECT_EQ(live, (Set{0, 1, 6, 7, 8}));
 }
 
+TEST(Vectors, PageReducersDecideWhichPageGoes) {
+  const std::map<std::uint32_t, float> row = {{0, .5F}, {1, 0}, {2, .2F}, {3, .22F}, {4, .3F}, {5, .05F}, {6, 0}};
+  for (const auto& [reducer, gone] : {std::pair(Reducer::sum, 4U), std::pair(Reducer::mean, 4U), std::pair(Reducer::max, 2U)}) {
+    World world(evict::Tova{}, 6, {0, 1}, 2, EvictUnit::page);
+    world.reduce_pages(reducer);
+    world.step(6);       // three pages, which fit
+    world.step(7, row);  // and one too many
+    EXPECT_EQ(world.evicted(), (std::vector<std::uint32_t>{gone, gone + 1}));
+  }
+}
+
 TEST(Vectors, LruFollowsAccessesAndFifoDoesNot) {
   for (const bool lru : {true, false}) {
     World world(lru ? EvictRule{evict::Lru{}} : EvictRule{evict::Fifo{}}, 3, {0, 0}, 1, EvictUnit::page);
@@ -56,9 +67,9 @@ TYPED_TEST(EveryEvictRule, ProtectionBudgetAndDeterminism) {
   constexpr std::uint64_t budget = 24;
   const ProtectSpec protect{3, 5};
   for (const EvictUnit unit : {EvictUnit::token, EvictUnit::page}) {
-    if (unit == EvictUnit::token && evict::follows_access<TypeParam>) continue;  // an access is of a page
-    if (unit == EvictUnit::page && evict::pools<TypeParam>) continue;            // smooths over tokens
-    World world(TypeParam{}, budget, protect, 4, unit), twin(TypeParam{}, budget, protect, 4, unit);
+    if (unit == EvictUnit::token && !evict::has_tokens<TypeParam>) continue;
+    const auto rule = testing::small_rule<TypeParam>();
+    World world(rule, budget, protect, 4, unit), twin(rule, budget, protect, 4, unit);
     for (std::uint32_t t = 1; t <= 120; ++t) {
       const auto row = random_row(5, t, t);
       for (World* w : {&world, &twin}) w->access(some_positions(t));
@@ -82,7 +93,7 @@ TYPED_TEST(EveryEvictRule, ProtectionBudgetAndDeterminism) {
 }
 
 TYPED_TEST(EveryEvictRule, BudgetBelowProtectionIsOvercommitNotLoss) {
-  World world(TypeParam{}, 4, {4, 8}, 4, evict::pools<TypeParam> ? EvictUnit::token : EvictUnit::page);
+  World world(TypeParam{}, 4, {4, 8}, 4, EvictUnit::page);
   for (std::uint32_t t = 1; t <= 40; ++t) {
     const Set live = world.step(t);
     for (std::uint32_t p = 0; p < std::min(4U, t); ++p) ASSERT_EQ(live.count(p), 1U);

@@ -167,6 +167,28 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.eviction.unit = EvictUnit::token;
     s.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
   });
+  add("r_kv on int8 pages, copies under experts", [](RunSpec& s) {
+    s.compression.k = codec::Int8Token{};
+    s.compression.v = codec::Int8Token{};
+    s.eviction.rule = evict::RKv{};
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  });
+  add("layer sums before attend", [](RunSpec& s) {
+    s.step_order = StepOrder::pikv;
+    s.eviction.rule = evict::PikvDuoLayersum{};
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
+    s.read.scope = ReadScope::routed;
+  });
+  add("threshold at shard scope, token layout, before attend", [](RunSpec& s) {
+    s.placement.layout = Layout::token;
+    s.placement.map = ShardMap::block_cyclic;
+    s.step_order = StepOrder::pikv;
+    evict::ThresholdAdaptive rule;
+    rule.delta = 3;
+    s.eviction.rule = rule;
+    s.eviction.scope = EvictScope::shard;
+    s.eviction.budget = {BudgetKind::pages, 12, 1, 1};
+  });
   add("mass access, lru, least loaded homes", [](RunSpec& s) {
     s.eviction.rule = evict::Lru{};
     s.eviction.access = AccessSource::mass;

@@ -31,11 +31,13 @@ class World {
     spec_.eviction.unit = unit;
     spec_.eviction.access = AccessSource::dense;
     spec_.page.slots = page_slots;
+    spec_.payload.element = ElementFormat::fp32;
     geometry_ = std::make_unique<Geometry>(spec_, TraceInfo{}, 1);
-    backend_ = make_count_backend();
+    payload_ = geometry_->group_reads().keys;
+    backend_ = payload_ ? make_host_backend(1) : make_count_backend();
     counters_ = std::make_unique<Counters>(*geometry_, Rank(0), Rank(1));
     shard_ = std::make_unique<Shard>(*geometry_, ShardId(0), *backend_, 100000);
-    evictor_ = std::make_unique<Evictor>(*geometry_, requests_, *counters_, [](Shard&, const Group&, std::size_t) {});
+    evictor_ = std::make_unique<Evictor>(*geometry_, requests_, *backend_, *counters_, [](Shard&, const Group&, std::size_t) {});
     evictor_->set_shards(0, 1);
   }
 
@@ -48,6 +50,7 @@ class World {
       entry.request = RequestId(0);
       entry.position = length_;
       const auto stored = shard_->append(shard_->find_or_add(RequestId(0), 0, 0, Rank(0), total_), entry, step_);
+      if (payload_) store(stored);
       if (geometry_->scores_payload()) shard_->state(shard_->at(stored.page, stored.slot)) = {payload_state(entry.position), 0};
     }
     for_each_live([&](std::uint32_t page, std::uint32_t slot, std::uint32_t position) {
@@ -59,6 +62,10 @@ class World {
         if constexpr (requires { rule.mass(0.0F, 0.0F); }) state = {rule.mass(state.value, it->second), state.seen + 1};
       }, spec_.eviction.rule);
     });
+    if (const std::uint32_t kept = geometry_->group_reads().queries; kept > 0) {
+      const std::vector<float> q = row_of(3, length_ - 1, spec_.model.n_heads);
+      shard_->find(RequestId(0), 0, 0)->recent.push(length_ - 1, std::as_bytes(std::span(q)), kept);
+    }
     evictor_->decide(*shard_, step_);
     const auto before = live();
     evictor_->execute(*shard_);
@@ -79,6 +86,28 @@ class World {
         for (const auto& [position, page] : pages) shard_->touch_page(rule, page, step_);
       }
     }, spec_.eviction.rule);
+  }
+  /// Channel c of head h of an entry's key (kind 1) or value (2), or of a step's query (3).
+  static float value(std::uint32_t kind, std::uint32_t position, std::uint32_t h, std::uint32_t c) {
+    return 2.0F * uniform_float(static_cast<std::uint32_t>(hash_words(41, kind, position, h, c))) - 1.0F;
+  }
+  static const ModelShape& model() {
+    static const ModelShape shape = gqa_model(1);
+    return shape;
+  }
+  void reduce_pages(Reducer reducer) { spec_.eviction.page_reducer = reducer; }
+  /// Takes and frees pages under another request, so that the next ones get other numbers than in a new shard.
+  void scramble(std::uint32_t n) {
+    std::vector<std::uint32_t> order;
+    for (std::uint32_t i = 0; i < n; ++i) {
+      EntryMeta entry;
+      entry.request = RequestId(1 + i % 7);
+      entry.position = i;
+      order.push_back(entry.request.value);
+      shard_->append(shard_->find_or_add(entry.request, 0, 0, Rank(0), total_), entry, 0);
+    }
+    for (const std::uint32_t r : {3U, 1U, 7U, 5U, 2U, 6U, 4U}) (void)shard_->finish(RequestId(r));
+    shard_->dirty_groups().clear();
   }
   /// What a rule of keys and values would have made of an entry.
   static float payload_state(std::uint32_t position) { return uniform_float(static_cast<std::uint32_t>(hash_words(77, position))); }
@@ -101,10 +130,24 @@ class World {
     }
   }
 
+  static std::vector<float> row_of(std::uint32_t kind, std::uint32_t position, std::uint32_t n_heads) {
+    std::vector<float> out;
+    for (std::uint32_t h = 0; h < n_heads; ++h) {
+      for (std::uint32_t c = 0; c < model().d_k; ++c) out.push_back(value(kind, position, h, c));
+    }
+    return out;
+  }
+  void store(const Shard::Stored& stored) {
+    const std::vector<float> k = row_of(1, length_, spec_.model.n_kv_heads), v = row_of(2, length_, spec_.model.n_kv_heads);
+    const AppendOp op{stored.block, stored.slot, std::as_bytes(std::span(k)).data(), std::as_bytes(std::span(v)).data()};
+    backend_->append({&op, 1});
+  }
+
   RunSpec spec_;
+  bool payload_ = false;
   std::uint32_t total_, prompt_, length_ = 0;
   std::uint64_t step_ = 0;
-  RequestTable requests_{1};
+  RequestTable requests_{8};
   std::unique_ptr<Geometry> geometry_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Counters> counters_;
@@ -125,6 +168,18 @@ inline Set some_positions(std::uint32_t t) {
     if (hash_words(3, t, p) % 4 == 0) out.insert(p);
   }
   return out;
+}
+
+/// The rule with windows that fit short histories.
+template <class Rule>
+Rule small_rule() {
+  Rule rule;
+  if constexpr (requires { rule.lag; }) rule.lag = 4;
+  if constexpr (requires { rule.skip; }) rule.skip = 1;
+  if constexpr (requires { rule.future; }) rule.future = 21;
+  if constexpr (requires { rule.queries; }) rule.queries = 6;
+  if constexpr (requires { rule.window; }) rule.window = 4;
+  return rule;
 }
 
 template <class Rule>

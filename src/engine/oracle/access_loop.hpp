@@ -15,7 +15,7 @@
 namespace moekv {
 
 /// Units are below `n_units`. Score rules evict, once `capacity` is reached, until at most `low` units stay (at least one goes): they score every
-/// resident at a time. Queue rules take one victim a miss.
+/// resident at a time, and all below the threshold of a rule that has one go too. Queue rules take one victim a miss.
 template <class Rule>
 class AccessLoop {
  public:
@@ -38,8 +38,13 @@ class AccessLoop {
       const std::uint32_t u = sequence[t];
       const bool hit = resident(u);
       note(hit);
+      if constexpr (controlled) {
+        control_.lookups += 1;
+        control_.hits += hit ? 1 : 0;
+      }
       hit ? touch(queue, u) : store(queue, u, gone);
       ++now_;
+      if constexpr (controlled) evict::end_step(rule_, control_);
     }
     state_ = state;
   }
@@ -63,6 +68,7 @@ class AccessLoop {
 
  private:
   static constexpr bool queues = Rule::family == evict::Family::queue;
+  static constexpr bool controlled = requires(const Rule& rule, evict::Control& control) { rule.adapt(control); };
   static constexpr std::uint32_t absent = evict::no_unit;
   static constexpr std::size_t ahead = 8;  // accesses
   struct NoAccess {};
@@ -117,8 +123,10 @@ class AccessLoop {
       chosen_ = keys_;
       const auto last = chosen_.begin() + (n - 1);
       n == 1 ? std::iter_swap(last, std::min_element(chosen_.begin(), chosen_.end())) : std::nth_element(chosen_.begin(), last, chosen_.end());
+      std::uint64_t limit = *last;
+      if constexpr (controlled) limit = std::max(limit, key(evict::threshold(rule_, control_), 0) - 1);
       for (std::uint32_t i = size_; i-- > 0;) {
-        if (keys_[i] > *last) continue;
+        if (keys_[i] > limit) continue;
         const std::uint32_t u = residents_[i].unit;
         leave(u);
         gone(u);
@@ -150,10 +158,13 @@ class AccessLoop {
       view.peers = peers;
       float score = 0;
       if constexpr (requires { rule_.score(view); }) score = rule_.score(view);
-      const std::uint32_t bits = bits_of(score + 0.0F);  // -0 is 0
-      const std::uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
-      keys_[i] = std::uint64_t{ascending} << 32 | r.stored;
+      keys_[i] = key(score, r.stored);
     }
+  }
+  [[nodiscard]] static std::uint64_t key(float score, std::uint32_t stored) {
+    const std::uint32_t bits = bits_of(score + 0.0F);  // -0 is 0
+    const std::uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
+    return std::uint64_t{ascending} << 32 | stored;
   }
   [[nodiscard]] std::vector<std::uint32_t> in_order() const {
     std::vector<Resident> sorted = residents_;
@@ -168,6 +179,7 @@ class AccessLoop {
   std::uint64_t seed_;
   std::uint32_t size_ = 0, now_ = 0;
   evict::QueueState state_;
+  evict::Control control_;
   std::vector<evict::QueueNode> nodes_;
   std::vector<std::uint32_t> place_;  // in residents_, score rules
   std::vector<Resident> residents_;

@@ -4,16 +4,20 @@
 #include <variant>
 
 #include "rules/evict/clock.hpp"
+#include "rules/evict/expected_attention.hpp"
 #include "rules/evict/fifo.hpp"
 #include "rules/evict/frequency.hpp"
 #include "rules/evict/full.hpp"
 #include "rules/evict/h2o.hpp"
+#include "rules/evict/key_geometry.hpp"
 #include "rules/evict/lru.hpp"
+#include "rules/evict/observation.hpp"
 #include "rules/evict/payload.hpp"
+#include "rules/evict/quest_literal.hpp"
 #include "rules/evict/random.hpp"
 #include "rules/evict/segmented.hpp"
-#include "rules/evict/snapkv.hpp"
 #include "rules/evict/streaming.hpp"
+#include "rules/evict/threshold.hpp"
 
 namespace moekv {
 
@@ -23,6 +27,8 @@ using EvictRule = std::variant<                                                 
     evict::Lru, evict::Mru, evict::Clock, evict::Sieve, evict::Slru, evict::TwoQueue, evict::S3Fifo, evict::Arc,         // queues of accesses
     evict::Lfu, evict::Lrfu, evict::LruPlusRaw, evict::LruPlusNorm, evict::LeastStaleCyclic, evict::LeastStaleInterval,  // counts of accesses
     evict::Knorm, evict::PagedEviction,                                                                                  // the entry itself
-    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp>;                                                          // the paper read literally
+    evict::KeyDiff, evict::LagKv, evict::Cur, evict::ExpectedAttention, evict::RKv, evict::Cake, evict::QuestEvict,      // the entries of a group
+    evict::ThresholdAdaptive,                                                                                            // a threshold
+    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp, evict::PikvQuestLegacy, evict::PikvDuoLayersum>;          // the paper read literally
 
 }  // namespace moekv

@@ -9,19 +9,24 @@
 
 namespace moekv::evict {
 
-struct Clock {
-  static constexpr std::string_view name = "clock";
-  static constexpr std::string_view doc = "fifo with a second chance: an accessed unit is put back as new once";
-  static constexpr std::string_view source = "classical (Corbato 1968)";
+/// One list in order of storing, one bit for each unit.
+struct MarksAccesses {
   static constexpr Family family = Family::queue;
   static constexpr bool refreshes = true;
-  static constexpr auto params = std::tuple{};
 
   void insert(Queue& q, std::uint32_t u) const {
     q.node(u).mark = 0;
     q.push(0, u);
   }
   void access(Queue& q, std::uint32_t u) const { q.node(u).mark = 1; }
+};
+
+struct Clock : MarksAccesses {
+  static constexpr std::string_view name = "clock";
+  static constexpr std::string_view doc = "fifo with a second chance: an accessed unit is put back as new once";
+  static constexpr std::string_view source = "classical (Corbato 1968)";
+  static constexpr auto params = std::tuple{};
+
   template <class F>
   [[nodiscard]] std::uint32_t victim(Queue& q, F&& standing) const {
     // Second chances at the front, all at once.
@@ -45,19 +50,12 @@ struct Clock {
 };
 
 /// Zhang et al. 2024: the hand walks from the oldest to the newest unit and stays where it was.
-struct Sieve {
+struct Sieve : MarksAccesses {
   static constexpr std::string_view name = "sieve";
   static constexpr std::string_view doc = "SIEVE: a hand clears reference bits in place, the first unit without one goes";
   static constexpr std::string_view source = "SIEVE, NSDI 2024";
-  static constexpr Family family = Family::queue;
-  static constexpr bool refreshes = true;
   static constexpr auto params = std::tuple{};
 
-  void insert(Queue& q, std::uint32_t u) const {
-    q.node(u).mark = 0;
-    q.push(0, u);
-  }
-  void access(Queue& q, std::uint32_t u) const { q.node(u).mark = 1; }
   template <class F>
   [[nodiscard]] std::uint32_t victim(Queue& q, F&& standing) const {
     if (q.oldest(0, standing) == no_unit) return no_unit;  // also: what is permanent leaves the queue

@@ -8,7 +8,7 @@
 #include "core/field.hpp"
 #include "core/hd.hpp"
 #include "core/math.hpp"
-#include "rules/evict/rule.hpp"
+#include "rules/evict/h2o.hpp"
 
 namespace moekv::evict {
 
@@ -59,17 +59,14 @@ struct LruPlusRaw {
 enum class LruPlusForm : std::uint8_t { now, peers };
 constexpr auto enum_names(LruPlusForm) { return std::array<std::string_view, 2>{"now", "peers"}; }
 
-struct LruPlusNorm {
+struct LruPlusNorm : SumsMass {
   static constexpr std::string_view name = "lru_plus.norm";
   static constexpr std::string_view doc = ".3 recency + .3 frequency + .4 importance, each normalised, as PiKV's code has it; importance is attention mass";
   static constexpr std::string_view source = "PiKV's code (LRU+)";
-  static constexpr Family family = Family::score;
   static constexpr bool needs_access = true;
-  static constexpr bool needs_mass = true;
   LruPlusForm form = LruPlusForm::now;
   static constexpr auto params = std::tuple{Param{"form", &LruPlusNorm::form, "", "now: of the code's module; peers: of its older file"}};
 
-  [[nodiscard]] MOEKV_HD float mass(float value, float a) const { return value + a < 0x1p-100F ? 0.0F : value + a; }
   [[nodiscard]] MOEKV_HD float score(const UnitView& u) const {
     const auto share = [](float x, float of) { return of > 0.0F ? x / of : 1.0F; };
     const float recency = share(static_cast<float>(u.access.last), form == LruPlusForm::now ? static_cast<float>(u.step) : static_cast<float>(u.peers.last));

@@ -7,25 +7,17 @@
 #include <tuple>
 
 #include "core/field.hpp"
-#include "rules/evict/queue.hpp"
+#include "rules/evict/fifo.hpp"
 #include "rules/evict/rule.hpp"
 
 namespace moekv::evict {
 
-struct Streaming {
+struct Streaming : OldestFirst {
   static constexpr std::string_view name = "streaming";
   static constexpr std::string_view doc = "StreamingLLM: keep the first tokens and a window of the last";
   static constexpr std::string_view source = "StreamingLLM, arXiv 2309.17453";
-  static constexpr Family family = Family::queue;
   std::uint32_t start = 4;  // positions below are never victims, whatever the protection axis says
   static constexpr auto params = std::tuple{Param{"start", &Streaming::start, "tokens", "initial positions that are never victims", 0, 1e6}};
-
-  void insert(Queue& q, std::uint32_t u) const { q.push(0, u); }
-  void access(Queue&, std::uint32_t) const {}
-  template <class F>
-  [[nodiscard]] std::uint32_t victim(Queue& q, F&& standing) const {
-    return take_oldest(q, 0, standing);
-  }
 };
 
 /// u = 1[t > tau] with t the age: keeps the old and evicts the recent, the reverse of StreamingLLM.
