@@ -26,6 +26,8 @@ class CountBackend final : public Backend {
   }
   void append(std::span<const AppendOp>) override { refuse("append"); }
   void seal(std::span<const SealOp>) override { refuse("seal"); }
+  void read_blocks(std::span<const BlockOut>) override { refuse("read_blocks"); }
+  void write_blocks(std::span<const BlockIn>) override { refuse("write_blocks"); }
   void attend(const AttendBatch&) override { refuse("attend"); }
   void merge(const MergeBatch&) override { refuse("merge"); }
   void read_row(BlockRef, std::uint32_t, std::uint32_t, float*, float*) override { refuse("read_row"); }

@@ -83,6 +83,8 @@ class Prediction {
     if (cost_.upper_bound) cost_.notes.emplace_back("evictions may free pages that this counts: an upper bound; eviction notices are not counted");
     if (geometry_.placement().layout == Layout::expert)
       cost_.notes.emplace_back("expectation over uniform routing; skewed routing fills some ranks more");
+    if (geometry_.spec().placement.replan_every_steps > 0 || geometry_.spec().placement.shadow != ShadowRule::none)
+      cost_.notes.emplace_back("planned for one plan of experts without shadows; pages that replans move are not counted");
     if (batcher_.cut_prompts() > 0) cost_.notes.push_back(fmt::format("{} prompts are cut to trace.max_prompt_tokens", batcher_.cut_prompts()));
     return cost_;
   }
