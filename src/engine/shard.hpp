@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <deque>
 #include <map>
-#include <new>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "core/line_aligned.hpp"
 #include "device/backend.hpp"
 #include "engine/codec_tables.hpp"
 #include "engine/geometry.hpp"
@@ -24,19 +24,6 @@ inline constexpr std::uint32_t no_index = 0xFFFFFFFFU;
 [[nodiscard]] constexpr std::uint64_t group_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
   return std::uint64_t{request.value} << 32 | std::uint64_t{layer} << 16 | head_group;
 }
-
-/// Starts arrays at a cache line.
-template <class T>
-struct LineAligned {
-  using value_type = T;
-  static constexpr std::align_val_t line{64};
-  LineAligned() = default;
-  template <class U>
-  explicit LineAligned(const LineAligned<U>&) {}
-  [[nodiscard]] T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
-  void deallocate(T* p, std::size_t) { ::operator delete(p, line); }
-  bool operator==(const LineAligned&) const = default;
-};
 
 /// What an owner stores beside the payload of one entry. `experts` [top_k] and `copy_of` [top_k] (copy that stands for each expert) may be empty.
 struct EntryMeta {
