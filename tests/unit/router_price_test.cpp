@@ -80,7 +80,7 @@ TEST(RouterPrice, OfTheRecordedChoiceIsNotReported) {
   RunSpec spec = testing::small_spec();
   testing::use_expert_layout(spec);
   const std::vector<Summary> summary = summarise(spec, testing::run_replay(spec, testing::default_requests(), "count"));
-  EXPECT_TRUE(std::none_of(summary.begin(), summary.end(), [](const Summary& s) { return s.name == "routing_change_rate" || s.name == "expert_imbalance_gained"; }));
+  for (const Summary& s : summary) EXPECT_TRUE(s.name != "routing_change_rate" && s.name != "expert_imbalance_gained") << s.name;
 }
 
 }  // namespace
