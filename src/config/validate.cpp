@@ -137,6 +137,9 @@ void check_replan(Checks& c) {
     c.refuse({"placement.replan_every_steps", "page.key"}, "pages move with their expert, and a page of key shard holds entries of several",
              "use page.key: expert, or one plan for the run");
   }
+  if (s.read.select != ReadSelect::all)
+    c.refuse({"placement.replan_every_steps", "read.select"}, "what selection knows of a page does not move with it",
+             "use read.select: all, or one plan for the run");
   if (s.eviction.action != EvictAction::drop)
     c.refuse({"placement.replan_every_steps", "eviction.action"}, "pages in host memory do not move", "use eviction.action: drop, or one plan for the run");
 }

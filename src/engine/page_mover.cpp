@@ -78,8 +78,8 @@ void PageMover::pack_chain(Shard& shard, const Leaver& leaver, std::vector<std::
     const Page& page = shard.pages()[p];
     payload += block_bytes(shard, group.head_group, page);
     entries += page.live;
-    const bool first = page.sealed && table > 0 && sent_tables_.insert({head.source, head.target, head.request, head.layer, head.head_group, page.table}).second;
-    if (!first) continue;
+    if (!page.sealed || table == 0) continue;
+    if (!sent_tables_.insert({head.source, head.target, head.request, head.layer, head.head_group, page.table}).second) continue;
     numbers.push_back(page.table);
     with_tables.push_back(p);
   }
