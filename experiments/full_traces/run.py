@@ -118,7 +118,7 @@ def replay(program, job):
         row["seconds"] = f"{time.monotonic() - begin:.1f}"
         if done.returncode != 2:
             break
-        row["note"] = "refused: " + re.sub(r"^.*?error: ", "", done.stderr.strip().splitlines()[0])[:150]
+        row["note"] = row["note"] or "refused: " + re.sub(r"^.*?error: ", "", done.stderr.strip().splitlines()[0])[:150]
     if done.returncode != 0:
         row["note"] = row["note"] if done.returncode == 2 else f"failed: exit {done.returncode} {done.stderr.strip()[-200:]}"
         return row

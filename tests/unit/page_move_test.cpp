@@ -60,8 +60,8 @@ TEST(PageMove, EvictionUnderEveryKindOfBudget) {
         spec.eviction.rule = rule;
         spec.eviction.scope = scope;
         const bool pages = kind == BudgetKind::pages;
-        const std::uint64_t amount = scope == EvictScope::shard ? 220 : pages ? 240 : 24;
-        spec.eviction.budget = {kind, pages ? amount / 4 : amount, 1, 1};
+        const std::uint64_t amount = scope == EvictScope::shard ? (pages ? 55 : 220) : (pages ? 20 : 24);
+        spec.eviction.budget = {kind, amount, 1, 1};
         const std::string_view name = std::visit([](const auto& r) { return r.name; }, rule);
         SCOPED_TRACE(fmt::format("{} scope {} kind {}", name, static_cast<int>(scope), static_cast<int>(kind)));
         const RunOutcome out = testing::run_replanned(spec);
