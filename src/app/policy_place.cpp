@@ -1,6 +1,5 @@
 // moekv policy place: where entries lie under a map, and which experts a plan copies.
 #include <algorithm>
-#include <numeric>
 #include <set>
 #include <variant>
 
@@ -171,17 +170,12 @@ Json decide_shadow(Case& given) {
   const std::vector<double> load = read_load(given);
   given.finish();
   const ShadowCost cost{shadow.bw, shadow.flops, shadow.alpha, shadow.d};
-  std::vector<std::uint32_t> order(load.size());
-  std::iota(order.begin(), order.end(), 0U);
-  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return load[a] > load[b]; });
-  Json chosen = Json::array(), seconds = Json::array({cost.seconds(load[order[0]], 0)});
-  for (std::uint32_t n = 1; n <= order.size(); ++n) {
-    const double next = cost.seconds(n < order.size() ? load[order[n]] : 0.0, n);
-    if (!(next < seconds.back().get<double>())) break;
-    chosen.push_back(order[n - 1]);
-    seconds.push_back(next);
-  }
-  return {{"shadow", chosen}, {"seconds", seconds}};
+  std::vector<std::uint16_t> order(load.size());
+  std::vector<double> seconds(load.size() + 1);
+  const std::uint32_t n = plan_shadows(cost, load.data(), static_cast<std::uint32_t>(load.size()), order.data(), seconds.data());
+  order.resize(n);
+  seconds.resize(n + 1);
+  return {{"shadow", order}, {"seconds", seconds}};
 }
 
 }  // namespace

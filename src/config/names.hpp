@@ -15,7 +15,8 @@ constexpr auto enum_names(ScoreFunction) { return Names<3>{"softmax", "sigmoid",
 constexpr auto enum_names(ScoreOrder) { return Names<2>{"pre", "post"}; }
 constexpr auto enum_names(Layout) { return Names<5>{"local", "expert", "token", "head", "replicated"}; }
 constexpr auto enum_names(ShardMap) { return Names<6>{"none", "pikv_xor", "expert_affine", "hash", "block_cyclic", "eplb"}; }
-constexpr auto enum_names(LoadSource) { return Names<3>{"trace", "history", "file"}; }
+constexpr auto enum_names(LoadSource) { return Names<4>{"trace", "history", "file", "window"}; }
+constexpr auto enum_names(ShadowRule) { return Names<2>{"none", "fastermoe"}; }
 constexpr auto enum_names(Dedup) { return Names<3>{"none", "shard", "rank"}; }
 constexpr auto enum_names(HomeRule) { return Names<2>{"modulo", "least_loaded"}; }
 constexpr auto enum_names(DenseLayers) { return Names<1>{"home"}; }

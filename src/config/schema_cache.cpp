@@ -48,11 +48,21 @@ void add_placement_keys(std::vector<Key>& keys) {
                 {0, 1 << 30}));
   add(field_key("placement.replicas", "", "eplb: physical experts of a layer; 0 = the experts, rounded up to a multiple of the shards",
                 [](auto& s) -> auto& { return s.placement.replicas; }, {0, max_replicas}));
-  add(field_key("placement.load", "", "eplb: expert loads of the replayed requests, of those before trace.first_request, or of a file",
+  add(field_key("placement.load", "", "eplb, first plan: loads of the replayed requests, of those before trace.first_request, of a file, or none (window)",
                 [](auto& s) -> auto& { return s.placement.load; }));
   add(path_key(
       "placement.load_path", "HDF5 dataset `load` [MoE layers of the trace, experts] for load: file",
       +[](RunSpec& s) -> std::string& { return s.placement.load_path; }));
+  add(field_key("placement.replan_every_steps", "steps", "eplb: a new plan this often, from what the run chose; pages follow. 0 = one plan for the run",
+                [](auto& s) -> auto& { return s.placement.replan_every_steps; }, {0, 1e9}));
+  add(field_key("placement.window_steps", "steps", "eplb: a replan counts the choices of this many steps; 0 = replan_every_steps, 4096 at most",
+                [](auto& s) -> auto& { return s.placement.window_steps; }, {0, max_window_steps}));
+  add(field_key("placement.shadow", "", "eplb: entries of hot experts lie on their home rank; fastermoe: while its cost rule says that copies pay",
+                [](auto& s) -> auto& { return s.placement.shadow; }));
+  add(field_key("placement.shadow_tflops", "", "fastermoe: 1e12 operations a second of a worker",
+                [](auto& s) -> auto& { return s.placement.shadow_tflops; }, {1e-6, 1e6}));
+  add(field_key("placement.shadow_alpha", "1", "fastermoe: hidden width of an expert over model.hidden",
+                [](auto& s) -> auto& { return s.placement.shadow_alpha; }, {1e-3, 1e3}));
   add(field_key("placement.home", "", "home rank of a request: its index modulo ranks, or the rank with least work",
                 [](auto& s) -> auto& { return s.placement.home; }));
   add(field_key("placement.dense_layers", "", "layout expert: where layers without experts hold their KV",

@@ -116,15 +116,59 @@ void check_xor(Checks& c) {
   }
 }
 
+/// What moves when plans change.
+void check_replan(Checks& c) {
+  const RunSpec& s = c.spec();
+  const PlacementSpec& p = s.placement;
+  if (p.replan_every_steps == 0) {
+    const char* key = p.load == LoadSource::window ? "placement.load" : "placement.window_steps";
+    if (p.load == LoadSource::window || p.window_steps > 0)
+      c.refuse({key, "placement.replan_every_steps"}, "a window of steps is what replans count, and the plan is made once",
+               "set placement.replan_every_steps, or remove it");
+    return;
+  }
+  if (p.dedup != Dedup::none) {
+    c.refuse({"placement.replan_every_steps", "placement.dedup"}, "with dedup an entry stands for several experts, which a new plan may part",
+             "use dedup: none, or one plan for the run");
+  } else if (s.page.key == PageKey::shard) {
+    c.refuse({"placement.replan_every_steps", "page.key"}, "pages move with their expert, and a page of key shard holds entries of several",
+             "use page.key: expert, or one plan for the run");
+  }
+  if (selects(s.read.select))
+    c.refuse({"placement.replan_every_steps", "read.select"}, "what selection knows of a page does not move with it",
+             "use read.select: all, or one plan for the run");
+  if (s.eviction.action != EvictAction::drop)
+    c.refuse({"placement.replan_every_steps", "eviction.action"}, "pages in host memory do not move", "use eviction.action: drop, or one plan for the run");
+  if (!std::holds_alternative<allocate::Uniform>(s.eviction.allocator))
+    c.refuse({"placement.replan_every_steps", "eviction.allocator.name", "eviction.allocator"}, "a new plan gives shards new equal shares",
+             "use allocator uniform, or one plan for the run");
+  const bool alone = std::visit([](const auto& rule) {
+    using Rule = std::decay_t<decltype(rule)>;
+    return !evict::scores_groups<Rule> && !evict::sums_layers<Rule> && !requires(evict::Control& control) { rule.adapt(control); };
+  }, s.eviction.rule);
+  if (!alone)
+    c.refuse({"placement.replan_every_steps", "eviction.policy"}, "what the policy keeps beside entries and queues does not move with them",
+             "use a policy that scores entries or pages alone, or one plan for the run");
+  if (classes_of(s.compression.k) > 1 || classes_of(s.compression.v) > 1)
+    c.refuse({"placement.replan_every_steps", "compression.codec"}, "pages of several classes do not move", "use a codec of one class, or one plan for the run");
+}
+
 void check_eplb(Checks& c) {
   const RunSpec& s = c.spec();
   const PlacementSpec& p = s.placement;
-  const char* key = p.replicas > 0 ? "placement.replicas" : !p.load_path.empty() ? "placement.load_path" : "placement.load";
   if (p.map != ShardMap::eplb) {
-    if (p.replicas > 0 || !p.load_path.empty() || p.load != LoadSource::trace)
-      c.refuse({key, "placement.map"}, fmt::format("belongs to map eplb, not to {}", enum_name(p.map)), "remove it");
+    const std::pair<const char*, bool> set[] = {{"placement.replicas", p.replicas > 0},
+                                                {"placement.load_path", !p.load_path.empty()},
+                                                {"placement.load", p.load != LoadSource::trace},
+                                                {"placement.replan_every_steps", p.replan_every_steps > 0},
+                                                {"placement.window_steps", p.window_steps > 0},
+                                                {"placement.shadow", p.shadow != ShadowRule::none}};
+    for (const auto& [key, is_set] : set) {
+      if (is_set) return c.refuse({key, "placement.map"}, fmt::format("belongs to map eplb, not to {}", enum_name(p.map)), "remove it");
+    }
     return;
   }
+  check_replan(c);
   if (s.model.gate.n_experts > 0) {
     const EplbShape shape = eplb_shape(s, s.model.gate.n_experts, s.cluster.ranks);
     if (const char* why = eplb_refusal(shape)) {

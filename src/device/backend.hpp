@@ -76,6 +76,20 @@ struct SealAudit {
 /// `stored`: what lies in the target block. `trial`: what the target's pool would store; no table may be shared, and the target block is not touched.
 enum class AuditOf : std::uint8_t { stored, trial };
 
+/// Copies a whole block (BlockFormat::block_bytes) to the caller's memory, and the tables it shares with others (shared_bytes) where `tables` is given.
+struct BlockOut {
+  BlockRef block;
+  std::byte* bytes;
+  std::byte* tables = nullptr;
+};
+/// The reverse, into a block of an equal format. `tables` is used where no block of the pool has tables of `table_key` yet.
+struct BlockIn {
+  BlockRef block;
+  const std::byte* bytes;
+  const std::byte* tables = nullptr;
+  std::uint64_t table_key = 0;
+};
+
 /// One page of a read list. `mask` is the index of its first 64-bit word in AttendBatch::masks (bit i = slot i is read; ceil(n_slots/64)
 /// words) or all_slots.
 struct PageRead {
@@ -138,7 +152,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   [[nodiscard]] virtual std::string_view name() const = 0;
-  /// False for `count`: append, seal, score_pages, attend and merge must then not be called.
+  /// False for `count`: nothing that touches payload may then be called.
   [[nodiscard]] virtual bool has_payload() const = 0;
   /// Makes room for up to `max_blocks` blocks; memory is taken from the system at once where it can be reserved. Throws PointFailure when it cannot.
   virtual PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) = 0;
@@ -152,6 +166,8 @@ class Backend {
   virtual void score_pages(const ScoreBatch& batch) = 0;
   /// Compares each target with its raw block, which must still hold what was or would be sealed. `scale` as AttendBatch. Not timed.
   virtual void audit(std::span<const SealOp> ops, AuditOf what, float scale, SealAudit* out) = 0;
+  virtual void read_blocks(std::span<const BlockOut> ops) = 0;
+  virtual void write_blocks(std::span<const BlockIn> ops) = 0;
   virtual void attend(const AttendBatch& batch) = 0;
   virtual void merge(const MergeBatch& batch) = 0;
   /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For rules that score stored rows, probes and tests.

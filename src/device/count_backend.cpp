@@ -28,6 +28,8 @@ class CountBackend final : public Backend {
   void seal(std::span<const SealOp>) override { refuse("seal"); }
   void score_pages(const ScoreBatch&) override { refuse("score_pages"); }
   void audit(std::span<const SealOp>, AuditOf, float, SealAudit*) override { refuse("audit"); }
+  void read_blocks(std::span<const BlockOut>) override { refuse("read_blocks"); }
+  void write_blocks(std::span<const BlockIn>) override { refuse("write_blocks"); }
   void attend(const AttendBatch&) override { refuse("attend"); }
   void merge(const MergeBatch&) override { refuse("merge"); }
   void read_row(BlockRef, std::uint32_t, std::uint32_t, float*, float*) override { refuse("read_row"); }

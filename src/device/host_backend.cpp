@@ -81,6 +81,29 @@ class HostBackend final : public Backend {
     }
   }
 
+  void read_blocks(std::span<const BlockOut> ops) override {
+    for (const BlockOut& op : ops) {
+      const PoolView& from = pool(op.block);
+      std::memcpy(op.bytes, from.head(op.block.index, 0), from.block_bytes);
+      if (op.tables != nullptr) std::memcpy(op.tables, from.tables->of(op.block.index), from.format.shared_bytes());
+    }
+  }
+
+  void write_blocks(std::span<const BlockIn> ops) override {
+    for (const BlockIn& op : ops) {
+      use(op.block);
+      const PoolView& to = pool(op.block);
+      std::memcpy(to.head(op.block.index, 0), op.bytes, to.block_bytes);
+      TableStore& tables = pools_[op.block.pool.value].tables();
+      if (!tables.needed()) continue;
+      if (!tables.has(op.table_key)) {
+        MOEKV_EXPECT(op.tables != nullptr);
+        std::copy_n(op.tables, to.format.shared_bytes(), tables.add(op.table_key, false));
+      }
+      tables.assign(op.block.index, op.table_key);
+    }
+  }
+
   void attend(const AttendBatch& batch) override { attend_.attend(batch, views_); }
   void merge(const MergeBatch& batch) override { attend_.merge(batch); }
 

@@ -56,7 +56,7 @@ void AttentionSample::begin_layer(const ReplayLayer& layer, std::span<const Home
     open.row.layer = layer.layer.value;
     open.row.evicts = spec.prefill.evict == PrefillEvict::chunk || request.length >= request.prompt_tokens ? 1 : 0;
     open.row.length = open.row.held = request.length;
-    open.row.budget = static_cast<std::uint32_t>(unit * geometry_->request_budget(layer, ShardId(0), request.total_tokens));
+    open.row.budget = static_cast<std::uint32_t>(unit * geometry_->request_budget(layer, ShardId(0), request.total_tokens, ShardId(0)));
     open.mass.assign(request.length, 0.0);
     open_.push_back(std::move(open));
   }

@@ -27,7 +27,7 @@ std::uint64_t planned_bytes(const Geometry& geometry, std::uint32_t request_toke
     }
     const bool counts_entries = spec.eviction.budget.kind == BudgetKind::fraction || spec.eviction.budget.kind == BudgetKind::tokens;
     if (spec.eviction.scope == EvictScope::request && counts_entries && spec.prefill.evict == PrefillEvict::chunk) {
-      entries = std::min<std::uint64_t>(entries, geometry.request_budget(layer, ShardId(0), request_tokens) + spec.prefill.chunk_tokens);
+      entries = std::min<std::uint64_t>(entries, geometry.request_budget(layer, ShardId(0), request_tokens, ShardId(0)) + spec.prefill.chunk_tokens);
     }
     bytes += ((entries + slots - 1) / slots + open_pages) * block * geometry.n_head_groups(Rank(0));
   }
@@ -95,7 +95,7 @@ void Batcher::admit() {
     record.queue_delay_model_ns = clock_ns_ - record.arrival_ns;
     record.first_step = static_cast<std::int64_t>(step_);
     start_measured_[next_] = measured_ns_;
-    active_.push_back({static_cast<std::uint32_t>(next_), home, 0});
+    active_.push_back({static_cast<std::uint32_t>(next_), home, 0, need});
     next_ += 1;
   }
   std::sort(active_.begin(), active_.end(), [&](const Active& a, const Active& b) { return requests_[a.index].id < requests_[b.index].id; });
@@ -171,8 +171,7 @@ void Batcher::finish_step(const StepBatch& batch, std::int64_t model_ns, std::in
     if (!item.finishes()) continue;
     record.e2e_model_ns = clock_ns_ - record.arrival_ns;
     record.e2e_ns = measured_ns_ - start_measured_[it->index];
-    if (geometry_->spec().memory.shard_bytes > 0 && geometry_->spec().eviction.scope == EvictScope::request)
-      planned_ -= planned_bytes(*geometry_, item.total_tokens);
+    planned_ -= it->planned_bytes;
     active_.erase(it);
   }
 }

@@ -41,6 +41,7 @@ class Batcher {
     std::uint32_t index;          // into requests_
     Rank home;
     std::uint32_t done = 0;       // tokens stored
+    std::uint64_t planned_bytes = 0;
   };
 
   void admit();

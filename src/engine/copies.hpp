@@ -23,8 +23,8 @@ struct CopySet {
 };
 
 /// Copies of a token whose key names `experts` ([top_k], ExpertId::invalid = absent) under layout expert. The hash order is that of
-/// hash(seed, request, layer, position, first expert of the copy), ties by copy index.
-[[nodiscard]] inline CopySet plan_copies(const Placement& placement, RequestId request, std::uint32_t layer, std::uint32_t position,
+/// hash(seed, request, layer, position, first expert of the copy), ties by copy index. `home` is the home rank of the request.
+[[nodiscard]] inline CopySet plan_copies(const Placement& placement, Rank home, RequestId request, std::uint32_t layer, std::uint32_t position,
                                          std::span<const std::uint16_t> experts) {
   CopySet set;
   std::array<std::uint64_t, max_top_k> hash{};
@@ -33,7 +33,7 @@ struct CopySet {
     if (experts[i] == ExpertId::invalid) continue;
     set.n_chosen += 1;
     const ExpertId e(experts[i]);
-    const ShardId shard = placement.expert_shard(layer, request, position, e);
+    const ShardId shard = placement.copy_shard(layer, home, request, position, e);
     std::uint8_t copy = set.n_copies;
     for (std::uint8_t c = 0; c < set.n_copies; ++c) {
       const bool same = placement.dedup == Dedup::shard ? set.shard[c] == shard

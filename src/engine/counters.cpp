@@ -142,7 +142,7 @@ void Counters::sent(Rank source, Rank destination, const ByteCounts& bytes, std:
   step.bytes_logical += total;
   if (!matrix_.empty()) {
     TrafficRecord& row = matrix_[std::size_t{source.value - first_.value} * geometry_->n_ranks() + destination.value];
-    std::int64_t* fields[n_byte_classes] = {&row.kv, &row.q, &row.partial, &row.lse, &row.notices, &row.headers};
+    std::int64_t* fields[n_byte_classes] = {&row.kv, &row.q, &row.partial, &row.lse, &row.notices, &row.headers, &row.pages};
     for (std::size_t c = 0; c < n_byte_classes; ++c) *fields[c] += bytes[c];
     row.messages += 1;
   }
@@ -150,10 +150,11 @@ void Counters::sent(Rank source, Rank destination, const ByteCounts& bytes, std:
     step.bytes_self += total;
     return;
   }
-  std::int64_t* wire[n_byte_classes] = {&step.wire_kv, &step.wire_q, &step.wire_partial, &step.wire_lse, &step.wire_notices, &step.wire_headers};
+  std::int64_t* wire[n_byte_classes] = {&step.wire_kv, &step.wire_q, &step.wire_partial, &step.wire_lse, &step.wire_notices, &step.wire_headers,
+                                        &step.wire_pages};
   for (std::size_t c = 0; c < n_byte_classes; ++c) *wire[c] += bytes[c];
   step.wire_messages += 1;
-  layers[layer].wire_bytes += total;
+  if (layer < layers.size()) layers[layer].wire_bytes += total;
   send_ns_[source.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
 }
 
@@ -164,12 +165,13 @@ void Counters::received(Rank source, Rank destination, const ByteCounts& bytes) 
     receive_ns_[destination.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
 }
 
-void Counters::end_exchange() {
+std::int64_t Counters::end_exchange() {
   std::int64_t worst = 0;
   for (std::size_t r = 0; r < send_ns_.size(); ++r) worst = std::max({worst, send_ns_[r], receive_ns_[r]});
   exchange_ns_.push_back(worst);
   std::fill(send_ns_.begin(), send_ns_.end(), 0);
   std::fill(receive_ns_.begin(), receive_ns_.end(), 0);
+  return worst;
 }
 
 std::vector<std::int64_t> Counters::step_model() const {

@@ -12,8 +12,8 @@
 
 namespace moekv {
 
-enum class ByteClass : std::uint8_t { kv, q, partial, lse, notices, headers };
-inline constexpr std::size_t n_byte_classes = 6;
+enum class ByteClass : std::uint8_t { kv, q, partial, lse, notices, headers, pages };
+inline constexpr std::size_t n_byte_classes = 7;
 
 /// Bytes of each class in one direction of one exchange.
 using ByteCounts = std::array<std::int64_t, n_byte_classes>;
@@ -38,12 +38,13 @@ class Counters {
   /// A missed page for each expert that is both its own and asked for.
   void missed_under(std::uint32_t layer, const std::uint64_t* experts, std::span<const std::uint64_t> asked);
 
-  /// What own rank `source` sends to `destination` in the current exchange (counted by the sender).
+  /// What own rank `source` sends to `destination` in the current exchange (counted by the sender). A layer that is none: of several, the caller counts
+  /// their wire_bytes.
   void sent(Rank source, Rank destination, const ByteCounts& bytes, std::uint32_t layer);
   /// The same seen by the receiver, for the conservation law and the modelled time.
   void received(Rank source, Rank destination, const ByteCounts& bytes);
-  /// Closes an exchange: its modelled time on this process is the largest sum of message times of an own rank and direction.
-  void end_exchange();
+  /// Closes an exchange: its modelled time on this process is the largest sum of message times of an own rank and direction. Returns it.
+  std::int64_t end_exchange();
   /// Modelled times of the step's exchanges and of its page reads on this process, to be maximised over processes.
   [[nodiscard]] std::vector<std::int64_t> take_step_model();
   /// The same without taking it.

@@ -104,7 +104,7 @@ Evictor::Lookups Evictor::look_up(Shard& shard, Group& group, Chain& chain) {
     return found;
   }
   if (chain.shadow_experts.empty()) {
-    return {static_cast<std::int64_t>(chain.shadow_live.size()), chain.shadow_hits, chain.written, chain.written - chain.alive};
+    return {static_cast<std::int64_t>(chain.shadow_live.size()), chain.shadow_hits, chain.written, chain.written - chain.alive, chain.shadow_cold};
   }
   for (std::uint32_t s = 0; s < chain.shadow_live.size(); ++s) {
     if (!shadow_accessed(group, chain, s)) continue;
@@ -147,7 +147,7 @@ bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint3
 void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
   const EvictionSpec& spec = geometry_->spec().eviction;
   auto& pages = shard.pages();
-  const auto [lookups, hits, requested, missed] = look_up(shard, group, chain);
+  const auto [lookups, hits, requested, missed, cold] = look_up(shard, group, chain);
   if (shard.records_accesses()) note_lookups(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   std::visit([&](const auto& rule) {
@@ -170,6 +170,7 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   count.n_req += lookups;
   count.n_hit += hits;
   count.n_miss += lookups - hits;
+  count.cold_misses += cold;
   layer.n_req += lookups;
   layer.n_hit += hits;
   const std::int64_t entry = geometry_->entry_bytes(geometry_->head_group_width(shard.rank(), group.head_group));
@@ -311,6 +312,14 @@ std::uint64_t Evictor::execute(Shard& shard) {
     counters_->step.budget_excess += static_cast<std::int64_t>(used > a.units ? used - a.units : 0);
   }
   allowed_[shard.id().value - first_shard_].clear();
+  return left;
+}
+
+std::uint64_t Evictor::make_room(Shard& shard, std::uint64_t step) {
+  decide(shard, step);
+  shard.blame_replan(true);
+  const std::uint64_t left = execute(shard);
+  shard.blame_replan(false);
   return left;
 }
 

@@ -27,6 +27,8 @@ class Evictor {
   void decide(Shard& shard, std::uint64_t step, std::uint32_t layer);
   /// Executes what `decide` chose. Returns the number of entries that left.
   std::uint64_t execute(Shard& shard);
+  /// After a replan, with nothing due: decides and executes at once what moved pages and new budgets leave no room for. Returns as `execute`.
+  std::uint64_t make_room(Shard& shard, std::uint64_t step);
 
  private:
   struct Candidate {
@@ -50,6 +52,7 @@ class Evictor {
   struct Lookups {
     std::int64_t lookups = 0, hits = 0;
     std::int64_t requested = 0, missed = 0;
+    std::int64_t cold = 0;  // misses that are a replan's doing
   };
   Lookups look_up(Shard& shard, Group& group, Chain& chain);
   [[nodiscard]] static bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow);

@@ -50,7 +50,41 @@ std::vector<std::int64_t> read_counts(const std::string& path, const TraceInfo& 
   return counts;
 }
 
+/// Appends the replicas of one layer.
+void plan_layer(const RunSpec& spec, const EplbShape& shape, std::uint32_t layer, const std::int64_t* counts, ExpertPlan& plan) {
+  std::vector<double> load(counts, counts + shape.n_experts);
+  if (!plan.shadowed.empty()) {
+    std::vector<std::uint16_t> order(shape.n_experts);
+    const std::uint32_t n = plan_shadows(shadow_cost(spec, shape.n_gpus / spec.cluster.shards_per_rank), load.data(), shape.n_experts, order.data(), nullptr);
+    for (std::uint32_t i = 0; i < n; ++i) {
+      plan.shadowed[std::size_t{layer} * shape.n_experts + order[i]] = 1;
+      load[order[i]] = 0;  // its replicas take nothing
+    }
+  }
+  std::vector<std::uint16_t> slots(shape.n_replicas);
+  plan_eplb(shape, load.data(), slots.data());
+  for (std::uint32_t e = 0; e < shape.n_experts; ++e) {
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      const auto shard = static_cast<std::uint32_t>(i / (shape.n_replicas / shape.n_gpus));
+      const bool again = plan.shard.size() > plan.first.back() && plan.shard.back() == shard;  // two replicas on one shard hold one set of entries
+      if (slots[i] == e && !again) plan.shard.push_back(shard);
+    }
+    plan.first.push_back(static_cast<std::uint32_t>(plan.shard.size()));
+  }
+}
+
 }  // namespace
+
+ShadowCost shadow_cost(const RunSpec& spec, std::uint32_t ranks) {
+  const ClusterModel& network = spec.cluster.network;
+  const LinkClass& link = ranks > network.ranks_per_node ? network.inter_node : network.intra_node;
+  return {link.bandwidth_gb_s * 1e9, spec.placement.shadow_tflops * 1e12, spec.placement.shadow_alpha, static_cast<double>(spec.model.hidden)};
+}
+
+std::int64_t shadow_bytes(const RunSpec& spec) {
+  const double d = spec.model.hidden;
+  return std::llround(2 * spec.placement.shadow_alpha * d * d * 4);
+}
 
 std::shared_ptr<const ExpertPlan> plan_experts(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks,
                                                const std::vector<std::int64_t>& counts) {
@@ -65,22 +99,14 @@ std::shared_ptr<const ExpertPlan> plan_experts(const RunSpec& spec, const TraceI
   auto plan = std::make_shared<ExpertPlan>();
   plan->n_experts = shape.n_experts;
   plan->first.assign(1, 0);
-  std::vector<std::uint16_t> slots(shape.n_replicas);
-  std::vector<double> load(shape.n_experts);
+  if (spec.placement.shadow != ShadowRule::none) plan->shadowed.assign(std::size_t{spec.model.n_layers()} * shape.n_experts, 0);
   for (std::uint32_t l = 0; l < spec.model.n_layers(); ++l) {
     const auto replayed = std::find_if(layers.layers().begin(), layers.layers().end(), [&](const ReplayLayer& r) { return r.layer.value == l; });
     const int row = replayed != layers.layers().end() ? replayed->key_row : -1;
-    for (std::uint32_t e = 0; row >= 0 && e < shape.n_experts; ++e)
-      load[e] = static_cast<double>(counts[static_cast<std::size_t>(row) * shape.n_experts + e]);
-    if (row >= 0) plan_eplb(shape, load.data(), slots.data());
-    for (std::uint32_t e = 0; e < shape.n_experts; ++e) {
-      for (std::size_t i = 0; row >= 0 && i < slots.size(); ++i) {
-        const auto shard = static_cast<std::uint32_t>(i / (shape.n_replicas / shape.n_gpus));
-        const bool again =
-            plan->shard.size() > plan->first.back() && plan->shard.back() == shard;  // two replicas on one shard hold one set of entries
-        if (slots[i] == e && !again) plan->shard.push_back(shard);
-      }
-      plan->first.push_back(static_cast<std::uint32_t>(plan->shard.size()));
+    if (row >= 0) {
+      plan_layer(spec, shape, l, &counts[static_cast<std::size_t>(row) * shape.n_experts], *plan);
+    } else {
+      plan->first.insert(plan->first.end(), shape.n_experts, plan->first.back());
     }
   }
   return plan;
@@ -93,6 +119,8 @@ std::shared_ptr<const ExpertPlan> plan_experts(const RunSpec& spec, TraceSource&
   switch (spec.placement.load) {
     case LoadSource::file:
       return plan_experts(spec, trace.info(), ranks, read_counts(spec.placement.load_path, trace.info()));
+    case LoadSource::window:
+      return plan_experts(spec, trace.info(), ranks, std::vector<std::int64_t>(trace.info().moe_layers.size() * trace.info().n_experts));
     case LoadSource::history:
       return plan_experts(spec, trace.info(), ranks, count_choices(trace, 0, std::min(first, all), transport));
     default: {

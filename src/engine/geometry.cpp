@@ -20,10 +20,6 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   placement_.n_tok = spec.placement.n_tok > 0 ? spec.placement.n_tok : placement_.n_shards;
   placement_.n_exp = spec.placement.n_exp > 0 ? spec.placement.n_exp : placement_.n_shards;
   placement_.seed = spec.seed;
-  if (plan_ != nullptr) {
-    placement_.replica_first = plan_->first.data();
-    placement_.replica_shard = plan_->shard.data();
-  }
   top_k_ = trace.top_k > 0 ? trace.top_k : spec.model.gate.top_k;
 
   pages_by_expert_ = spec.page.key == PageKey::expert ||
@@ -48,6 +44,21 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
 
   choose_formats();
   choose_layers(trace);
+  adopt(plan_);
+}
+
+void Geometry::adopt(std::shared_ptr<const ExpertPlan> plan) {
+  plan_ = std::move(plan);
+  n_shadowed_.clear();
+  if (plan_ != nullptr) {
+    placement_.replica_first = plan_->first.data();
+    placement_.replica_shard = plan_->shard.data();
+    placement_.shadowed = plan_->shadowed.empty() ? nullptr : plan_->shadowed.data();
+    for (std::size_t i = 0; i < plan_->shadowed.size(); i += placement_.n_experts) {
+      const auto first = plan_->shadowed.begin() + static_cast<std::ptrdiff_t>(i);
+      n_shadowed_.push_back(static_cast<std::uint32_t>(std::count(first, first + placement_.n_experts, 1)));
+    }
+  }
   weigh_shards();
   read_allocator();
 }
@@ -58,6 +69,7 @@ std::vector<std::uint64_t> Geometry::shard_experts(const ReplayLayer& layer) con
   if (alike || unplanned) return std::vector<std::uint64_t>(placement_.n_shards, 1);
   std::vector<std::uint64_t> weight(placement_.n_shards);
   for (std::uint32_t e = 0; e < placement_.n_experts; ++e) {
+    if (placement_.is_shadowed(layer.layer.value, ExpertId(static_cast<std::uint16_t>(e)))) continue;
     std::uint64_t homes = 0;
     for_each_home_of(layer, ExpertId(static_cast<std::uint16_t>(e)), [&](ShardId) { homes += 1; });
     for_each_home_of(layer, ExpertId(static_cast<std::uint16_t>(e)), [&](ShardId s) { weight[s.value] += expert_unit / homes; });
@@ -67,7 +79,7 @@ std::vector<std::uint64_t> Geometry::shard_experts(const ReplayLayer& layer) con
 
 void Geometry::weigh_shards() {
   // A shard that no expert maps to can hold nothing under layout expert, so it takes no part of a budget either.
-  shard_weight_.resize(placement_.map == ShardMap::eplb ? spec_->model.n_layers() : 1);
+  shard_weight_.assign(placement_.map == ShardMap::eplb ? spec_->model.n_layers() : 1, {});
   for (const ReplayLayer& layer : layers_) {
     std::vector<std::uint64_t>& weight = shard_weight_[placement_.map == ShardMap::eplb ? layer.layer.value : 0];
     if (weight.empty()) weight = shard_experts(layer);

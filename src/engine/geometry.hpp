@@ -36,21 +36,25 @@ class Geometry {
   /// `ranks` is G after defaults, `plan` the replicas of map eplb. Throws UserError where specification and trace do not fit.
   Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks, std::shared_ptr<const ExpertPlan> plan = nullptr);
 
+  /// Takes another plan of experts; the old one ends. Every object of the run sees it at once.
+  void adopt(std::shared_ptr<const ExpertPlan> plan);
+  [[nodiscard]] const std::shared_ptr<const ExpertPlan>& plan() const { return plan_; }
+
   [[nodiscard]] const std::vector<ReplayLayer>& layers() const { return layers_; }
   [[nodiscard]] const Placement& placement() const { return placement_; }
   /// The placement a layer uses: the run's, or local for a layer without experts under layout expert.
   [[nodiscard]] Layout layout(const ReplayLayer& layer) const {
     return placement_.layout == Layout::expert && layer.key_row < 0 ? Layout::local : placement_.layout;
   }
-  /// Calls f(shard) for every shard that may hold entries of expert e, for maps that ignore the position.
+  /// Calls f(shard) for every shard that may hold entries of expert e, for maps that ignore the position. Not for shadowed experts.
   template <class F>
   void for_each_home_of(const ReplayLayer& layer, ExpertId e, F&& f) const {
     if (placement_.map != ShardMap::eplb) return f(placement_.expert_shard(0, RequestId(0), 0, e));
     const std::uint32_t* first = placement_.replica_first + std::size_t{layer.layer.value} * placement_.n_experts + e.value;
     for (std::uint32_t i = first[0]; i < first[1]; ++i) f(ShardId(placement_.replica_shard[i]));
   }
-  /// Experts of each shard at a layer, in units of 1 / expert_unit: an expert with c replicas counts 1/c at each. 1 a shard under pikv_xor,
-  /// and where eplb has no plan.
+  /// Experts of each shard at a layer, in units of 1 / expert_unit: an expert with c replicas counts 1/c at each; shadowed ones nowhere. 1 a shard
+  /// under pikv_xor, and where eplb has no plan.
   [[nodiscard]] std::vector<std::uint64_t> shard_experts(const ReplayLayer& layer) const;
   static constexpr std::uint64_t expert_unit = 720720;  // divisible by 1..16
   [[nodiscard]] std::uint32_t n_ranks() const { return placement_.n_ranks; }
@@ -106,14 +110,19 @@ class Geometry {
   [[nodiscard]] std::uint32_t payload_bytes() const { return payload_bytes_; }
   [[nodiscard]] float softmax_scale() const { return softmax_scale_; }
 
-  /// Equal share of one (request, layer, shard, head group) under eviction scope request, in budget units of BudgetKind (fraction -> tokens).
-  [[nodiscard]] std::uint64_t request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens) const {
-    return shard_share(layer, shard, request_total(request_tokens));
+  /// Shadowed experts of a layer.
+  [[nodiscard]] std::uint32_t n_shadowed(const ReplayLayer& layer) const {
+    return n_shadowed_.empty() ? 0 : n_shadowed_[layer.layer.value];
+  }
+  /// Equal share of one (request, layer, shard, head group) under eviction scope request, in budget units of BudgetKind (fraction -> tokens). `home` is
+  /// the request's home shard, which shadowed experts count for.
+  [[nodiscard]] std::uint64_t request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens, ShardId home) const {
+    return shard_share(layer, shard, request_total(request_tokens), home);
   }
   /// The equal share of a layer and head group before it is divided over shards.
   [[nodiscard]] std::uint64_t request_total(std::uint32_t request_tokens) const;
   /// What a shard gets of `total` units of a layer and head group.
-  [[nodiscard]] std::uint64_t shard_share(const ReplayLayer& layer, ShardId shard, std::uint64_t total) const;
+  [[nodiscard]] std::uint64_t shard_share(const ReplayLayer& layer, ShardId shard, std::uint64_t total, ShardId home) const;
   /// When the allocator makes capacities.
   [[nodiscard]] allocate::When allocated() const { return allocated_; }
   /// Whether layers and head groups have other capacities than equal shares from the start.
@@ -141,6 +150,7 @@ class Geometry {
   Placement placement_;
   std::vector<ReplayLayer> layers_;
   std::shared_ptr<const ExpertPlan> plan_;
+  std::vector<std::uint32_t> n_shadowed_;                 // [model layers], empty where nothing is
   std::vector<std::vector<std::uint64_t>> shard_weight_;  // layout expert: shard_experts of each model layer under eplb, of any layer for other maps
   BlockFormat raw_;
   std::vector<BlockFormat> sealed_;  // by class

@@ -17,14 +17,18 @@ std::uint64_t Geometry::request_total(std::uint32_t request_tokens) const {
   return (2 * std::uint64_t{request_tokens} * budget.numerator + budget.denominator) / (2 * budget.denominator);  // rounded once
 }
 
-std::uint64_t Geometry::shard_share(const ReplayLayer& layer, ShardId shard, std::uint64_t total) const {
+std::uint64_t Geometry::shard_share(const ReplayLayer& layer, ShardId shard, std::uint64_t total, ShardId home) const {
   switch (layout(layer)) {
     case Layout::expert: {
       std::uint64_t copies = top_k_;
       if (placement_.dedup == Dedup::shard) copies = std::min<std::uint64_t>(copies, placement_.n_shards);
       if (placement_.dedup == Dedup::rank) copies = std::min<std::uint64_t>(copies, placement_.n_ranks);
-      return weighted_share(counts_entries(spec_->eviction.budget) ? total * copies : total,
-                            shard_weight_[placement_.map == ShardMap::eplb ? layer.layer.value : 0], shard.value);
+      const std::vector<std::uint64_t>& weight = shard_weight_[placement_.map == ShardMap::eplb ? layer.layer.value : 0];
+      const std::uint64_t all = counts_entries(spec_->eviction.budget) ? total * copies : total;
+      if (n_shadowed(layer) == 0) return weighted_share(all, weight, shard.value);
+      std::vector<std::uint64_t> with_shadows = weight;
+      with_shadows[home.value] += expert_unit * n_shadowed(layer);
+      return weighted_share(all, with_shadows, shard.value);
     }
     case Layout::token:
       return equal_share(total, placement_.n_shards, shard.value);

@@ -33,12 +33,48 @@ void Home::store_at(const LayerInput& input, std::uint32_t token, ShardId shard,
   state.ranks[input.layer * rank_words_ + rank.value / 64] |= 1ULL << (rank.value % 64);
 }
 
+void Home::moved(std::span<const RankMove> moves) {
+  const auto word = [&](const RankMove& m, std::uint32_t rank) -> std::uint64_t& {
+    return state_of(RequestId(m.request)).ranks[m.layer * rank_words_ + rank / 64];
+  };
+  for (const RankMove& m : moves) {
+    if (m.emptied != no_rank) word(m, m.emptied) &= ~(1ULL << (m.emptied % 64));
+  }
+  for (const RankMove& m : moves) word(m, m.target) |= 1ULL << (m.target % 64);
+}
+
+void Home::count_stores(const LayerInput& input, const HomeToken& token, std::size_t first, const CopySet& copies) {
+  store_ranks_.clear();
+  for (std::size_t i = first; i < stores_.size(); ++i) store_ranks_.push_back(stores_[i].rank);
+  std::sort(store_ranks_.begin(), store_ranks_.end());
+  store_ranks_.erase(std::unique(store_ranks_.begin(), store_ranks_.end()), store_ranks_.end());
+  counters_->step.store_ranks += static_cast<std::int64_t>(store_ranks_.size());
+  counters_->step.store_nodes += count_nodes(store_ranks_);
+  const Placement& placement = geometry_->placement();
+  const std::uint32_t layer = geometry_->layers()[input.layer].layer.value;
+  for (std::uint8_t c = 0; placement.shadowed != nullptr && c < copies.n_copies; ++c) {
+    if (!placement.is_shadowed(layer, copies.expert[c])) continue;
+    counters_->step.shadow_stores += 1;
+    const Rank replica = placement.owner(placement.expert_shard(layer, token.request, token.position, copies.expert[c]));
+    if (replica != token.home) counters_->step.shadow_saved_bytes += geometry_->entry_bytes(geometry_->spec().model.n_kv_heads);
+  }
+}
+
+std::int64_t Home::count_nodes(std::span<const std::uint32_t> ranks) const {
+  const std::uint32_t per_node = geometry_->spec().cluster.network.ranks_per_node;
+  std::int64_t nodes = 0;
+  for (std::size_t i = 0; i < ranks.size(); ++i) nodes += i == 0 || ranks[i] / per_node != ranks[i - 1] / per_node ? 1 : 0;
+  return nodes;
+}
+
 void Home::plan_stores(const LayerInput& input, std::uint32_t token, RequestState& state) {
   const HomeToken& t = input.tokens[token];
   const Placement& placement = geometry_->placement();
   const ReplayLayer& layer = geometry_->layers()[input.layer];
   StepRecord& count = counters_->step;
   count.distinct_insertions += 1;
+  const std::size_t first = stores_.size();
+  CopySet copies;
   switch (geometry_->layout(layer)) {
     case Layout::local: {
       store_at(input, token, placement.home_shard(t.home, t.request), 0, state);
@@ -54,7 +90,7 @@ void Home::plan_stores(const LayerInput& input, std::uint32_t token, RequestStat
       break;
     case Layout::expert: {
       const auto experts = experts_of(input, token);
-      const CopySet copies = plan_copies(placement, t.request, layer.layer.value, t.position, experts);
+      copies = plan_copies(placement, t.home, t.request, layer.layer.value, t.position, experts);
       for (std::uint8_t c = 0; c < copies.n_copies; ++c) store_at(input, token, copies.shard[c], c, state);
       if (copies.n_copies == 0) {
         store_at(input, token, placement.home_shard(t.home, t.request), 0, state);
@@ -72,6 +108,7 @@ void Home::plan_stores(const LayerInput& input, std::uint32_t token, RequestStat
       }
     }
   }
+  count_stores(input, t, first, copies);
 }
 
 void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_t query, const RequestState& state) {
@@ -89,6 +126,10 @@ void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_
     for (const std::uint16_t e : experts_of(input, token)) {
       if (e == ExpertId::invalid) continue;
       counters_->step.expert_reads += 1;
+      if (placement.is_shadowed(layer.layer.value, ExpertId(e))) {
+        ranks.push_back(t.home.value);
+        continue;
+      }
       if (placement.map != ShardMap::pikv_xor) {
         geometry_->for_each_home_of(layer, ExpertId(e), [&](ShardId s) { ranks.push_back(placement.owner(s).value); });
         continue;
@@ -101,9 +142,9 @@ void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_
   } else {
     for (std::uint32_t r = 0; r < placement.n_ranks; ++r) ranks.push_back(r);
   }
-  for (const std::uint32_t r : ranks) {
-    if (holds(r)) reads_.push_back({r, token, query});
-  }
+  std::erase_if(ranks, [&](std::uint32_t r) { return !holds(r); });
+  for (const std::uint32_t r : ranks) reads_.push_back({r, token, query});
+  counters_->step.query_nodes += count_nodes(ranks);
 }
 
 void Home::plan(const LayerInput& input) {

@@ -13,6 +13,7 @@
 #include "engine/counters.hpp"
 #include "engine/exact.hpp"
 #include "engine/geometry.hpp"
+#include "engine/move.hpp"
 #include "engine/request_table.hpp"
 #include "engine/wire.hpp"
 
@@ -54,6 +55,8 @@ class Home {
   /// Phase combine: merges received partials in rank order into `out`.
   void merge(const LayerInput& input, LayerOutput& out);
   void finish(RequestId request) { written_.erase(request.value); }
+  /// Entries of own requests lie on other ranks from now on. All words of a replan at once: a rank may lose what it held and get more.
+  void moved(std::span<const RankMove> moves);
   [[nodiscard]] std::int64_t buffer_bytes() const;
 
  private:
@@ -83,6 +86,10 @@ class Home {
   RequestState& state_of(RequestId request);
   void plan_stores(const LayerInput& input, std::uint32_t token, RequestState& state);
   void plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_t query, const RequestState& state);
+  /// Ranks and nodes of the copies that `plan_stores` appended to stores_ from index `first` on, and what shadowing saved of them.
+  void count_stores(const LayerInput& input, const HomeToken& token, std::size_t first, const CopySet& copies);
+  /// Nodes of ascending ranks.
+  [[nodiscard]] std::int64_t count_nodes(std::span<const std::uint32_t> ranks) const;
   void store_at(const LayerInput& input, std::uint32_t token, ShardId shard, std::uint8_t copy, RequestState& state);
   void pack_rank(const LayerInput& input, Rank rank, std::span<const Store> stores, std::span<const Read> reads, std::span<const Waiting> waiting,
                  std::span<const PendingNotice> notices);
@@ -123,6 +130,7 @@ class Home {
   std::vector<ByteCounts> pair_;         // [own ranks] bytes to the rank being packed
   std::vector<std::uint32_t> touched_;   // own ranks with bytes in pair_
   std::vector<std::uint32_t> offsets_, parts_;
+  std::vector<std::uint32_t> store_ranks_;  // scratch of count_stores
   std::vector<Rank> home_of_;            // home of each query of the layer
   std::vector<std::uint8_t> answered_;   // queries for which some rank read something
   std::vector<std::pair<std::uint32_t, std::uint32_t>> links_;  // (output row, partial row)

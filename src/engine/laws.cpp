@@ -50,6 +50,11 @@ void check_step(const S& s, const S& before, Violations& v) {
   equal("bytes_logical", s.bytes_logical, "bytes_self + wire bytes", s.bytes_self + wire_bytes(s));
   equal("budget_excess", s.budget_excess, "0", 0);
   equal("allocation_error", s.allocation_error, "0", 0);
+  equal("pages_moved", s.pages_moved, "pages_landed", s.pages_landed);
+  equal("entries_moved", s.entries_moved, "entries_landed", s.entries_landed);
+  at_most("wire_pages", s.wire_pages, "bytes_moved", s.bytes_moved);
+  at_most("replan_evictions", s.replan_evictions, "evictions", s.evictions);
+  at_most("cold_misses", s.cold_misses, "n_miss", s.n_miss);
   at_most("missed_bytes", s.missed_bytes, "requested_bytes", s.requested_bytes);
   at_most("entries_wanted", s.entries_wanted, "entries_scanned", s.entries_scanned);
   at_most("pages_selected", s.pages_selected, "pages_considered", s.pages_considered);
@@ -121,6 +126,7 @@ void check_traffic(const RunOutcome& out, Violations& v) {
   between("lse over pairs of ranks", &S::wire_lse, &TrafficRecord::lse);
   between("notices over pairs of ranks", &S::wire_notices, &TrafficRecord::notices);
   between("headers over pairs of ranks", &S::wire_headers, &TrafficRecord::headers);
+  between("pages over pairs of ranks", &S::wire_pages, &TrafficRecord::pages);
   between("messages over pairs of ranks", &S::wire_messages, &TrafficRecord::messages);
   check_parts(
       out.steps, out.traffic, "bytes from ranks to themselves", [](const S& s) { return s.bytes_self; },

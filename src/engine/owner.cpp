@@ -155,7 +155,7 @@ void Owner::admit() {
     meta.copy_of = {whole.data(), e.experts.size()};
     CopySet set;
     if (copies) {
-      set = plan_copies(geometry_->placement(), meta.request, replay.layer.value, meta.position, e.experts);
+      set = plan_copies(geometry_->placement(), row.home, meta.request, replay.layer.value, meta.position, e.experts);
       if (set.n_copies > 0) {
         meta.copy = static_cast<std::uint8_t>(e.header->copy);
         meta.n_copies = set.n_copies;

@@ -36,6 +36,8 @@ class Owner {
   [[nodiscard]] std::vector<Shard>& shards() { return shards_; }
   [[nodiscard]] const std::vector<Shard>& shards() const { return shards_; }
   [[nodiscard]] Shard& shard(ShardId id) { return shards_[id.value - first_shard_]; }
+  /// A raw page that came from another shard will be sealed as one that was filled here.
+  void watch(std::uint32_t shard_index, std::uint32_t page) { unsealed_.emplace_back(shard_index, page); }
   /// Own ranks that the last admit gave entries; a rank may come more than once.
   [[nodiscard]] std::span<const Rank> grown_ranks() const { return grown_; }
   [[nodiscard]] std::int64_t buffer_bytes() const;

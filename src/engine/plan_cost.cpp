@@ -85,6 +85,8 @@ class Prediction {
       cost_.notes.emplace_back("planned with equal shares for every layer and head group: the allocator divides the same sum otherwise");
     if (geometry_.placement().layout == Layout::expert)
       cost_.notes.emplace_back("expectation over uniform routing; skewed routing fills some ranks more");
+    if (geometry_.spec().placement.replan_every_steps > 0 || geometry_.spec().placement.shadow != ShadowRule::none)
+      cost_.notes.emplace_back("planned for one plan of experts without shadows; pages that replans move are not counted");
     if (batcher_.cut_prompts() > 0) cost_.notes.push_back(fmt::format("{} prompts are cut to trace.max_prompt_tokens", batcher_.cut_prompts()));
     return cost_;
   }

@@ -55,7 +55,8 @@ double PlanMemory::budget_tokens(const ReplayLayer& layer, std::uint32_t total) 
   const bool by_expert = geometry_->layout(layer) == Layout::expert;
   const auto [cached, unknown] = budgets_.try_emplace({by_expert, total}, 0);
   if (unknown) {  // shards of the expert layout have unequal shares, so all of them count; elsewhere one stands for all
-    for (std::uint32_t s = 0; s < (by_expert ? geometry_->n_shards() : 1); ++s) cached->second += geometry_->request_budget(layer, ShardId(s), total);
+    const std::uint32_t shards = by_expert ? geometry_->n_shards() : 1;
+    for (std::uint32_t s = 0; s < shards; ++s) cached->second += geometry_->request_budget(layer, ShardId(s), total, ShardId(0));
   }
   auto entries = static_cast<double>(cached->second);
   if (kind == BudgetKind::pages) entries *= geometry_->page_slots();

@@ -15,7 +15,8 @@ std::vector<double> experts_of_shards(const Geometry& geometry) {
   for (const ReplayLayer& layer : geometry.layers()) {
     if (layer.key_row < 0) continue;
     const std::vector<std::uint64_t> own = geometry.shard_experts(layer);
-    for (std::size_t s = 0; s < own.size(); ++s) count[s] += static_cast<double>(own[s]) / Geometry::expert_unit;
+    const double shadowed = static_cast<double>(geometry.n_shadowed(layer)) / placement.n_shards;
+    for (std::size_t s = 0; s < own.size(); ++s) count[s] += static_cast<double>(own[s]) / Geometry::expert_unit + shadowed;
     n_layers += 1;
     if (placement.map != ShardMap::eplb) break;
   }

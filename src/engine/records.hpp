@@ -33,18 +33,21 @@ struct StepRecord {
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
   std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0, allocations = 0, allocation_error = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
-  std::int64_t query_ranks = 0, cross_shard_switches = 0, expert_reads = 0;
+  std::int64_t query_ranks = 0, query_nodes = 0, store_ranks = 0, store_nodes = 0, cross_shard_switches = 0, expert_reads = 0;
+  std::int64_t replans = 0, pages_moved = 0, pages_landed = 0, entries_moved = 0, entries_landed = 0, bytes_moved = 0, replan_evictions = 0, cold_misses = 0;
+  std::int64_t plan_load_max_before = 0, plan_load_max_after = 0, plan_load_mean = 0;
+  std::int64_t shadow_plans = 0, shadow_weight_bytes = 0, shadow_stores = 0, shadow_saved_bytes = 0;
   std::int64_t resident_entries = 0, resident_distinct = 0, sealed_entries = 0, allocated_pages = 0, used_slots = 0;
   std::int64_t kv_bytes_raw = 0, kv_bytes_codes = 0, kv_bytes_stored = 0, codec_table_bytes = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
   std::int64_t capacity_excess_bytes = 0;
   std::int64_t routed_pairs = 0, routed_changed = 0, experts_kept = 0, experts_either = 0, gate_mass_lost_ppm = 0, gate_mass_gained_ppm = 0;
   std::int64_t copies_far = 0, copies_far_recorded = 0;
   std::int64_t bytes_logical = 0, bytes_received = 0, bytes_self = 0;
-  std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0;
+  std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0, wire_pages = 0;
   std::int64_t wire_messages = 0, hidden_state_bytes = 0;
   std::int64_t t_read = 0, t_route = 0, t_place = 0, t_dispatch = 0, t_admit = 0, t_attend = 0, t_combine = 0, t_touch = 0, t_record = 0;
   std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_generate = 0;
-  std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0;
+  std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0, t_replan = 0, t_replan_model = 0;
 
   static constexpr auto metrics = std::tuple{
       Metric{"first_step", &StepRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
@@ -84,6 +87,24 @@ struct StepRecord {
       Metric{"dedup_merged", &StepRecord::dedup_merged, "1", "choices merged into a copy at the same destination", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"stored_home", &StepRecord::stored_home, "1", "entries stored at home for want of an expert, or of a layer without experts", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"query_ranks", &StepRecord::query_ranks, "1", "ranks touched, summed over queries; fanout = query_ranks / queries", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"query_nodes", &StepRecord::query_nodes, "1", "nodes touched, summed over queries; node_fanout = query_nodes / queries", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"store_ranks", &StepRecord::store_ranks, "1", "ranks that the copies of a token go to, summed over (token, layer)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"store_nodes", &StepRecord::store_nodes, "1", "nodes of those ranks, summed over (token, layer)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"replans", &StepRecord::replans, "1", "new plans of experts after the first", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"pages_moved", &StepRecord::pages_moved, "1", "pages that left their shard because it holds no replica of their expert any more", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"pages_landed", &StepRecord::pages_landed, "1", "the same pages, counted where they arrived", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"entries_moved", &StepRecord::entries_moved, "1", "live entries in those pages", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"entries_landed", &StepRecord::entries_landed, "1", "the same entries, counted where they arrived", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"bytes_moved", &StepRecord::bytes_moved, "byte", "blocks of those pages and tables that they share, to other shards of the same rank included", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"replan_evictions", &StepRecord::replan_evictions, "1", "entries evicted by a replan itself: what moved in, or a smaller budget, left no room for them (part of evictions)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"cold_misses", &StepRecord::cold_misses, "1", "lookups of pages whose last entries a replan evicted (part of n_miss)", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"plan_load_max_before", &StepRecord::plan_load_max_before, "1", "choices on the busiest shard in the window of a replan had the old plan served them, summed over layers and replans", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"plan_load_max_after", &StepRecord::plan_load_max_after, "1", "the same under the new plan", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"plan_load_mean", &StepRecord::plan_load_mean, "1", "choices on a shard in those windows, mean over shards, summed likewise", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"shadow_plans", &StepRecord::shadow_plans, "1", "shadowed (layer, expert) pairs, summed over plans", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"shadow_weight_bytes", &StepRecord::shadow_weight_bytes, "byte", "parameters of newly shadowed experts, copied to every other rank as the cost rule counts them", Scope::global, ClaimClass::modelled, Combine::sum},
+      Metric{"shadow_stores", &StepRecord::shadow_stores, "1", "copies stored on the home rank because their expert is shadowed", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"shadow_saved_bytes", &StepRecord::shadow_saved_bytes, "byte", "K and V of those that a replica on another rank would have taken", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"cross_shard_switches", &StepRecord::cross_shard_switches, "1", "successive stores of one request, layer and expert that change shard", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"expert_reads", &StepRecord::expert_reads, "1", "(query, expert) pairs of routed reads", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"resident_distinct", &StepRecord::resident_distinct, "1", "distinct (request, layer, position) with a live entry at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
@@ -116,6 +137,7 @@ struct StepRecord {
       Metric{"wire_lse", &StepRecord::wire_lse, "byte", "bytes of merged log-sum-exps between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_notices", &StepRecord::wire_notices, "byte", "bytes of eviction notices between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_headers", &StepRecord::wire_headers, "byte", "bytes of record headers between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_pages", &StepRecord::wire_pages, "byte", "bytes of pages that a replan moved between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_messages", &StepRecord::wire_messages, "1", "non-empty (source, destination) pairs between different ranks, summed over exchanges", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hidden_state_bytes", &StepRecord::hidden_state_bytes, "byte", "expert-parallel hidden states (dispatch and combine, 2 bytes a value) that the same routing would move, for scale", Scope::global, ClaimClass::modelled, Combine::sum},
       Metric{"t_read", &StepRecord::t_read, "ns", "host time of phase read", Scope::rank, ClaimClass::measured, Combine::max},
@@ -131,6 +153,8 @@ struct StepRecord {
       Metric{"t_admit_encode", &StepRecord::t_admit_encode, "ns", "time of sealing (encoding) pages", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_attend_select", &StepRecord::t_attend_select, "ns", "part of attend that builds read lists and masks", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_attend_decode", &StepRecord::t_attend_decode, "ns", "part of attend inside the attention kernel", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_replan", &StepRecord::t_replan, "ns", "host time of replans, part of t_step: the stall before the step", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_replan_model", &StepRecord::t_replan_model, "ns", "alpha-beta time of moving pages, part of t_network_model: the stall on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
       Metric{"t_generate", &StepRecord::t_generate, "ns", "time spent making q, k, v; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_step", &StepRecord::t_step, "ns", "host time of the steps of the window, generation and probes excluded", Scope::global, ClaimClass::measured, Combine::max},
       Metric{"t_network_model", &StepRecord::t_network_model, "ns", "alpha-beta time of the exchanges on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
@@ -211,7 +235,7 @@ struct CodecRecord {
 struct TrafficRecord {
   std::int64_t first_step = 0;
   std::int64_t source = 0, destination = 0;
-  std::int64_t kv = 0, q = 0, partial = 0, lse = 0, notices = 0, headers = 0, messages = 0;
+  std::int64_t kv = 0, q = 0, partial = 0, lse = 0, notices = 0, headers = 0, pages = 0, messages = 0;
 
   static constexpr auto metrics = std::tuple{
       Metric{"first_step", &TrafficRecord::first_step, "1", "index of the first step of the window", Scope::rank, ClaimClass::counted, Combine::key},
@@ -223,6 +247,7 @@ struct TrafficRecord {
       Metric{"lse", &TrafficRecord::lse, "byte", "merged log-sum-exps", Scope::rank, ClaimClass::counted, Combine::sum},
       Metric{"notices", &TrafficRecord::notices, "byte", "eviction notices, 8 bytes each", Scope::rank, ClaimClass::counted, Combine::sum},
       Metric{"headers", &TrafficRecord::headers, "byte", "record headers", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"pages", &TrafficRecord::pages, "byte", "pages that a replan moved", Scope::rank, ClaimClass::counted, Combine::sum},
       Metric{"messages", &TrafficRecord::messages, "1", "exchanges in which at least one byte went this way", Scope::rank, ClaimClass::counted, Combine::sum}};
 };
 

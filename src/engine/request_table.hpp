@@ -26,6 +26,12 @@ class RequestTable {
       rows_[item.request.value] = {item.home, item.total_tokens, item.prompt_tokens, item.end, item.begin, batch.step};
     }
   }
+  /// Tokens stored of every request.
+  [[nodiscard]] std::vector<std::uint32_t> lengths() const {
+    std::vector<std::uint32_t> out;
+    for (const Row& row : rows_) out.push_back(row.length);
+    return out;
+  }
   [[nodiscard]] const Row& operator[](RequestId r) const { return rows_[r.value]; }
 
  private:

@@ -97,7 +97,7 @@ void Router::compare_load(const ReplayLayer& layer) {
   if (placement.layout != Layout::expert || layer.key_is_previous_token || geometry_->spec().routing.key == RoutingKey::query_router) return;
   if (layer.key_row != layer.row) view_tokens(layer.key_row);
   const auto far = [&](const BatchItem& item, const route::TokenView& token, const std::uint16_t* ids) {
-    const CopySet copies = plan_copies(placement, item.request, layer.layer.value, token.position, {ids, k});
+    const CopySet copies = plan_copies(placement, item.home, item.request, layer.layer.value, token.position, {ids, k});
     return std::count_if(copies.shard.begin(), copies.shard.begin() + copies.n_copies, [&](ShardId s) { return placement.owner(s) != item.home; });
   };
   std::size_t t = 0;

@@ -39,8 +39,12 @@ struct ClusterSpec {
   ClusterModel network;
 };
 
-/// Where map eplb takes expert loads from: the replayed requests, those before trace.first_request, or a file.
-enum class LoadSource : std::uint8_t { trace, history, file };
+/// Where the first plan of map eplb takes expert loads from: the replayed requests, those before trace.first_request, a file, or nowhere (all
+/// experts alike, until the first replan counts what the run itself chose).
+enum class LoadSource : std::uint8_t { trace, history, file, window };
+/// Which experts have their entries on the home rank: none, or those that FasterMoE's cost rule would copy to every worker.
+enum class ShadowRule : std::uint8_t { none, fastermoe };
+inline constexpr std::uint32_t max_window_steps = 4096;
 
 struct PlacementSpec {
   Layout layout = Layout::local;
@@ -53,6 +57,11 @@ struct PlacementSpec {
   std::uint32_t replicas = 0;                // eplb: physical experts of a layer; 0 = the experts, rounded up to a multiple of the shards
   LoadSource load = LoadSource::trace;       // eplb: whose choices are counted
   std::string load_path;                     // HDF5 dataset `load` [MoE layers, experts] for load file
+  std::uint32_t replan_every_steps = 0;      // eplb: steps between plans; 0 = one plan for the whole run
+  std::uint32_t window_steps = 0;            // eplb: a replan counts the choices of this many steps before it; 0 = replan_every_steps
+  ShadowRule shadow = ShadowRule::none;      // eplb
+  double shadow_tflops = 11.5;               // fastermoe: 1e12/s of a worker
+  double shadow_alpha = 2.0;                 // fastermoe: hidden width of an expert over that of the model
 };
 
 enum class RoutingKey : std::uint8_t { previous_layer, previous_token, query_router, same_layer };

@@ -8,13 +8,6 @@
 #include "core/error.hpp"
 
 namespace moekv {
-namespace {
-
-std::uint64_t group_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
-  return std::uint64_t{request.value} << 32 | std::uint64_t{layer} << 16 | head_group;
-}
-
-}  // namespace
 
 Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32_t max_pages)
     : geometry_(&geometry),
@@ -88,10 +81,7 @@ Group& Shard::find_or_add(RequestId request, std::uint32_t layer, std::uint32_t 
 }
 
 void Shard::start_budget(Group& group, std::uint32_t request_tokens) {
-  const ReplayLayer& replay = geometry_->layers()[group.layer];
-  const auto [budget, unknown] = budgets_.try_emplace({geometry_->layout(replay), request_tokens}, 0);
-  if (unknown) budget->second = geometry_->request_budget(replay, id_, request_tokens);
-  group.list.budget = group.list.share = budget->second;
+  group.list.budget = group.list.share = budget_of(group, request_tokens);
   const std::uint32_t model_group = geometry_->model_head_group(rank_, group.head_group);
   group.protect = geometry_->protection(group.layer, model_group);
   if (geometry_->starts_unequal() && !scope_shard_) {
@@ -103,9 +93,24 @@ void Shard::start_budget(Group& group, std::uint32_t request_tokens) {
       allocation_error_ += static_cast<std::int64_t>(sum > equal ? sum - equal : equal - sum);
     }
     const std::size_t i = std::size_t{group.layer} * geometry_->n_model_head_groups() + model_group;
-    group.list.budget = geometry_->shard_share(replay, id_, capacity->second[i]);
+    group.list.budget = geometry_->shard_share(geometry_->layers()[group.layer], id_, capacity->second[i], shadow_home(group));
   }
   if (recorder_ != nullptr && !scope_shard_) note_budget(&group, group.list);
+}
+
+ShardId Shard::shadow_home(const Group& group) const {
+  const Placement& placement = geometry_->placement();
+  return placement.map == ShardMap::eplb && placement.shadowed != nullptr ? placement.home_shard(group.home, group.request) : ShardId(0);
+}
+
+std::uint64_t Shard::budget_of(const Group& group, std::uint32_t request_tokens) {
+  const ReplayLayer& replay = geometry_->layers()[group.layer];
+  const bool planned = geometry_->placement().map == ShardMap::eplb;  // each layer has weights of its own
+  const ShardId home = shadow_home(group);
+  const std::array<std::uint32_t, 4> key{static_cast<std::uint32_t>(geometry_->layout(replay)), planned ? group.layer : 0, home.value, request_tokens};
+  const auto [budget, unknown] = budgets_.try_emplace(key, 0);
+  if (unknown) budget->second = geometry_->request_budget(replay, id_, request_tokens, home);
+  return budget->second;
 }
 
 Chain* Shard::chain_of(Group& group, ExpertId expert, bool side) {
@@ -120,11 +125,15 @@ Chain& Shard::chain_or_add(Group& group, ExpertId expert, bool side) {
   if (Chain* chain = chain_of(group, expert, side)) return *chain;
   const auto less = [&](std::uint32_t c, std::pair<bool, ExpertId> key) { return std::pair(group.chains[c].side, group.chains[c].expert) < key; };
   const auto it = std::lower_bound(group.order.begin(), group.order.end(), std::pair(side, expert), less);
-  group.order.insert(it, static_cast<std::uint32_t>(group.chains.size()));
-  group.chains.emplace_back();
-  group.chains.back().expert = expert;
-  group.chains.back().side = side;
-  return group.chains.back();
+  const auto gone = std::find_if(group.chains.begin(), group.chains.end(), [](const Chain& c) { return c.gone; });
+  const auto index = static_cast<std::uint32_t>(gone - group.chains.begin());
+  group.order.insert(it, index);
+  if (gone == group.chains.end()) group.chains.emplace_back();
+  Chain& chain = group.chains[index];
+  chain.gone = false;
+  chain.expert = expert;
+  chain.side = side;
+  return chain;
 }
 
 void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, const EntryMeta& entry) {
@@ -160,15 +169,16 @@ void Shard::count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) {
     chain.shadow_live.push_back(0);
     chain.shadow_written.push_back(0);
     if (shadow_experts_kept_) chain.shadow_experts.resize(chain.shadow_live.size() * expert_words_, 0);
+    chain.shadow_open = static_cast<std::uint32_t>(chain.shadow_live.size() - 1);
     chain.shadow_used = 0;
   }
   chain.shadow_used += 1;
   chain.written += 1;
   chain.alive += 1;
-  chain.shadow_written.back() += 1;
-  if (++chain.shadow_live.back() == 1) chain.shadow_hits += 1;
+  chain.shadow_written[chain.shadow_open] += 1;
+  if (++chain.shadow_live[chain.shadow_open] == 1) chain.shadow_hits += 1;
   if (shadow_experts_kept_) {
-    std::uint64_t* words = &chain.shadow_experts[(chain.shadow_live.size() - 1) * expert_words_];
+    std::uint64_t* words = &chain.shadow_experts[chain.shadow_open * std::size_t{expert_words_}];
     for (const std::uint16_t e : entry.experts) {
       if (e != ExpertId::invalid) words[e / 64] |= 1ULL << (e % 64);
     }
@@ -204,8 +214,8 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   // Without slot reuse a shadow page is born with each page; with it, after every page_slots entries.
   const bool new_shadow = chain.shadow_live.empty() || chain.shadow_used == slots_;
   count_shadow(chain, entry, new_shadow);
-  if (chain.shadow_live.back() == 1) note(AccessKind::written, group, chain, static_cast<std::uint32_t>(chain.shadow_live.size() - 1));
-  page.shadow = static_cast<std::uint32_t>(chain.shadow_live.size() - 1);
+  page.shadow = chain.shadow_open;
+  if (chain.shadow_live[page.shadow] == 1) note(AccessKind::written, group, chain, page.shadow);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, entry);
   page.append_step = static_cast<std::uint32_t>(step);
@@ -226,6 +236,10 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
   if (--chain.shadow_live[shadow] == 0) {
     chain.shadow_hits -= 1;
     note(AccessKind::evicted, groups_[page.group], chain, shadow);
+    if (replan_blamed_) {
+      chain.shadow_cold += 1;
+      if (shadow == chain.shadow_open) chain.shadow_used = slots_;  // it stays cold: the next entry starts another
+    }
   }
   chain.alive -= 1;
   list_of(page).live -= 1;

@@ -6,34 +6,26 @@
 #include <cstdint>
 #include <deque>
 #include <map>
-#include <new>
 #include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "core/line_aligned.hpp"
 #include "device/backend.hpp"
 #include "engine/access_log.hpp"
 #include "engine/codec_tables.hpp"
 #include "engine/geometry.hpp"
+#include "engine/move.hpp"
 #include "rules/evict/catalogue.hpp"
 
 namespace moekv {
 
 inline constexpr std::uint32_t no_index = 0xFFFFFFFFU;
 
-/// Starts arrays at a cache line.
-template <class T>
-struct LineAligned {
-  using value_type = T;
-  static constexpr std::align_val_t line{64};
-  LineAligned() = default;
-  template <class U>
-  explicit LineAligned(const LineAligned<U>&) {}
-  [[nodiscard]] T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
-  void deallocate(T* p, std::size_t) { ::operator delete(p, line); }
-  bool operator==(const LineAligned&) const = default;
-};
+[[nodiscard]] constexpr std::uint64_t group_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
+  return std::uint64_t{request.value} << 32 | std::uint64_t{layer} << 16 | head_group;
+}
 
 /// What an owner stores beside the payload of one entry. `experts` [top_k] and `copy_of` [top_k] (copy that stands for each expert) may be empty.
 struct EntryMeta {
@@ -72,8 +64,10 @@ struct Chain {
     std::uint32_t page, slot;
   };
   std::vector<Hole> holes;         // dead slots of raw pages, reused last in first out
-  std::uint32_t shadow_used = 0;   // entries in the last shadow page
+  bool gone = false;               // moved to another shard; its index may be used again
+  std::uint32_t shadow_open = 0, shadow_used = 0;  // shadow page that takes the next entry, and the entries in it
   std::uint32_t shadow_hits = 0;   // shadow pages with a live entry
+  std::uint32_t shadow_cold = 0;   // shadow pages without one because a replan left no room for it
   std::int64_t written = 0, alive = 0;  // entries of the full history, and those still live
   std::vector<std::uint16_t> shadow_live, shadow_written;
   std::vector<std::uint64_t> shadow_experts;  // [shadow pages][expert words], kept where pages are not by expert and lookups are routed
@@ -129,8 +123,17 @@ struct alignas(64) Page {
   std::uint32_t append_step = no_index, read_step = no_index;
   float mass = 0;                  // attention mass of the current step (access mass)
   std::uint32_t used_step = no_index;  // last step in which a query read one of its entries
+  std::uint32_t table = no_index;  // sealed elsewhere: number of the tables that came with it; no_index: those of this shard
 };
 static_assert(sizeof(Page) == 64);
+
+/// What a page takes along besides its slots when it moves.
+struct PageMove {
+  Page page;
+  evict::Access access{};
+  std::uint32_t order = 0;         // its place in the order of the queues it leaves
+  std::uint8_t list = evict::no_list, mark = 0;
+};
 
 /// Free blocks of one pool.
 struct BlockPool {
@@ -185,6 +188,25 @@ class Shard {
   void share_tables(Backend& backend, const CodecTables& tables);
   /// Frees every page of the request. Returns the number of live entries that were dropped.
   std::uint64_t finish(RequestId request);
+
+  // Moving chains to other shards (shard_move.cpp). Nothing is stored, read or evicted between the first call and `settle`.
+  /// What describes a chain that moves to shard `target`. n_tables is the caller's to fill.
+  [[nodiscard]] ChainMove describe_chain(std::uint32_t group, std::uint32_t chain, ShardId target) const;
+  /// Writes what a chain is apart from its payload: shadow pages, PageMove[] and the slots of its pages.
+  void pack_chain(std::uint32_t group, std::uint32_t chain, WireWriter& out);
+  /// Takes a chain away that was packed: its pages are freed, and the group when it was the last.
+  void remove_chain(std::uint32_t group, std::uint32_t chain);
+  /// Forgets tokens of pages that left, once all chains that leave are removed.
+  void close_gaps();
+  /// Reads what pack_chain wrote on another shard. `pages` gets the new pages, in the same order.
+  void unpack_chain(const ChainMove& head, std::uint32_t request_tokens, WireReader& in, std::vector<std::uint32_t>& pages);
+  /// Puts what arrived at the end of the queues, in the order and with the marks it had, and gives every group its budget under the plan of now.
+  void settle(const RequestTable& requests);
+  /// Kills from here on until the call with `false` are the fault of a replan (shadow_cold).
+  void blame_replan(bool blamed) { replan_blamed_ = blamed; }
+  /// A number for tables that come with pages, and the key of a page's tables.
+  [[nodiscard]] std::uint32_t number_tables() { return n_tables_++; }
+  [[nodiscard]] std::uint64_t table_key(const Page& page) const;
 
   /// An access of a page at step `now`, as the eviction rule keeps it. Rule: the one of the run.
   template <class Rule>
@@ -261,7 +283,19 @@ class Shard {
   [[nodiscard]] std::int64_t live_entries() const { return live_entries_; }
 
  private:
+  struct Arrival {
+    std::uint32_t source = 0, order = 0, page = 0;
+    std::uint8_t list = evict::no_list, mark = 0;
+  };
   std::uint32_t take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index);
+  /// A page with a block of `pool`, in its list but in no queue.
+  std::uint32_t new_page(BlockPool& pool, std::uint32_t group_index, std::uint32_t chain_index);
+  void number_queues(EvictList& list);
+  void join_shadow(Chain& chain, const ChainMove& head, std::span<const std::uint16_t> live, std::span<const std::uint16_t> written);
+  void unpack_slots(std::span<const std::uint32_t> pages, std::uint32_t shadow_base, WireReader& in);
+  [[nodiscard]] std::uint64_t budget_of(const Group& group, std::uint32_t request_tokens);
+  /// The group's home shard where experts are shadowed on it, else shard 0.
+  [[nodiscard]] ShardId shadow_home(const Group& group) const;
   void free_page(std::uint32_t page);
   std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
   void set_blockers(std::uint32_t page, std::uint32_t slot);
@@ -292,10 +326,14 @@ class Shard {
   std::vector<Page> pages_;
   std::vector<std::uint32_t> free_pages_;
   EvictList list_;  // scope shard
-  std::map<std::pair<Layout, std::uint32_t>, std::uint64_t> budgets_;  // (layout, request tokens) -> a group's equal share
-  std::map<std::uint32_t, allocate::Shares> capacities_;               // request tokens -> Geometry::first_capacities
+  std::map<std::array<std::uint32_t, 4>, std::uint64_t> budgets_;  // (layout, layer, home shard, request tokens) -> a group's equal share
+  std::map<std::uint32_t, allocate::Shares> capacities_;           // request tokens -> Geometry::first_capacities
   std::int64_t allocation_error_ = 0;
   std::uint32_t window_heads_ = 0;
+  std::vector<Arrival> arrivals_;
+  std::vector<std::uint32_t> queue_order_;  // [pages], of the list that number_queues saw last
+  std::uint32_t n_tables_ = 0;
+  bool replan_blamed_ = false;
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
   std::vector<std::uint64_t> live_, primary_;

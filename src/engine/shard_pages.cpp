@@ -6,7 +6,7 @@
 
 namespace moekv {
 
-std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index) {
+std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::uint32_t chain_index) {
   if (free_pages_.empty()) {
     const auto n = static_cast<std::uint32_t>(pages_.size());
     free_pages_.push_back(n);
@@ -34,7 +34,6 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
   }
   const std::uint32_t index = free_pages_.back();
   free_pages_.pop_back();
-  BlockPool& pool = raw_pool(group);
   Page& page = pages_[index];
   page = Page{};
   page.group = group_index;
@@ -46,9 +45,14 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
   list.pages += 1;
   list.bytes += pool.block_bytes + pool.bounds_bytes;
   block_bytes_ += static_cast<std::int64_t>(pool.block_bytes);
+  if (queue_pages_) nodes_[index] = {};
+  return index;
+}
+
+std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index) {
+  const std::uint32_t index = new_page(raw_pool(group), group_index, chain_index);
   if (queue_pages_) {
-    nodes_[index] = {};
-    evict::Queue queue = queue_of(list);
+    evict::Queue queue = queue_of(list_of(pages_[index]));
     std::visit([&](const auto& rule) {
       if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) rule.insert(queue, index);
     }, geometry_->spec().eviction.rule);
@@ -105,8 +109,13 @@ void Shard::note_budget(const Group* group, const EvictList& list) const {
 }
 
 std::uint64_t Shard::table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const {
-  const std::uint32_t of = geometry_->tables_of_run() ? 0xFFFFFFFFU : request.value;
-  return std::uint64_t{of} << 32 | std::uint64_t{layer} << 16 | head_group;
+  return group_key(geometry_->tables_of_run() ? RequestId() : request, layer, head_group);
+}
+
+std::uint64_t Shard::table_key(const Page& page) const {
+  constexpr std::uint64_t foreign = std::uint64_t{1} << 62;  // requests have 28 bits
+  const Group& group = groups_[page.group];
+  return page.table != no_index ? foreign | page.table : table_key(group.request, group.layer, group.head_group);
 }
 
 void Shard::share_tables(Backend& backend, const CodecTables& tables) {

@@ -37,7 +37,8 @@ ShardedCache::ShardedCache(const Geometry& geometry, Backend& backend, Transport
       counters_(geometry, first_, end_),
       home_(geometry, backend, transport, counters_, process_of_rank_, first_, end_),
       owner_(geometry, backend, transport, counters_, requests_, first_, end_),
-      evictor_(geometry, requests_, backend, counters_, [this](Shard& shard, const Group& group, std::size_t slot) { notify(shard, group, slot); }) {
+      evictor_(geometry, requests_, backend, counters_, [this](Shard& shard, const Group& group, std::size_t slot) { notify(shard, group, slot); }),
+      mover_(geometry, backend, transport, counters_, requests_, process_of_rank_) {
   evictor_.set_shards(geometry.placement().first_shard(first_.value), owner_.shards().size());
 }
 
@@ -46,16 +47,27 @@ void ShardedCache::begin_step(const StepBatch& batch) {
   requests_.begin_step(batch);
 }
 
+void ShardedCache::add_ranks_of(const CopySet& copies, std::uint8_t c, const Group& group, std::uint32_t position) {
+  const Placement& placement = geometry_->placement();
+  const ReplayLayer& layer = geometry_->layers()[group.layer];
+  const auto add = [&](ShardId shard) {
+    const std::uint32_t rank = placement.owner(shard).value;
+    if (std::find(notified_.begin(), notified_.end(), rank) == notified_.end()) notified_.push_back(rank);
+  };
+  const bool moved = !settled_.empty() && position < settled_[group.request.value];
+  if (!moved || placement.is_shadowed(layer.layer.value, copies.expert[c])) return add(copies.shard[c]);
+  geometry_->for_each_home_of(layer, copies.expert[c], add);
+}
+
 void ShardedCache::notify(Shard& shard, const Group& group, std::size_t slot) {
   const ReplayLayer& layer = geometry_->layers()[group.layer];
   if (geometry_->layout(layer) != Layout::expert) return;
-  const CopySet copies = plan_copies(geometry_->placement(), group.request, layer.layer.value, shard.position(slot), shard.experts(slot));
+  const CopySet copies = plan_copies(geometry_->placement(), group.home, group.request, layer.layer.value, shard.position(slot), shard.experts(slot));
   const Notice notice{group.request, group.layer, shard.position(slot), shard.copy(slot)};
   std::vector<std::uint32_t>& ranks = notified_;
   ranks.clear();
   for (std::uint8_t c = 0; c < copies.n_copies; ++c) {
-    const std::uint32_t rank = geometry_->placement().owner(copies.shard[c]).value;
-    if (c != notice.copy && (shard.alive_copies(slot) >> c & 1U) != 0 && std::find(ranks.begin(), ranks.end(), rank) == ranks.end()) ranks.push_back(rank);
+    if (c != notice.copy && (shard.alive_copies(slot) >> c & 1U) != 0) add_ranks_of(copies, c, group, notice.position);
   }
   for (const std::uint32_t rank : ranks) home_.add_notice(shard.rank(), Rank(rank), notice.pack());
 }
@@ -68,6 +80,30 @@ void ShardedCache::execute_due() {
 
 void ShardedCache::record_accesses() {
   for (Shard& shard : owner_.shards()) shard.record_accesses(recorder_);
+}
+
+void ShardedCache::replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> plan) {
+  StepRecord& count = counters_.step;
+  execute_due();
+  // Notices that wait were addressed by the old plan.
+  home_.pack_tail();
+  transport_->exchange();
+  owner_.receive(static_cast<std::uint32_t>(geometry_->layers().size() - 1), step_);
+  counters_.end_exchange();
+  geometry.adopt(std::move(plan));
+  std::int64_t stall = mover_.move(owner_, home_, step_);
+  transport_->allreduce_max({&stall, 1});
+  if (transport_->process() == 0) {
+    count.replans += 1;
+    count.t_replan_model += stall;
+  }
+  settled_ = requests_.lengths();
+  peaks_noted_ = false;  // what arrived counts for the peaks of its ranks
+  note_peak();
+  for (Shard& shard : owner_.shards()) {
+    shard.settle(requests_);
+    count.replan_evictions += static_cast<std::int64_t>(evictor_.make_room(shard, step_));
+  }
 }
 
 void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {

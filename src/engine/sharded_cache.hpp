@@ -12,6 +12,7 @@
 #include "engine/geometry.hpp"
 #include "engine/home.hpp"
 #include "engine/owner.hpp"
+#include "engine/page_mover.hpp"
 #include "engine/request_table.hpp"
 
 namespace moekv {
@@ -33,6 +34,9 @@ class ShardedCache {
   void begin_step(const StepBatch& batch);
   /// Phases place to touch of one layer; layers in ascending order, each at most once a step. Assumes nothing about later layers.
   void layer_step(const LayerInput& input, LayerOutput& output);
+  /// Between two steps: the geometry's plan of experts becomes `plan`, and chains of experts that left their shard move to a shard that holds a
+  /// replica (or to the home shard of a shadowed expert). Due evictions go first, and what then finds no room is evicted at once.
+  void replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> plan);
   /// Delivers the last log-sum-exps, applies accesses, frees finished requests, decides evictions.
   void end_step(const StepBatch& batch);
   /// From now on accesses are recorded; `accesses` has what happened on this process since its last call.
@@ -44,6 +48,8 @@ class ShardedCache {
   void take_levels();
 
  private:
+  /// Ranks where copy `c` may lie: one, or after a replan that may have moved it all that hold its expert.
+  void add_ranks_of(const CopySet& copies, std::uint8_t c, const Group& group, std::uint32_t position);
   void notify(Shard& shard, const Group& group, std::size_t slot);
   void note_peak();
   void note_lists(Shard& shard);
@@ -59,6 +65,8 @@ class ShardedCache {
   Home home_;
   Owner owner_;
   Evictor evictor_;
+  PageMover mover_;
+  std::vector<std::uint32_t> settled_;   // [requests] tokens stored before the last replan: their copies may have moved since
   std::uint64_t step_ = 0;
   bool due_ = false;
   bool peaks_noted_ = false;             // of every rank in this window

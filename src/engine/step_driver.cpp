@@ -19,7 +19,7 @@ void convert(ElementFormat format, const std::vector<float>& from, std::vector<s
 
 }  // namespace
 
-StepDriver::StepDriver(const Geometry& geometry, TraceSource& trace, QkvSource* qkv, bool payload, bool recorded_qkv, ShardedCache& cache,
+StepDriver::StepDriver(Geometry& geometry, TraceSource& trace, QkvSource* qkv, bool payload, bool recorded_qkv, ShardedCache& cache,
                        std::uint64_t total_queries)
     : geometry_(&geometry),
       trace_(&trace),
@@ -27,6 +27,7 @@ StepDriver::StepDriver(const Geometry& geometry, TraceSource& trace, QkvSource* 
       payload_(payload),
       cache_(&cache),
       router_(geometry, trace.info(), cache.counters(), cache.transport()),
+      replanner_(geometry, trace.info(), cache.transport(), cache.counters().step),
       probe_(geometry, qkv, payload, recorded_qkv, total_queries) {
   const RunSpec& spec = geometry.spec();
   if (spec.routing.key != RoutingKey::query_router) return;
@@ -106,9 +107,14 @@ void StepDriver::make_payload(const ReplayLayer& layer, LayerInput& input) {
 std::int64_t StepDriver::run(const StepBatch& batch) {
   StepRecord& count = cache_->counters().step;
   const auto sum = [&] {
-    return count.t_read + count.t_route + count.t_place + count.t_dispatch + count.t_admit + count.t_attend + count.t_combine + count.t_touch;
+    return count.t_read + count.t_route + count.t_place + count.t_dispatch + count.t_admit + count.t_attend + count.t_combine + count.t_touch + count.t_replan;
   };
   const std::int64_t before = sum();
+  if (replanner_.due(batch.step)) {
+    PhaseTimer stall;
+    cache_->replan(*geometry_, replanner_.plan(count));
+    stall.lap(count.t_replan);
+  }
   collect_tokens(batch);
   cache_->begin_step(batch);
   PhaseTimer timer;
@@ -143,6 +149,7 @@ std::int64_t StepDriver::run(const StepBatch& batch) {
   cache_->end_step(batch);
   PhaseTimer end;
   router_.end_step();
+  replanner_.observe(router_);
   end.lap(count.t_route);
   count.n_steps += 1;
   const std::int64_t step_ns = sum() - before;

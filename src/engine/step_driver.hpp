@@ -7,6 +7,7 @@
 
 #include "engine/probe.hpp"
 #include "engine/query_router.hpp"
+#include "engine/replanner.hpp"
 #include "engine/router.hpp"
 #include "engine/sharded_cache.hpp"
 #include "trace/qkv.hpp"
@@ -15,12 +16,13 @@ namespace moekv {
 
 class StepDriver {
  public:
-  /// `qkv` may be null for a backend without payload.
-  StepDriver(const Geometry& geometry, TraceSource& trace, QkvSource* qkv, bool payload, bool recorded_qkv, ShardedCache& cache, std::uint64_t total_queries);
+  /// `qkv` may be null for a backend without payload. `geometry` takes the new plans of experts that fall due.
+  StepDriver(Geometry& geometry, TraceSource& trace, QkvSource* qkv, bool payload, bool recorded_qkv, ShardedCache& cache, std::uint64_t total_queries);
 
   /// Runs one step on every process. Returns its measured time without generation and probes.
   std::int64_t run(const StepBatch& batch);
   [[nodiscard]] const Router& router() const { return router_; }
+  [[nodiscard]] const Geometry& geometry() const { return *geometry_; }
   [[nodiscard]] Probe& probe() { return probe_; }
 
  private:
@@ -29,12 +31,13 @@ class StepDriver {
   void make_payload(const ReplayLayer& layer, LayerInput& input);
   void fill(const ReplayLayer& layer);
 
-  const Geometry* geometry_;
+  Geometry* geometry_;
   TraceSource* trace_;
   QkvSource* qkv_;
   bool payload_;
   ShardedCache* cache_;
   Router router_;
+  Replanner replanner_;
   Probe probe_;
   std::unique_ptr<QueryRouter> query_router_;
 

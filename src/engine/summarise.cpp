@@ -97,12 +97,18 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
 void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecord> traffic, std::int64_t ranks, SummaryList& list) {
   double wire = 0;
   for (const StepRecord& s : steps) wire += static_cast<double>(wire_bytes(s));
-  list.add("bytes_wire", {"byte", counted, "bytes between different ranks: kv + q + partial + lse + notices + headers"}, wire);
+  list.add("bytes_wire", {"byte", counted, "bytes between different ranks: kv + q + partial + lse + notices + headers + pages"}, wire);
   list.add_ratio("bytes_wire_per_token", {"byte", counted, "bytes_wire / tokens"}, wire, total(steps, &S::tokens));
   list.add_ratio("wire_over_hidden_state", {"1", ClaimClass::modelled, "bytes_wire / hidden_state_bytes of expert parallelism"}, wire,
                  total(steps, &S::hidden_state_bytes));
   list.add_ratio("fanout", {"1", counted, "query_ranks / queries: ranks touched per (query, layer)"}, total(steps, &S::query_ranks),
                  total(steps, &S::queries));
+  list.add_ratio("node_fanout", {"1", counted, "query_nodes / queries: nodes touched per (query, layer)"}, total(steps, &S::query_nodes),
+                 total(steps, &S::queries));
+  list.add_ratio("ranks_per_token", {"1", counted, "store_ranks / distinct_insertions: ranks that a token's copies go to, per (token, layer)"},
+                 total(steps, &S::store_ranks), total(steps, &S::distinct_insertions));
+  list.add_ratio("nodes_per_token", {"1", counted, "store_nodes / distinct_insertions: nodes that a token's copies go to, per (token, layer)"},
+                 total(steps, &S::store_nodes), total(steps, &S::distinct_insertions));
   list.add_ratio("dedup_factor", {"1", counted, "chosen_experts / stored_copies: (token, expert) choices per stored copy"},
                  total(steps, &S::chosen_experts), total(steps, &S::stored_copies));
   if (total(steps, &S::routed_pairs) > 0) {
@@ -169,6 +175,7 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   add_times(steps, outcome.wall_ns, list);
   add_requests(outcome.requests, static_cast<std::int64_t>(total(std::span<const StepRecord>(outcome.steps), &S::t_step)), list);
   for (const Entity entity : {Entity::expert, Entity::shard, Entity::rank, Entity::node}) add_balance(loads, entity, list);
+  add_replans(steps, loads, list);
   add_fidelity(outcome.probes, list);
   return list.take();
 }

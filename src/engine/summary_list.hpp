@@ -44,6 +44,7 @@ void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecor
 void add_times(std::span<const StepRecord> steps, std::int64_t wall_ns, SummaryList& list);
 void add_requests(std::span<const RequestRecord> requests, std::int64_t t_step_ns, SummaryList& list);
 void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& list);
+void add_replans(std::span<const StepRecord> steps, std::span<const LoadRecord> loads, SummaryList& list);
 void add_fidelity(std::span<const ProbeRecord> probes, SummaryList& list);
 
 /// Sum of one field over rows, exact.
@@ -63,9 +64,9 @@ template <class Record>
 
 /// Bytes between different ranks, all classes.
 [[nodiscard]] constexpr std::int64_t wire_bytes(const StepRecord& s) {
-  return s.wire_kv + s.wire_q + s.wire_partial + s.wire_lse + s.wire_notices + s.wire_headers;
+  return s.wire_kv + s.wire_q + s.wire_partial + s.wire_lse + s.wire_notices + s.wire_headers + s.wire_pages;
 }
-[[nodiscard]] constexpr std::int64_t all_bytes(const TrafficRecord& t) { return t.kv + t.q + t.partial + t.lse + t.notices + t.headers; }
+[[nodiscard]] constexpr std::int64_t all_bytes(const TrafficRecord& t) { return t.kv + t.q + t.partial + t.lse + t.notices + t.headers + t.pages; }
 [[nodiscard]] constexpr std::string_view to_string(Entity e) {
   constexpr std::string_view names[] = {"expert", "shard", "rank", "node"};
   return names[static_cast<std::size_t>(e)];

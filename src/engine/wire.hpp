@@ -73,6 +73,8 @@ class WireReader {
   explicit WireReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
 
   [[nodiscard]] bool done() const { return at_ == bytes_.size(); }
+  /// Bytes read so far.
+  [[nodiscard]] std::size_t at() const { return at_; }
   template <class T>
   [[nodiscard]] std::span<const T> take(std::size_t n) {
     MOEKV_EXPECT(at_ + WireWriter::padded(n * sizeof(T)) <= bytes_.size());

@@ -121,4 +121,23 @@ struct ShadowCost {
   }
 };
 
+/// The experts to shadow, most load first, ties to the lowest: the next one is added while the cost falls. `order` [n_experts] takes them first (and
+/// the others behind them), `seconds` [n_experts + 1] the cost without any and with each; null: not wanted. Returns how many.
+inline std::uint32_t plan_shadows(const ShadowCost& cost, const double* load, std::uint32_t n_experts, std::uint16_t* order, double* seconds) {
+  for (std::uint32_t e = 0; e < n_experts; ++e) {
+    std::uint32_t at = e;
+    for (; at > 0 && load[order[at - 1]] < load[e]; --at) order[at] = order[at - 1];
+    order[at] = static_cast<std::uint16_t>(e);
+  }
+  double least = cost.seconds(load[order[0]], 0);
+  if (seconds != nullptr) seconds[0] = least;
+  for (std::uint32_t n = 1; n <= n_experts; ++n) {
+    const double next = cost.seconds(n < n_experts ? load[order[n]] : 0.0, n);
+    if (!(next < least)) return n - 1;
+    least = next;
+    if (seconds != nullptr) seconds[n] = next;
+  }
+  return n_experts;
+}
+
 }  // namespace moekv

@@ -31,6 +31,7 @@ struct Placement {
   // eplb: the replicas of (model layer, expert) are replica_shard[replica_first[i] .. replica_first[i + 1]), i = layer n_experts + expert.
   const std::uint32_t* replica_first = nullptr;
   const std::uint32_t* replica_shard = nullptr;
+  const std::uint8_t* shadowed = nullptr;  // eplb, [model layers * n_experts]: 1 where entries lie on the home rank; null: nowhere
 
   /// Rank that owns shard s: floor(s G / S).
   [[nodiscard]] MOEKV_HD Rank owner(ShardId s) const {
@@ -57,6 +58,13 @@ struct Placement {
       case ShardMap::hash: return ShardId(static_cast<std::uint32_t>(hash_words(seed, 0x65U, e.value) % n_shards));
       default: return ShardId(static_cast<std::uint32_t>(static_cast<std::uint64_t>(e.value) * n_shards / n_experts));
     }
+  }
+  [[nodiscard]] MOEKV_HD bool is_shadowed(std::uint32_t layer, ExpertId e) const {
+    return shadowed != nullptr && shadowed[static_cast<std::uint64_t>(layer) * n_experts + e.value] != 0;
+  }
+  /// expert_shard, or the home shard of the request where the expert is shadowed.
+  [[nodiscard]] MOEKV_HD ShardId copy_shard(std::uint32_t layer, Rank home, RequestId r, std::uint32_t position, ExpertId e) const {
+    return is_shadowed(layer, e) ? home_shard(home, r) : expert_shard(layer, r, position, e);
   }
   /// Shard of the one copy under layout token.
   [[nodiscard]] MOEKV_HD ShardId token_shard(RequestId r, std::uint32_t position) const {

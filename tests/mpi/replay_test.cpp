@@ -120,6 +120,29 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
     s.read.scope = ReadScope::routed;
   });
+  add("eplb, replanned, lru", [](RunSpec& s) {
+    s.placement.map = ShardMap::eplb;
+    s.placement.replicas = 20;
+    s.placement.load = LoadSource::window;
+    s.placement.replan_every_steps = 3;
+    s.placement.window_steps = 5;
+    s.cluster.network.ranks_per_node = 2;
+    s.eviction.rule = evict::Lru{};
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+    s.read.scope = ReadScope::routed;
+  });
+  add("eplb, replanned, shadows, int8, h2o, shards", [](RunSpec& s) {
+    s.placement.map = ShardMap::eplb;
+    s.placement.replan_every_steps = 2;
+    s.placement.shadow = ShadowRule::fastermoe;
+    s.placement.shadow_tflops = 1e-6;
+    s.placement.home = HomeRule::least_loaded;
+    s.cluster.shards_per_rank = 2;
+    s.compression.k = codec::Int8Token{};
+    s.compression.v = codec::Int8Token{};
+    s.eviction.rule = evict::H2oSum{};
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  });
   add("h2o, one layer", [](RunSpec& s) {
     s.trace.layers = {1};
     s.eviction.rule = evict::H2oSum{};

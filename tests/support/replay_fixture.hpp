@@ -171,7 +171,7 @@ using AfterStep = std::function<void(const StepBatch&, ShardedCache&, StepDriver
 
 /// Runs the engine; the outcome is complete on process 0.
 inline RunOutcome run_replay(const RunSpec& spec, Transport& transport, Backend& backend, TraceSource& trace, const AfterStep& after_step = {}) {
-  const Geometry geometry(spec, trace.info(), spec.cluster.ranks, plan_experts(spec, trace, spec.cluster.ranks, transport));
+  Geometry geometry(spec, trace.info(), spec.cluster.ranks, plan_experts(spec, trace, spec.cluster.ranks, transport));
   Batcher batcher(geometry, trace);
   ShardedCache cache(geometry, backend, transport, trace.n_requests());
   RandomQkv qkv(spec.model, 7, spec.payload.element == ElementFormat::bf16);

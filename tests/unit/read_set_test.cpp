@@ -32,15 +32,16 @@ std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId requ
   return found;
 }
 
-class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap>> {};
+class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap, std::uint32_t>> {};
 
 TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
-  const auto [scope, dedup, map] = GetParam();
+  const auto [scope, dedup, map, replan] = GetParam();
   RunSpec spec = testing::small_spec(testing::gqa_model(2));
   testing::use_expert_layout(spec, map);
   spec.placement.dedup = dedup;
   spec.placement.fold = true;
   spec.placement.replicas = 20;
+  spec.placement.replan_every_steps = replan;
   spec.routing.key = RoutingKey::same_layer;
   spec.read.scope = scope;
   spec.eviction.rule = evict::Random{};
@@ -85,12 +86,16 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
   EXPECT_GT(queries, 60U);
   EXPECT_GT(lost_tokens, 0U) << "evictions must have removed all copies of some token";
   EXPECT_GT(testing::totals(out).wire_notices, 0);
+  EXPECT_EQ(testing::totals(out).pages_moved > 0, replan > 0);
   EXPECT_TRUE(out.violations.empty()) << out.violations.front();
 }
 
 INSTANTIATE_TEST_SUITE_P(Copies, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none, Dedup::shard, Dedup::rank),
-                                            ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor, ShardMap::eplb)));
+                                            ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor, ShardMap::eplb), ::testing::Values(0U)));
+INSTANTIATE_TEST_SUITE_P(MovedCopies, ReadSet,
+                         ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none),
+                                            ::testing::Values(ShardMap::eplb), ::testing::Values(1U, 4U)));
 
 TEST(ReadSet, HashRuleCountsWhatItCannotRead) {
   RunSpec spec = testing::small_spec(testing::gqa_model(2));

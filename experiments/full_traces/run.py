@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Every router and every eviction rule over the full recorded traces with every fourth layer; one table. README.md says how to run it.
+
+Names come from the program (moekv list), so a new rule is included without a change here."""
+import argparse
+import concurrent.futures
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parents[1]
+
+# Requests that rules of payload (attention mass, keys, values) replay: attention of all of them would take hours on two cores. The others replay all.
+TRACES = {
+    "dsv2lite_law": {"file": "traces/routing/dsv2lite_esft_law.npz", "model": "deepseek-v2-lite", "layers": list(range(1, 27, 4)), "host": 5},
+    "dsv2lite_summary": {"file": "traces/routing/dsv2lite_esft_summary.npz", "model": "deepseek-v2-lite", "layers": list(range(1, 27, 4)), "host": 1},
+    "gptoss20b": {"file": "traces/routing/gptoss20b_fingerprint_72seq.npz", "model": "gpt-oss-20b", "layers": list(range(0, 24, 4)), "host": 4},
+    "tinymoe": {"file": "traces/tinymoe/trace.npz", "model": "tinymoe", "layers": [0, 1, 2, 3], "host": 0},  # it has four layers in all
+}
+COMMON = """\
+model: {model}
+trace: {{path: {path}, layers: {layers}}}
+cluster: {{ranks: 4}}
+placement: {{layout: expert}}
+eviction: {{policy: lru, budget: {budget}, protect: {{sinks: 4, recent: 16}}}}
+batch: {{load: concurrency(8)}}
+"""
+# Tried in this order until the program accepts one: what a rule needs beside the common settings.
+EXTRAS = (
+    [],
+    ["eviction.trigger=prefill_end", "prefill.queries=last:32"],
+    ["eviction.action=demote"],
+)
+COLUMNS = ["trace", "kind", "rule", "settings", "backend", "requests", "digest", "lookups", "hit_ratio", "mass_kept", "evictions", "routing_change",
+           "labels", "seconds", "note"]
+PROCESSES_EVERY = 5  # of the rules of a large trace; all of the smallest one
+
+
+def mpi_environment():
+    """The settings of scripts/mpi_env.sh, as a shell would leave them."""
+    text = subprocess.run(["bash", "-c", f". {SOURCE}/scripts/mpi_env.sh; env -0"], capture_output=True, text=True, check=True).stdout
+    return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
+
+
+class Program:
+    def __init__(self, path, work):
+        self.path, self.work, self.env = path, work, {**mpi_environment(), "OMP_NUM_THREADS": "1"}
+
+    def __call__(self, *arguments, ranks=None):
+        launcher = ["mpirun", "-n", str(ranks)] if ranks else []
+        return subprocess.run([*launcher, str(self.path), *map(str, arguments)], capture_output=True, text=True, cwd=self.work, env=self.env)
+
+    def rules(self, kind):
+        """Name -> whether it needs payload."""
+        text = self("list", kind).stdout
+        found = {}
+        for block in re.split(r"(?m)^  (?=\S)", text)[1:]:
+            found[block.split()[0]] = "attention mass" in block or "key and value" in block
+        return found
+
+
+def find_traces(shared, names):
+    for name in names:
+        file = shared / TRACES[name]["file"]
+        if file.is_file():
+            yield name, file
+        else:
+            print(f"{name}: skipped, {file} is absent (MOEKV_SHARED or --shared names the folder of recordings)", flush=True)
+
+
+def import_trace(program, name, file):
+    out = program.work / f"{name}.moekv.h5"
+    if out.is_file():
+        return out
+    arguments = ["trace", "import", file, "-o", out, "--model", TRACES[name]["model"], "--prompt-share", "0.5", "--quiet"]
+    if name != "tinymoe":  # it has recorded logits
+        arguments.append("--pseudo-logits")
+    done = program(*arguments)
+    if done.returncode != 0:
+        sys.exit(f"{name}: import failed\n{done.stderr}")
+    return out
+
+
+def jobs_of(program, names, pattern, budget):
+    for name in names:
+        count = 0
+        for kind, key in (("routers", "routing.router"), ("policies", "eviction.policy")):
+            for rule, payload in program.rules(kind).items():
+                if rule == "full" or not re.fullmatch(pattern, rule):
+                    continue
+                settings = [f"{key}={rule}", f"eviction.budget={budget}", "backend=host" if payload else "backend=count",
+                            "read.scope=all" if payload else "read.scope=routed"]
+                requests = TRACES[name]["host"] if payload else 0
+                settings += ["probe.samples=64" if payload else "probe.samples=0"]
+                if requests:
+                    settings.append(f"trace.max_requests={requests}")
+                count += 1
+                yield {"trace": name, "kind": kind, "rule": rule, "payload": payload, "settings": settings, "requests": requests or "all",
+                       "four": name == "tinymoe" or count % PROCESSES_EVERY == 0}
+
+
+def replay(program, job):
+    """One row of the table: the first settings that the program accepts."""
+    config = program.work / f"{job['trace']}.yaml"
+    stem = f"{job['trace']}.{job['kind']}.{job['rule']}"
+    row = {**{c: "" for c in COLUMNS}, "trace": job["trace"], "kind": job["kind"][:-1].replace("policie", "policy"), "rule": job["rule"],
+           "requests": job["requests"], "backend": "host" if job["payload"] else "count"}
+    for extra in EXTRAS:
+        out = program.work / f"{stem}.h5"
+        begin = time.monotonic()
+        done = program("run", config, *job["settings"], *extra, "--out", out)
+        row["seconds"] = f"{time.monotonic() - begin:.1f}"
+        if done.returncode != 2:
+            break
+        row["note"] = row["note"] or "refused: " + re.sub(r"^.*?error: ", "", done.stderr.strip().splitlines()[0])[:150]
+    if done.returncode != 0:
+        row["note"] = row["note"] if done.returncode == 2 else f"failed: exit {done.returncode} {done.stderr.strip()[-200:]}"
+        return row
+    row["note"] = ""
+    row["settings"] = " ".join(extra)
+    result = json.loads(program("show", "--json", out).stdout)
+
+    def value(name, form):
+        found = result["metrics"].get(name, {}).get("value")
+        return "" if found is None or found != found else form.format(found)
+
+    row.update(digest=result["digest"][:16], lookups=value("n_req", "{:.0f}"), hit_ratio=value("hit_ratio", "{:.4f}"),
+               mass_kept=value("attn_mass_kept_mean", "{:.4f}") if job["payload"] else "", evictions=value("evictions", "{:.0f}"),
+               routing_change=value("routing_change_rate", "{:.4f}"), labels=" ".join(result["labels"]))
+    if result["violations"]:
+        row["note"] = f"{len(result['violations'])} laws broken"
+    if job["four"]:
+        four = program.work / f"{stem}.n4.h5"
+        again = program("run", config, *job["settings"], *extra, "--out", four, ranks=4)
+        same = again.returncode == 0 and json.loads(program("show", "--json", four).stdout)["digest"] == result["digest"]
+        row["note"] += " 1 = 4 processes" if same else " 4 PROCESSES DIFFER"
+        four.unlink(missing_ok=True)
+    out.unlink(missing_ok=True)
+    return row
+
+
+def write_tables(rows, stem, head):
+    with open(stem.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [head, "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(str(row[c]).replace("|", "/").strip() for c in COLUMNS) + " |" for row in rows]
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", type=Path, default=SOURCE / "build/release/moekv")
+    parser.add_argument("--shared", type=Path, default=Path(os.environ.get("MOEKV_SHARED", SOURCE.parent / "shared")))
+    parser.add_argument("--work", type=Path, default=SOURCE / "build/full_traces", help="imported traces; kept between runs")
+    parser.add_argument("--out", type=Path, default=SOURCE / "experiments/results/full_traces", help="stem of the .csv and .md written")
+    parser.add_argument("--traces", nargs="*", default=list(TRACES), choices=list(TRACES))
+    parser.add_argument("--rules", default=".*", help="regular expression that names rules in full")
+    parser.add_argument("--budget", default="40%")
+    parser.add_argument("--jobs", type=int, default=2, help="replays at once, one thread each")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    program = Program(options.program.resolve(), options.work.resolve())
+    ready = []
+    for name, file in find_traces(options.shared.resolve(), options.traces):
+        path = import_trace(program, name, file)
+        (program.work / f"{name}.yaml").write_text(
+            COMMON.format(model=TRACES[name]["model"], path=path, layers=TRACES[name]["layers"], budget=options.budget), encoding="utf-8")
+        ready.append(name)
+    if not ready:
+        print("no recording is here: nothing was run")
+        return 0
+    begin = time.monotonic()
+    rows = []
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for row in pool.map(lambda job: replay(program, job), jobs_of(program, ready, options.rules, options.budget)):
+            rows.append(row)
+            print(f"{row['trace']:18} {row['rule']:22} {row['seconds']:>7} s  {row['digest'] or '-':16}  {row['note']}", flush=True)
+    minutes = (time.monotonic() - begin) / 60
+    head = (f"# Every rule over the full traces\n\nEvery fourth layer, budget {options.budget}, four ranks, layout expert; {len(rows)} replays in "
+            f"{minutes:.1f} minutes with {options.jobs} at once. Made by experiments/full_traces/run.py, whose README says what the columns are.")
+    write_tables(rows, options.out, head)
+    bad = [r for r in rows if "DIFFER" in r["note"] or "broken" in r["note"] or "failed" in r["note"]]
+    print(f"{len(rows)} rows, {len(bad)} bad, {minutes:.1f} minutes: {options.out}.md, .csv")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
