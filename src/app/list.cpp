@@ -36,8 +36,9 @@ void list_clusters() {
   fmt::print("clusters (cluster.network: NAME), modelled\n");
   for (const std::string& name : library_names("clusters")) {
     const ClusterModel c = read_cluster(name);
-    fmt::print("  {}: {} ranks a node; inside {} us + {} GB/s, between {} us + {} GB/s; memory {} GB/s\n      {}\n", name, c.ranks_per_node,
-               c.intra_node.alpha_us, c.intra_node.bandwidth_gb_s, c.inter_node.alpha_us, c.inter_node.bandwidth_gb_s, c.memory_bandwidth_gb_s,
+    fmt::print("  {}: {} ranks a node; inside {} us + {} GB/s, between {} us + {} GB/s; host link {} us + {} GB/s; memory {} GB/s\n      {}\n", name, c.ranks_per_node,
+               c.intra_node.alpha_us, c.intra_node.bandwidth_gb_s, c.inter_node.alpha_us, c.inter_node.bandwidth_gb_s, c.host_link.alpha_us, c.host_link.bandwidth_gb_s,
+               c.memory_bandwidth_gb_s,
                c.source);
   }
 }
@@ -50,10 +51,11 @@ std::string inputs_of() {
     if (evict::needs_mass<Rule>) in.emplace_back("attention mass");
     if (evict::follows_access<Rule>) in.emplace_back("accesses");
     if (evict::needs_payload<Rule>) in.emplace_back("key and value");
+    if (evict::needs_cost<Rule>) in.emplace_back("modelled time");
     if (in.empty()) in.emplace_back("nothing");
     const bool tokens = (evict::needs_mass<Rule> || evict::needs_payload<Rule>) && !evict::follows_access<Rule> && !requires { Rule::prefers_pages; };
     return fmt::format("      reads {}; unit {}{}\n", fmt::join(in, " and "), tokens ? "token" : "page",
-                       evict::needs_return<Rule> ? "; only where evicted units can return (moekv policy evict)" : "");
+                       evict::needs_return<Rule> || evict::places<Rule> ? "; only with action demote" : "");
   }
   return {};
 }

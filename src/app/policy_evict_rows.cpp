@@ -30,6 +30,7 @@ struct Entry {
   std::uint32_t position;
   evict::Mass mass;
   evict::Access access;
+  float cost = 0;
   float score = 0;
 };
 
@@ -50,6 +51,8 @@ void score(const Rule& rule, std::vector<Entry>& entries, std::uint64_t step, st
     view.age = newest > entries[i].position ? newest - entries[i].position : 0;
     view.access = entries[i].access;
     view.peers = peers;
+    view.cost = entries[i].cost;
+    view.total = newest + 1;
     if constexpr (requires { rule.score(view); }) {
       entries[i].score = rule.score(view);
     } else {
@@ -125,6 +128,7 @@ Json decide_attention(Case& given, const EvictRule& rule) {
     if constexpr (evict::follows_access<Rule> && !evict::needs_mass<Rule>)
       given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"accesses\"");
     if constexpr (evict::needs_payload<Rule>) given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"keys\" and \"values\"");
+    if constexpr (evict::places<Rule> || evict::needs_cost<Rule>) given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"state\"");
   }, rule);
   given.finish();
 
@@ -173,14 +177,14 @@ Json decide_state(Case& given, const EvictRule& rule) {
   const auto keys = given.matrix<float>("keys"), values = given.matrix<float>("values");
   Case state = given.part("state");
   const auto last = state.list<std::uint32_t>("last"), count = state.list<std::uint32_t>("count");
-  const auto mass = state.list<float>("mass"), heat = state.list<float>("heat");
-  const std::size_t n = std::max({keys.n_rows, last.size(), count.size(), mass.size(), heat.size()});
+  const auto mass = state.list<float>("mass"), heat = state.list<float>("heat"), cost = state.list<float>("cost");
+  const std::size_t n = std::max({keys.n_rows, last.size(), count.size(), mass.size(), heat.size(), cost.size()});
   const auto now = given.value_or("now", static_cast<std::uint64_t>(n > 0 ? n - 1 : 0));
   const auto payload = std::visit([](const auto& r) { return evict::needs_payload<std::decay_t<decltype(r)>>; }, rule);
   if (payload) given.require("keys");
-  if (!payload && n == 0) given.complain("", "nothing to decide on", "give accesses, attention, or state with last, count, mass or heat");
+  if (!payload && n == 0) given.complain("", "nothing to decide on", "give accesses, attention, or state with last, count, mass, heat or cost");
   for (const auto& [name, size] : std::initializer_list<std::pair<const char*, std::size_t>>{
-           {"last", last.size()}, {"count", count.size()}, {"mass", mass.size()}, {"heat", heat.size()}}) {
+           {"last", last.size()}, {"count", count.size()}, {"mass", mass.size()}, {"heat", heat.size()}, {"cost", cost.size()}}) {
     if (size != 0 && size != n) state.complain(name, fmt::format("has {} values for {} entries", size, n));
   }
   if (values.n_rows != 0 && values.n_rows != keys.n_rows) given.complain("values", "as many rows as keys");
@@ -191,6 +195,7 @@ Json decide_state(Case& given, const EvictRule& rule) {
     if (!last.empty()) e.access.last = last[i];
     if (!count.empty()) e.access.count = count[i];
     if (!heat.empty()) e.access.heat = heat[i];
+    if (!cost.empty()) e.cost = cost[i];
     entries.push_back(e);
   }
   std::visit([&](const auto& r) {

@@ -8,7 +8,7 @@
 
 namespace moekv {
 
-enum class Decision : std::uint32_t { route = 1, admit, evict, lookup, read };
+enum class Decision : std::uint32_t { route = 1, admit, evict, lookup, read, recall };
 
 /// One decision. Carries no slot, page or process id.
 struct DecisionEvent {

@@ -44,10 +44,14 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   }, spec.eviction.rule);
   needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
   const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
-  const bool tokens = (mass_rule || needs_payload_) && !prefers_pages && !whole_pages;
+  const bool demotes = spec.eviction.action == EvictAction::demote;
+  const bool tokens = (mass_rule || needs_payload_) && !prefers_pages && !whole_pages && !demotes;
   unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (tokens ? EvictUnit::token : EvictUnit::page);
   if (unit_ == EvictUnit::token && follows_access) {
     throw UserError(spec.config_path, "eviction.unit 'token' with a policy that follows accesses: an access is of a page", "use eviction.unit: page");
+  }
+  if (unit_ == EvictUnit::token && demotes) {
+    throw UserError(spec.config_path, "eviction.unit 'token' with action demote: a page changes tiers as a whole", "use eviction.unit: page");
   }
   if (unit_ == EvictUnit::page && pools) {
     throw UserError(spec.config_path, "eviction.unit 'page' with a policy that smooths over neighbouring tokens",

@@ -22,12 +22,14 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
       end_(end),
       first_shard_(geometry.placement().first_shard(first.value)),
       payload_(backend.has_payload()),
-      copies_matter_(geometry.several_copies()) {
+      copies_matter_(geometry.several_copies()),
+      demotes_(geometry.spec().eviction.action == EvictAction::demote) {
   const RunSpec& spec = geometry.spec();
   const std::uint32_t end_shard = geometry.placement().first_shard(end.value);
   const std::uint64_t block = geometry.raw_format(geometry.heads_per_group()).block_bytes();
   // Virtual room only; what is really taken grows with use and is reported.
-  const std::uint64_t room = spec.memory.shard_bytes > 0 ? 2 * spec.memory.shard_bytes : std::uint64_t{64} << 30;
+  const bool bounded = spec.memory.shard_bytes > 0 && !demotes_;  // a step may recall all that it reads
+  const std::uint64_t room = bounded ? 2 * spec.memory.shard_bytes : std::uint64_t{64} << 30;
   const auto max_pages = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(room / block, 1024, 1U << 30));
   shards_.reserve(end_shard - first_shard_);
   for (std::uint32_t s = first_shard_; s < end_shard; ++s) shards_.emplace_back(geometry, ShardId(s), backend, max_pages);
@@ -181,6 +183,7 @@ void Owner::admit() {
     counters_->shard_load[s.id().value - first_shard_].insertions += stored;
     counters_->rank_load[s.rank().value - first_.value].insertions += stored;
   }
+  copy_recalled();
   if (payload_ && !appends_.empty()) backend_->append(appends_);
 }
 
@@ -254,12 +257,12 @@ void Owner::write_partials(WireWriter& out, std::span<const std::uint32_t> rows,
 
 void Owner::seal() {
   if (!geometry_->compressed()) return;
+  if (demotes_) recall_unsealed();
   const auto start = std::chrono::steady_clock::now();
   for (const auto& page : appended_) unsealed_.push_back(page);
   std::sort(unsealed_.begin(), unsealed_.end());
   unsealed_.erase(std::unique(unsealed_.begin(), unsealed_.end()), unsealed_.end());
   std::vector<SealOp> ops;
-  const std::uint32_t window = geometry_->spec().compression.raw_window_tokens;
   std::erase_if(unsealed_, [&](const auto& item) {
     Shard& s = shards_[item.first];
     const Page& page = s.pages()[item.second];
@@ -267,10 +270,7 @@ void Owner::seal() {
     const Group& group = s.groups()[page.group];
     if (group.chains[page.chain].side) return true;
     if (group.layer != layer_) return false;
-    const RequestTable::Row& row = (*requests_)[group.request];
-    const bool prompt_ends = row.step == step_ && row.length == row.prompt_tokens;
-    const bool full = page.used == geometry_->page_slots() || (prompt_ends && page.used >= min_sealed_entries);
-    if (!full || page.max_position + window >= row.length) return false;
+    if (!is_due_to_seal(s, page)) return false;
     const std::uint32_t first_head = group.head_group * geometry_->heads_per_group();
     const RequestId request = group.request;
     ops.push_back(s.seal(item.second));

@@ -28,16 +28,18 @@ class Owner {
   void attend();
   /// Fills the outboxes with the partial results.
   void reply();
+  /// Action demote: copies the pages that evictions moved to the host tier.
+  void copy_demoted();
   /// Seals the pages that the layer step filled.
   void seal();
 
   [[nodiscard]] std::vector<Shard>& shards() { return shards_; }
   [[nodiscard]] const std::vector<Shard>& shards() const { return shards_; }
   [[nodiscard]] Shard& shard(ShardId id) { return shards_[id.value - first_shard_]; }
-  /// Own ranks that the last admit gave entries; a rank may come more than once.
+  /// Own ranks that the last admit and attend gave entries; a rank may come more than once.
   [[nodiscard]] std::span<const Rank> grown_ranks() const { return grown_; }
   [[nodiscard]] std::int64_t buffer_bytes() const;
-  std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0;  // sub-timers, taken and cleared by the caller
+  std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0, demote_ns = 0, recall_ns = 0;  // sub-timers, taken and cleared by the caller
 
  private:
   /// One segment of a received dispatch, in place.
@@ -104,6 +106,10 @@ class Owner {
   bool slot_is_read(const Shard& shard, std::size_t i, std::span<const std::uint64_t> wanted);
   /// The newest queries of a request in this layer step, for codecs whose tables are fitted to them.
   void attach_queries(SealOp& op, Rank rank, RequestId request, std::uint32_t first_head) const;
+  /// Action demote: copies the pages that came back since the last call.
+  void copy_recalled();
+  void recall_unsealed();
+  [[nodiscard]] bool is_due_to_seal(const Shard& shard, const Page& page) const;
   void run_kernel();
   void merge_shards();
   void write_partials(WireWriter& out, std::span<const std::uint32_t> rows, std::uint32_t heads, bool half);
@@ -116,7 +122,7 @@ class Owner {
   Rank first_, end_;
   std::uint32_t first_shard_ = 0;
   std::vector<Shard> shards_;
-  bool payload_, copies_matter_;
+  bool payload_, copies_matter_, demotes_;
   std::uint32_t layer_ = 0;
   bool layer_by_expert_ = false;
   std::uint64_t step_ = 0;
@@ -130,6 +136,7 @@ class Owner {
   std::vector<std::pair<Rank, ByteCounts>> received_;  // of one segment
   std::vector<Query> queries_;
   std::vector<AppendOp> appends_;
+  std::vector<CopyOp> moves_;
   std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_, mass_pages_;  // (shard index, page)
   std::vector<std::byte> q_rows_;
   std::vector<AttendTask> tasks_, pending_tasks_;

@@ -64,6 +64,7 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   }
   if (read == 0 || read == page.used) masks_.resize(first_word);
   if (read == 0) return 0;
+  if (demotes_) shard.need(index, step_);
   tally.slots += page.used;
   if (payload_) {
     reads_.push_back({page.block, page.used, read == page.used ? PageRead::all_slots : static_cast<std::uint32_t>(first_word)});
@@ -180,11 +181,13 @@ void Owner::attend() {
   for (Query& query : queries_) build_query(query);
   const auto listed = Clock::now();
   select_ns += (listed - start).count();
+  copy_recalled();
+  const auto recalled = Clock::now();
   if (payload_) {
     run_kernel();
     merge_shards();
   }
-  decode_ns += (Clock::now() - listed).count();
+  decode_ns += (Clock::now() - recalled).count();
 }
 
 void Owner::run_kernel() {

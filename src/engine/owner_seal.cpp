@@ -3,6 +3,13 @@
 
 namespace moekv {
 
+bool Owner::is_due_to_seal(const Shard& shard, const Page& page) const {
+  const RequestTable::Row& row = (*requests_)[shard.groups()[page.group].request];
+  const bool prompt_ends = row.step == step_ && row.length == row.prompt_tokens;
+  const bool full = page.used == geometry_->page_slots() || (prompt_ends && page.used >= min_sealed_entries);
+  return full && page.max_position + geometry_->spec().compression.raw_window_tokens < row.length;
+}
+
 void Owner::attach_queries(SealOp& op, Rank rank, RequestId request, std::uint32_t first_head) const {
   constexpr std::uint32_t most = 32;
   const HeadSlice slice = geometry_->slice(rank);

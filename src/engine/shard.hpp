@@ -53,6 +53,10 @@ struct EvictList {
   std::deque<Token> tokens;                        // token units, oldest first; stale elements are skipped
   std::uint64_t live = 0, pages = 0, bytes = 0;    // entries, blocks, block bytes
   std::uint64_t budget = 0;
+  std::vector<std::uint32_t> turns;                // action demote: pages that entered or were accessed in this step, for their queues
+  std::uint64_t lookups = 0;                       // action demote: of its pages
+  std::uint64_t needed_step = ~0ULL;               // action demote: what the queries of this step read
+  std::uint64_t needed_live = 0, needed_pages = 0, needed_bytes = 0;
   bool dirty = false;                              // waits in Shard::dirty_groups
 };
 
@@ -94,12 +98,23 @@ struct alignas(64) Page {
   BlockRef block;
   std::uint16_t used = 0, live = 0;
   bool sealed = false, doomed = false;
+  bool away = false;               // in the host tier
+  bool returned = false;           // entered_step: came back, else created
+  bool waits = false;              // its turn in the queues of this step is still to come
   std::uint32_t shadow = 0;        // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
   std::uint32_t append_step = no_index, read_step = no_index;
   float mass = 0;                  // attention mass of the current step (access mass)
+  std::uint32_t entered_step = no_index, needed_step = no_index;
+  std::uint32_t left_at = 0;       // EvictList::lookups when it went to the host tier
 };
 static_assert(sizeof(Page) == 64);
+
+/// A page that changes tiers: its block still has to be copied.
+struct Move {
+  CopyOp op;
+  std::uint32_t page;
+};
 
 /// Free blocks of one pool.
 struct BlockPool {
@@ -148,8 +163,21 @@ class Shard {
   SealOp seal(std::uint32_t page);
   /// Gives the sealed pools the tables that every sequence uses. Once, before the first page is sealed.
   void share_tables(Backend& backend, const CodecTables& tables);
-  /// Frees every page of the request. Returns the number of live entries that were dropped.
-  std::uint64_t finish(RequestId request);
+  struct Finished {
+    std::int64_t entries = 0, in_host = 0;
+  };
+  /// Frees every page of the request. Returns the number of live entries that were dropped, and how many of them lay in the host tier.
+  Finished finish(RequestId request);
+
+  // Action demote. A move changes the page's block at once; the caller copies before it appends to, seals or reads a block.
+  void demote(std::uint32_t page);
+  void recall(std::uint32_t page, std::uint64_t step);
+  /// A query of this step reads the page, which is recalled where it has to be.
+  void need(std::uint32_t page, std::uint64_t step);
+  [[nodiscard]] bool demotes() const { return demotes_; }
+  [[nodiscard]] std::vector<Move>& demoted() { return demoted_; }
+  [[nodiscard]] std::vector<Move>& recalled() { return recalled_; }
+  [[nodiscard]] std::uint64_t block_bytes_of(const Page& page) const;
 
   /// An access of a page at step `now`, as the eviction rule keeps it. Rule: the one of the run.
   template <class Rule>
@@ -161,8 +189,11 @@ class Shard {
     }
     if constexpr (evict::needs_access<Rule>) evict::touch(rule, access_[page], static_cast<std::uint32_t>(now));
   }
+  /// Action demote: notes an accessed page for its queues.
+  void take_turn(std::uint32_t page) { list_of(pages_[page]).turns.push_back(page); }
   /// The queues of a list; capacity is its budget in pages.
   [[nodiscard]] evict::Queue queue_of(EvictList& list) { return {list.queue, nodes_.data(), capacity_pages(list)}; }
+  [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
   [[nodiscard]] const evict::Access& access(std::uint32_t page) const { return access_[page]; }
   [[nodiscard]] EvictList& list_of(const Page& page) { return scope_shard_ ? list_ : groups_[page.group].list; }
   [[nodiscard]] EvictList& shard_list() { return list_; }
@@ -209,6 +240,7 @@ class Shard {
 
   struct Usage {
     std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0;
+    std::int64_t host_entries = 0, host_bytes = 0;
   };
   [[nodiscard]] Usage usage() const;
   [[nodiscard]] std::int64_t block_bytes() const { return block_bytes_; }
@@ -222,18 +254,21 @@ class Shard {
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page);
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
-  BlockPool& raw_pool(const Group& group);
-  BlockPool& sealed_pool(const Group& group);
+  [[nodiscard]] std::size_t pool_index(const Group& group) const;
+  BlockPool& raw_pool(const Group& group) { return raw_pools_[pool_index(group)]; }
+  BlockPool& sealed_pool(const Group& group) { return sealed_pools_[pool_index(group)]; }
+  BlockPool& pool_of(const Page& page);
+  void leave_list(const Page& page);
   [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
-  [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
 
   const Geometry* geometry_;
   ShardId id_;
   Rank rank_;
   std::uint32_t slots_, words_, units_, top_k_, expert_words_;
-  bool blockers_kept_;
+  bool blockers_kept_, demotes_;
   bool scope_shard_, queue_pages_, queue_tokens_, access_kept_, reuse_slots_, shadow_experts_kept_;
-  std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width
+  std::vector<BlockPool> raw_pools_, sealed_pools_, raw_host_pools_, sealed_host_pools_;  // one per head-group width
+  std::vector<Move> demoted_, recalled_;
   std::vector<std::uint32_t> widths_;
 
   std::unordered_map<std::uint64_t, std::uint32_t> index_;

@@ -41,6 +41,7 @@ class ShardedCache {
   void take_levels();
 
  private:
+  void evict_due();
   void notify(Shard& shard, const Group& group, std::size_t slot);
   void note_peak();
 

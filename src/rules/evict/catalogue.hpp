@@ -5,6 +5,7 @@
 
 #include "rules/evict/clock.hpp"
 #include "rules/evict/fifo.hpp"
+#include "rules/evict/flexgen.hpp"
 #include "rules/evict/frequency.hpp"
 #include "rules/evict/full.hpp"
 #include "rules/evict/h2o.hpp"
@@ -23,6 +24,7 @@ using EvictRule = std::variant<                                                 
     evict::Lru, evict::Mru, evict::Clock, evict::Sieve, evict::Slru, evict::TwoQueue, evict::S3Fifo, evict::Arc,         // queues of accesses
     evict::Lfu, evict::Lrfu, evict::LruPlusRaw, evict::LruPlusNorm, evict::LeastStaleCyclic, evict::LeastStaleInterval,  // counts of accesses
     evict::Knorm, evict::PagedEviction,                                                                                  // the entry itself
-    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp>;                                                          // the paper read literally
+    evict::FlexgenStatic,                                                                                                // a plan
+    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp, evict::PikvFlexgenInv>;                                   // the paper read literally
 
 }  // namespace moekv
