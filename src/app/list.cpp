@@ -36,9 +36,10 @@ void list_clusters() {
   fmt::print("clusters (cluster.network: NAME), modelled\n");
   for (const std::string& name : library_names("clusters")) {
     const ClusterModel c = read_cluster(name);
-    fmt::print("  {}: {} ranks a node; inside {} us + {} GB/s, between {} us + {} GB/s; host link {} us + {} GB/s; memory {} GB/s\n      {}\n", name, c.ranks_per_node,
-               c.intra_node.alpha_us, c.intra_node.bandwidth_gb_s, c.inter_node.alpha_us, c.inter_node.bandwidth_gb_s, c.host_link.alpha_us, c.host_link.bandwidth_gb_s,
-               c.memory_bandwidth_gb_s,
+    fmt::print("  {}: {} ranks a node; inside {} us + {} GB/s, between {} us + {} GB/s; host link {} us + {} GB/s; memory {} GB/s\n      {}\n",
+               name, c.ranks_per_node,
+               c.intra_node.alpha_us, c.intra_node.bandwidth_gb_s, c.inter_node.alpha_us, c.inter_node.bandwidth_gb_s, c.host_link.alpha_us,
+               c.host_link.bandwidth_gb_s, c.memory_bandwidth_gb_s,
                c.source);
   }
 }

@@ -89,7 +89,7 @@ void add_eviction_keys(std::vector<Key>& keys) {
   add_rule_keys<EvictRule>(keys, "eviction", "policy", "what goes when the budget is full",
                            [](RunSpec& s) { return std::vector<EvictRule*>{&s.eviction.rule}; });
   add(field_key("eviction.scope", "", "what a budget is of", [](auto& s) -> auto& { return s.eviction.scope; }));
-  add(field_key("eviction.unit", "", "what is evicted at once; auto: token for rules of attention mass under action drop, page for the others",
+  add(field_key("eviction.unit", "", "what is evicted at once; auto: token for rules of attention mass with action drop, else page",
                 [](auto& s) -> auto& { return s.eviction.unit; }));
   add(budget_key());
   add(field_key("eviction.protect.sinks", "tokens", "first tokens that are never victims, inside the budget",
@@ -106,7 +106,8 @@ void add_eviction_keys(std::vector<Key>& keys) {
                 {0, 1}));
   add(field_key("eviction.every_steps", "", "trigger every: steps between evictions", [](auto& s) -> auto& { return s.eviction.every_steps; },
                 {1, 1e9}));
-  add(field_key("eviction.action", "", "drop: a victim is lost; demote: it moves to the host tier and comes back when it is read", [](auto& s) -> auto& { return s.eviction.action; }));
+  add(field_key("eviction.action", "", "drop: a victim is lost; demote: it moves to the host tier and comes back when it is read",
+                [](auto& s) -> auto& { return s.eviction.action; }));
   add(field_key("eviction.head_reducer", "", "mass of the query heads -> head group", [](auto& s) -> auto& { return s.eviction.head_reducer; }));
   add(field_key("eviction.page_reducer", "", "state of the tokens -> page", [](auto& s) -> auto& { return s.eviction.page_reducer; }));
   add(field_key("eviction.seed", "", "default: seed", [](auto& s) -> auto& { return s.eviction.seed; }));

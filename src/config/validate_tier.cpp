@@ -18,7 +18,8 @@ void check_action(Checks& c) {
                  "set eviction.action: demote, or use lru, sieve, clock or slru; moekv policy evict runs this rule on an access sequence");
       }
       if constexpr (evict::places<Rule>)
-        c.refuse({"eviction.policy", "eviction.action"}, fmt::format("policy {} plans which tier holds a page, and under action drop there is one tier", policy),
+        c.refuse({"eviction.policy", "eviction.action"},
+                 fmt::format("policy {} plans which tier holds a page, and under action drop there is one tier", policy),
                  "set eviction.action: demote");
     }, e.rule);
     return;

@@ -15,7 +15,7 @@ void Owner::copy_demoted() {
     std::int64_t bytes = 0;
     for (const Move& move : std::exchange(s.demoted(), {})) {
       const Page& page = s.pages()[move.page];
-      count.demotions += page.live;
+      count.demotions += move.entries;
       count.demoted_pages += 1;
       bytes += static_cast<std::int64_t>(s.block_bytes_of(page));
       moves_.push_back(move.op);
@@ -40,12 +40,12 @@ void Owner::copy_recalled() {
     for (const Move& move : std::exchange(s.recalled(), {})) {
       const Page& page = s.pages()[move.page];
       const Group& group = s.groups()[page.group];
-      count.recalls += page.live;
+      count.recalls += move.entries;
       count.recalled_pages += 1;
       bytes += static_cast<std::int64_t>(s.block_bytes_of(page));
       moves_.push_back(move.op);
       counters_->digest.add({step_, geometry_->layers()[group.layer].layer.value, Decision::recall, group.request.value, page.min_position,
-                             group.chains[page.chain].expert.value, s.id().value << 8 | group.head_group, page.live});
+                             group.chains[page.chain].expert.value, s.id().value << 8 | group.head_group, move.entries});
     }
     count.recalled_bytes += bytes;
     counters_->host_moved(s.rank(), bytes);

@@ -114,6 +114,7 @@ static_assert(sizeof(Page) == 64);
 struct Move {
   CopyOp op;
   std::uint32_t page;
+  std::uint16_t entries;  // when it moved
 };
 
 /// Free blocks of one pool.

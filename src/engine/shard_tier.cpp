@@ -36,7 +36,7 @@ void Shard::demote(std::uint32_t index) {
   page.left_at = static_cast<std::uint32_t>(list.lookups);
   BlockPool& host = pool_of(page);
   page.block = {host.pool, host.take()};
-  demoted_.push_back({{from, page.block, table_key(group.request, group.layer, group.head_group)}, index});
+  demoted_.push_back({{from, page.block, table_key(group.request, group.layer, group.head_group)}, index, page.live});
 }
 
 void Shard::recall(std::uint32_t index, std::uint64_t step) {
@@ -58,7 +58,7 @@ void Shard::recall(std::uint32_t index, std::uint64_t step) {
   if (access_kept_) access_[index] = {page.entered_step, page.entered_step};  // as of a page that is stored
   if (queue_pages_) list.turns.push_back(index);
   mark_dirty(group);
-  recalled_.push_back({{from, page.block, table_key(group.request, group.layer, group.head_group)}, index});
+  recalled_.push_back({{from, page.block, table_key(group.request, group.layer, group.head_group)}, index, page.live});
 }
 
 void Shard::need(std::uint32_t index, std::uint64_t step) {

@@ -49,16 +49,17 @@ def sequences():
 
 
 class Tier(program.ProgramTest):
-    def replay(self, accesses, policy, capacity):
+    def import_trace(self, accesses):
         """The accesses as the experts of one request's tokens: a token stores into, and reads, the one page of its expert."""
         rows = [{"req_id": "r", "token_idx": t, "layer": 0, "topk_ids": [ord(unit) - ord("A")], "topk_weights": [1.0]} for t, unit in enumerate(accesses)]
         (self.folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
         self.run_ok("trace", "import", "log.jsonl", "-o", "accesses.moekv.h5", "--experts", 16, "--prompt-share", 0)
+
+    def replay(self, policy, capacity):
         (self.folder / "tier.yaml").write_text(SETTINGS)
         self.run_ok("run", "tier.yaml", f"eviction.policy={policy}", f"eviction.budget={{pages: {capacity}}}", "--out", "out.h5")
         shown = json.loads(self.run_ok("show", "--json", "out.h5").out)
-        for name in ("out.h5", "accesses.moekv.h5"):
-            (self.folder / name).unlink()
+        (self.folder / "out.h5").unlink()
         self.assertEqual(shown["violations"], [])
         return {name: metric["value"] for name, metric in shown["metrics"].items()}
 
@@ -69,16 +70,18 @@ class Tier(program.ProgramTest):
 
     def test_queues_hit_as_the_serial_loop_does(self):
         for capacity, accesses in sequences():
+            self.import_trace(accesses)
             for policy in QUEUES:
                 with self.subTest(policy=policy, capacity=capacity):
                     expected = self.serial(accesses, policy, capacity)
-                    found = self.replay(accesses, policy, capacity)
+                    found = self.replay(policy, capacity)
                     distinct = len(set(accesses))
                     self.assertEqual(found["n_req"], len(accesses))
                     self.assertEqual(found["n_hit"] - distinct, expected["hits"], "a page's first access stores it: a hit of the replay, a miss of the loop")
                     self.assertEqual(found["recalled_pages"], expected["outcome"].count("m") - distinct)
                     self.assertEqual(found["demoted_pages"], len(expected["evictions"]))
                     self.assertEqual(found["hit_host"], found["n_miss"])
+            (self.folder / "accesses.moekv.h5").unlink()
 
     def test_one_scorer_lossy_and_lossless(self):
         (self.folder / "tinymoe.yaml").write_text(TINYMOE)

@@ -62,13 +62,12 @@ TEST(Tier, ATightBudgetIsDenseAttentionForEveryLayoutAndScope) {
     for (const Layout layout : {Layout::local, Layout::head, Layout::replicated, Layout::token, Layout::expert}) {
       for (const EvictScope scope : {EvictScope::request, EvictScope::shard}) {
         RunSpec spec = demote_spec(evict::Lru{}, {BudgetKind::pages, 2, 1, 1}, shape);
-        if (layout == Layout::head && shape.mla()) spec.cluster.ranks = 1;
         spec.placement.layout = layout;
         spec.placement.map = layout == Layout::expert ? ShardMap::hash : layout == Layout::token ? ShardMap::block_cyclic : ShardMap::none;
         spec.eviction.scope = scope;
         spec.eviction.protect = {0, 0};
         SCOPED_TRACE(fmt::format("{} layout {} scope {}", shape.name, static_cast<int>(layout), static_cast<int>(scope)));
-        const RunOutcome out = run_replay(spec);
+        const RunOutcome out = run_replay(spec, testing::requests_of({{33, 9}, {0, 20}, {1, 1}}));
         expect_dense(out, 1e-5);
         expect_moves(out);
         EXPECT_GT(totals(out).overcommit, 0) << "a query of all pages needs more than two at once";
@@ -91,7 +90,7 @@ TEST(Tier, EveryRuleOfPagesAndEveryTriggerLosesNothing) {
       spec.eviction.every_steps = 3;
       spec.prefill.evict = trigger == Trigger::every ? PrefillEvict::chunk : PrefillEvict::end;
       SCOPED_TRACE(fmt::format("rule {} trigger {}", std::visit([](const auto& r) { return r.name; }, rule), static_cast<int>(trigger)));
-      const RunOutcome out = run_replay(spec);
+      const RunOutcome out = run_replay(spec, testing::requests_of({{33, 9}, {0, 20}, {1, 1}}));
       expect_dense(out, 1e-5);
       expect_moves(out);
     }
@@ -113,11 +112,12 @@ TEST(Tier, SealedPagesComeBackAsTheyWereStored) {
         spec.compression.raw_window_tokens = window;
         spec.prefill.evict = PrefillEvict::chunk;
         SCOPED_TRACE(fmt::format("{} window {} scope {}", std::visit([](const auto& c) { return c.name; }, codec), window, static_cast<int>(scope)));
-        const auto requests = testing::requests_of({{60, 90}, {0, 120}, {130, 9}});
+        const auto requests = testing::requests_of({{44, 50}, {70, 9}});
         const RunOutcome out = run_replay(spec, requests);
         expect_equal_probes(out, run_replay(without_eviction(spec), requests));
         expect_moves(out);
-        EXPECT_GT(totals(out).sealed_entries, 0);
+        const std::int64_t raw_block = 32LL * 4 * (16 + 16) * 4;
+        EXPECT_LT(totals(out).recalled_bytes, totals(out).recalled_pages * raw_block) << "sealed blocks are smaller";
         EXPECT_TRUE(out.violations.empty()) << out.violations.front();
       }
     }
@@ -157,7 +157,8 @@ TEST(Tier, BytesAreThoseOfTheBlocksAndTheCountBackendAgrees) {
   EXPECT_EQ(to_hex(host.digest), to_hex(count.digest));
   const StepRecord counted = totals(count);
   for_each_field(StepRecord::metrics, [&](const auto& m) {
-    if (m.claim == ClaimClass::counted && m.name != "metadata_bytes") EXPECT_EQ(sum.*m.member, counted.*m.member) << m.name;
+    const bool decided = m.claim == ClaimClass::counted && m.name != "metadata_bytes";
+    EXPECT_TRUE(!decided || sum.*m.member == counted.*m.member) << m.name;
   });
 }
 
@@ -222,9 +223,12 @@ TEST(Tier, FlexgenKeepsItsShareAndLosesNothing) {
           (page.away ? away : resident) += page.live;
           const RequestTable::Row& row = cache.requests()[shard.groups()[page.group].request];
           const bool settled = page.used == 8 && page.max_position < row.step_begin && row.length >= row.prompt_tokens;
-          if (axis == evict::PlanAxis::token_prefix && settled) ASSERT_EQ(page.away, page.min_position >= row.total_tokens * 40 / 100) << batch.step;
-          if (axis == evict::PlanAxis::token_suffix && settled) ASSERT_EQ(page.away, page.min_position < row.total_tokens - row.total_tokens * 40 / 100);
-          if (axis == evict::PlanAxis::sequence && settled) ASSERT_EQ(page.away, shard.groups()[page.group].request.value % 5 != 2 && shard.groups()[page.group].request.value % 5 != 4);
+          if (!settled || axis == evict::PlanAxis::page_hash) continue;
+          const std::uint32_t share = row.total_tokens * 40 / 100, request = shard.groups()[page.group].request.value % 5;
+          const bool planned = axis == evict::PlanAxis::token_prefix   ? page.min_position < share
+                               : axis == evict::PlanAxis::token_suffix ? page.min_position >= row.total_tokens - share
+                                                                       : request == 2 || request == 4;  // floor(.4 n) grows at n = 3 and 5
+          ASSERT_EQ(page.away, !planned) << "step " << batch.step << " position " << page.min_position;
         }
       }
     };

@@ -43,7 +43,7 @@ struct FlexgenStatic {
 /// u = 1 / cost of an access: keeps what is cheap to reach and evicts what is dear, the reverse of cost-aware caching.
 struct PikvFlexgenInv {
   static constexpr std::string_view name = "pikv.flexgen_inv";
-  static constexpr std::string_view doc = "the paper's code read literally: benefit 1/cost, so that what is dearest to reach goes first; cost: modelled time to the home rank";
+  static constexpr std::string_view doc = "the paper's code read literally: benefit 1/cost, so what is dearest to reach (modelled time) goes first";
   static constexpr Family family = Family::score;
   static constexpr bool needs_cost = true;
   static constexpr auto params = std::tuple{};
