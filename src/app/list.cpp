@@ -39,8 +39,10 @@ void list_clusters() {
   fmt::print("clusters (cluster.network: NAME), modelled\n");
   for (const std::string& name : library_names("clusters")) {
     const ClusterModel c = read_cluster(name);
-    fmt::print("  {}: {} ranks a node; inside {} us + {} GB/s, between {} us + {} GB/s; memory {} GB/s\n      {}\n", name, c.ranks_per_node,
-               c.intra_node.alpha_us, c.intra_node.bandwidth_gb_s, c.inter_node.alpha_us, c.inter_node.bandwidth_gb_s, c.memory_bandwidth_gb_s,
+    fmt::print("  {}: {} ranks a node; inside {} us + {} GB/s, between {} us + {} GB/s; host link {} us + {} GB/s; memory {} GB/s\n      {}\n",
+               name, c.ranks_per_node,
+               c.intra_node.alpha_us, c.intra_node.bandwidth_gb_s, c.inter_node.alpha_us, c.inter_node.bandwidth_gb_s, c.host_link.alpha_us,
+               c.host_link.bandwidth_gb_s, c.memory_bandwidth_gb_s,
                c.source);
   }
 }
@@ -52,7 +54,7 @@ void list_rules(std::string_view title, const std::string& section) {
   for (const RuleRow& row : rule_rows<Variant>(section)) {
     fmt::print("  {:16} {}\n", row.name, row.doc);
     fmt::print("      {}", row.reads.empty() ? "" : fmt::format("reads {}; unit {}; ", row.reads, row.unit));
-    if (!row.note.empty()) fmt::print("{} (moekv policy evict); ", row.note);
+    if (!row.note.empty()) fmt::print("{}; ", row.note);
     fmt::print("from {}\n", row.source.empty() ? "?" : row.source);
     for (const Key* key : row.parameters) {
       const std::string allowed = key->values.empty() ? key->range : join(key->values);

@@ -100,6 +100,8 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
     using Rule = std::decay_t<decltype(r)>;
     if constexpr ((evict::needs_mass<Rule> && !evict::needs_access<Rule>) || evict::needs_payload<Rule> || evict::scores_groups<Rule>)
       given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"attention\", or \"keys\" and \"values\"");
+    if constexpr (evict::places<Rule> || evict::needs_cost<Rule>)
+      given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"state\"");
   }, rule);
   given.finish();
   Json result;

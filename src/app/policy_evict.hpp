@@ -28,6 +28,7 @@ struct Entry {
   std::uint32_t position;
   evict::Mass mass;
   evict::Access access;
+  float cost = 0;
   float score = 0;
 };
 
@@ -64,6 +65,8 @@ void score(const Rule& rule, std::vector<Entry>& entries, std::uint64_t step, st
     view.age = newest > entries[i].position ? newest - entries[i].position : 0;
     view.access = entries[i].access;
     view.peers = peers;
+    view.cost = entries[i].cost;
+    view.total = newest + 1;
     if constexpr (requires { rule.score(view); }) {
       entries[i].score = rule.score(view);
     } else {

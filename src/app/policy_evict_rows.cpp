@@ -45,6 +45,8 @@ Json decide_attention(Case& given, const EvictRule& rule) {
       given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"accesses\"");
     if constexpr (evict::needs_payload<Rule> || evict::reads_store<Rule>)
       given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"keys\" and \"values\"");
+    if constexpr (evict::places<Rule> || evict::needs_cost<Rule>)
+      given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"state\"");
   }, rule);
   given.finish();
 

@@ -117,7 +117,7 @@ Rows read_rows(Case& given, const EvictRule& rule) {
   return rows;
 }
 
-/// State of entries: part "state" with the lists last, count, mass, heat and error, and of a controller theta, and eta to move it by.
+/// State of entries: part "state" with the lists last, count, mass, heat, cost and error, and of a controller theta, and eta to move it by.
 struct State {
   std::vector<Entry> entries;
   evict::Control control;
@@ -127,13 +127,13 @@ struct State {
 State read_state(Case& given, std::size_t n_rows) {
   Case state = given.part("state");
   const auto last = state.list<std::uint32_t>("last"), count = state.list<std::uint32_t>("count");
-  const auto mass = state.list<float>("mass"), heat = state.list<float>("heat"), error = state.list<float>("error");
+  const auto mass = state.list<float>("mass"), heat = state.list<float>("heat"), error = state.list<float>("error"), cost = state.list<float>("cost");
   State out;
   if (state.has("theta")) out.control.theta = state.value<float>("theta", {0, 1});
   if (state.has("eta")) out.eta = state.value<float>("eta", {0, 1});
-  const std::size_t n = std::max({n_rows, last.size(), count.size(), mass.size(), heat.size(), error.size()});
+  const std::size_t n = std::max({n_rows, last.size(), count.size(), mass.size(), heat.size(), error.size(), cost.size()});
   for (const auto& [name, size] : std::initializer_list<std::pair<const char*, std::size_t>>{
-           {"last", last.size()}, {"count", count.size()}, {"mass", mass.size()}, {"heat", heat.size()}, {"error", error.size()}}) {
+           {"last", last.size()}, {"count", count.size()}, {"mass", mass.size()}, {"heat", heat.size()}, {"error", error.size()}, {"cost", cost.size()}}) {
     if (size != 0 && size != n) state.complain(name, fmt::format("has {} values for {} entries", size, n));
   }
   for (std::uint32_t i = 0; i < n && !given.failed(); ++i) {
@@ -141,6 +141,7 @@ State read_state(Case& given, std::size_t n_rows) {
     if (!last.empty()) e.access.last = last[i];
     if (!count.empty()) e.access.count = count[i];
     if (!heat.empty()) e.access.heat = heat[i];
+    if (!cost.empty()) e.cost = cost[i];
     out.entries.push_back(e);
   }
   return out;
@@ -157,7 +158,7 @@ Json decide_state(Case& given, const EvictRule& rule) {
   std::vector<Entry>& entries = state.entries;
   const std::size_t n = entries.size();
   const auto now = given.value_or("now", static_cast<std::uint64_t>(n > 0 ? n - 1 : 0));
-  if (n == 0) given.complain("", "nothing to decide on", "give accesses, attention, keys, or state with last, count, mass, heat or error");
+  if (n == 0) given.complain("", "nothing to decide on", "give accesses, attention, keys, or state with last, count, mass, heat, cost or error");
   given.finish();
   float below = 0;
   std::visit([&](const auto& r) {

@@ -34,6 +34,7 @@ void describe(const Rule&, RuleRow& row) {
   if (evict::needs_mass<Rule>) in.emplace_back(evict::sums_layers<Rule> ? "attention mass of all layers" : "attention mass");
   if (evict::follows_access<Rule>) in.emplace_back("accesses");
   if (evict::needs_payload<Rule>) in.emplace_back("key and value");
+  if (evict::needs_cost<Rule>) in.emplace_back("modelled time");
   if (evict::needs_error<Rule>) in.emplace_back("error of the codec");
   if constexpr (evict::reads_store<Rule>) {
     const evict::GroupReads reads = Rule{}.reads();
@@ -42,7 +43,7 @@ void describe(const Rule&, RuleRow& row) {
   }
   row.reads = listed(in);
   row.unit = evict::default_unit<Rule> == evict::Unit::token ? "token" : "page";
-  if (evict::needs_return<Rule>) row.note = "only where evicted units can return";
+  if (evict::needs_return<Rule> || evict::places<Rule>) row.note = "only with action demote";
 }
 
 /// Inputs of a router.

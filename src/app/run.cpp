@@ -147,6 +147,8 @@ ExitCode run_agreed(const RunOptions& options) {
     if (!options.access_log.empty() && divides_later)
       throw UserError(spec.config_path, "--access-log: the allocator divides budgets during the run, and the log holds those that requests start with",
                       "leave the option out, or use allocator uniform, pyramid, duo or file");
+    if (!options.access_log.empty() && spec.eviction.action == EvictAction::demote)
+      throw UserError(spec.config_path, "--access-log: the log of a run whose pages come back from a host tier is not written", "leave the option out, or use action: drop");
     if (!options.access_log.empty() && spec.placement.replan_every_steps > 0)
       throw UserError(spec.config_path, "--access-log: pages that move between shards have no one budget", "leave the option out, or make one plan for the run");
     if (const char* why = attention_refusal(spec); options.attention_rows > 0 && why != nullptr)

@@ -19,6 +19,10 @@ std::int64_t ClusterModel::message_ns(Rank a, Rank b, std::int64_t bytes) const 
   return transfer_ns(link.alpha_us * 1000.0, bytes, link.bandwidth_gb_s);
 }
 
+std::int64_t ClusterModel::host_ns(std::int64_t bytes) const {
+  return bytes == 0 ? 0 : transfer_ns(host_link.alpha_us * 1000.0, bytes, host_link.bandwidth_gb_s);
+}
+
 std::int64_t ClusterModel::memory_ns(std::int64_t bytes) const { return transfer_ns(0.0, bytes, memory_bandwidth_gb_s); }
 
 }  // namespace moekv

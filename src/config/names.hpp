@@ -28,7 +28,8 @@ constexpr auto enum_names(EvictScope) { return Names<2>{"request", "shard"}; }
 constexpr auto enum_names(EvictUnit) { return Names<3>{"auto", "token", "page"}; }
 constexpr auto enum_names(AccessSource) { return Names<4>{"dense", "routed", "mass", "selected"}; }
 constexpr auto enum_names(Trigger) { return Names<4>{"on_full", "watermark", "every", "prefill_end"}; }
-constexpr auto enum_names(EvictAction) { return Names<1>{"drop"}; }
+constexpr auto enum_names(EvictAction) { return Names<2>{"drop", "demote"}; }
+constexpr auto enum_names(evict::PlanAxis) { return Names<4>{"sequence", "token_prefix", "token_suffix", "page_hash"}; }
 constexpr auto enum_names(Reducer) { return Names<3>{"mean", "sum", "max"}; }
 constexpr auto enum_names(PrefillQueries) { return Names<4>{"auto", "none", "last", "all"}; }
 constexpr auto enum_names(PrefillEvict) { return Names<2>{"end", "chunk"}; }

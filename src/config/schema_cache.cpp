@@ -26,6 +26,10 @@ void add_cluster_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.cluster.network.inter_node.alpha_us; }, {0, 1e6}));
   add(field_key("cluster.network.inter_node.bandwidth_gb_s", "GB/s", "per rank and direction",
                 [](auto& s) -> auto& { return s.cluster.network.inter_node.bandwidth_gb_s; }, {1e-3, 1e6}));
+  add(field_key("cluster.network.host_link.alpha_us", "us", "cost of a batch of pages between a rank's device and its host memory",
+                [](auto& s) -> auto& { return s.cluster.network.host_link.alpha_us; }, {0, 1e6}));
+  add(field_key("cluster.network.host_link.bandwidth_gb_s", "GB/s", "per rank and direction, for action demote",
+                [](auto& s) -> auto& { return s.cluster.network.host_link.bandwidth_gb_s; }, {1e-3, 1e6}));
   add(field_key("cluster.network.memory_bandwidth_gb_s", "GB/s", "memory bandwidth of a rank's modelled device",
                 [](auto& s) -> auto& { return s.cluster.network.memory_bandwidth_gb_s; }, {1e-3, 1e6}));
 }
@@ -96,7 +100,8 @@ void add_eviction_keys(std::vector<Key>& keys) {
   add_rule_keys<EvictRule>(keys, "eviction", "policy", "what goes when the budget is full",
                            [](RunSpec& s) { return std::vector<EvictRule*>{&s.eviction.rule}; });
   add(field_key("eviction.scope", "", "what a budget is of", [](auto& s) -> auto& { return s.eviction.scope; }));
-  add(field_key("eviction.unit", "", "what is evicted at once; auto: the policy's own (moekv list policies), page for a budget in pages or bytes",
+  add(field_key("eviction.unit", "",
+                "what is evicted at once; auto: the policy's own (moekv list policies), page for a budget in pages or bytes and for action demote",
                 [](auto& s) -> auto& { return s.eviction.unit; }));
   add(budget_key());
   add_rule_keys<Allocator>(
@@ -120,7 +125,8 @@ void add_eviction_keys(std::vector<Key>& keys) {
                 {0, 1}));
   add(field_key("eviction.every_steps", "", "trigger every: steps between evictions", [](auto& s) -> auto& { return s.eviction.every_steps; },
                 {1, 1e9}));
-  add(field_key("eviction.action", "", "what happens to a victim", [](auto& s) -> auto& { return s.eviction.action; }));
+  add(field_key("eviction.action", "", "drop: a victim is lost; demote: it moves to the host tier and comes back when it is read",
+                [](auto& s) -> auto& { return s.eviction.action; }));
   add(field_key("eviction.head_reducer", "", "mass of the query heads -> head group", [](auto& s) -> auto& { return s.eviction.head_reducer; }));
   add(field_key("eviction.page_reducer", "", "state of the tokens -> page", [](auto& s) -> auto& { return s.eviction.page_reducer; }));
   add(path_key(

@@ -46,6 +46,8 @@ void check_select(Checks& checks);
 void check_routing(Checks& checks);
 void check_eviction(Checks& checks);
 void check_allocator(Checks& checks);
+/// Action demote moves whole pages and needs accesses that leave some of them alone; some policies need it.
+void check_action(Checks& checks);
 void check_compression(Checks& checks);
 void check_load(Checks& checks);
 void check_backend(Checks& checks);

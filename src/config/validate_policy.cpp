@@ -37,10 +37,14 @@ void check_budget(Checks& c) {
   const RunSpec& s = c.spec();
   const EvictionSpec& e = s.eviction;
   const bool full = std::holds_alternative<evict::Full>(e.rule), limited = e.budget.kind != BudgetKind::unlimited;
+  const bool planned = std::visit([](const auto& rule) { return evict::places<std::decay_t<decltype(rule)>>; }, e.rule);
+  if (planned && limited)
+    return c.refuse({"eviction.budget", "eviction.policy"}, fmt::format("policy {} keeps a planned share, so a budget has no effect", rule_name(e.rule)),
+                    "remove the budget; eviction.percent is the share");
   if (full && limited)
     return c.refuse({"eviction.budget", "eviction.policy"}, "policy full never evicts, so a budget has no effect",
                     "remove the budget, or choose a policy (moekv list policies)");
-  if (!full && !limited)
+  if (!full && !limited && !planned)
     return c.refuse({"eviction.policy", "eviction.budget"},
                     fmt::format("policy {} needs a budget; without one nothing is ever evicted", rule_name(e.rule)),
                     "give eviction.budget, for example 25% or {tokens: 1024}");
@@ -107,6 +111,7 @@ void check_eviction(Checks& c) {
   const RunSpec& s = c.spec();
   const EvictionSpec& e = s.eviction;
   check_budget(c);
+  check_action(c);
   const bool whole_pages = e.budget.kind == BudgetKind::pages || e.budget.kind == BudgetKind::bytes;
   if (e.unit == EvictUnit::token && whole_pages) {
     c.refuse({"eviction.unit", "eviction.budget"},
@@ -124,17 +129,12 @@ void check_eviction(Checks& c) {
   }
   std::visit([&](const auto& rule) {
     using Rule = std::decay_t<decltype(rule)>;
-    if constexpr (evict::needs_return<Rule>) {
-      c.refuse({"eviction.policy", "eviction.action"},
-               fmt::format("policy {} learns from units that come back, and after action drop none does", rule_name(e.rule)),
-               "use lru, sieve, clock or slru; moekv policy evict runs this rule on an access sequence");
-    }
     if (!evict::has_tokens<Rule> && e.unit == EvictUnit::token) {
       const char* why = evict::follows_access<Rule> ? "follows accesses, and an access is of a page" : "scores pages";
       c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} {}", rule_name(e.rule), why), "use unit: page, or leave it out");
     }
     if constexpr (evict::chooses_once<Rule>) {
-      if (e.trigger != Trigger::prefill_end)
+      if (e.action == EvictAction::drop && e.trigger != Trigger::prefill_end)
         c.refuse({"eviction.trigger", "eviction.policy"}, fmt::format("policy {} chooses once, when the prompt ends", rule_name(e.rule)),
                  "set eviction.trigger: prefill_end and prefill.queries: last:32");
     }

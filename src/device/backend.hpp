@@ -90,6 +90,12 @@ struct BlockIn {
   std::uint64_t table_key = 0;
 };
 
+/// Copies a whole block as it is stored between a pool and the host pool made for it, in either direction. `table_key` is that of its sealing.
+struct CopyOp {
+  BlockRef from, to;
+  std::uint64_t table_key = 0;
+};
+
 /// One page of a read list. `mask` is the index of its first 64-bit word in AttendBatch::masks (bit i = slot i is read; ceil(n_slots/64)
 /// words) or all_slots.
 struct PageRead {
@@ -156,6 +162,8 @@ class Backend {
   [[nodiscard]] virtual bool has_payload() const = 0;
   /// Makes room for up to `max_blocks` blocks; memory is taken from the system at once where it can be reserved. Throws PointFailure when it cannot.
   virtual PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) = 0;
+  /// A pool in host memory for blocks that leave `of`, in its format. They keep the tables they share; attention does not read them there.
+  virtual PoolId create_host_pool(PoolId of, std::uint32_t max_blocks) = 0;
   /// Sets the tables (BlockFormat::shared_bytes) of blocks that are sealed with `table_key`, before the first of them; they stay until release_pools.
   virtual void set_tables(PoolId pool, std::uint64_t table_key, std::span<const std::byte> tables) = 0;
   /// Drops all pools.
@@ -168,6 +176,7 @@ class Backend {
   virtual void audit(std::span<const SealOp> ops, AuditOf what, float scale, SealAudit* out) = 0;
   virtual void read_blocks(std::span<const BlockOut> ops) = 0;
   virtual void write_blocks(std::span<const BlockIn> ops) = 0;
+  virtual void copy(std::span<const CopyOp> ops) = 0;
   virtual void attend(const AttendBatch& batch) = 0;
   virtual void merge(const MergeBatch& batch) = 0;
   /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For rules that score stored rows, probes and tests.

@@ -16,13 +16,13 @@ class CountBackend final : public Backend {
   PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) override {
     std::uint64_t bytes = 0;
     if (__builtin_mul_overflow(format.block_bytes(), std::uint64_t{max_blocks}, &bytes)) throw PointFailure("a pool of more than 2^64 bytes");
-    pool_bytes_ += static_cast<std::int64_t>(bytes);
-    return PoolId(n_pools_++);
+    return add_pool(bytes);
   }
+  PoolId create_host_pool(PoolId of, std::uint32_t) override { return add_pool(pools_[of.value]); }
   void set_tables(PoolId, std::uint64_t, std::span<const std::byte>) override { refuse("set_tables"); }
   void release_pools() override {
     pool_bytes_ = 0;
-    n_pools_ = 0;
+    pools_.clear();
   }
   void append(std::span<const AppendOp>) override { refuse("append"); }
   void seal(std::span<const SealOp>) override { refuse("seal"); }
@@ -30,6 +30,7 @@ class CountBackend final : public Backend {
   void audit(std::span<const SealOp>, AuditOf, float, SealAudit*) override { refuse("audit"); }
   void read_blocks(std::span<const BlockOut>) override { refuse("read_blocks"); }
   void write_blocks(std::span<const BlockIn>) override { refuse("write_blocks"); }
+  void copy(std::span<const CopyOp>) override { refuse("copy"); }
   void attend(const AttendBatch&) override { refuse("attend"); }
   void merge(const MergeBatch&) override { refuse("merge"); }
   void read_row(BlockRef, std::uint32_t, std::uint32_t, float*, float*) override { refuse("read_row"); }
@@ -39,12 +40,17 @@ class CountBackend final : public Backend {
   [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0, 0, 0}; }
 
  private:
+  PoolId add_pool(std::uint64_t bytes) {
+    pool_bytes_ += static_cast<std::int64_t>(bytes);
+    pools_.push_back(bytes);
+    return PoolId(static_cast<std::uint32_t>(pools_.size() - 1));
+  }
   [[noreturn]] static void refuse(const char* operation) {
     throw std::logic_error(std::string("the count backend holds no payload: ") + operation + " must not be called");
   }
 
   std::int64_t pool_bytes_ = 0;
-  std::uint32_t n_pools_ = 0;
+  std::vector<std::uint64_t> pools_;  // bytes of each at its largest
 };
 
 }  // namespace

@@ -27,7 +27,17 @@ class HostBackend final : public Backend {
     pools_.emplace_back(format, max_blocks);
     views_.push_back(pools_.back().view());
     bounds_.emplace_back(format);
-    return PoolId(static_cast<std::uint32_t>(pools_.size() - 1));
+    const PoolId id(static_cast<std::uint32_t>(pools_.size() - 1));
+    home_.push_back(id);
+    return id;
+  }
+
+  PoolId create_host_pool(PoolId of, std::uint32_t max_blocks) override {
+    MOEKV_EXPECT(of.value < pools_.size());
+    const BlockFormat format = views_[of.value].format;
+    const PoolId id = create_pool(format, max_blocks);
+    home_.back() = of;
+    return id;
   }
 
   void set_tables(PoolId pool, std::uint64_t table_key, std::span<const std::byte> tables) override {
@@ -39,6 +49,7 @@ class HostBackend final : public Backend {
     views_.clear();
     bounds_.clear();
     pools_.clear();
+    home_.clear();
   }
 
   void append(std::span<const AppendOp> ops) override {
@@ -104,6 +115,22 @@ class HostBackend final : public Backend {
     }
   }
 
+  void copy(std::span<const CopyOp> ops) override {
+    for (const CopyOp& op : ops) {
+      use(op.to);
+      TableStore& tables = pools_[home_[op.to.pool.value].value].tables();
+      if (tables.needed()) tables.assign(op.to.index, op.table_key, home_[op.to.pool.value] != op.to.pool);
+      bounds_[op.to.pool.value].copy(op.to.index, bounds_[op.from.pool.value], op.from.index);
+    }
+    const auto n = static_cast<std::int64_t>(ops.size());
+#pragma omp parallel for schedule(static) num_threads(n_threads_) if (n > parallel_copies)
+    for (std::int64_t i = 0; i < n; ++i) {
+      const CopyOp& op = ops[static_cast<std::size_t>(i)];
+      const PoolView &from = pool(op.from), &to = pool(op.to);
+      std::memcpy(to.base + op.to.index * to.block_bytes, from.base + op.from.index * from.block_bytes, to.block_bytes);
+    }
+  }
+
   void attend(const AttendBatch& batch) override { attend_.attend(batch, views_); }
   void merge(const MergeBatch& batch) override { attend_.merge(batch); }
 
@@ -126,6 +153,7 @@ class HostBackend final : public Backend {
   }
 
  private:
+  static constexpr std::int64_t parallel_copies = 8;
   static constexpr std::int64_t parallel_ops = 256;  // fewer appends are done sooner than threads wake up
 
   [[nodiscard]] const PoolView& pool(const BlockRef& block) const {
@@ -185,6 +213,7 @@ class HostBackend final : public Backend {
   std::vector<PagePool> pools_;
   std::vector<PoolView> views_;
   std::vector<BoundsStore> bounds_;  // [pools]
+  std::vector<PoolId> home_;  // of a host pool: the pool that it is for; of others: itself
   HostAttend attend_;
 };
 

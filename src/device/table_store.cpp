@@ -1,6 +1,8 @@
 // Tables are found by key when pages are sealed and by block when they are read.
 #include "device/table_store.hpp"
 
+#include <utility>
+
 #include "core/error.hpp"
 
 namespace moekv {
@@ -18,12 +20,12 @@ std::byte* TableStore::add(std::uint64_t key, bool fixed) {
   return tables_[at].bytes.data();
 }
 
-void TableStore::assign(std::uint32_t block, std::uint64_t key) {
+void TableStore::assign(std::uint32_t block, std::uint64_t key, bool away) {
   const auto it = index_.find(key);
   MOEKV_EXPECT(it != index_.end());
-  if (block >= of_block_.size()) of_block_.resize(block + 1, none);
-  const std::uint32_t before = of_block_[block];
-  of_block_[block] = it->second;
+  std::vector<std::uint32_t>& of = away ? of_away_ : of_block_;
+  if (block >= of.size()) of.resize(block + 1, none);
+  const std::uint32_t before = std::exchange(of[block], it->second);
   ++tables_[it->second].users;
   if (before == none || --tables_[before].users > 0 || tables_[before].fixed) return;
   index_.erase(tables_[before].key);

@@ -17,8 +17,8 @@ class TableStore {
   [[nodiscard]] bool has(std::uint64_t key) const { return index_.contains(key); }
   /// Adds a zeroed table and returns its memory. A `fixed` one stays for good.
   std::byte* add(std::uint64_t key, bool fixed);
-  /// Lets `block` use the table of `key`, which exists; the one it used before goes when nobody uses it any more.
-  void assign(std::uint32_t block, std::uint64_t key);
+  /// Lets `block` use the table of `key`, which exists; the one it used before goes when nobody uses it any more. `away`: a block of the host pool.
+  void assign(std::uint32_t block, std::uint64_t key, bool away = false);
   /// Table of a block that was assigned one.
   [[nodiscard]] const std::byte* of(std::uint32_t block) const { return tables_[of_block_[block]].bytes.data(); }
   /// Bytes of all tables that exist.
@@ -36,7 +36,7 @@ class TableStore {
   std::uint64_t table_bytes_;
   std::vector<Table> tables_;
   std::vector<std::uint32_t> free_;
-  std::vector<std::uint32_t> of_block_;
+  std::vector<std::uint32_t> of_block_, of_away_;
   std::unordered_map<std::uint64_t, std::uint32_t> index_;
 };
 

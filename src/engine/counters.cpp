@@ -54,6 +54,7 @@ Counters::Counters(const Geometry& geometry, Rank first_rank, Rank end_rank) : g
   send_ns_.resize(own);
   receive_ns_.resize(own);
   memory_bytes_.resize(own);
+  host_ns_.resize(own);
   layers.resize(geometry.layers().size());
   expert_load.resize(geometry.n_experts());
   rank_load.resize(own);
@@ -178,6 +179,7 @@ std::vector<std::int64_t> Counters::step_model() const {
   std::vector<std::int64_t> values = exchange_ns_;
   const std::int64_t bytes = memory_bytes_.empty() ? 0 : *std::max_element(memory_bytes_.begin(), memory_bytes_.end());
   values.push_back(geometry_->spec().cluster.network.memory_ns(bytes));
+  values.push_back(host_ns_.empty() ? 0 : *std::max_element(host_ns_.begin(), host_ns_.end()));
   return values;
 }
 
@@ -185,6 +187,7 @@ std::vector<std::int64_t> Counters::take_step_model() {
   std::vector<std::int64_t> values = step_model();
   exchange_ns_.clear();
   std::fill(memory_bytes_.begin(), memory_bytes_.end(), 0);
+  std::fill(host_ns_.begin(), host_ns_.end(), 0);
   return values;
 }
 

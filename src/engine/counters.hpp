@@ -45,7 +45,9 @@ class Counters {
   void received(Rank source, Rank destination, const ByteCounts& bytes);
   /// Closes an exchange: its modelled time on this process is the largest sum of message times of an own rank and direction. Returns it.
   std::int64_t end_exchange();
-  /// Modelled times of the step's exchanges and of its page reads on this process, to be maximised over processes.
+  /// A batch of blocks between a rank's device and its host memory, for the modelled time.
+  void host_moved(Rank rank, std::int64_t bytes) { host_ns_[rank.value - first_.value] += geometry_->spec().cluster.network.host_ns(bytes); }
+  /// Modelled times of the step's exchanges, then of its page reads, then of its host links on this process, to be maximised over processes.
   [[nodiscard]] std::vector<std::int64_t> take_step_model();
   /// The same without taking it.
   [[nodiscard]] std::vector<std::int64_t> step_model() const;
@@ -64,7 +66,7 @@ class Counters {
   const Geometry* geometry_;
   Rank first_, end_;
   std::vector<TrafficRecord> matrix_;  // [own ranks][ranks], empty when too many ranks
-  std::vector<std::int64_t> send_ns_, receive_ns_, memory_bytes_;
+  std::vector<std::int64_t> send_ns_, receive_ns_, memory_bytes_, host_ns_;
   std::vector<std::int64_t> exchange_ns_;
   std::vector<StepRecord> step_rows_;
   std::vector<LayerRecord> layer_rows_;

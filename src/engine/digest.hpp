@@ -8,7 +8,7 @@
 
 namespace moekv {
 
-enum class Decision : std::uint32_t { route = 1, admit, evict, lookup, read, select, seal, move };
+enum class Decision : std::uint32_t { route = 1, admit, evict, lookup, read, select, seal, move, recall };
 
 /// One decision. Carries no slot, page or process id.
 struct DecisionEvent {

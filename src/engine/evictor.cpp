@@ -31,7 +31,9 @@ Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Backend
   const evict::Family family = std::visit([](const auto& rule) { return rule.family; }, spec.rule);
   queue_ = family == evict::Family::queue;
   std::visit([&](const auto& rule) { sharing_ = rule.over; }, spec.allocator);
-  active_ = family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited;
+  demotes_ = spec.action == EvictAction::demote;
+  planned_ = demotes_ && std::visit([](const auto& rule) { return evict::places<std::decay_t<decltype(rule)>>; }, spec.rule);
+  active_ = planned_ || (family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited);
 }
 
 Evictor::Standing Evictor::standing(const Group& group, std::uint32_t position) const {
@@ -51,7 +53,7 @@ Evictor::Standing Evictor::standing(const Group& group, std::uint32_t position) 
 Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index) const {
   const Group& group = shard.groups()[page.group];
   const bool partial = page.used < geometry_->page_slots() && !page.sealed;
-  Standing worst = partial && (page.read_step == step_ || page.append_step == step_) && (*requests_)[group.request].step == step_
+  Standing worst = partial && page.touched_step == step_ && (*requests_)[group.request].step == step_
                        ? Standing::sheltered
                        : Standing::evictable;
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
@@ -136,6 +138,24 @@ void Evictor::note_lookups(const Shard& shard, const Group& group, const Chain& 
   }
 }
 
+template <class Rule>
+void Evictor::touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
+  const EvictionSpec& spec = geometry_->spec().eviction;
+  for (const std::uint32_t p : chain.pages) {
+    const Page& page = shard.pages()[p];
+    const bool accessed = sees_residents_only(spec.access) ? page_accessed(page) : shadow_accessed(group, chain, page.shadow);
+    // A page that enters is accessed by entering; one that lies in the host tier was not read.
+    const bool counts = !demotes_ || (!page.away && !enters(page, step));
+    if (!accessed || !counts) continue;
+    if (demotes_ && Rule::family == evict::Family::queue) {
+      shard.take_turn(p);
+    } else {
+      shard.touch_page(rule, p, step);
+    }
+  }
+  if (demotes_) shard.mark_dirty(group);
+}
+
 bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) {
   if (chain.shadow_experts.empty()) return true;
   std::uint64_t any = 0;
@@ -147,16 +167,11 @@ bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint3
 void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
   const EvictionSpec& spec = geometry_->spec().eviction;
   auto& pages = shard.pages();
-  const auto [lookups, hits, requested, missed, cold] = look_up(shard, group, chain);
+  const auto [lookups, hits, requested, missed, cold] = demotes_ ? look_up_tiers(shard, group, chain, step) : look_up(shard, group, chain);
   if (shard.records_accesses()) note_lookups(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   std::visit([&](const auto& rule) {
-    if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
-      for (const std::uint32_t p : chain.pages) {
-        const bool accessed = sees_residents_only(spec.access) ? page_accessed(pages[p]) : shadow_accessed(group, chain, pages[p].shadow);
-        if (accessed) shard.touch_page(rule, p, step);
-      }
-    }
+    if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) touch_pages(rule, shard, group, chain, step);
   }, spec.rule);
   if (spec.access == AccessSource::mass) {
     for (const std::uint32_t p : chain.pages) pages[p].mass = 0;
@@ -183,24 +198,17 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
                          static_cast<std::uint64_t>(lookups) << 32 | static_cast<std::uint64_t>(hits)});
 }
 
-std::uint64_t Evictor::usage(const EvictList& list) const {
+std::uint64_t Evictor::in_budget_units(std::uint64_t entries, std::uint64_t pages, std::uint64_t bytes) const {
   switch (geometry_->spec().eviction.budget.kind) {
-    case BudgetKind::pages: return list.pages;
-    case BudgetKind::bytes: return list.bytes;
-    default: return list.live;
+    case BudgetKind::pages: return pages;
+    case BudgetKind::bytes: return bytes;
+    default: return entries;
   }
 }
 
 std::uint64_t Evictor::weight(const Shard& shard, const Page& page) const {
-  switch (geometry_->spec().eviction.budget.kind) {
-    case BudgetKind::pages: return 1;
-    case BudgetKind::bytes: {
-      const std::uint32_t width = geometry_->head_group_width(shard.rank(), shard.groups()[page.group].head_group);
-      const BlockFormat format = page.sealed ? geometry_->sealed_format(width, page.page_class) : geometry_->raw_format(width);
-      return format.block_bytes() + format.bounds_bytes();
-    }
-    default: return page.live;
-  }
+  const bool bytes = geometry_->spec().eviction.budget.kind == BudgetKind::bytes;
+  return in_budget_units(page.live, 1, bytes ? shard.block_bytes_of(page) : 0);
 }
 
 bool Evictor::due(const EvictList& list, const Group* group, std::uint64_t step, double& target) const {
@@ -245,15 +253,24 @@ void Evictor::decide(Shard& shard, std::uint64_t step, std::uint32_t layer) {
   std::erase_if(dirty, [&](std::uint32_t g) {
     Group& group = shard.groups()[g];
     const bool waits = layer != no_index && group.layer != layer;
-    const bool stays = active_ && group.in_use && (waits || usage(group.list) > group.list.budget);
+    const bool stays = active_ && group.in_use && (waits || (planned_ ? group.list.live > 0 : usage(group.list) > group.list.budget));
     group.list.dirty = stays;
     return !stays;
   });
 }
 
 void Evictor::decide_list(Shard& shard, EvictList& list, Group* only, std::uint64_t step) {
+  if (planned_) return take_planned(shard, only, step);
   double target = 0;
-  if (!due(list, only, step, target)) return;
+  const bool over = due(list, only, step, target);
+  // What the queries of a step read is needed at once, whatever leaves after it.
+  const std::uint64_t needed = list.needed_step == step ? in_budget_units(list.needed_live, list.needed_pages, list.needed_bytes) : 0;
+  const std::uint64_t at_once = needed > list.budget ? needed - list.budget : 0;
+  if (!over) {
+    if (!list.turns.empty()) take_queue_pages(shard, list, 0, step);
+    counters_->step.overcommit += static_cast<std::int64_t>(at_once);
+    return;
+  }
   const std::uint64_t excess = usage(list) - static_cast<std::uint64_t>(target);
   counters_->step.steps_under_pressure += 1;
   std::uint64_t left = 0;
@@ -262,7 +279,7 @@ void Evictor::decide_list(Shard& shard, EvictList& list, Group* only, std::uint6
   } else {
     left = geometry_->unit() == EvictUnit::page ? take_queue_pages(shard, list, excess, step) : take_queue_tokens(shard, list, excess, step);
   }
-  counters_->step.overcommit += static_cast<std::int64_t>(left);
+  counters_->step.overcommit += static_cast<std::int64_t>(std::max(left, at_once));
   const std::uint32_t group = only != nullptr ? static_cast<std::uint32_t>(only - shard.groups().data()) : no_index;
   allowed_[shard.id().value - first_shard_].push_back({group, static_cast<std::uint64_t>(target) + left});
 }
@@ -274,8 +291,8 @@ void Evictor::record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::
   counters_->step.evictions += 1;
   counters_->layers[group.layer].evictions += 1;
   counters_->digest.add({step, geometry_->layers()[group.layer].layer.value, Decision::evict, group.request.value, shard.position(i), expert.value,
-                         shard.id().value << 8 | group.head_group, 1});
-  if (geometry_->several_copies() && geometry_->spec().read.copies != CopyRule::paper) notify_(shard, group, i);
+                         shard.id().value << 8 | group.head_group, demotes_ ? 2U : 1U});
+  if (!demotes_ && geometry_->several_copies() && geometry_->spec().read.copies != CopyRule::paper) notify_(shard, group, i);
 }
 
 void Evictor::doom_page(Shard& shard, std::uint32_t page, std::uint64_t step) {
@@ -297,6 +314,11 @@ std::uint64_t Evictor::execute(Shard& shard) {
     if (v.slot != no_index) {
       shard.kill(v.page, v.slot);
       left += 1;
+      continue;
+    }
+    if (demotes_) {
+      left += shard.pages()[v.page].live;
+      shard.demote(v.page);
       continue;
     }
     const std::uint32_t used = shard.pages()[v.page].used;

@@ -35,6 +35,7 @@ class Evictor {
     evict::UnitView view;
     std::uint32_t page, slot;  // slot no_index: the whole page
     float score = 0;
+    bool late = false;         // entered in this step: goes after all others (action demote)
   };
   struct Victim {
     std::uint32_t page, slot;  // slot no_index: the whole page
@@ -48,21 +49,25 @@ class Evictor {
   void touch_group(Shard& shard, Group& group, std::uint64_t step);
   /// Moves the thresholds of the lists whose pages were looked up in the step.
   void adapt_thresholds(Shard& shard);
-  /// Lookups of one chain in one step, in shadow pages and in entries.
+  /// Lookups of one chain in one step, in shadow pages (which pages are themselves where none is dropped) and in entries.
   struct Lookups {
     std::int64_t lookups = 0, hits = 0;
     std::int64_t requested = 0, missed = 0;
     std::int64_t cold = 0;  // misses that are a replan's doing
   };
   Lookups look_up(Shard& shard, Group& group, Chain& chain);
+  Lookups look_up_tiers(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   [[nodiscard]] static bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow);
   /// Whether the step accessed a resident page, for sources that only see what is resident (mass, selected).
   [[nodiscard]] bool page_accessed(const Page& page) const;
   /// Tells the access log what `look_up` counts.
   void note_lookups(const Shard& shard, const Group& group, const Chain& chain) const;
+  template <class Rule>
+  void touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   void touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   [[nodiscard]] bool due(const EvictList& list, const Group* group, std::uint64_t step, double& target) const;
-  [[nodiscard]] std::uint64_t usage(const EvictList& list) const;
+  [[nodiscard]] std::uint64_t usage(const EvictList& list) const { return in_budget_units(list.live, list.pages, list.bytes); }
+  [[nodiscard]] std::uint64_t in_budget_units(std::uint64_t entries, std::uint64_t pages, std::uint64_t bytes) const;
   [[nodiscard]] std::uint64_t weight(const Shard& shard, const Page& page) const;
   void decide_list(Shard& shard, EvictList& list, Group* only, std::uint64_t step);
   /// Makes the capacities of the dirty lists that share a budget and are together due, where the allocator does so during the run.
@@ -78,11 +83,19 @@ class Evictor {
   [[nodiscard]] bool has_capacity(const Group& group, std::uint64_t step) const;
   /// Sets the scores of units that compete with each other.
   void score(std::vector<Candidate>& units) const;
+  /// A plan's own: what it gives to the host tier leaves whatever the budget.
+  void take_planned(Shard& shard, Group* only, std::uint64_t step);
   std::uint64_t take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_queue_tokens(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step);
+  /// Takes the pages whose turn it is in the queues of a list, in the order in which accesses apply.
+  [[nodiscard]] std::vector<std::uint32_t> turns_of(Shard& shard, EvictList& list) const;
+  [[nodiscard]] static bool enters(const Page& page, std::uint64_t step) { return page.entered_step == static_cast<std::uint32_t>(step); }
+  [[nodiscard]] std::vector<Candidate> scored(Shard& shard, Group* only, std::uint64_t step);
   /// The units of a group that may go, without scores.
   void collect(Shard& shard, Group& group, std::uint64_t step, std::vector<Candidate>& out);
+  /// What reading a page takes: the modelled time from its rank to the home rank.
+  [[nodiscard]] float cost_of(const Shard& shard, const Group& group, const Page& page) const;
   [[nodiscard]] float state_of(Shard& shard, std::size_t slot_index) const;
   void doom_page(Shard& shard, std::uint32_t page, std::uint64_t step);
   void doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
@@ -98,7 +111,7 @@ class Evictor {
   GroupScorer scorer_;
   std::uint64_t step_ = 0;
   std::uint32_t sinks_ = 0;
-  bool queue_, active_;
+  bool queue_, demotes_, planned_, active_;
   allocate::Over sharing_ = allocate::Over::heads;  // which lists share a budget, for allocators that act during the run
   std::vector<std::vector<Victim>> victims_;      // [shard index in the process]
   std::vector<std::vector<Allowance>> allowed_;

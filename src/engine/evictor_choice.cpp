@@ -7,17 +7,42 @@
 
 namespace moekv {
 
+/// Under action demote pages that entered join their queues one after another, each after the victims that make room for it. Pages of the step whose
+/// turn is still to come are no victims.
 std::uint64_t Evictor::take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step) {
-  const auto standing_of = [&](std::uint32_t page) { return page_standing(shard, shard.pages()[page], page); };
+  const auto standing_of = [&](std::uint32_t page) {
+    const Page& p = shard.pages()[page];
+    return p.waits ? Standing::sheltered : page_standing(shard, p, page);
+  };
   std::visit([&](const auto& rule) {
     if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) {
       evict::Queue queue = shard.queue_of(list);
-      while (excess > 0) {
-        const std::uint32_t page = rule.victim(queue, standing_of);
-        if (page == evict::no_unit) return;
-        excess -= std::min(excess, weight(shard, shard.pages()[page]));
-        doom_page(shard, page, step);
+      const auto evict_to = [&](std::uint64_t rest) {
+        while (excess > rest) {
+          const std::uint32_t page = rule.victim(queue, standing_of);
+          if (page == evict::no_unit) return;
+          excess -= std::min(excess, weight(shard, shard.pages()[page]));
+          doom_page(shard, page, step);
+        }
+      };
+      const std::vector<std::uint32_t> turns = turns_of(shard, list);
+      std::uint64_t outside = 0;  // weight of pages that are in no queue yet
+      for (const std::uint32_t page : turns) {
+        shard.pages()[page].waits = true;
+        outside += enters(shard.pages()[page], step) ? weight(shard, shard.pages()[page]) : 0;
       }
+      for (const std::uint32_t page : turns) {
+        shard.pages()[page].waits = false;
+        if (!enters(shard.pages()[page], step)) {
+          shard.touch_page(rule, page, step);
+          continue;
+        }
+        outside -= weight(shard, shard.pages()[page]);
+        if constexpr (requires { rule.expect(queue, page); }) rule.expect(queue, page);
+        evict_to(outside);
+        rule.insert(queue, page);
+      }
+      evict_to(0);
     }
   }, geometry_->spec().eviction.rule);
   return excess;
@@ -52,6 +77,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
   const EvictionSpec& spec = geometry_->spec().eviction;
   const std::uint32_t length = (*requests_)[group.request].length;
   evict::UnitView view{group.request.value, geometry_->layers()[group.layer].layer.value, 0, step, 0.0F, spec.seed};
+  view.total = (*requests_)[group.request].total_tokens;
   const auto place = [&](std::uint32_t position, float state) {
     view.position = position;
     view.age = length - 1 - position;
@@ -59,10 +85,12 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
   };
   if (scorer_.active()) scorer_.score(shard, group, step);
   const bool accesses = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.rule);
+  const bool costs = std::visit([](const auto& rule) { return evict::needs_cost<std::decay_t<decltype(rule)>>; }, spec.rule);
   for (const Chain& chain : group.chains) {
     for (const std::uint32_t p : chain.pages) {
       const Page& page = shard.pages()[p];
-      if (page.doomed) continue;
+      if (page.doomed || page.away) continue;
+      if (costs) view.cost = cost_of(shard, group, page);
       if (geometry_->unit() == EvictUnit::token) {
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
           const std::size_t i = shard.at(p, slot);
@@ -84,6 +112,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
         place(first, spec.page_reducer == Reducer::max ? most : spec.page_reducer == Reducer::sum ? sum : sum / static_cast<float>(page.live));
         if (accesses) view.access = shard.access(p);
         out.push_back({view, p, no_index});
+        out.back().late = demotes_ && enters(page, step);
       }
     }
   }
@@ -112,7 +141,7 @@ void Evictor::score(std::vector<Candidate>& units) const {
   std::visit([&](const auto& rule) { score_all(rule, units); }, geometry_->spec().eviction.rule);
 }
 
-std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step) {
+std::vector<Evictor::Candidate> Evictor::scored(Shard& shard, Group* only, std::uint64_t step) {
   std::vector<Candidate> candidates;
   if (only != nullptr) {
     collect(shard, *only, step, candidates);
@@ -127,9 +156,16 @@ std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, s
     for (Group* group : groups) collect(shard, *group, step, candidates);
   }
   score(candidates);
+  return candidates;
+}
+
+std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step) {
+  std::vector<Candidate> candidates = scored(shard, only, step);
   const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, list.control); }, geometry_->spec().eviction.rule);
   // Lowest score first; among equals the smallest position goes (newest wins), then the earlier group.
-  const auto before = [](const Candidate& a, const Candidate& b) { return std::tie(a.score, a.view.position) < std::tie(b.score, b.view.position); };
+  const auto before = [](const Candidate& a, const Candidate& b) {
+    return std::tie(a.late, a.score, a.view.position) < std::tie(b.late, b.score, b.view.position);
+  };
   std::stable_sort(candidates.begin(), candidates.end(), before);
   for (const Candidate& c : candidates) {
     if (excess == 0 && !(c.score < below)) break;

@@ -40,7 +40,8 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   }, spec.eviction.rule);
   needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
   const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
-  unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (tokens && !whole_pages ? EvictUnit::token : EvictUnit::page);
+  const bool demotes = spec.eviction.action == EvictAction::demote;
+  unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (tokens && !whole_pages && !demotes ? EvictUnit::token : EvictUnit::page);
 
   choose_formats();
   choose_layers(trace);

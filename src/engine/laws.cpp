@@ -37,14 +37,19 @@ class Violations {
 };
 
 /// Laws of one window's counters, and between it and the window before.
-void check_step(const S& s, const S& before, Violations& v) {
+void check_step(const S& s, const S& before, EvictAction action, Violations& v) {
   const auto equal = [&](const char* a, std::int64_t x, const char* b, std::int64_t y) { v.expect(Relation::equal, s.first_step, a, x, b, y); };
   const auto at_most = [&](const char* a, std::int64_t x, const char* b, std::int64_t y) { v.expect(Relation::at_most, s.first_step, a, x, b, y); };
   equal("n_req", s.n_req, "n_hit + n_miss", s.n_hit + s.n_miss);
   equal("n_hit", s.n_hit, "hit_local + hit_node + hit_remote", s.hit_local + s.hit_node + s.hit_remote);
   equal("tokens", s.tokens, "prefill_tokens + decode_tokens", s.prefill_tokens + s.decode_tokens);
-  equal("resident_entries before + insertions", before.resident_entries + s.insertions, "resident_entries + evictions + finished_entries",
-        s.resident_entries + s.evictions + s.finished_entries);
+  equal("resident_entries before + insertions + recalls", before.resident_entries + s.insertions + s.recalls,
+        "resident_entries + evictions + finished_entries - host_finished_entries",
+        s.resident_entries + s.evictions + s.finished_entries - s.host_finished_entries);
+  equal("host_entries before + demotions", before.host_entries + s.demotions, "host_entries + recalls + host_finished_entries",
+        s.host_entries + s.recalls + s.host_finished_entries);
+  equal("demotions", s.demotions, "evictions under action demote", action == EvictAction::demote ? s.evictions : 0);
+  equal("hit_host", s.hit_host, "n_miss under action demote", action == EvictAction::demote ? s.n_miss : 0);
   equal("chosen_experts", s.chosen_experts, "stored_copies + dedup_merged", s.stored_copies + s.dedup_merged);
   equal("bytes_logical", s.bytes_logical, "bytes_received", s.bytes_received);
   equal("bytes_logical", s.bytes_logical, "bytes_self + wire bytes", s.bytes_self + wire_bytes(s));
@@ -61,7 +66,10 @@ void check_step(const S& s, const S& before, Violations& v) {
   at_most("bounds_bytes", s.bounds_bytes, "metadata_bytes", s.metadata_bytes);
   at_most("empty_reads", s.empty_reads, "queries", s.queries);
   at_most("distinct_insertions", s.distinct_insertions, "insertions", s.insertions);
-  at_most("resident_distinct", s.resident_distinct, "resident_entries", s.resident_entries);
+  at_most("resident_distinct", s.resident_distinct, "resident_entries + host_entries", s.resident_entries + s.host_entries);
+  at_most("recalled_pages", s.recalled_pages, "recalls", s.recalls);
+  at_most("demoted_pages", s.demoted_pages, "demotions", s.demotions);
+  at_most("premature_evictions", s.premature_evictions, "hit_host", s.hit_host);
   at_most("sealed_entries", s.sealed_entries, "resident_entries", s.resident_entries);
   at_most("kv_bytes_stored", s.kv_bytes_stored, "kv_peak_bytes", s.kv_peak_bytes);
 }
@@ -165,7 +173,7 @@ std::vector<std::string> check_laws(const RunSpec& spec, const RunOutcome& outco
   const auto slots = static_cast<std::int64_t>(page_slots_of(spec));
   StepRecord before;
   for (const StepRecord& s : outcome.steps) {
-    check_step(s, before, violations);
+    check_step(s, before, spec.eviction.action, violations);
     violations.expect(Relation::at_most, s.first_step, "used_slots", s.used_slots, "allocated_pages x slots", s.allocated_pages * slots);
     before = s;
   }

@@ -24,12 +24,14 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
       weights_(geometry.spec().eviction.weights_path, geometry.spec().model),
       payload_(backend.has_payload()),
       copies_matter_(geometry.several_copies()),
+      demotes_(geometry.spec().eviction.action == EvictAction::demote),
       choice_(geometry.spec().read.select) {
   const RunSpec& spec = geometry.spec();
   const std::uint32_t end_shard = geometry.placement().first_shard(end.value);
   const std::uint64_t block = geometry.raw_format(geometry.heads_per_group()).block_bytes();
   // Virtual room only; what is really taken grows with use and is reported.
-  const std::uint64_t room = spec.memory.shard_bytes > 0 ? 2 * spec.memory.shard_bytes : std::uint64_t{64} << 30;
+  const bool bounded = spec.memory.shard_bytes > 0 && !demotes_;  // a step may recall all that it reads
+  const std::uint64_t room = bounded ? 2 * spec.memory.shard_bytes : std::uint64_t{64} << 30;
   const auto max_pages = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(room / block, 1024, 1U << 30));
   shards_.reserve(end_shard - first_shard_);
   for (std::uint32_t s = first_shard_; s < end_shard; ++s) shards_.emplace_back(geometry, ShardId(s), backend, max_pages);
@@ -184,6 +186,7 @@ void Owner::admit() {
     counters_->shard_load[s.id().value - first_shard_].insertions += stored;
     counters_->rank_load[s.rank().value - first_.value].insertions += stored;
   }
+  copy_recalled();
   if (payload_ && !appends_.empty()) backend_->append(appends_);
 }
 

@@ -30,6 +30,8 @@ class Owner {
   void attend();
   /// Fills the outboxes with the partial results.
   void reply();
+  /// Action demote: copies the pages that evictions moved to the host tier.
+  void copy_demoted();
   /// Seals the pages that the layer step filled.
   void seal();
 
@@ -38,10 +40,10 @@ class Owner {
   [[nodiscard]] Shard& shard(ShardId id) { return shards_[id.value - first_shard_]; }
   /// A raw page that came from another shard will be sealed as one that was filled here.
   void watch(std::uint32_t shard_index, std::uint32_t page) { unsealed_.emplace_back(shard_index, page); }
-  /// Own ranks that the last admit gave entries; a rank may come more than once.
+  /// Own ranks that the last admit and attend gave entries; a rank may come more than once.
   [[nodiscard]] std::span<const Rank> grown_ranks() const { return grown_; }
   [[nodiscard]] std::int64_t buffer_bytes() const;
-  std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0;  // sub-timers, taken and cleared by the caller
+  std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0, demote_ns = 0, recall_ns = 0;  // sub-timers, taken and cleared by the caller
 
  private:
   /// One segment of a received dispatch, in place.
@@ -141,6 +143,10 @@ class Owner {
   void audit(std::span<const SealOp> ops);
   /// The newest queries of a page's request in this layer step.
   void attach_queries(SealOp& op, const Shard& shard, const Group& group) const;
+  /// Action demote: copies the pages that came back since the last call.
+  void copy_recalled();
+  void recall_unsealed();
+  [[nodiscard]] bool is_due_to_seal(const Shard& shard, const Page& page) const;
   void run_kernel();
   void merge_shards();
   void write_partials(WireWriter& out, std::span<const std::uint32_t> rows, std::uint32_t heads, bool half);
@@ -154,7 +160,7 @@ class Owner {
   std::uint32_t first_shard_ = 0;
   std::vector<Shard> shards_;
   RuleWeights weights_;
-  bool payload_, copies_matter_;
+  bool payload_, copies_matter_, demotes_;
   std::uint32_t layer_ = 0;
   bool layer_by_expert_ = false;
   std::uint64_t step_ = 0;
@@ -169,6 +175,7 @@ class Owner {
   std::vector<std::pair<Rank, ByteCounts>> received_;  // of one segment
   std::vector<Query> queries_;
   std::vector<AppendOp> appends_;
+  std::vector<CopyOp> moves_;
   std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_, mass_pages_;  // (shard index, page)
   std::vector<DuePage> due_;
   std::vector<std::byte> q_rows_;  // [queries][q_row_heads_][d_k]

@@ -55,7 +55,7 @@ std::uint64_t Owner::read_bits(const Query& query, const Shard& shard, std::uint
 std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t index, const ReadFilter& filter, ReadTally& tally) {
   Page& page = shard.pages()[index];
   if (page.min_position > filter.high || page.max_position < filter.low) return 0;
-  page.read_step = static_cast<std::uint32_t>(step_);
+  page.touched_step = static_cast<std::uint32_t>(step_);
   tally.scanned += page.live;
   const std::size_t first_word = masks_.size();
   std::uint32_t read = 0;
@@ -66,6 +66,7 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   }
   if (read == 0 || read == page.used) masks_.resize(first_word);
   if (read == 0) return 0;
+  if (demotes_) shard.need(index, step_);
   page.used_step = static_cast<std::uint32_t>(step_);
   tally.slots += page.used;
   if (payload_) {
@@ -204,11 +205,13 @@ void Owner::attend() {
   for (Query& query : queries_) build_query(query);
   const auto listed = Clock::now();
   select_ns += (listed - start).count();
+  copy_recalled();
+  const auto recalled = Clock::now();
   if (payload_) {
     run_kernel();
     merge_shards();
   }
-  decode_ns += (Clock::now() - listed).count();
+  decode_ns += (Clock::now() - recalled).count();
 }
 
 void Owner::pack_queries() {

@@ -20,12 +20,18 @@ std::int64_t millionths(double x) { return std::llround((x < 1e6 ? x : 1e6) * 1e
 
 }  // namespace
 
+bool Owner::is_due_to_seal(const Shard& shard, const Page& page) const {
+  const RequestTable::Row& row = (*requests_)[shard.groups()[page.group].request];
+  const bool prompt_ends = row.step == step_ && row.length == row.prompt_tokens;
+  const bool full = page.used == geometry_->page_slots() || (prompt_ends && page.used >= min_sealed_entries);
+  return full && page.max_position + geometry_->spec().compression.raw_window_tokens < row.length;
+}
+
 void Owner::find_due() {
   for (const auto& page : appended_) unsealed_.push_back(page);
   std::sort(unsealed_.begin(), unsealed_.end());
   unsealed_.erase(std::unique(unsealed_.begin(), unsealed_.end()), unsealed_.end());
   due_.clear();
-  const std::uint32_t window = geometry_->spec().compression.raw_window_tokens;
   std::erase_if(unsealed_, [&](const auto& item) {
     Shard& s = shards_[item.first];
     const Page& page = s.pages()[item.second];
@@ -33,10 +39,7 @@ void Owner::find_due() {
     const Group& group = s.groups()[page.group];
     if (group.chains[page.chain].side) return true;
     if (group.layer != layer_) return false;
-    const RequestTable::Row& row = (*requests_)[group.request];
-    const bool prompt_ends = row.step == step_ && row.length == row.prompt_tokens;
-    const bool full = page.used == geometry_->page_slots() || (prompt_ends && page.used >= min_sealed_entries);
-    if (!full || page.max_position + window >= row.length) return false;
+    if (!is_due_to_seal(s, page)) return false;
     due_.push_back({item.first, item.second, 0});
     return true;
   });
@@ -121,6 +124,7 @@ double Owner::importance(const DuePage& due) const {
 
 void Owner::seal() {
   if (!geometry_->compressed()) return;
+  if (demotes_) recall_unsealed();
   const auto start = std::chrono::steady_clock::now();
   find_due();
   choose_classes();

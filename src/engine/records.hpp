@@ -26,11 +26,13 @@ struct StepRecord {
   std::int64_t first_step = 0;
   std::int64_t n_steps = 0;
   std::int64_t tokens = 0, prefill_tokens = 0, decode_tokens = 0, queries = 0;
-  std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0;
+  std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0, hit_host = 0;
   std::int64_t requested_bytes = 0, missed_bytes = 0;
   std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0, scoring_bytes = 0;
   std::int64_t pages_considered = 0, pages_selected = 0, bounds_bytes_read = 0, bounds_bytes = 0;
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
+  std::int64_t demotions = 0, recalls = 0, demoted_pages = 0, recalled_pages = 0, demoted_bytes = 0, recalled_bytes = 0;
+  std::int64_t premature_evictions = 0, host_finished_entries = 0, host_entries = 0, host_bytes = 0;
   std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0, allocations = 0, allocation_error = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
   std::int64_t query_ranks = 0, query_nodes = 0, store_ranks = 0, store_nodes = 0, cross_shard_switches = 0, expert_reads = 0;
@@ -46,8 +48,8 @@ struct StepRecord {
   std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0, wire_pages = 0;
   std::int64_t wire_messages = 0, hidden_state_bytes = 0;
   std::int64_t t_read = 0, t_route = 0, t_place = 0, t_dispatch = 0, t_admit = 0, t_attend = 0, t_combine = 0, t_touch = 0, t_record = 0;
-  std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_generate = 0;
-  std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0, t_replan = 0, t_replan_model = 0;
+  std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_demote = 0, t_recall = 0, t_generate = 0;
+  std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0, t_host_model = 0, t_replan = 0, t_replan_model = 0;
 
   static constexpr auto metrics = std::tuple{
       Metric{"first_step", &StepRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
@@ -58,12 +60,13 @@ struct StepRecord {
       Metric{"queries", &StepRecord::queries, "1", "(token, layer) pairs that attended", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"n_req", &StepRecord::n_req, "1", "lookups: (page, step) pairs of the access source over all pages written and not finished", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"n_hit", &StepRecord::n_hit, "1", "lookups whose page was resident (at least one live entry) on its owner", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"n_miss", &StepRecord::n_miss, "1", "lookups whose page was evicted", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"n_miss", &StepRecord::n_miss, "1", "lookups whose page was not resident", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hit_local", &StepRecord::hit_local, "1", "hits on the home rank of the request", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hit_node", &StepRecord::hit_node, "1", "hits on another rank of the home rank's node", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hit_remote", &StepRecord::hit_remote, "1", "hits on a rank of another node", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"hit_host", &StepRecord::hit_host, "1", "lookups whose page lay in the host tier: the misses that a recall serves", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"requested_bytes", &StepRecord::requested_bytes, "byte", "uncompressed bytes of the entries of all looked-up pages", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"missed_bytes", &StepRecord::missed_bytes, "byte", "uncompressed bytes of those entries that were evicted", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"missed_bytes", &StepRecord::missed_bytes, "byte", "uncompressed bytes of those entries that were not resident", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"entries_scanned", &StepRecord::entries_scanned, "1", "live entries in the pages that queries read", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"entries_wanted", &StepRecord::entries_wanted, "1", "entries that entered a query's softmax", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"masked_copies", &StepRecord::masked_copies, "1", "tokens a query could not read because its chosen copy was evicted while another copy lived (copies: hash)", Scope::global, ClaimClass::counted, Combine::sum},
@@ -75,9 +78,19 @@ struct StepRecord {
       Metric{"scoring_bytes", &StepRecord::scoring_bytes, "byte", "stored bytes of keys and values that the eviction rule read back to score entries", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"insertions", &StepRecord::insertions, "1", "entries stored (copies)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"distinct_insertions", &StepRecord::distinct_insertions, "1", "distinct (request, layer, position) stored", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"evictions", &StepRecord::evictions, "1", "entries evicted", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"evictions", &StepRecord::evictions, "1", "entries evicted: dropped, or moved to the host tier", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"demotions", &StepRecord::demotions, "1", "entries moved to the host tier", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"recalls", &StepRecord::recalls, "1", "entries moved back from the host tier, to be read, appended to or sealed", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"demoted_pages", &StepRecord::demoted_pages, "1", "pages moved to the host tier", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"recalled_pages", &StepRecord::recalled_pages, "1", "pages moved back from the host tier", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"demoted_bytes", &StepRecord::demoted_bytes, "byte", "page blocks copied to the host tier", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"recalled_bytes", &StepRecord::recalled_bytes, "byte", "page blocks copied back from the host tier", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"premature_evictions", &StepRecord::premature_evictions, "1", "looked-up pages that went to the host tier at most as many lookups of their budget's pages ago as the budget holds pages", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"host_entries", &StepRecord::host_entries, "1", "entries in the host tier at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"host_bytes", &StepRecord::host_bytes, "byte", "page blocks in the host tier at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"host_finished_entries", &StepRecord::host_finished_entries, "1", "part of finished_entries that lay in the host tier", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"finished_entries", &StepRecord::finished_entries, "1", "live entries freed because their request finished", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"overcommit", &StepRecord::overcommit, "1", "entries above the budget that protection or pins kept, summed over steps", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"overcommit", &StepRecord::overcommit, "1", "budget units above the budget that protection or pins kept, or that one step read, summed over steps", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"budget_excess", &StepRecord::budget_excess, "1", "budget units that groups held above budget + admitted in the step + overcommit after due evictions, summed over steps; 0 by law", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"steps_under_pressure", &StepRecord::steps_under_pressure, "1", "(group, step) pairs over budget before eviction", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"allocations", &StepRecord::allocations, "1", "times that the allocator made the capacities of lists that share a budget during the run (ada, pooled, cake)", Scope::global, ClaimClass::counted, Combine::sum},
@@ -107,7 +120,7 @@ struct StepRecord {
       Metric{"shadow_saved_bytes", &StepRecord::shadow_saved_bytes, "byte", "K and V of those that a replica on another rank would have taken", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"cross_shard_switches", &StepRecord::cross_shard_switches, "1", "successive stores of one request, layer and expert that change shard", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"expert_reads", &StepRecord::expert_reads, "1", "(query, expert) pairs of routed reads", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"resident_distinct", &StepRecord::resident_distinct, "1", "distinct (request, layer, position) with a live entry at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"resident_distinct", &StepRecord::resident_distinct, "1", "distinct (request, layer, position) with a live entry, in either tier, at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"resident_entries", &StepRecord::resident_entries, "1", "live entries at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"sealed_entries", &StepRecord::sealed_entries, "1", "live entries in sealed pages at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"allocated_pages", &StepRecord::allocated_pages, "1", "page blocks allocated at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
@@ -155,10 +168,13 @@ struct StepRecord {
       Metric{"t_attend_decode", &StepRecord::t_attend_decode, "ns", "part of attend inside the attention kernel", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_replan", &StepRecord::t_replan, "ns", "host time of replans, part of t_step: the stall before the step", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_replan_model", &StepRecord::t_replan_model, "ns", "alpha-beta time of moving pages, part of t_network_model: the stall on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
+      Metric{"t_demote", &StepRecord::t_demote, "ns", "part of admit that copies pages to the host tier", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_recall", &StepRecord::t_recall, "ns", "time of copying pages back from the host tier: part of attend, for pages that are appended to of admit, sealed of touch", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_generate", &StepRecord::t_generate, "ns", "time spent making q, k, v; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_step", &StepRecord::t_step, "ns", "host time of the steps of the window, generation and probes excluded", Scope::global, ClaimClass::measured, Combine::max},
       Metric{"t_network_model", &StepRecord::t_network_model, "ns", "alpha-beta time of the exchanges on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
-      Metric{"t_memory_model", &StepRecord::t_memory_model, "ns", "page bytes read by the busiest rank over the configured memory bandwidth", Scope::global, ClaimClass::modelled, Combine::sum}};
+      Metric{"t_memory_model", &StepRecord::t_memory_model, "ns", "page bytes read by the busiest rank over the configured memory bandwidth", Scope::global, ClaimClass::modelled, Combine::sum},
+      Metric{"t_host_model", &StepRecord::t_host_model, "ns", "alpha-beta time of demotions and recalls on the busiest rank's host link", Scope::global, ClaimClass::modelled, Combine::sum}};
 };
 
 /// Totals of one attention layer over a window.

@@ -119,13 +119,14 @@ class Run {
     hand_over_log(step);
     std::vector<std::int64_t> model = counters.take_step_model();
     transport_.allreduce_max(model);
-    const std::int64_t memory = model.back();
-    const std::int64_t network = std::accumulate(model.begin(), model.end() - 1, std::int64_t{0});
+    const std::int64_t host = model.back(), memory = model[model.size() - 2];
+    const std::int64_t network = std::accumulate(model.begin(), model.end() - 2, std::int64_t{0});
     if (transport_.process() == 0) {  // already the whole job's: one process books it
       counters.step.t_network_model += network;
       counters.step.t_memory_model += memory;
+      counters.step.t_host_model += host;
     }
-    batcher_.finish_step(batch, network + memory, measured);
+    batcher_.finish_step(batch, network + memory + host, measured);
     for (const BatchItem& item : batch.items) done_tokens_ += item.end - item.begin;
     if (hooks_.progress && transport_.process() == 0) hooks_.progress({step + 1, done_tokens_, batcher_.total_tokens()});
   }

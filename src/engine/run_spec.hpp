@@ -94,7 +94,7 @@ enum class EvictScope : std::uint8_t { request, shard };
 enum class EvictUnit : std::uint8_t { automatic, token, page };   // automatic: the rule's own (token where it needs mass, else page)
 enum class AccessSource : std::uint8_t { dense, routed, mass, selected };
 enum class Trigger : std::uint8_t { on_full, watermark, every, prefill_end };
-enum class EvictAction : std::uint8_t { drop };
+enum class EvictAction : std::uint8_t { drop, demote };  // demote: to the shard's host tier, back on access
 enum class Reducer : std::uint8_t { mean, sum, max };
 
 /// A budget is an integer. `fraction` is numerator/denominator of prompt + output tokens of each request, rounded once.

@@ -25,34 +25,30 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   queue_tokens_ = queue && geometry.unit() == EvictUnit::token;
   access_kept_ = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.eviction.rule);
   blockers_kept_ = geometry.blocks_by_expert();
+  demotes_ = spec.eviction.action == EvictAction::demote;
   reuse_slots_ = !geometry.compressed();
   shadow_experts_kept_ = geometry.needs_experts() && !geometry.chains_are_exact() && spec.eviction.access == AccessSource::routed;
   if (spec.eviction.budget.kind != BudgetKind::unlimited) list_.budget = spec.eviction.budget.amount;
   if (geometry.window_queries() > 0) window_heads_ = geometry.heads_per_group() * spec.model.group_size();
 
+  const auto add_pools = [&](const BlockFormat& format, std::vector<BlockPool>& pools, std::vector<BlockPool>& host) {
+    pools.push_back({backend.create_pool(format, max_pages), format.block_bytes(), format.bounds_bytes(), 0, {}});
+    if (demotes_) host.push_back({backend.create_host_pool(pools.back().pool, max_pages), format.block_bytes(), format.bounds_bytes(), 0, {}});
+  };
   for (std::uint32_t g = 0; g < geometry.n_head_groups(rank_); ++g) {
     const std::uint32_t width = geometry.head_group_width(rank_, g);
     if (std::find(widths_.begin(), widths_.end(), width) != widths_.end()) continue;
     widths_.push_back(width);
-    const BlockFormat raw = geometry.raw_format(width);
-    raw_pools_.push_back({backend.create_pool(raw, max_pages), raw.block_bytes(), raw.bounds_bytes(), 0, {}});
+    add_pools(geometry.raw_format(width), raw_pools_, raw_host_pools_);
   }
   for (std::uint32_t c = 0; geometry.compressed() && c < geometry.n_classes(); ++c) {
-    for (const std::uint32_t width : widths_) {
-      const BlockFormat sealed = geometry.sealed_format(width, c);
-      sealed_pools_.push_back({backend.create_pool(sealed, max_pages), sealed.block_bytes(), sealed.bounds_bytes(), 0, {}});
-    }
+    for (const std::uint32_t width : widths_) add_pools(geometry.sealed_format(width, c), sealed_pools_, sealed_host_pools_);
   }
 }
 
-BlockPool& Shard::raw_pool(const Group& group) {
+std::size_t Shard::pool_index(const Group& group) const {
   const std::uint32_t width = geometry_->head_group_width(rank_, group.head_group);
-  return raw_pools_[std::find(widths_.begin(), widths_.end(), width) - widths_.begin()];
-}
-
-std::size_t Shard::sealed_pool_index(const Group& group, std::uint32_t page_class) const {
-  const std::uint32_t width = geometry_->head_group_width(rank_, group.head_group);
-  return page_class * widths_.size() + static_cast<std::size_t>(std::find(widths_.begin(), widths_.end(), width) - widths_.begin());
+  return static_cast<std::size_t>(std::find(widths_.begin(), widths_.end(), width) - widths_.begin());
 }
 
 Group* Shard::find(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
@@ -203,9 +199,11 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
       chain.open = take_page(group, group_index, chain_index);
       chain.pages.push_back(chain.open);
       const auto now = static_cast<std::uint32_t>(step);
+      pages_[chain.open].entered_step = now;
       if (access_kept_) access_[chain.open] = {now, now};
     }
     index = chain.open;
+    if (pages_[index].away) recall(index, step);
     slot = pages_[index].used++;
     fresh = slot == 0;
     if (pages_[index].used == slots_) chain.open = no_index;
@@ -218,7 +216,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   if (chain.shadow_live[page.shadow] == 1) note(AccessKind::written, group, chain, page.shadow);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, entry);
-  page.append_step = static_cast<std::uint32_t>(step);
+  page.touched_step = static_cast<std::uint32_t>(step);
   EvictList& list = list_of(page);
   list.live += 1;
   live_entries_ += 1;
@@ -282,8 +280,8 @@ SealOp Shard::seal(std::uint32_t index, std::uint32_t page_class) {
   return op;
 }
 
-std::uint64_t Shard::finish(RequestId request) {
-  std::uint64_t dropped = 0;
+Shard::Finished Shard::finish(RequestId request) {
+  Finished dropped;
   bool held = false;
   for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
     for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
@@ -294,9 +292,14 @@ std::uint64_t Shard::finish(RequestId request) {
       for (Chain& chain : group.chains) {
         while (!chain.pages.empty()) {
           const std::uint32_t p = chain.pages.back();
-          list_of(pages_[p]).live -= pages_[p].live;
-          live_entries_ -= pages_[p].live;
-          dropped += pages_[p].live;
+          const Page& page = pages_[p];
+          dropped.entries += page.live;
+          if (page.away) {
+            dropped.in_host += page.live;
+          } else {
+            list_of(page).live -= page.live;
+            live_entries_ -= page.live;
+          }
           free_page(p);
         }
       }

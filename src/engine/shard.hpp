@@ -50,6 +50,10 @@ struct EvictList {
   std::uint64_t budget = 0;                        // capacity, by the allocator
   std::uint64_t share = 0;                         // the equal share that the capacity replaces
   evict::Control control;                          // rules with a threshold
+  std::vector<std::uint32_t> turns;                // action demote: pages that entered or were accessed in this step, for their queues
+  std::uint64_t lookups = 0;                       // action demote: of its pages
+  std::uint64_t needed_step = ~0ULL;               // action demote: what the queries of this step read
+  std::uint64_t needed_live = 0, needed_pages = 0, needed_bytes = 0;
   bool dirty = false;                              // waits in Shard::dirty_groups
 };
 
@@ -118,16 +122,28 @@ struct alignas(64) Page {
   std::uint16_t used = 0, live = 0;
   bool sealed = false, doomed = false;
   std::uint8_t page_class = 0;     // of a sealed page
+  bool away = false;               // in the host tier
+  bool returned = false;           // entered_step: came back, else created
+  bool waits = false;              // its turn in the queues of this step is still to come
   std::uint32_t shadow = 0;        // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
-  std::uint32_t append_step = no_index, read_step = no_index;
+  std::uint32_t touched_step = no_index;  // last step that stored an entry here or looked here for some to read
   float mass = 0;                  // attention mass of the current step (access mass)
   std::uint32_t used_step = no_index;  // last step in which a query read one of its entries
   std::uint32_t table = no_index;  // sealed elsewhere: number of the tables that came with it; no_index: those of this shard
+  std::uint32_t entered_step = no_index;
+  std::uint32_t left_at = 0;       // EvictList::lookups when it went to the host tier
 };
 static_assert(sizeof(Page) == 64);
 
-/// What a page takes along besides its slots when it moves.
+/// A page that changes tiers: its block still has to be copied.
+struct TierMove {
+  CopyOp op;
+  std::uint32_t page;
+  std::uint16_t entries;  // when it moved
+};
+
+/// What a page takes along besides its slots when it moves to another shard.
 struct PageMove {
   Page page;
   evict::Access access{};
@@ -186,8 +202,21 @@ class Shard {
   SealOp seal(std::uint32_t page, std::uint32_t page_class);
   /// Gives the sealed pools the tables that every sequence uses. Once, before the first page is sealed.
   void share_tables(Backend& backend, const CodecTables& tables);
-  /// Frees every page of the request. Returns the number of live entries that were dropped.
-  std::uint64_t finish(RequestId request);
+  struct Finished {
+    std::int64_t entries = 0, in_host = 0;
+  };
+  /// Frees every page of the request. Returns the number of live entries that were dropped, and how many of them lay in the host tier.
+  Finished finish(RequestId request);
+
+  // Action demote. A move changes the page's block at once; the caller copies before it appends to, seals or reads a block.
+  void demote(std::uint32_t page);
+  void recall(std::uint32_t page, std::uint64_t step);
+  /// A query of this step reads the page, which is recalled where it has to be.
+  void need(std::uint32_t page, std::uint64_t step);
+  [[nodiscard]] bool demotes() const { return demotes_; }
+  [[nodiscard]] std::vector<TierMove>& demoted() { return demoted_; }
+  [[nodiscard]] std::vector<TierMove>& recalled() { return recalled_; }
+  [[nodiscard]] std::uint64_t block_bytes_of(const Page& page) const;
 
   // Moving chains to other shards (shard_move.cpp). Nothing is stored, read or evicted between the first call and `settle`.
   /// What describes a chain that moves to shard `target`. n_tables is the caller's to fill.
@@ -218,8 +247,11 @@ class Shard {
     }
     if constexpr (evict::needs_access<Rule>) evict::touch(rule, access_[page], static_cast<std::uint32_t>(now));
   }
+  /// Action demote: notes an accessed page for its queues.
+  void take_turn(std::uint32_t page) { list_of(pages_[page]).turns.push_back(page); }
   /// The queues of a list; capacity is its budget in pages.
   [[nodiscard]] evict::Queue queue_of(EvictList& list) { return {list.queue, nodes_.data(), capacity_pages(list)}; }
+  [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
   [[nodiscard]] const evict::Access& access(std::uint32_t page) const { return access_[page]; }
   [[nodiscard]] EvictList& list_of(const Page& page) { return scope_shard_ ? list_ : groups_[page.group].list; }
   [[nodiscard]] EvictList& shard_list() { return list_; }
@@ -276,6 +308,7 @@ class Shard {
 
   struct Usage {
     std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0, bounds_bytes = 0;
+    std::int64_t host_entries = 0, host_bytes = 0;
     std::array<std::int64_t, n_page_classes> class_entries{}, class_bytes{};  // of sealed pages
   };
   [[nodiscard]] Usage usage() const;
@@ -302,11 +335,13 @@ class Shard {
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page);
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
-  BlockPool& raw_pool(const Group& group);
+  [[nodiscard]] std::size_t pool_index(const Group& group) const;
+  BlockPool& raw_pool(const Group& group) { return raw_pools_[pool_index(group)]; }
+  [[nodiscard]] std::size_t sealed_pool_index(const Group& group, std::uint32_t page_class) const { return page_class * widths_.size() + pool_index(group); }
   BlockPool& sealed_pool(const Group& group, std::uint32_t page_class) { return sealed_pools_[sealed_pool_index(group, page_class)]; }
-  [[nodiscard]] std::size_t sealed_pool_index(const Group& group, std::uint32_t page_class) const;
+  BlockPool& pool_of(const Page& page);
+  void leave_list(const Page& page);
   [[nodiscard]] std::uint64_t table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const;
-  [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
   void start_budget(Group& group, std::uint32_t request_tokens);
   void note_budget(const Group* group, const EvictList& list) const;
 
@@ -315,9 +350,10 @@ class Shard {
   ShardId id_;
   Rank rank_;
   std::uint32_t slots_, words_, units_, top_k_, expert_words_;
-  bool blockers_kept_;
+  bool blockers_kept_, demotes_;
   bool scope_shard_, queue_pages_, queue_tokens_, access_kept_, reuse_slots_, shadow_experts_kept_;
-  std::vector<BlockPool> raw_pools_, sealed_pools_;  // one per head-group width, sealed ones class by class
+  std::vector<BlockPool> raw_pools_, sealed_pools_, raw_host_pools_, sealed_host_pools_;  // one per head-group width, sealed ones class by class
+  std::vector<TierMove> demoted_, recalled_;
   std::vector<std::uint32_t> widths_;
 
   std::unordered_map<std::uint64_t, std::uint32_t> index_;

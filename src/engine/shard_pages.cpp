@@ -51,7 +51,8 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
 
 std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uint32_t chain_index) {
   const std::uint32_t index = new_page(raw_pool(group), group_index, chain_index);
-  if (queue_pages_) {
+  if (queue_pages_ && demotes_) list_of(pages_[index]).turns.push_back(index);
+  if (queue_pages_ && !demotes_) {
     evict::Queue queue = queue_of(list_of(pages_[index]));
     std::visit([&](const auto& rule) {
       if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) rule.insert(queue, index);
@@ -65,12 +66,8 @@ void Shard::free_page(std::uint32_t index) {
   Group& group = groups_[page.group];
   Chain& chain = group.chains[page.chain];
   if (queue_pages_) queue_of(list_of(page)).remove(index);
-  BlockPool& pool = page.sealed ? sealed_pool(group, page.page_class) : raw_pool(group);
-  pool.free.push_back(page.block.index);
-  EvictList& list = list_of(page);
-  list.pages -= 1;
-  list.bytes -= pool.block_bytes + pool.bounds_bytes;
-  block_bytes_ -= static_cast<std::int64_t>(pool.block_bytes);
+  if (!page.away) leave_list(page);
+  pool_of(page).free.push_back(page.block.index);
   if (chain.open == index) chain.open = no_index;
   chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
   std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
@@ -138,6 +135,12 @@ Shard::Usage Shard::usage() const {
   for (std::uint32_t p = 0; p < pages_.size(); ++p) {
     const Page& page = pages_[p];
     if (page.group == no_index) continue;
+    for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
+    if (page.away) {
+      u.host_entries += page.live;
+      u.host_bytes += static_cast<std::int64_t>(block_bytes_of(page));
+      continue;
+    }
     u.pages += 1;
     const std::uint32_t width = geometry_->head_group_width(rank_, groups_[page.group].head_group);
     if (page.sealed) {
@@ -149,7 +152,6 @@ Shard::Usage Shard::usage() const {
     u.raw_bytes += raw;
     u.bounds_bytes += static_cast<std::int64_t>(geometry_->raw_format(width).bounds_bytes());
     u.code_bytes += page.sealed ? std::int64_t{page.live} * static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_code_bytes()) / slots_ : raw;
-    for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +

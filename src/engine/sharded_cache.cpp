@@ -72,9 +72,16 @@ void ShardedCache::notify(Shard& shard, const Group& group, std::size_t slot) {
   for (const std::uint32_t rank : ranks) home_.add_notice(shard.rank(), Rank(rank), notice.pack());
 }
 
-void ShardedCache::execute_due() {
+void ShardedCache::evict_due() {
   if (!due_) return;
+  std::int64_t evict_ns = 0;
+  PhaseTimer timer;
   for (Shard& shard : owner_.shards()) evictor_.execute(shard);
+  owner_.copy_demoted();
+  timer.lap(evict_ns);
+  counters_.step.t_admit += evict_ns;
+  counters_.step.t_admit_evict += evict_ns;
+  counters_.step.t_demote += std::exchange(owner_.demote_ns, 0);
   due_ = false;
 }
 
@@ -84,7 +91,7 @@ void ShardedCache::record_accesses() {
 
 void ShardedCache::replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> plan) {
   StepRecord& count = counters_.step;
-  execute_due();
+  evict_due();
   // Notices that wait were addressed by the old plan.
   home_.pack_tail();
   transport_->exchange();
@@ -106,6 +113,12 @@ void ShardedCache::replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> 
   }
 }
 
+void ShardedCache::execute_due() {
+  const std::int64_t before = counters_.step.t_admit_evict;
+  evict_due();
+  counters_.step.t_step += counters_.step.t_admit_evict - before;  // no step of the driver holds it
+}
+
 void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   StepRecord& count = counters_.step;
   LayerRecord& layer = counters_.layers[input.layer];
@@ -119,26 +132,31 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   counters_.end_exchange();
   timer.lap(count.t_dispatch);
 
-  std::int64_t evict_ns = 0;
-  execute_due();
-  timer.lap(evict_ns);
+  evict_due();
+  timer = {};
   owner_.admit();
   timer.lap(count.t_admit);
   note_peak();
   if (geometry_->evicts_before_attend()) {
+    std::int64_t evict_ns = 0;
     for (Shard& shard : owner_.shards()) {
       evictor_.decide(shard, step_, input.layer);
       evictor_.execute(shard);
     }
     timer.lap(evict_ns);
+    count.t_admit += evict_ns;
+    count.t_admit_evict += evict_ns;
   }
-  count.t_admit += evict_ns;
-  count.t_admit_evict += evict_ns;
 
   const std::int64_t attend_before = count.t_attend;
+  std::size_t grown = owner_.grown_ranks().size();
+  const auto note_growth = [&] {
+    if (owner_.grown_ranks().size() > std::exchange(grown, owner_.grown_ranks().size())) note_peak();
+  };
   owner_.attend();
   timer.lap(count.t_attend);
   layer.t_attend += count.t_attend - attend_before;
+  note_growth();
   count.t_attend_select += std::exchange(owner_.select_ns, 0);
   count.t_attend_decode += std::exchange(owner_.decode_ns, 0);
 
@@ -150,7 +168,9 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
 
   owner_.seal();
   timer.lap(count.t_touch);
+  note_growth();
   count.t_admit_encode += std::exchange(owner_.encode_ns, 0);
+  count.t_recall += std::exchange(owner_.recall_ns, 0);
 }
 
 void ShardedCache::end_step(const StepBatch& batch) {
@@ -165,7 +185,11 @@ void ShardedCache::end_step(const StepBatch& batch) {
   for (Shard& shard : owner_.shards()) evictor_.touch(shard, step_);
   for (const BatchItem& item : batch.items) {
     if (!item.finishes()) continue;
-    for (Shard& shard : owner_.shards()) counters_.step.finished_entries += static_cast<std::int64_t>(shard.finish(item.request));
+    for (Shard& shard : owner_.shards()) {
+      const Shard::Finished gone = shard.finish(item.request);
+      counters_.step.finished_entries += gone.entries;
+      counters_.step.host_finished_entries += gone.in_host;
+    }
     home_.finish(item.request);
   }
   if (!geometry_->evicts_before_attend()) {
@@ -227,6 +251,8 @@ void ShardedCache::take_levels() {
     count.kv_bytes_codes += u.code_bytes;
     count.metadata_bytes += u.metadata_bytes;
     count.bounds_bytes += u.bounds_bytes;
+    count.host_entries += u.host_entries;
+    count.host_bytes += u.host_bytes;
     for (std::size_t c = 0; c < counters_.codec.size(); ++c) {
       counters_.codec[c].entries += u.class_entries[c];
       counters_.codec[c].page_bytes += u.class_bytes[c];

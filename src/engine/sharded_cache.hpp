@@ -50,6 +50,7 @@ class ShardedCache {
  private:
   /// Ranks where copy `c` may lie: one, or after a replan that may have moved it all that hold its expert.
   void add_ranks_of(const CopySet& copies, std::uint8_t c, const Group& group, std::uint32_t position);
+  void evict_due();
   void notify(Shard& shard, const Group& group, std::size_t slot);
   void note_peak();
   void note_lists(Shard& shard);

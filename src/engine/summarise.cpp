@@ -17,7 +17,7 @@ bool is_level(std::int64_t S::*field) {
   constexpr std::int64_t S::*levels[] = {&S::resident_entries, &S::resident_distinct, &S::sealed_entries, &S::allocated_pages, &S::used_slots,
                                          &S::kv_bytes_raw,     &S::kv_bytes_codes,    &S::codec_table_bytes,
                                          &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes,
-                                         &S::bounds_bytes};
+                                         &S::bounds_bytes,     &S::host_entries,      &S::host_bytes};
   return std::find(std::begin(levels), std::end(levels), field) != std::end(levels);
 }
 
@@ -61,6 +61,10 @@ void add_cache(std::span<const StepRecord> steps, std::string_view suffix, Summa
   ratio("local_hit_ratio", "hit_local / n_req: hits on the home rank of the request", &S::hit_local, &S::n_req);
   ratio("node_hit_ratio", "hit_node / n_req: hits on another rank of the home rank's node", &S::hit_node, &S::n_req);
   ratio("remote_hit_ratio", "hit_remote / n_req: hits on a rank of another node", &S::hit_remote, &S::n_req);
+  ratio("host_hit_ratio", "hit_host / n_req: misses that the host tier serves", &S::hit_host, &S::n_req);
+  ratio("premature_eviction_ratio", "premature_evictions / demoted_pages", &S::premature_evictions, &S::demoted_pages);
+  list.add_ratio("write_ratio" + std::string(suffix), {"1", counted, "(missed_bytes + demoted_bytes, which the host tier writes again) / requested_bytes"},
+                 total(steps, &S::missed_bytes) + total(steps, &S::demoted_bytes), total(steps, &S::requested_bytes));
   ratio("read_amplification", "entries_scanned / entries_wanted", &S::entries_scanned, &S::entries_wanted);
   if (total(steps, &S::pages_considered) > 0)
     ratio("select_ratio", "pages_selected / pages_considered: share of its pages that a query reads", &S::pages_selected, &S::pages_considered);
@@ -77,8 +81,8 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
   const double resident = total(steps, &S::resident_entries), slots = total(steps, &S::allocated_pages) * static_cast<double>(page_slots);
   const std::string windows = ", summed over the ends of windows";
   list.add_ratio("sealed_fraction", {"1", counted, "sealed_entries / resident_entries" + windows}, total(steps, &S::sealed_entries), resident);
-  list.add_ratio("replication_factor", {"1", counted, "resident_entries / resident_distinct" + windows}, resident,
-                 total(steps, &S::resident_distinct));
+  list.add_ratio("replication_factor", {"1", counted, "(resident_entries + host_entries) / resident_distinct" + windows},
+                 resident + total(steps, &S::host_entries), total(steps, &S::resident_distinct));
   list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw, pages + metadata);
   list.add_ratio("code_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_codes" + windows}, raw, total(steps, &S::kv_bytes_codes));
   list.add_ratio("page_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_stored, page blocks only" + windows}, raw, pages);

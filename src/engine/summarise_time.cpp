@@ -30,8 +30,13 @@ void add_times(std::span<const StepRecord> steps, std::int64_t wall_ns, SummaryL
     if (s.n_steps > 0) step_ns.push_back(static_cast<double>(s.t_step) / static_cast<double>(s.n_steps));
   }
   list.add_samples("step_time", {"ns", measured, "t_step / n_steps of a window (per step with metrics.per_step); KV path only"}, step_ns);
-  const double network = total(steps, &S::t_network_model), memory = total(steps, &S::t_memory_model);
-  list.add("t_step_model", {"ns", ClaimClass::modelled, "t_network_model + t_memory_model, without overlap; KV path only"}, network + memory);
+  const double network = total(steps, &S::t_network_model), memory = total(steps, &S::t_memory_model), host = total(steps, &S::t_host_model);
+  list.add("t_step_model", {"ns", ClaimClass::modelled, "t_network_model + t_memory_model + t_host_model, without overlap; KV path only"},
+           network + memory + host);
+  const double demote_ns = total(steps, &S::t_demote), recall_ns = total(steps, &S::t_recall);
+  list.add_ratio("d2h_bw", {"GB s-1", derived, "demoted_bytes / t_demote (measured): copies to the host tier"}, total(steps, &S::demoted_bytes), demote_ns);
+  list.add_ratio("h2d_bw", {"GB s-1", derived, "recalled_bytes / t_recall (measured): copies back from the host tier"}, total(steps, &S::recalled_bytes),
+                 recall_ns);
   const double t_step = total(steps, &S::t_step), wall = static_cast<double>(wall_ns);
   const auto rate = [&](const char* name, const char* definition, double count, double ns) {
     list.add_ratio(name, {"s-1", derived, definition}, count, ns * seconds_per_ns);

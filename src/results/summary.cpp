@@ -50,6 +50,8 @@ const std::vector<Section>& sections() {  // NOLINT(readability-function-size): 
                                              {"byte_miss_ratio", "bytes missed", Show::share},
                                              {"insertions", "entries stored", Show::count},
                                              {"evictions", "entries evicted", Show::count},
+                                             {"recalls", "entries recalled from the host tier", Show::count},
+                                             {"recalled_bytes", "bytes recalled from the host tier", Show::bytes},
                                              {"overcommit", "entries above budget", Show::count},
                                              {"read_amplification", "entries scanned / wanted", Show::ratio},
                                              {"masked_copies", "tokens masked by the copy rule", Show::count},

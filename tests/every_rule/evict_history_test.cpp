@@ -93,6 +93,7 @@ double score_of(const EvictRule& rule, const History& h, std::uint32_t p, const 
     return heat;
   }
   if (name == "least_stale.cyclic_layer") return 0;
+  if (name == "flexgen.static" || name == "pikv.flexgen_inv") return 0;  // one sequence, one place: all alike
   if (name == "least_stale.ewma_interval") {
     double gap = 1;
     for (std::size_t i = 1; i < times.size(); ++i) gap = 0.5 * static_cast<double>(times[i] - times[i - 1]) + 0.5 * gap;

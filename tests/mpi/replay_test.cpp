@@ -143,6 +143,21 @@ std::vector<std::pair<std::string, RunSpec>> specs() {
     s.eviction.rule = evict::H2oSum{};
     s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
   });
+  add("arc over a host tier, shard scope", [](RunSpec& s) {
+    s.eviction.rule = evict::Arc{};
+    s.eviction.action = EvictAction::demote;
+    s.eviction.scope = EvictScope::shard;
+    s.eviction.budget = {BudgetKind::pages, 30, 1, 1};
+    s.read.scope = ReadScope::routed;
+  });
+  add("h2o over a host tier, int8, token layout", [](RunSpec& s) {
+    s.placement.layout = Layout::token;
+    s.placement.map = ShardMap::hash;
+    s.compression.k = s.compression.v = codec::Int8Token{};
+    s.eviction.rule = evict::H2oSum{};
+    s.eviction.action = EvictAction::demote;
+    s.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  });
   add("h2o, one layer", [](RunSpec& s) {
     s.trace.layers = {1};
     s.eviction.rule = evict::H2oSum{};

@@ -152,5 +152,59 @@ TEST(HostBackend, FoldsScaleAndZeroOfValues) {  // p = (1/4, 3/4), s = (2, 4), z
   EXPECT_NEAR(o[2] / l, 52.0F, 1e-4F);
 }
 
+/// Writes slot 0 of a raw fp32 block of one head and two channels.
+void append_row(Backend& backend, BlockRef block, float k0, float k1) {
+  const float k[] = {k0, k1}, v[] = {-k0, -k1};
+  const AppendOp op{block, 0, reinterpret_cast<const std::byte*>(k), reinterpret_cast<const std::byte*>(v)};
+  backend.append({&op, 1});
+}
+
+TEST(HostBackend, BlocksGoToTheHostPoolAndComeBackElsewhere) {
+  const auto backend = make_host_backend(1);
+  const PlaneFormat plane = codec::Fp32{}.plane(Role::k, 2);
+  const PoolId pool = backend->create_pool({plane, plane, 16, 1, 2, 2, false}, 8), away = backend->create_host_pool(pool, 8);
+  append_row(*backend, {pool, 0}, 3, 4);
+  append_row(*backend, {pool, 1}, 5, 6);
+  const CopyOp down[] = {{{pool, 0}, {away, 1}}, {{pool, 1}, {away, 0}}};
+  backend->copy(down);
+  append_row(*backend, {pool, 0}, 0, 0);
+  append_row(*backend, {pool, 1}, 0, 0);
+  const CopyOp up[] = {{{away, 1}, {pool, 7}}};
+  backend->copy(up);
+  float k[2], v[2];
+  backend->read_row({pool, 7}, 0, 0, k, v);
+  EXPECT_EQ(k[0], 3.0F);
+  EXPECT_EQ(v[1], -4.0F);
+  backend->read_row({pool, 1}, 0, 0, k, v);
+  EXPECT_EQ(k[0], 0.0F);
+}
+
+TEST(HostBackend, ASealedBlockInTheHostPoolKeepsItsSequencesTable) {
+  const auto backend = make_host_backend(1);
+  const PlaneFormat plane = codec::Fp32{}.plane(Role::k, 2);
+  const BlockFormat raw{plane, plane, 16, 1, 2, 2, false};
+  BlockFormat packed = raw;
+  packed.k = codec::LowrankPca{1}.plane(Role::k, 2);
+  ASSERT_GT(packed.shared_bytes(), 0U);
+  const PoolId open = backend->create_pool(raw, 4), sealed = backend->create_pool(packed, 4), away = backend->create_host_pool(sealed, 4);
+  const auto seal = [&](float k0, float k1, std::uint32_t to, std::uint64_t key) {
+    append_row(*backend, {open, 0}, k0, k1);
+    const SealOp op{{open, 0}, {sealed, to}, 1, key};
+    backend->seal({&op, 1});
+  };
+  seal(3, 4, 0, 1);
+  float before[2], after[2], v[2];
+  backend->read_row({sealed, 0}, 0, 0, before, v);
+  const CopyOp down{{sealed, 0}, {away, 0}, 1};
+  backend->copy({&down, 1});
+  seal(-8, 1, 0, 2);  // the block is another sequence's now
+  const CopyOp up{{away, 0}, {sealed, 2}, 1};
+  backend->copy({&up, 1});
+  backend->read_row({sealed, 2}, 0, 0, after, v);
+  EXPECT_EQ(after[0], before[0]);
+  EXPECT_EQ(after[1], before[1]);
+  EXPECT_NE(before[0], 0.0F);
+}
+
 }  // namespace
 }  // namespace moekv

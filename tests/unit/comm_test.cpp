@@ -50,6 +50,9 @@ TEST(ClusterModel, AddsStartTimeAndTransferTimeRoundedUp) {
   EXPECT_EQ(model.message_ns(Rank(2), Rank(3), 0), 2000);
   EXPECT_EQ(model.memory_ns(4001), 2);
   EXPECT_EQ(model.memory_ns(0), 0);
+  model.host_link = {10.0, 50.0};
+  EXPECT_EQ(model.host_ns(1001), 10021);  // 10000 + 1001 / 50 = 10020.02
+  EXPECT_EQ(model.host_ns(0), 0) << "no batch, no start";
 }
 
 /// Clears every launcher variable for the life of a test.

@@ -172,6 +172,8 @@ TEST(Clusters, BuiltInFiguresAreThoseOfTheFile) {
   EXPECT_EQ(built_in.intra_node.bandwidth_gb_s, file.intra_node.bandwidth_gb_s);
   EXPECT_EQ(built_in.inter_node.alpha_us, file.inter_node.alpha_us);
   EXPECT_EQ(built_in.inter_node.bandwidth_gb_s, file.inter_node.bandwidth_gb_s);
+  EXPECT_EQ(built_in.host_link.alpha_us, file.host_link.alpha_us);
+  EXPECT_EQ(built_in.host_link.bandwidth_gb_s, file.host_link.bandwidth_gb_s);
   EXPECT_EQ(built_in.memory_bandwidth_gb_s, file.memory_bandwidth_gb_s);
 }
 

@@ -42,7 +42,14 @@ TEST(Laws, NoticeOneWrongCounter) {
                                                             {"entries_wanted", &S::entries_wanted},
                                                             {"resident_entries", &S::resident_entries},
                                                             {"kv_bytes_stored", &S::kv_bytes_stored},
-                                                            {"budget_excess", &S::budget_excess}};
+                                                            {"budget_excess", &S::budget_excess},
+                                                            {"demotions", &S::demotions},
+                                                            {"recalls", &S::recalls},
+                                                            {"hit_host", &S::hit_host},
+                                                            {"host_entries", &S::host_entries},
+                                                            {"host_finished_entries", &S::host_finished_entries},
+                                                            {"recalled_pages", &S::recalled_pages},
+                                                            {"premature_evictions", &S::premature_evictions}};
   for (const auto& [name, field] : tied) {
     RunOutcome out = sample_outcome();
     out.steps[1].*field += 1;
@@ -64,6 +71,23 @@ TEST(Laws, NoticeWrongOrder) {
   EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].kv_peak_bytes = 999; }).size(), 1u);
   EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].used_slots = 49; }).size(), 1u);
   EXPECT_EQ(broken([](RunOutcome& o) { o.loads[4].peak_bytes = 4097; }).size(), 1u);
+}
+
+TEST(Laws, TheHostTierIsAccountedFor) {
+  RunSpec spec = sample_spec();
+  spec.eviction.action = EvictAction::demote;
+  RunOutcome out = sample_outcome();
+  for (StepRecord& s : out.steps) {
+    s.demotions = s.evictions, s.demoted_pages = 1;
+    s.hit_host = s.n_miss;
+  }
+  StepRecord &first = out.steps[0], &second = out.steps[1];
+  first.recalls = 2, first.recalled_pages = 1, first.host_entries = 3, first.host_bytes = 300;
+  first.resident_entries += 2, first.used_slots += 2;
+  second.finished_entries += 2 + 8, second.host_finished_entries = 8;
+  EXPECT_EQ(check_laws(spec, out), std::vector<std::string>{});
+  second.host_finished_entries = 7;
+  EXPECT_EQ(check_laws(spec, out).size(), 2U);
 }
 
 TEST(Laws, SayWhichWindowAndWhatNumbers) {

@@ -36,6 +36,21 @@ TEST(TableStore, AssigningTheSameTableAgainKeepsIt) {
   EXPECT_TRUE(store.has(1));
 }
 
+TEST(TableStore, BlocksInTheHostPoolKeepTheirTable) {
+  TableStore store(8);
+  store.add(1, false)[0] = std::byte{5};
+  store.assign(0, 1);
+  store.assign(0, 1, true);  // a copy of the block, of the same number in its own pool
+  store.add(2, false);
+  store.assign(0, 2);
+  EXPECT_TRUE(store.has(1));
+  store.assign(3, 1);  // it comes back elsewhere
+  EXPECT_EQ(store.of(3)[0], std::byte{5});
+  store.assign(0, 2, true);
+  store.assign(3, 2);
+  EXPECT_FALSE(store.has(1));
+}
+
 TEST(TableStore, FixedTablesStay) {
   TableStore store(8);
   store.add(1, true);

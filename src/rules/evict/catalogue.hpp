@@ -6,6 +6,7 @@
 #include "rules/evict/clock.hpp"
 #include "rules/evict/expected_attention.hpp"
 #include "rules/evict/fifo.hpp"
+#include "rules/evict/flexgen.hpp"
 #include "rules/evict/frequency.hpp"
 #include "rules/evict/full.hpp"
 #include "rules/evict/h2o.hpp"
@@ -29,6 +30,7 @@ using EvictRule = std::variant<                                                 
     evict::Knorm, evict::PagedEviction,                                                                                  // the entry itself
     evict::KeyDiff, evict::LagKv, evict::Cur, evict::ExpectedAttention, evict::RKv, evict::Cake, evict::QuestEvict,      // the entries of a group
     evict::ThresholdAdaptive,                                                                                            // a threshold
-    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp, evict::PikvQuestLegacy, evict::PikvDuoLayersum>;          // the paper read literally
+    evict::FlexgenStatic,                                                                                                // a plan
+    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp, evict::PikvQuestLegacy, evict::PikvDuoLayersum, evict::PikvFlexgenInv>;  // the paper read literally
 
 }  // namespace moekv

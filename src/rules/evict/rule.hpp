@@ -24,6 +24,9 @@ struct Access {
   float heat = 1;  // the rule's own
 };
 
+/// What a plan of tiers divides.
+enum class PlanAxis : std::uint8_t { sequence, token_prefix, token_suffix, page_hash };
+
 /// Largest values among the units that compete, for rules that normalise.
 struct Peers {
   std::uint32_t last = 0, count = 0;
@@ -41,6 +44,8 @@ struct UnitView {
   std::uint32_t age = 0;     // tokens of the request behind its newest
   Access access = {};        // page units of rules with needs_access
   Peers peers = {};
+  std::uint32_t total = 0;   // tokens of the request, prompt and output
+  float cost = 0;            // rules with needs_cost: what it takes to read the unit
 };
 
 /// What a rule with a threshold keeps of a budget: its threshold, and the lookups since it last moved.
@@ -82,6 +87,12 @@ inline constexpr bool loads_weights = requires { requires Rule::loads_weights; }
 /// The rule only acts where evicted units can return.
 template <class Rule>
 inline constexpr bool needs_return = requires { requires Rule::needs_return; };
+/// The rule plans which units the host tier holds, whatever a budget says.
+template <class Rule>
+inline constexpr bool places = requires { requires Rule::places; };
+/// The rule weighs what reading a unit takes.
+template <class Rule>
+inline constexpr bool needs_cost = requires { requires Rule::needs_cost; };
 /// The rule chooses once, when the prompt ends.
 template <class Rule>
 inline constexpr bool chooses_once = requires { requires Rule::chooses_once; };
