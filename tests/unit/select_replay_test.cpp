@@ -97,7 +97,9 @@ TEST(Selection, KeepsMoreMassWithEveryPage) {
       const StepRecord sum = totals(out);
       EXPECT_GE(sum.pages_selected, read_before);
       EXPECT_EQ(sum.bounds_bytes_read > 0, sum.pages_selected < sum.pages_considered);
-      if (budget == 1) EXPECT_LT(sum.pages_selected, sum.pages_considered);
+      if (budget == 1) {
+        EXPECT_LT(sum.pages_selected, sum.pages_considered);
+      }
       read_before = sum.pages_selected;
       for (std::size_t i = 0; i < before.size(); ++i) {
         ASSERT_GE(out.probes[i].attn_mass_kept, before[i].attn_mass_kept - 1e-12);
