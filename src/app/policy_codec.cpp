@@ -121,6 +121,29 @@ std::string hex(const StoredPlane& s) {
   return text;
 }
 
+/// What is stored of rows, what comes back, and what that does to queries.
+Json described(const StoredPlane& s, const Matrix<float>& values, Role role, const Matrix<float>& queries) {
+  const std::vector<float> back = decoded(s);
+  CodeCounts counts;
+  count_codes(s.format, s.codes.data(), s.n, s.map().width, counts);
+  Json out;
+  out["bytes_hex"] = hex(s);
+  out["stored_bytes"] = s.codes.size() + s.meta.size() + s.table.size();
+  out["code_bytes"] = s.codes.size();
+  out["meta_bytes"] = s.meta.size();
+  out["table_bytes"] = s.table.size();
+  out["code_entropy_bits"] = entropy_bits(counts);
+  out["relative_error"] = errors_of(values, back).relative();
+  if (role == Role::k && queries.n_rows > 0) {
+    QueryErrors errors;
+    for (std::size_t i = 0; i < queries.n_rows; ++i) errors.add(queries.row(i), values.values, back, s.d, 1.0 / std::sqrt(static_cast<double>(s.d)));
+    out["logit_error"] = errors.logit_error();
+    out["attention_error"] = errors.attention_error();
+  }
+  out["decoded"] = as_rows(back, s.d);
+  return out;
+}
+
 }  // namespace
 
 Json decide_codec(Case& given) {
@@ -142,30 +165,13 @@ Json decide_codec(Case& given) {
   GivenMap loaded;
   if (!given.failed()) loaded.read(given, plane_of(codec, role, d), d);
   const bool by_importance = choice_of(codec).by == ChooseBy::importance;
-  const double importance = by_importance ? given.value_or("importance", unknown_importance, {0.0, 1.0}) : unknown_importance;
+  // As exact as the thresholds it is compared with.
+  const double importance = by_importance ? double{given.value_or("importance", static_cast<float>(unknown_importance), {0.0, 1.0})} : unknown_importance;
   given.finish();
   const std::uint32_t page_class = class_of(codec, role, values, queries, loaded, importance);
-  const StoredPlane s = store(plane_of(codec, role, d, page_class), values, queries, loaded);
-  const std::vector<float> back = decoded(s);
-  CodeCounts counts;
-  count_codes(s.format, s.codes.data(), s.n, s.map().width, counts);
-  Json out;
+  Json out = described(store(plane_of(codec, role, d, page_class), values, queries, loaded), values, role, queries);
   out["codec"] = std::visit([](const auto& c) { return std::string(c.name); }, codec);
   if (classes_of(codec) > 1) out["class"] = class_name(codec, page_class);
-  out["bytes_hex"] = hex(s);
-  out["stored_bytes"] = s.codes.size() + s.meta.size() + s.table.size();
-  out["code_bytes"] = s.codes.size();
-  out["meta_bytes"] = s.meta.size();
-  out["table_bytes"] = s.table.size();
-  out["code_entropy_bits"] = entropy_bits(counts);
-  out["relative_error"] = errors_of(values, back).relative();
-  if (role == Role::k && queries.n_rows > 0) {
-    QueryErrors errors;
-    for (std::size_t i = 0; i < queries.n_rows; ++i) errors.add(queries.row(i), values.values, back, d, 1.0 / std::sqrt(static_cast<double>(d)));
-    out["logit_error"] = errors.logit_error();
-    out["attention_error"] = errors.attention_error();
-  }
-  out["decoded"] = as_rows(back, d);
   return out;
 }
 

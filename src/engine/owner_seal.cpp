@@ -1,9 +1,7 @@
 // Sealing: which pages, in which class of the codec, how far from their entries a sample of them is, and the state of a rule that scores errors.
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cmath>
-#include <limits>
 
 #include "core/math.hpp"
 #include "core/rng.hpp"
@@ -15,6 +13,23 @@ namespace {
 constexpr std::uint32_t most_queries = 32;        // that a page is sealed with
 constexpr std::uint32_t importance_queries = 8;   // of these, the newest
 constexpr std::uint64_t pages_per_sample = 8;
+
+/// Pages with the entries of them that live, to be attended to.
+struct LivePages {
+  std::vector<PageRead> reads;
+  std::vector<std::uint64_t> masks;
+  std::uint32_t entries = 0;
+
+  void add(const Shard& shard, std::uint32_t index) {
+    const Page& page = shard.pages()[index];
+    reads.push_back({page.block, page.used});
+    if (page.live < page.used) {
+      reads.back().mask = static_cast<std::uint32_t>(masks.size());
+      for (std::uint32_t w = 0; w * 64 < page.used; ++w) masks.push_back(shard.live_word(page, index, w));
+    }
+    entries += page.live;
+  }
+};
 
 std::int64_t millionths(double x) { return std::llround((x < 1e6 ? x : 1e6) * 1e6); }
 
@@ -86,34 +101,23 @@ double Owner::importance(const DuePage& due) const {
   if (op.q == nullptr) return unknown_importance;
   const std::uint32_t n_q = std::min(op.n_q, importance_queries);
   const ModelShape& model = geometry_->spec().model;
-  std::vector<PageRead> reads;
-  std::vector<std::uint64_t> masks;
-  std::uint32_t entries = 0;
-  const auto read = [&](std::uint32_t index) {
-    const Page& page = s.pages()[index];
-    reads.push_back({page.block, page.used});
-    if (page.live < page.used) {
-      reads.back().mask = static_cast<std::uint32_t>(masks.size());
-      for (std::uint32_t w = 0; w * 64 < page.used; ++w) masks.push_back(s.live_word(page, index, w));
-    }
-    entries += page.live;
-  };
-  read(due.page);
+  LivePages live;
+  live.add(s, due.page);
   for (const std::uint32_t c : group.order) {
     for (const std::uint32_t index : group.chains[c].pages) {
-      if (index != due.page) read(index);
+      if (index != due.page) live.add(s, index);
     }
   }
   // Each query twice: over the page alone, and over all.
   const std::uint32_t n_kv = geometry_->head_group_width(s.rank(), group.head_group), heads = n_kv * op.q_group;
   std::vector<AttendTask> tasks;
   for (std::uint32_t i = 0; i < 2 * n_q; ++i)
-    tasks.push_back({0, i % 2 == 0 ? 1U : static_cast<std::uint32_t>(reads.size()), i / 2, 0, n_kv, op.q_group, i * heads, 0});
+    tasks.push_back({0, i % 2 == 0 ? 1U : static_cast<std::uint32_t>(live.reads.size()), i / 2, 0, n_kv, op.q_group, i * heads, 0});
   std::vector<float> m(tasks.size() * heads), l(m.size()), o(m.size() * model.d_v);
-  backend_->attend({tasks, reads, masks, op.q + (op.n_q - n_q) * op.q_stride, geometry_->spec().payload.element, geometry_->slice(s.rank()).q_count,
+  backend_->attend({tasks, live.reads, live.masks, op.q + (op.n_q - n_q) * op.q_stride, geometry_->spec().payload.element, geometry_->slice(s.rank()).q_count,
                     model.d_k, model.d_v, geometry_->softmax_scale(), m.data(), l.data(), o.data()});
   backend_->sync();
-  const double average = static_cast<double>(s.pages()[due.page].live) / entries;
+  const double average = static_cast<double>(s.pages()[due.page].live) / live.entries;
   double sum = 0;
   for (std::size_t i = 0; i < std::size_t{n_q} * heads; ++i) {
     const std::size_t page = i / heads * 2 * heads + i % heads, all = page + heads;

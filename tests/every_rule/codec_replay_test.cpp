@@ -67,7 +67,9 @@ TYPED_TEST(CodecInReplay, SealsPagesAndKeepsDecisions) {
   static const RunOutcome sealed = run_replay(spec_of(codec::Int8Token{}), requests());  // sealing ends pages early
   const RunOutcome out = run_replay(spec_of(codec, loaded ? path : ""), requests());
   const bool one_way = classes_of(codec) == 1;
-  if (one_way) EXPECT_EQ(to_hex(out.digest), to_hex((plane.raw() ? raw : sealed).digest));
+  if (one_way) {
+    EXPECT_EQ(to_hex(out.digest), to_hex((plane.raw() ? raw : sealed).digest));
+  }
   EXPECT_TRUE(out.violations.empty()) << out.violations.front();
   const StepRecord sum = testing::totals(out);
   if (plane.raw() && one_way) return;
@@ -81,7 +83,9 @@ TYPED_TEST(CodecInReplay, SealsPagesAndKeepsDecisions) {
     sampled += row.sampled_pages;
     EXPECT_LE(row.entropy_bits, row.code_bits + 64 * row.sampled_pages);
     EXPECT_EQ(row.code_bits > 0, row.sampled_pages > 0 && element_bits(plane.element) < 16 && one_way);
-    if (row.sampled_pages > 0 && one_way) EXPECT_TRUE(row.k_err_ppm > 0 && row.asked_pages == row.sampled_pages && row.logit_err_ppm > 0);
+    if (row.sampled_pages > 0 && one_way) {
+      EXPECT_TRUE(row.k_err_ppm > 0 && row.asked_pages == row.sampled_pages && row.logit_err_ppm > 0);
+    }
   }
   EXPECT_GT(sealed_pages, 0);
   EXPECT_GT(sampled, 0) << "every run of a codec says what it lost";
@@ -126,9 +130,15 @@ TEST(PageClasses, AdaptiveTakesTheSmallestWithinItsError) {
       sampled += row.sampled_pages;
     }
     EXPECT_GT(sampled, 0);
-    if (max_error > 1) EXPECT_EQ(c.rows[0].sealed_pages, pages);
-    if (max_error == 0) EXPECT_EQ(c.rows[2].sealed_pages, pages);
-    if (max_error > 0 && max_error < 1) EXPECT_TRUE(c.rows[0].sealed_pages > 0 && c.rows[1].sealed_pages > 0) << "one class only tests nothing";
+    if (max_error > 1) {
+      EXPECT_EQ(c.rows[0].sealed_pages, pages);
+    }
+    if (max_error == 0) {
+      EXPECT_EQ(c.rows[2].sealed_pages, pages);
+    }
+    if (max_error > 0 && max_error < 1) {
+      EXPECT_TRUE(c.rows[0].sealed_pages > 0 && c.rows[1].sealed_pages > 0) << "one class only tests nothing";
+    }
     EXPECT_GT(bytes, before) << "less error costs more bytes";
     before = bytes;
     EXPECT_EQ(c.rows[2].k_err_ppm, 0) << "raw pages keep every bit";

@@ -68,7 +68,7 @@ class AccessLoop {
 
  private:
   static constexpr bool queues = Rule::family == evict::Family::queue;
-  static constexpr bool controlled = requires(const Rule& rule, evict::Control& control) { rule.adapt(control); };
+  static constexpr bool controlled = requires(const Rule& rule, const evict::Control& control) { rule.threshold(control); };
   static constexpr std::uint32_t absent = evict::no_unit;
   static constexpr std::size_t ahead = 8;  // accesses
   struct NoAccess {};
