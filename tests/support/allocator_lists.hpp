@@ -62,7 +62,7 @@ Seen replay(const RunSpec& spec, QkvSource& qkv, F&& after) {
   RandomTrace trace(spec.model, lengths, 11);
   const auto transport = make_local_transport();
   const auto backend = make_backend("host", 0);
-  const Geometry geometry(spec, trace.info(), spec.cluster.ranks);
+  Geometry geometry(spec, trace.info(), spec.cluster.ranks);
   Batcher batcher(geometry, trace);
   ShardedCache cache(geometry, *backend, *transport, trace.n_requests());
   StepDriver driver(geometry, trace, &qkv, true, true, cache, batcher.total_queries() * geometry.layers().size());
