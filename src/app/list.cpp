@@ -181,8 +181,9 @@ ExitCode list(const std::string& what, bool markdown) {
 void add_list(CLI::App& parent, Action& action) {
   auto what = std::make_shared<std::string>();
   auto markdown = std::make_shared<bool>(false);
-  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, policies, allocators, routers, selects, codecs, layouts, keys");
-  CLI::Option* topic = command->add_option("what", *what, "models, clusters, policies, allocators, routers, selects, codecs, layouts or keys; default: all but keys");
+  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, rules of every kind, codecs, layouts, keys");
+  CLI::Option* topic = command->add_option("what", *what,
+                                           "models, clusters, policies, allocators, routers, selects, codecs, layouts or keys; default: all but keys");
   command->add_flag("--markdown", *markdown, "the tables of README.md: routers, policies, allocators, read sets, codecs, layouts, maps")->excludes(topic);
   command->footer("example:\n  moekv list keys | less");
   command->callback([what, markdown, &action] { action.run = [what, markdown] { return list(*what, *markdown); }; });

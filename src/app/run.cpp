@@ -135,6 +135,15 @@ ExitCode report(const RunFile& run, const RunOptions& options, const std::string
   return run.outcome.violations.empty() ? ExitCode::ok : ExitCode::points_failed;
 }
 
+/// Why a run writes no access log; null where it does.
+const char* log_refusal(const RunSpec& spec) {
+  const bool divides_later = std::visit([](const auto& allocator) { return allocator.when != allocate::When::start; }, spec.eviction.allocator);
+  if (divides_later) return "the allocator divides budgets during the run, and the log holds those that requests start with";
+  if (spec.eviction.action == EvictAction::demote) return "pages come back from the host tier, which the log does not tell";
+  if (spec.placement.replan_every_steps > 0) return "pages move to other shards when the plan of experts changes, and the log names pages by their shard";
+  return nullptr;
+}
+
 ExitCode run_agreed(const RunOptions& options) {
   std::unique_ptr<Transport> job = make_job_transport();
   const RunSpec spec = read_run_spec_everywhere(options.config, options.overrides, *job);
@@ -143,14 +152,8 @@ ExitCode run_agreed(const RunOptions& options) {
   const Machinery made = agree(*job, [&] {
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
-    const bool divides_later = std::visit([](const auto& allocator) { return allocator.when != allocate::When::start; }, spec.eviction.allocator);
-    if (!options.access_log.empty() && divides_later)
-      throw UserError(spec.config_path, "--access-log: the allocator divides budgets during the run, and the log holds those that requests start with",
-                      "leave the option out, or use allocator uniform, pyramid, duo or file");
-    if (!options.access_log.empty() && spec.eviction.action == EvictAction::demote)
-      throw UserError(spec.config_path, "--access-log: the log of a run whose pages come back from a host tier is not written", "leave the option out, or use action: drop");
-    if (!options.access_log.empty() && spec.placement.replan_every_steps > 0)
-      throw UserError(spec.config_path, "--access-log: pages that move between shards have no one budget", "leave the option out, or make one plan for the run");
+    if (const char* why = log_refusal(spec); !options.access_log.empty() && why != nullptr)
+      throw UserError(spec.config_path, fmt::format("--access-log: {}", why), "leave the option out, or change the configuration");
     if (const char* why = attention_refusal(spec); options.attention_rows > 0 && why != nullptr)
       throw UserError(spec.config_path, fmt::format("--attention-rows: {}", why), "leave the option out, or change the configuration");
     return prepare(spec, job->n_processes());

@@ -115,7 +115,8 @@ void add_eviction_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.eviction.protect.sinks; }, {0, 1 << 30}));
   add(field_key("eviction.protect.recent", "tokens", "last tokens that are never victims, inside the budget",
                 [](auto& s) -> auto& { return s.eviction.protect.recent; }, {0, 1 << 30}));
-  add(field_key("eviction.access", "", "what counts as an access to a page; selected: a query of the step read it", [](auto& s) -> auto& { return s.eviction.access; }));
+  add(field_key("eviction.access", "", "what counts as an access to a page; selected: a query of the step read it",
+                [](auto& s) -> auto& { return s.eviction.access; }));
   add(field_key("eviction.access_mass", "1", "access mass: attention on a page from which on it counts",
                 [](auto& s) -> auto& { return s.eviction.access_mass; }, {0, 1}));
   add(field_key("eviction.trigger", "", "when evictions are due", [](auto& s) -> auto& { return s.eviction.trigger; }));

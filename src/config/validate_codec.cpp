@@ -48,7 +48,8 @@ void check_classes(Checks& c) {
              "choose both by the same rule and thresholds");
   }
   const auto bytes = [&](std::uint32_t i) {
-    const BlockFormat page{plane_of(k, Role::k, s.model.d_k, i), plane_of(v, Role::v, s.model.d_v, i), page_slots(s), 1, s.model.d_k, s.model.d_v, s.model.mla()};
+    const BlockFormat page{plane_of(k, Role::k, s.model.d_k, i), plane_of(v, Role::v, s.model.d_v, i), page_slots(s), 1, s.model.d_k, s.model.d_v,
+                           s.model.mla()};
     return page.block_bytes();
   };
   for (std::uint32_t i = 1; (of_k || of_v) && i < n_page_classes; ++i) {

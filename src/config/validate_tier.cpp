@@ -38,13 +38,14 @@ void check_action(Checks& c) {
     c.refuse({"eviction.trigger", "eviction.action"}, "trigger prefill_end evicts once, so pages that are recalled later would never leave again",
              "use trigger: on_full, watermark or every");
   if (std::visit([](const auto& rule) { return evict::scores_groups<std::decay_t<decltype(rule)>>; }, e.rule))
-    c.refuse({"eviction.policy", "eviction.action"}, fmt::format("policy {} scores the entries of a group together, which would have to come back for it", policy),
+    c.refuse({"eviction.policy", "eviction.action"},
+             fmt::format("policy {} scores the entries of a group together, which would have to come back for it", policy),
              "use action: drop, or a policy that scores entries or pages alone");
   if (c.spec().step_order == StepOrder::pikv)
     c.refuse({"step_order", "eviction.action"}, "step_order pikv evicts what the step is about to read", "use step_order: standard");
   if (std::visit([](const auto& allocator) { return allocator.when != allocate::When::start; }, e.allocator))
-    c.refuse({"eviction.allocator.name", "eviction.allocator", "eviction.action"}, "an allocator that looks at a run looks at what is resident, and pages come and go",
-             "use allocator uniform, pyramid, duo or file");
+    c.refuse({"eviction.allocator.name", "eviction.allocator", "eviction.action"},
+             "an allocator that looks at a run looks at what is resident, and pages come and go", "use allocator uniform, pyramid, duo or file");
   if (classes_of(c.spec().compression.k) > 1 || classes_of(c.spec().compression.v) > 1)
     c.refuse({"compression.codec", "eviction.action"}, "a codec that chooses classes looks at all pages of a request, and some lie in the host tier",
              "use a codec of one class");

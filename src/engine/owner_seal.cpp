@@ -235,7 +235,8 @@ void Owner::score_errors(std::span<const SealOp> ops) {
       }
       s.state(s.at(due_[i].page, slot)) = {all > 0 ? off / all : 0.0F, 0};
     }
-    const auto bytes = static_cast<std::int64_t>(geometry_->raw_format(n_heads).block_bytes() + geometry_->sealed_format(n_heads, due_[i].page_class).block_bytes());
+    const std::uint64_t sealed = geometry_->sealed_format(n_heads, due_[i].page_class).block_bytes();
+    const auto bytes = static_cast<std::int64_t>(geometry_->raw_format(n_heads).block_bytes() + sealed);
     counters_->step.scoring_bytes += bytes;
     counters_->page_bytes_read(s.rank(), bytes);
   }

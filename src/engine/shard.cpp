@@ -76,39 +76,6 @@ Group& Shard::find_or_add(RequestId request, std::uint32_t layer, std::uint32_t 
   return group;
 }
 
-void Shard::start_budget(Group& group, std::uint32_t request_tokens) {
-  group.list.budget = group.list.share = budget_of(group, request_tokens);
-  const std::uint32_t model_group = geometry_->model_head_group(rank_, group.head_group);
-  group.protect = geometry_->protection(group.layer, model_group);
-  if (geometry_->starts_unequal() && !scope_shard_) {
-    const auto [capacity, made] = capacities_.try_emplace(request_tokens);
-    if (made) {
-      capacity->second = geometry_->first_capacities(request_tokens);
-      const std::uint64_t sum = std::accumulate(capacity->second.begin(), capacity->second.end(), std::uint64_t{0});
-      const std::uint64_t equal = capacity->second.size() * geometry_->request_total(request_tokens);
-      allocation_error_ += static_cast<std::int64_t>(sum > equal ? sum - equal : equal - sum);
-    }
-    const std::size_t i = std::size_t{group.layer} * geometry_->n_model_head_groups() + model_group;
-    group.list.budget = geometry_->shard_share(geometry_->layers()[group.layer], id_, capacity->second[i], shadow_home(group));
-  }
-  if (recorder_ != nullptr && !scope_shard_) note_budget(&group, group.list);
-}
-
-ShardId Shard::shadow_home(const Group& group) const {
-  const Placement& placement = geometry_->placement();
-  return placement.map == ShardMap::eplb && placement.shadowed != nullptr ? placement.home_shard(group.home, group.request) : ShardId(0);
-}
-
-std::uint64_t Shard::budget_of(const Group& group, std::uint32_t request_tokens) {
-  const ReplayLayer& replay = geometry_->layers()[group.layer];
-  const bool planned = geometry_->placement().map == ShardMap::eplb;  // each layer has weights of its own
-  const ShardId home = shadow_home(group);
-  const std::array<std::uint32_t, 4> key{static_cast<std::uint32_t>(geometry_->layout(replay)), planned ? group.layer : 0, home.value, request_tokens};
-  const auto [budget, unknown] = budgets_.try_emplace(key, 0);
-  if (unknown) budget->second = geometry_->request_budget(replay, id_, request_tokens, home);
-  return budget->second;
-}
-
 Chain* Shard::chain_of(Group& group, ExpertId expert, bool side) {
   const auto less = [&](std::uint32_t c, std::pair<bool, ExpertId> key) { return std::pair(group.chains[c].side, group.chains[c].expert) < key; };
   const auto it = std::lower_bound(group.order.begin(), group.order.end(), std::pair(side, expert), less);

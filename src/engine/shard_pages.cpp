@@ -75,14 +75,6 @@ void Shard::free_page(std::uint32_t index) {
   free_pages_.push_back(index);
 }
 
-std::uint32_t Shard::capacity_pages(const EvictList& list) const {
-  switch (geometry_->spec().eviction.budget.kind) {
-    case BudgetKind::pages: return static_cast<std::uint32_t>(list.budget);
-    case BudgetKind::bytes: return static_cast<std::uint32_t>(list.budget / (raw_pools_.front().block_bytes + raw_pools_.front().bounds_bytes));
-    default: return static_cast<std::uint32_t>(std::max<std::uint64_t>(1, list.budget / slots_));
-  }
-}
-
 void Shard::record_accesses(AccessRecorder& recorder) {
   recorder_ = &recorder;
   if (scope_shard_) note_budget(nullptr, list_);
@@ -92,17 +84,6 @@ void Shard::note(AccessKind kind, const Group& group, const Chain& chain, std::u
   if (recorder_ == nullptr) return;
   recorder_->add({id_.value, group.request.value, geometry_->layers()[group.layer].layer.value, static_cast<std::uint16_t>(group.head_group),
                   chain.expert.value, static_cast<std::uint8_t>(chain.side ? 1 : 0), kind, shadow, 1});
-}
-
-void Shard::note_budget(const Group* group, const EvictList& list) const {
-  AccessEvent event{id_.value, AccessEvent::whole_shard, 0, 0, ExpertId::invalid, 0, AccessKind::opened, 0, AccessEvent::unlimited};
-  if (geometry_->spec().eviction.budget.kind != BudgetKind::unlimited) event.count = capacity_pages(list);
-  if (group != nullptr) {
-    event.request = group->request.value;
-    event.layer = geometry_->layers()[group->layer].layer.value;
-    event.head_group = static_cast<std::uint16_t>(group->head_group);
-  }
-  recorder_->add(event);
 }
 
 std::uint64_t Shard::table_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) const {
@@ -151,7 +132,8 @@ Shard::Usage Shard::usage() const {
     const std::int64_t raw = std::int64_t{page.live} * geometry_->entry_bytes(width);
     u.raw_bytes += raw;
     u.bounds_bytes += static_cast<std::int64_t>(geometry_->raw_format(width).bounds_bytes());
-    u.code_bytes += page.sealed ? std::int64_t{page.live} * static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_code_bytes()) / slots_ : raw;
+    const auto codes = page.sealed ? static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_code_bytes()) : 0;
+    u.code_bytes += page.sealed ? std::int64_t{page.live} * codes / slots_ : raw;
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +

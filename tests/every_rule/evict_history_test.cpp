@@ -163,7 +163,8 @@ TYPED_TEST(EveryEvictRule, IncrementalEqualsRecomputed) {
       }
       world.access(history.accesses.back());
       const Set live = world.step(t, history.rows.back());
-      ASSERT_EQ(live, expected) << "step " << t << ", lowest scores " << std::get<0>(order[0]) << " and " << std::get<0>(order[std::min<std::size_t>(1, order.size() - 1)]);
+      ASSERT_EQ(live, expected) << "step " << t << ", lowest scores " << std::get<0>(order[0]) << " and "
+                                << std::get<0>(order[std::min<std::size_t>(1, order.size() - 1)]);
     }
   }
 }

@@ -296,7 +296,8 @@ TEST(SelectedAccess, ClassicRulesFollowIt) {
     return to_hex(out.digest);
   };
   std::set<std::string> all;
-  for (const EvictRule& rule : {EvictRule(evict::Fifo{}), EvictRule(evict::Lru{}), EvictRule(evict::Lfu{}), EvictRule(evict::Sieve{}), EvictRule(evict::Clock{})})
+  const std::vector<EvictRule> rules{evict::Fifo{}, evict::Lru{}, evict::Lfu{}, evict::Sieve{}, evict::Clock{}};
+  for (const EvictRule& rule : rules)
     all.insert(digest(rule, AccessSource::selected));
   EXPECT_GE(all.size(), 4U) << "rules of access differ once accesses are sparse";
   EXPECT_NE(digest(evict::Lru{}, AccessSource::selected), digest(evict::Lru{}, AccessSource::dense));

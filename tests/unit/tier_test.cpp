@@ -133,7 +133,7 @@ TEST(Tier, RoutedReadsOfCopiesAreThoseWithoutEviction) {
   for (const CopyRule copies : {CopyRule::surviving, CopyRule::hash, CopyRule::paper}) {
     RunSpec spec = demote_spec(evict::Arc{}, {BudgetKind::pages, 6, 1, 1});
     testing::use_expert_layout(spec, ShardMap::hash);
-    spec.read = {ReadScope::routed, ReadSelect::all, copies};
+    spec.read = {ReadScope::routed, select::All{}, copies};
     const RunOutcome out = run_replay(spec), full = run_replay(without_eviction(spec));
     expect_equal_probes(out, full);
     expect_moves(out);
@@ -177,7 +177,7 @@ TEST(Tier, HitsAndMovesAreThoseOfASlowSimulation) {
         spec.model.gate.top_k = 2;
         spec.model.gate.n_experts = 7;
         spec.routing.key = RoutingKey::same_layer;
-        spec.read = {ReadScope::routed, ReadSelect::all, CopyRule::paper};
+        spec.read = {ReadScope::routed, select::All{}, CopyRule::paper};
         spec.eviction.scope = scope;
         spec.eviction.protect = {0, 0};
         spec.probe.samples = 0;

@@ -34,7 +34,8 @@ namespace detail {
 }
 inline constexpr std::string_view rank_doc = "coordinates stored of a row";
 inline constexpr std::string_view latents_doc = "how coordinates are stored";
-inline constexpr std::string_view basis_doc = "rows a basis is made from: the sequence's first sealed pages, calibration sequences, or a file (compression.maps_path)";
+inline constexpr std::string_view basis_doc =
+    "rows a basis is made from: the sequence's first sealed pages, calibration sequences, or a file (compression.maps_path)";
 
 }  // namespace detail
 

@@ -31,6 +31,7 @@ using EvictRule = std::variant<                                                 
     evict::KeyDiff, evict::LagKv, evict::Cur, evict::ExpectedAttention, evict::RKv, evict::Cake, evict::QuestEvict,      // the entries of a group
     evict::ThresholdAdaptive,                                                                                            // a threshold
     evict::FlexgenStatic,                                                                                                // a plan
-    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp, evict::PikvQuestLegacy, evict::PikvDuoLayersum, evict::PikvFlexgenInv>;  // the paper read literally
+    evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp, evict::PikvQuestLegacy, evict::PikvDuoLayersum,           // the paper read literally
+    evict::PikvFlexgenInv>;
 
 }  // namespace moekv

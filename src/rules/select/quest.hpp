@@ -1,7 +1,6 @@
 // quest: of every (request, layer, shard, head group) a query reads the pages whose key bounds promise the largest q.k (eviction.md section 2.3).
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string_view>
@@ -40,7 +39,7 @@ struct Quest {
   [[nodiscard]] MOEKV_HD float score(const float* q, const float* low, const float* high, std::uint32_t d) const { return upper_bound(q, low, high, d); }
   [[nodiscard]] Pick pick() const {
     if (variant == QuestVariant::kernel) return {budget_pages - 1, true};
-    return {std::max(3U, budget_pages), false};
+    return {budget_pages > 3U ? budget_pages : 3U, false};
   }
 };
 
