@@ -57,9 +57,9 @@ inline RunOutcome sample_outcome() {
       out.loads.push_back({s.first_step, entity, 1, 10, 0, 8, 400, 500, entity == 2 ? 20 : 0});
     }
     out.loads.push_back({s.first_step, 3, 0, 30, 0, 20, 1000, 1200, 80});
-    out.traffic.push_back({s.first_step, 0, 0, 50, 0, 0, 0, 0, 0, 1});
-    out.traffic.push_back({s.first_step, 0, 1, 60, 40, 0, 5, 8, 7, 4});
-    out.traffic.push_back({s.first_step, 1, 0, 40, 0, 30, 0, 0, 10, 2});
+    out.traffic.push_back({s.first_step, 0, 0, 50, 0, 0, 0, 0, 0, 0, 1});
+    out.traffic.push_back({s.first_step, 0, 1, 60, 40, 0, 5, 8, 7, 0, 4});
+    out.traffic.push_back({s.first_step, 1, 0, 40, 0, 30, 0, 0, 10, 0, 2});
   }
   out.requests = {{0, 0, 3, 5, 0, 0, 100, 1000, 5000, 10, 900, 4900}, {1, 1, 3, 1, 50, 2, 120, 2000, 2000, 20, 700, 700}, {2, 0, 6, 4, 60, 3, 127}};
   out.probes = {{0, 0, 3, 4, 4, 0.25, 0.9, 1.0, 0.0, 1.0, 0.5}, {0, 1, 7, 8, 6, 0.75, 0.7, 0.5, 0.7, 0.5, 1.5}};

@@ -13,7 +13,9 @@ namespace {
 
 std::vector<std::filesystem::path> bad_configs() {
   std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(MOEKV_SOURCE_DIR "/tests/cli/bad_configs")) files.push_back(entry.path());
+  for (const auto& entry : std::filesystem::directory_iterator(MOEKV_SOURCE_DIR "/tests/cli/bad_configs")) {
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path());
+  }
   std::sort(files.begin(), files.end());
   return files;
 }
