@@ -38,7 +38,7 @@ inline AccessEvent event(AccessKind kind, std::uint32_t shard, std::uint32_t req
 /// Pages 0..n-1; page p is of request p / 4 % 2 and of shard p % 2. Request 0 ends in the middle. The run may exceed its budget by one page.
 inline Scenario random_scenario(std::uint64_t seed) {
   Scenario out;
-  const auto draw = [&, n = std::uint64_t{0}](std::uint64_t below) mutable { return static_cast<std::uint32_t>(hash_words(seed, n++) % below); };
+  auto draw = [&, n = std::uint64_t{0}](std::uint64_t below) mutable { return static_cast<std::uint32_t>(hash_words(seed, n++) % below); };
   const std::uint32_t n_pages = 6 + draw(3), n_steps = 6 + draw(4), end_of_first = 3 + draw(3);
   const std::vector<std::uint32_t> budget = {1 + draw(3), 1 + draw(3)};
   std::set<std::uint32_t> alive, held;
