@@ -5,6 +5,7 @@
 #include <bit>
 #include <limits>
 #include <map>
+#include <tuple>
 
 #include "engine/oracle/access_bounds.hpp"
 #include "engine/replay.hpp"
@@ -86,12 +87,15 @@ TEST(AccessBounds, AnatomyEqualsPlainLists) {
         list.push_back(p);
         return had;
       };
-      for (const std::uint32_t p : step.written) (void)touch(own, p), (void)touch(pool, p);
-      std::vector<std::uint32_t> order = step.looked_up;  // the log's: shard, request, page
-      std::stable_sort(order.begin(), order.end(), [](std::uint32_t a, std::uint32_t c) { return std::pair(a % 2, a / 4 % 2) < std::pair(c % 2, c / 4 % 2); });
-      for (const std::uint32_t p : order) {
-        own_miss += touch(own, p) ? 0 : 1;
-        pool_miss += touch(pool, p) ? 0 : 1;
+      // The order of the log: shard, writes before lookups, request, page.
+      std::vector<std::tuple<std::uint32_t, bool, std::uint32_t, std::uint32_t>> order;
+      for (const std::uint32_t p : step.written) order.emplace_back(p % 2, false, p / 4 % 2, p);
+      for (const std::uint32_t p : step.looked_up) order.emplace_back(p % 2, true, p / 4 % 2, p);
+      std::sort(order.begin(), order.end());
+      for (const auto& [shard, looked_up, request, p] : order) {
+        const bool had_own = touch(own, p), had_pool = touch(pool, p);
+        own_miss += looked_up && !had_own ? 1 : 0;
+        pool_miss += looked_up && !had_pool ? 1 : 0;
       }
       for (const std::uint32_t p : step.gone) std::erase(own, p), std::erase(pool, p);
       for (std::uint32_t shard = 0; shard < 2; ++shard) {

@@ -40,15 +40,12 @@ class Pass {
 
   AccessBounds run() {
     for (std::uint32_t step = 0; step < trace_.n_steps(); ++step) {
-      bool cut = step == 0;  // the step before ends after the evictions that it made due
+      // The step before ends after the evictions that it made due, of every shard.
       trace_.for_each_op(step, [&](const AccessTrace::Op& op) {
-        if (!cut && op.kind != AccessKind::evicted) {
-          end_step(step - 1);
-          cut = true;
-        }
-        apply(op, step);
+        if (op.kind == AccessKind::evicted) leave(op.id);
       });
-      if (!cut) end_step(step - 1);
+      if (step > 0) end_step(step - 1);
+      trace_.for_each_op(step, [&](const AccessTrace::Op& op) { apply(op, step); });
     }
     for (const BoundRecord& s : out_.shards) {
       for_each_field(BoundRecord::metrics, [&](const auto& m) {
@@ -65,7 +62,7 @@ class Pass {
   void apply(const AccessTrace::Op& op, std::uint32_t step) {
     switch (op.kind) {
       case AccessKind::evicted:
-        return leave(op.id);
+        return;
       case AccessKind::opened:
         return resize(op.id, [&] { open_[op.id] = true; });
       case AccessKind::finished:

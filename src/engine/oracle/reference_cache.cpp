@@ -91,6 +91,9 @@ std::uint32_t ReferenceCaches::victim(Cache& cache, std::uint32_t step) {
 void ReferenceCaches::order_touched(Cache& cache, std::uint32_t step) {
   if (rule_ == ReferenceRule::forced) {
     std::sort(cache.touched.begin(), cache.touched.end(), [&](std::uint32_t a, std::uint32_t b) { return Far{pages_[b].next, b} < Far{pages_[a].next, a}; });
+  } else if (rule_ == ReferenceRule::lru) {  // by the last touch: the queue holds nothing else by now
+    cache.touched.clear();
+    for (std::uint32_t page = cache.queue.lists[0].head; page != evict::no_unit; page = nodes_[page].next) cache.touched.push_back(page);
   } else if (rule_ == ReferenceRule::random) {
     const auto key = [&](std::uint32_t page) { return std::pair(hash_words(seed_, step, page), page); };
     std::sort(cache.touched.begin(), cache.touched.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
