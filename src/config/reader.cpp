@@ -67,7 +67,7 @@ void default_codecs(RunSpec& spec, const ConfigTree& tree) {
   const auto absent = [&](const char* path) { return !tree.given.contains(path); };
   if (!absent("compression.codec")) return;
   for_each_rule<Codec>([&](auto codec) {
-    if (codec.plane(Role::k, spec.model.d_k) != PlaneFormat{spec.payload.element}) return;
+    if (PagewiseCodec<decltype(codec)> || codec.plane(Role::k, spec.model.d_k) != PlaneFormat{spec.payload.element}) return;
     if (absent("compression.k")) spec.compression.k = codec;
     if (absent("compression.v")) spec.compression.v = codec;
   });
