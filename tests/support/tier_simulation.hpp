@@ -109,7 +109,7 @@ class TierSimulation {
 
   std::uint64_t budget(const ListName& list) const {
     if (geometry_->spec().eviction.scope == EvictScope::shard) return geometry_->spec().eviction.budget.amount;
-    return geometry_->request_budget(geometry_->layers()[std::get<1>(list)], ShardId(std::get<2>(list)), 0);
+    return geometry_->request_budget(geometry_->layers()[std::get<1>(list)], ShardId(std::get<2>(list)), 0, ShardId(0));
   }
 
   bool pinned(const PageName& key) const {

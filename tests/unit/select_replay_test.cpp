@@ -48,6 +48,7 @@ std::vector<RunSpec> layouts() {
   add([](RunSpec& s) {
     s.placement.layout = Layout::token;
     s.placement.map = ShardMap::block_cyclic;
+    s.cluster.ranks = 1;
     s.cluster.shards_per_rank = 2;
   });
   add([](RunSpec& s) { s.placement.layout = Layout::head; });
@@ -95,9 +96,11 @@ TEST(Selection, KeepsMoreMassWithEveryPage) {
       const RunOutcome out = run_replay(spec);
       EXPECT_TRUE(out.violations.empty()) << out.violations.front();
       const StepRecord sum = totals(out);
-      EXPECT_GT(sum.pages_selected, read_before);
-      EXPECT_LT(sum.pages_selected, sum.pages_considered);
-      EXPECT_GT(sum.bounds_bytes_read, 0);
+      EXPECT_GE(sum.pages_selected, read_before);
+      EXPECT_EQ(sum.bounds_bytes_read > 0, sum.pages_selected < sum.pages_considered);
+      if (budget == 1) {
+        EXPECT_LT(sum.pages_selected, sum.pages_considered);
+      }
       read_before = sum.pages_selected;
       for (std::size_t i = 0; i < before.size(); ++i) {
         ASSERT_GE(out.probes[i].attn_mass_kept, before[i].attn_mass_kept - 1e-12);
