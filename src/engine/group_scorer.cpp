@@ -143,7 +143,8 @@ void GroupScorer::count_bytes(const Shard& shard, std::uint32_t n_heads) {
 }
 
 void GroupScorer::sum_layers(Shard& shard, const Group& group, std::uint64_t step) {
-  if (summed_step_ != step || summed_shard_ != shard.id() || summed_request_ != group.request) {
+  // Before attend the layers of a step decide one after another, each by the states of its moment.
+  if (geometry_->evicts_before_attend() || summed_step_ != step || summed_shard_ != shard.id() || summed_request_ != group.request) {
     summed_step_ = step;
     summed_shard_ = shard.id();
     summed_request_ = group.request;

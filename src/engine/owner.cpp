@@ -94,6 +94,7 @@ void Owner::receive(std::uint32_t layer, std::uint64_t step) {
     for (std::size_t i = 0; i < r.queries.size(); ++i) {
       Query q;
       q.header = &r.queries[i];
+      q.request = RequestId(r.queries[i].request);
       q.experts = r.query_experts.subspan(i * k, k);
       q.q = payload_ ? r.query_payload.data() + i * slice.q_count * model.d_k * pb : nullptr;
       q.rank = rank;

@@ -67,7 +67,8 @@ class Owner {
     const std::byte* v;
   };
   struct Query {
-    const QueryHeader* header = nullptr;
+    const QueryHeader* header = nullptr;  // in the received dispatch, as `experts` and `q`: until the exchange of the answers
+    RequestId request;
     std::span<const std::uint16_t> experts;
     const std::byte* q = nullptr;  // [q_count][d_k]
     Rank rank;

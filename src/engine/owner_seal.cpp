@@ -114,7 +114,7 @@ double Owner::importance(const DuePage& due) const {
   for (std::uint32_t i = 0; i < 2 * n_q; ++i)
     tasks.push_back({0, i % 2 == 0 ? 1U : static_cast<std::uint32_t>(live.reads.size()), i / 2, 0, n_kv, op.q_group, i * heads, 0});
   std::vector<float> m(tasks.size() * heads), l(m.size()), o(m.size() * model.d_v);
-  backend_->attend({tasks, live.reads, live.masks, op.q + (op.n_q - n_q) * op.q_stride, geometry_->spec().payload.element, geometry_->slice(s.rank()).q_count,
+  backend_->attend({tasks, live.reads, live.masks, op.q + (op.n_q - n_q) * op.q_stride, geometry_->spec().payload.element, q_row_heads_,
                     model.d_k, model.d_v, geometry_->softmax_scale(), m.data(), l.data(), o.data()});
   backend_->sync();
   const double average = static_cast<double>(s.pages()[due.page].live) / live.entries;
@@ -185,11 +185,12 @@ void Owner::attach_queries(SealOp& op, const Shard& shard, const Group& group) c
   const HeadSlice slice = geometry_->slice(shard.rank());
   const std::size_t row = std::size_t{geometry_->spec().model.d_k} * geometry_->payload_bytes();
   const std::size_t first_head = std::size_t{group.head_group} * geometry_->heads_per_group();
-  op.q_stride = slice.q_count * row;
+  op.q_stride = q_row_heads_ * row;
   op.q_group = slice.group();
-  for (const Query& query : queries_) {  // of one request they lie one after another
-    if (query.rank != shard.rank() || query.header->request != group.request.value) continue;
-    const std::byte* q = query.q + first_head * slice.group() * row;
+  if (q_rows_.empty()) return;
+  for (std::size_t i = 0; i < queries_.size(); ++i) {  // of one request they lie one after another
+    if (queries_[i].rank != shard.rank() || queries_[i].request != group.request) continue;
+    const std::byte* q = q_rows_.data() + (i * q_row_heads_ + first_head * slice.group()) * row;
     const bool follows = op.q != nullptr && op.q + op.n_q * op.q_stride == q;
     if (!follows) op.q = q;
     op.n_q = follows ? op.n_q + 1 : 1;
