@@ -1,6 +1,8 @@
 // Declares a struct's fields once (name, unit, definition): YAML keys, HDF5 names, help texts and tests are made from it.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <tuple>
@@ -60,6 +62,11 @@ Metric(std::string_view, T Owner::*, std::string_view, std::string_view, Scope, 
 template <class Fields, class F>
 constexpr void for_each_field(const Fields& fields, F&& f) {
   std::apply([&](const auto&... field) { (f(field), ...); }, fields);
+}
+/// The same for fields of one type: long records are arrays, for a tuple of a hundred costs every source that sees it seconds to compile.
+template <class Field, std::size_t N, class F>
+constexpr void for_each_field(const std::array<Field, N>& fields, F&& f) {
+  for (const Field& field : fields) f(field);
 }
 
 }  // namespace moekv

@@ -1,6 +1,7 @@
 // Records of the second pass over an access log: what a run is measured against. Kept with the records of the run.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <tuple>
 
@@ -14,7 +15,7 @@ struct BoundRecord {
   std::int64_t n_req = 0, n_miss = 0, written_pages = 0, capacity_pages = 0;
   std::int64_t opt_bypass_miss = 0, opt_forced_miss = 0, lru_miss = 0, random_miss = 0, overcommit_pages = 0;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"shard", &BoundRecord::shard, "1", "shard with its own budgets; -1: one cache of the capacity of all shards together", Scope::shard, ClaimClass::counted, Combine::key},
       Metric{"n_req", &BoundRecord::n_req, "1", "lookups in the log", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"n_miss", &BoundRecord::n_miss, "1", "those that missed in the run", Scope::shard, ClaimClass::counted, Combine::sum},

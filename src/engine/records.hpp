@@ -51,7 +51,7 @@ struct StepRecord {
   std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_demote = 0, t_recall = 0, t_generate = 0;
   std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0, t_host_model = 0, t_replan = 0, t_replan_model = 0;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"first_step", &StepRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
       Metric{"n_steps", &StepRecord::n_steps, "1", "steps in the window", Scope::global, ClaimClass::counted, Combine::key},
       Metric{"tokens", &StepRecord::tokens, "1", "tokens that entered the caches (each once, all layers together)", Scope::global, ClaimClass::counted, Combine::sum},
@@ -184,7 +184,7 @@ struct LayerRecord {
   std::int64_t queries = 0, n_req = 0, n_hit = 0, entries_scanned = 0, entries_wanted = 0, insertions = 0, evictions = 0;
   std::int64_t wire_bytes = 0, t_attend = 0;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"first_step", &LayerRecord::first_step, "1", "index of the first step of the window", Scope::layer, ClaimClass::counted, Combine::key},
       Metric{"layer", &LayerRecord::layer, "1", "model layer", Scope::layer, ClaimClass::counted, Combine::key},
       Metric{"queries", &LayerRecord::queries, "1", "tokens that attended at this layer", Scope::layer, ClaimClass::counted, Combine::sum},
@@ -210,7 +210,7 @@ struct LoadRecord {
   std::int64_t recorded_load = 0;    // experts, under a router other than recorded
   std::int64_t insertions = 0, resident_bytes = 0, peak_bytes = 0, busy_ns = 0;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"first_step", &LoadRecord::first_step, "1", "index of the first step of the window", Scope::shard, ClaimClass::counted, Combine::key},
       Metric{"entity", &LoadRecord::entity, "1", "0 expert, 1 shard, 2 rank, 3 node", Scope::shard, ClaimClass::counted, Combine::key},
       Metric{"index", &LoadRecord::index, "1", "id of the expert, shard, rank or node", Scope::shard, ClaimClass::counted, Combine::key},
@@ -231,7 +231,7 @@ struct CodecRecord {
   std::int64_t sampled_pages = 0, k_err_ppm = 0, v_err_ppm = 0, asked_pages = 0, logit_err_ppm = 0, attention_err_ppm = 0;
   std::int64_t code_bits = 0, entropy_bits = 0;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"first_step", &CodecRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
       Metric{"page_class", &CodecRecord::page_class, "1", "class of the codec, smallest first; 0 where it has one", Scope::global, ClaimClass::counted, Combine::key},
       Metric{"sealed_pages", &CodecRecord::sealed_pages, "1", "pages sealed", Scope::global, ClaimClass::counted, Combine::sum},
@@ -253,7 +253,7 @@ struct TrafficRecord {
   std::int64_t source = 0, destination = 0;
   std::int64_t kv = 0, q = 0, partial = 0, lse = 0, notices = 0, headers = 0, pages = 0, messages = 0;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"first_step", &TrafficRecord::first_step, "1", "index of the first step of the window", Scope::rank, ClaimClass::counted, Combine::key},
       Metric{"source", &TrafficRecord::source, "1", "sending logical rank", Scope::rank, ClaimClass::counted, Combine::key},
       Metric{"destination", &TrafficRecord::destination, "1", "receiving logical rank", Scope::rank, ClaimClass::counted, Combine::key},
@@ -274,7 +274,7 @@ struct AllocationRecord {
   std::int64_t lists = 0;
   std::int64_t budget_min = 0, budget_total = 0, budget_max = 0, resident_min = 0, resident_total = 0, resident_max = 0;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"first_step", &AllocationRecord::first_step, "1", "index of the first step of the window", Scope::layer, ClaimClass::counted, Combine::key},
       Metric{"layer", &AllocationRecord::layer, "1", "model layer", Scope::layer, ClaimClass::counted, Combine::key},
       Metric{"head_group", &AllocationRecord::head_group, "1", "head group of the model", Scope::layer, ClaimClass::counted, Combine::key},
@@ -295,7 +295,7 @@ struct RequestRecord {
   std::int64_t kv_ttft_model_ns = -1, e2e_model_ns = -1, queue_delay_model_ns = -1;
   std::int64_t kv_ttft_ns = -1, e2e_ns = -1;
 
-  static constexpr auto metrics = std::tuple{
+  static constexpr auto metrics = std::array{
       Metric{"request", &RequestRecord::request, "1", "index in the trace", Scope::request, ClaimClass::counted, Combine::key},
       Metric{"home", &RequestRecord::home, "1", "home rank", Scope::request, ClaimClass::counted, Combine::key},
       Metric{"prompt_tokens", &RequestRecord::prompt_tokens, "1", "prompt length replayed", Scope::request, ClaimClass::counted, Combine::key},
