@@ -11,12 +11,20 @@
     frame = run.frame("load")                   # pandas.DataFrame
     frame[frame.entity == moekv_results.ENTITIES.index("rank")].groupby("index").load.sum()
 
+A merged sweep (moekv merge) is the same in columns, one value per point:
+
+    sweep = moekv_results.load_sweep("evict.h5")
+    lru = sweep.ok & sweep.select(**{"eviction.policy": "lru"})      # masks
+    print(sweep.settings["eviction.budget"][lru], sweep.metrics["hit_ratio"][lru])
+    sweep.frame().pivot_table("hit_ratio", "eviction.budget", "eviction.policy")
+
 As a program it prints the metrics of a file:  moekv_results.py results/quickstart.h5 [name ...]
 """
 import dataclasses
 import sys
 
 import h5py
+import numpy
 
 SCHEMA = "moekv-sweep/1"
 ENTITIES = ("expert", "shard", "rank", "node")  # values of column `entity` of record `load`
@@ -86,10 +94,85 @@ class Run:
         return pandas.DataFrame(self._records[kind])
 
 
+class Sweep:
+    """Many runs in one file, a row per point: the output of `moekv merge` (a file of one run is a sweep of one point).
+
+    Example: Sweep("evict.h5").metrics["hit_ratio"] is an array along the points, NaN where a point has no result.
+    """
+
+    def __init__(self, path):
+        self.path = str(path)
+        with h5py.File(self.path, "r") as file:
+            schema = file.attrs.get("schema", "none")
+            if schema != SCHEMA:
+                raise ValueError(f"{self.path}: is not a result file: schema is {schema!r}, expected {SCHEMA!r}")
+            self.attrs = dict(file.attrs)
+            self.provenance = dict(file["provenance"].attrs)
+            self.n = file["point"].shape[0]
+            words = file["status"].attrs["flag_meanings"].split()
+            self.status = numpy.array([words[i] for i in file["status"][:]], dtype=object)
+            self.point_id, self.labels, self.errors, self.digests = (_column(file[name]) for name in ("point_id", "label", "error", "digest"))
+            self.repeat, self.wall_time, self.attempts = (_column(file[name]) for name in ("repeat", "wall_time", "attempts"))
+            self.reader_labels = [text.split() for text in _column(file["labels"])]  # acausal, not_exercised, ...
+            self.settings, self.params, self.metrics, self.numerators, self.denominators = (
+                {name: _column(data) for name, data in file.get(group, {}).items()}
+                for group in ("setting", "param", "metric", "metric_numerator", "metric_denominator"))
+            self.point_facts = {name: _column(data) for name, data in file["provenance"].get("point", {}).items()}
+            self.swept = [name for name, data in file["param"].items() if data.attrs.get("swept", 0)]
+            self._about = {name: dict(data.attrs) for group in ("param", "metric") for name, data in file[group].items()}
+            self._records = {kind: {name: _column(data) for name, data in group.items() if name != "row"} for kind, group in file.get("record", {}).items()}
+
+    @property
+    def ok(self):
+        """Mask of the points that finished without a complaint."""
+        return self.status == "ok"
+
+    def select(self, **wanted):
+        """Mask of the points with these settings, parameters or labels. Example: sweep.select(**{"eviction.policy": "lru", "label": "base"})"""
+        mask = numpy.ones(self.n, dtype=bool)
+        for name, value in wanted.items():
+            column = self.labels if name == "label" else self.repeat if name == "repeat" else self.settings.get(name, self.params.get(name))
+            if column is None:
+                raise KeyError(name)
+            mask &= column == value
+        return mask
+
+    def about(self, name):
+        """Attributes of a metric or parameter: units, definition, claim_class ..."""
+        return self._about[name]
+
+    def record(self, kind, point=None):
+        """Columns of a record as in Run.record; all points with column `point_index`, or the rows of one point."""
+        columns = self._records[kind]
+        if point is None or "point_index" not in columns:
+            return columns
+        rows = columns["point_index"] == point
+        return {name: values[rows] for name, values in columns.items()}
+
+    def frame(self):
+        """pandas.DataFrame with a row per point: id, label, repeat, status, what was swept, metrics."""
+        import pandas  # optional: only this method needs it
+
+        columns = {"point_id": self.point_id, "label": self.labels, "repeat": self.repeat, "status": self.status}
+        columns.update({name: self.params[name] for name in self.swept})
+        columns.update(self.settings)
+        columns.update(self.metrics)
+        return pandas.DataFrame(columns)
+
+
+def load_sweep(path):
+    """The points of a merged file. Raises OSError where it is no HDF5 file, ValueError where it is no result file; both name the file."""
+    return _load(Sweep, path)
+
+
 def load(path):
     """The run in a result file. Raises OSError where it is no HDF5 file, ValueError where it is no result file of one run; both name the file."""
+    return _load(Run, path)
+
+
+def _load(kind, path):
     try:
-        return Run(path)
+        return kind(path)
     except OSError as error:
         raise OSError(f"{path}: {error}") from error
     except (KeyError, IndexError, AttributeError, TypeError) as error:

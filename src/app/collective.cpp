@@ -38,21 +38,29 @@ Failure current_failure() {
   }
 }
 
-void agree_on(Transport& transport, const Failure& mine) {
+Failure worst_failure(Transport& transport, const Failure& mine) {
   auto code = static_cast<std::int64_t>(mine.code);
   transport.allreduce_max({&code, 1});
-  if (code == 0) return;
+  Failure worst{static_cast<ExitCode>(code), {}};
+  if (code == 0) return worst;
   const auto texts = transport.gather(to_bytes(mine.text));
-  std::vector<std::string> printed{std::string()};
+  std::vector<std::string> told{std::string()};
   for (const auto& bytes : texts) {
     const std::string text = to_text(bytes);
-    if (std::find(printed.begin(), printed.end(), text) != printed.end()) continue;
-    fmt::print(stderr, "{}\n", text);
-    printed.push_back(text);
+    if (std::find(told.begin(), told.end(), text) != told.end()) continue;
+    worst.text += (worst.text.empty() ? "" : "\n") + text;
+    told.push_back(text);
   }
+  return worst;
+}
+
+void agree_on(Transport& transport, const Failure& mine) {
+  const Failure worst = worst_failure(transport, mine);
+  if (worst.code == ExitCode::ok) return;
+  if (!worst.text.empty()) fmt::print(stderr, "{}\n", worst.text);
   std::fflush(stderr);
   transport.barrier();  // nobody leaves before the words are out
-  throw AgreedFailure{static_cast<ExitCode>(code)};
+  throw AgreedFailure{worst.code};
 }
 
 std::unique_ptr<Transport> make_job_transport() { return MpiSession::launched_by_launcher() ? make_mpi_transport() : make_local_transport(); }
@@ -60,7 +68,12 @@ std::unique_ptr<Transport> make_job_transport() { return MpiSession::launched_by
 RunSpec read_run_spec_everywhere(const std::string& path, const std::vector<std::string>& overrides, Transport& transport) {
   const int n = transport.n_processes();
   const bool first = transport.process() == 0;
-  RunSpec spec = agree(transport, [&] { return first ? read_run_spec(path, overrides, n) : RunSpec{}; });
+  return share_run_spec(agree(transport, [&] { return first ? read_run_spec(path, overrides, n) : RunSpec{}; }), transport);
+}
+
+RunSpec share_run_spec(RunSpec spec, Transport& transport) {
+  const int n = transport.n_processes();
+  const bool first = transport.process() == 0;
   if (n == 1) return spec;
   std::vector<std::byte> bytes;
   if (first) {

@@ -25,6 +25,8 @@ struct Failure {
 };
 [[nodiscard]] Failure current_failure();
 
+/// Collective. The worst exit code of all processes on each; on process 0 also every distinct text once, in lines.
+[[nodiscard]] Failure worst_failure(Transport& transport, const Failure& mine);
 /// Collective. Prints every distinct text once on process 0 and throws AgreedFailure everywhere if any process failed.
 void agree_on(Transport& transport, const Failure& mine);
 
@@ -44,6 +46,9 @@ template <class Work>
 
 /// All processes of the job: MPI under a launcher, else this one.
 [[nodiscard]] std::unique_ptr<Transport> make_job_transport();
+
+/// Collective. The specification of process 0 on every process.
+[[nodiscard]] RunSpec share_run_spec(RunSpec spec, Transport& transport);
 
 /// Collective. Process 0 reads the configuration and its overrides; the others get the resolved specification from it.
 [[nodiscard]] RunSpec read_run_spec_everywhere(const std::string& path, const std::vector<std::string>& overrides, Transport& transport);

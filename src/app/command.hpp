@@ -20,6 +20,9 @@ void add_commands(CLI::App& app, Action& action);
 
 // One file of src/app per function. `parent` is the program, or the `trace` group for add_trace_*.
 void add_run(CLI::App& parent, Action& action);
+void add_sweep(CLI::App& parent, Action& action);
+void add_merge(CLI::App& parent, Action& action);
+void add_export(CLI::App& parent, Action& action);
 void add_oracle(CLI::App& parent, Action& action);
 void add_plan(CLI::App& parent, Action& action);
 void add_policy(CLI::App& parent, Action& action);

@@ -6,12 +6,15 @@ namespace moekv {
 void add_commands(CLI::App& app, Action& action) {
   add_diff(app, action);
   add_doctor(app, action);
+  add_export(app, action);
   add_list(app, action);
+  add_merge(app, action);
   add_oracle(app, action);
   add_plan(app, action);
   add_policy(app, action);
   add_run(app, action);
   add_show(app, action);
+  add_sweep(app, action);
   add_trace(app, action);
 }
 

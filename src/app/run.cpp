@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <csignal>
 #include <memory>
 #include <string>
 #include <thread>
@@ -11,13 +10,11 @@
 
 #include "app/collective.hpp"
 #include "app/command.hpp"
-#include "app/open_trace.hpp"
+#include "app/point.hpp"
 #include "app/progress.hpp"
-#include "comm/mpi_session.hpp"
+#include "app/stop_signal.hpp"
 #include "config/names.hpp"
-#include "config/schema.hpp"
 #include "engine/attention_sample.hpp"
-#include "engine/batcher.hpp"
 #include "engine/replay.hpp"
 #include "results/access_log_file.hpp"
 #include "results/json.hpp"
@@ -27,20 +24,6 @@
 namespace moekv {
 namespace {
 
-volatile std::sig_atomic_t stop_requested = 0;
-
-extern "C" void request_stop(int) { stop_requested = 1; }
-
-/// The first SIGINT or SIGTERM asks for an end after the step, the second ends the program as if it had never been caught.
-void catch_stop_signals() {
-  struct sigaction action {};
-  action.sa_handler = request_stop;
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
-
 struct RunOptions {
   std::string config;
   std::vector<std::string> overrides;
@@ -48,27 +31,6 @@ struct RunOptions {
   std::uint32_t attention_rows = 0;
   bool json = false, quiet = false;
 };
-
-std::unique_ptr<Transport> choose_transport(const RunSpec& spec, std::unique_ptr<Transport> job) {
-  if (spec.transport == "mpi" && !MpiSession::launched_by_launcher()) {
-    throw UserError(spec.config_path, "transport: mpi needs a launcher", "start with mpirun -n N moekv run ..., or use transport: auto");
-  }
-  const bool local = spec.transport == "local" || (spec.transport == "auto" && job->n_processes() == 1);
-  return local ? make_local_transport() : std::move(job);
-}
-
-/// Everything a replay needs, made without communication so that a failure can be agreed on.
-struct Machinery {
-  std::unique_ptr<TraceSource> trace;
-  std::unique_ptr<Backend> backend;
-};
-
-Machinery prepare(const RunSpec& spec, int n_processes) {
-  Machinery made{open_trace(spec), make_backend(spec.backend, spec.threads)};
-  const Geometry geometry(spec, made.trace->info(), spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(n_processes));
-  (void)Batcher(geometry, *made.trace);
-  return made;
-}
 
 /// Sends what the replay logs to `log`, which only process 0 has.
 void connect(const RunOptions& options, AccessLogWriter* log, ReplayHooks& hooks) {
@@ -92,14 +54,14 @@ Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance
   return f;
 }
 
-RunOutcome run_replay(const RunSpec& spec, const Machinery& made, Transport& transport, const RunOptions& options, AccessLogWriter* log) {
+RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options, AccessLogWriter* log) {
   ProgressLine line(isatty(STDERR_FILENO) != 0);
   ReplayHooks hooks;
   connect(options, log, hooks);
   if (!options.quiet) hooks.progress = [&](const Progress& progress) { line.show(progress); };
-  hooks.interrupted = [] { return stop_requested != 0; };
+  hooks.interrupted = [] { return stop_requested(); };
   try {
-    RunOutcome outcome = replay(spec, *made.trace, *made.backend, transport, hooks);
+    RunOutcome outcome = run_point(spec, made, transport, hooks);
     line.end();
     return outcome;
   } catch (...) {
@@ -116,9 +78,7 @@ Provenance provenance_of(const RunSpec& spec, const RunOptions& options, const T
   if (!options.out.empty()) argv.insert(argv.end(), {"--out", options.out});
   if (!options.access_log.empty()) argv.insert(argv.end(), {"--access-log", options.access_log});
   Provenance provenance = collect_provenance(argv, transport);
-  add_trace_facts(trace, provenance);
-  for (KeyValue& key : resolved_keys(spec))
-    provenance.parameters.push_back({std::move(key.path), std::move(key.value), std::move(key.unit), std::move(key.doc)});
+  add_point_facts(spec, trace, provenance);
   return provenance;
 }
 
@@ -149,21 +109,23 @@ ExitCode run_agreed(const RunOptions& options) {
   const RunSpec spec = read_run_spec_everywhere(options.config, options.overrides, *job);
   const std::string out = options.out.empty() ? spec.name + ".h5" : options.out;
   const bool first = job->process() == 0;
-  const Machinery made = agree(*job, [&] {
+  PointCache cache;
+  const PointMachinery made = agree(*job, [&] {
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
     if (const char* why = log_refusal(spec); !options.access_log.empty() && why != nullptr)
       throw UserError(spec.config_path, fmt::format("--access-log: {}", why), "leave the option out, or change the configuration");
     if (const char* why = attention_refusal(spec); options.attention_rows > 0 && why != nullptr)
       throw UserError(spec.config_path, fmt::format("--attention-rows: {}", why), "leave the option out, or change the configuration");
-    return prepare(spec, job->n_processes());
+    return cache.prepare(spec, job->n_processes());
   });
-  const std::unique_ptr<Transport> transport = choose_transport(spec, std::move(job));
-  Provenance provenance = provenance_of(spec, options, made.trace->info(), *transport);
+  const std::unique_ptr<Transport> own = own_transport(spec, *job);
+  Transport& transport = own ? *own : *job;
+  Provenance provenance = provenance_of(spec, options, made.trace->info(), transport);
   catch_stop_signals();
   std::optional<AccessLogWriter> log;
   if (first && !options.access_log.empty()) log.emplace(options.access_log);
-  RunOutcome outcome = run_replay(spec, made, *transport, options, log ? &*log : nullptr);
+  RunOutcome outcome = run_replay(spec, made, transport, options, log ? &*log : nullptr);
   const bool completed = outcome.completed;
   if (log && completed) log->finish(log_facts(spec, outcome, provenance));
   ExitCode code = ExitCode::interrupted;
@@ -171,7 +133,7 @@ ExitCode run_agreed(const RunOptions& options) {
   if (completed) {
     code = first ? report(make_run_file(spec, std::move(outcome), std::move(provenance)), options, out) : ExitCode::ok;
     auto worst = static_cast<std::int64_t>(code);
-    transport->allreduce_max({&worst, 1});
+    transport.allreduce_max({&worst, 1});
     code = static_cast<ExitCode>(worst);
   }
   return code;

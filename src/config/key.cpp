@@ -38,6 +38,27 @@ std::string quote(const std::string& text) {
   return quoted + "\"";
 }
 
+std::string to_flow(const YamlNode& node) {
+  const auto plain = [](const std::string& text) {
+    return !text.empty() && !reserved(text) && std::all_of(text.begin(), text.end(), [](char c) { return plain_character(c) || c == ':'; }) &&
+           text.back() != ':' && text.front() != '-' && text.front() != ':' && text.front() != '%';
+  };
+  std::string text;
+  switch (node.kind) {
+    case NodeKind::null:
+      return "null";
+    case NodeKind::scalar:
+      return plain(node.text) || node.text == "true" || node.text == "false" ? node.text : quote(node.text);
+    case NodeKind::sequence:
+      for (const YamlNode& item : node.items) text += (text.empty() ? "" : ", ") + to_flow(item);
+      return "[" + text + "]";
+    case NodeKind::map:
+      for (const YamlEntry& entry : node.entries) text += (text.empty() ? "" : ", ") + quote(entry.key) + ": " + to_flow(entry.value);
+      return "{" + text + "}";
+  }
+  return text;
+}
+
 std::string join(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;

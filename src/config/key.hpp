@@ -56,6 +56,8 @@ struct Limits {
 
 /// Text as a YAML scalar, quoted where a YAML reader would take it for something else.
 [[nodiscard]] std::string quote(const std::string& text);
+/// The node as YAML flow text on one line; reading it back gives the same tree.
+[[nodiscard]] std::string to_flow(const YamlNode& node);
 /// "a, b, c".
 [[nodiscard]] std::string join(const std::vector<std::string>& names);
 /// Sets `index` to the position of the node's text in `names`, or complains with the nearest name.

@@ -150,6 +150,12 @@ RunSpec parse_run_spec(const std::string& text, const std::string& name, int n_p
   return finish(tree, name, n_processes, problems);
 }
 
+RunSpec make_run_spec(ConfigTree tree, const std::vector<Assignment>& values, const std::string& name, int n_processes) {
+  std::vector<Problem> problems;
+  complete_tree(values, tree, problems);
+  return finish(tree, name, n_processes, problems);
+}
+
 ModelShape read_model(const std::string& name) { return read_line("model", "model: " + quote(name)).model; }
 
 ClusterModel read_cluster(const std::string& name) { return read_line("cluster.network", "cluster: {network: " + quote(name) + "}").cluster.network; }

@@ -15,6 +15,11 @@ namespace moekv {
 /// The same from text, called `name` in messages; relative paths start at the current directory.
 [[nodiscard]] RunSpec parse_run_spec(const std::string& text, const std::string& name, int n_processes = 1);
 
+struct ConfigTree;
+struct Assignment;
+/// A specification from a root that was read already (read_root), with values laid over it. `name` is the file, for messages and defaults.
+[[nodiscard]] RunSpec make_run_spec(ConfigTree tree, const std::vector<Assignment>& values, const std::string& name, int n_processes);
+
 /// The shape that `name` stands for: a file of configs/models, or the path of one. Throws UserError with every problem of the file.
 [[nodiscard]] ModelShape read_model(const std::string& name);
 /// The same for a file of configs/clusters.

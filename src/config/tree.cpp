@@ -27,70 +27,43 @@ void expand_short_forms(YamlNode& node, const std::string& path) {
   for (YamlEntry& entry : node.entries) expand_short_forms(entry.value, child_path(path, entry.key));
 }
 
-/// One "key.path=value": the value replaces what the path names, `null` removes it.
-class Override {
- public:
-  Override(const std::string& text, std::size_t index, std::vector<Problem>& problems) : problems_(problems) {
-    source_->name = fmt::format("<command line>:{}: {}", index + 1, text);
-    source_->command_line = true;
-    const std::size_t equals = text.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      fail("an override is key.path=value", "for example batch.max_num_seqs=8");
-    } else if (equals + 1 == text.size()) {
-      fail(text.substr(0, equals) + ": no value after '='", "write key=null to remove a key that the file gives");
-    } else {
-      path_ = text.substr(0, equals);
-      const std::size_t before = problems_.size();
-      value_ = parse_yaml(text.substr(equals + 1), source_, problems_);
-      good_ = problems_.size() == before;
+YamlNode empty_map(const Place& at) {
+  YamlNode map;
+  map.kind = NodeKind::map;
+  map.at = at;
+  return map;
+}
+
+/// The value replaces what the path names; null removes it.
+void apply(YamlNode& root, const Assignment& assignment, std::vector<Problem>& problems) {
+  const Place& at = assignment.value.at;
+  YamlNode* node = &root;
+  std::string_view rest = assignment.path;
+  while (true) {
+    const std::string name(rest.substr(0, rest.find('.')));
+    const bool last = rest.size() == name.size();
+    if (name.empty()) {
+      problems.push_back(problem_at(at, fmt::format("'{}' is not a path of keys", assignment.path), "write section.key=value"));
+      return;
     }
-  }
-
-  void apply(YamlNode& root) {
-    if (!good_) return;
-    YamlNode* node = &root;
-    std::string walked;
-    std::string_view rest = path_;
-    while (true) {
-      const std::string name(rest.substr(0, rest.find('.')));
-      walked = child_path(walked, name);
-      const bool last = rest.size() == name.size();
-      if (name.empty()) return fail(fmt::format("'{}' is not a path of keys", path_), "write section.key=value");
-      if (last && value_.kind == NodeKind::null) {
-        std::erase_if(node->entries, [&](const YamlEntry& e) { return e.key == name; });
-        return;
-      }
-      YamlNode* next = node->find(name);
-      if (next == nullptr) {
-        node->entries.push_back({name, place(), empty_map()});
-        next = &node->entries.back().value;
-      }
-      if (last) {
-        *next = value_;
-        return;
-      }
-      if (next->kind != NodeKind::map) *next = empty_map();
-      node = next;
-      rest.remove_prefix(name.size() + 1);
+    if (last && assignment.value.kind == NodeKind::null) {
+      std::erase_if(node->entries, [&](const YamlEntry& e) { return e.key == name; });
+      return;
     }
+    YamlNode* next = node->find(name);
+    if (next == nullptr) {
+      node->entries.push_back({name, at, empty_map(at)});
+      next = &node->entries.back().value;
+    }
+    if (last) {
+      *next = assignment.value;
+      return;
+    }
+    if (next->kind != NodeKind::map) *next = empty_map(at);
+    node = next;
+    rest.remove_prefix(name.size() + 1);
   }
-
- private:
-  [[nodiscard]] Place place() const { return {source_, 0, 0}; }
-  [[nodiscard]] YamlNode empty_map() const {
-    YamlNode map;
-    map.kind = NodeKind::map;
-    map.at = place();
-    return map;
-  }
-  void fail(std::string what, std::string suggestion) { problems_.push_back(problem_at(place(), std::move(what), std::move(suggestion))); }
-
-  std::vector<Problem>& problems_;
-  std::shared_ptr<TextSource> source_ = std::make_shared<TextSource>();
-  std::string path_;
-  YamlNode value_;
-  bool good_ = false;
-};
+}
 
 /// Lays a section over the file of `kind` that its `name` names, unless the section holds `inline_key` and so stands for itself.
 void include_file(YamlNode& root, const std::string& section, std::string_view kind, std::string_view inline_key, ConfigTree& tree,
@@ -172,35 +145,78 @@ void collect(const YamlNode& node, const std::string& path, ConfigTree& tree, st
 
 }  // namespace
 
-bool read_tree(const std::string& path, const std::vector<std::string>& overrides, ConfigTree& tree, std::vector<Problem>& problems) {
+bool parse_override(const std::string& text, std::size_t index, Assignment& out, std::vector<Problem>& problems) {
+  auto source = std::make_shared<TextSource>();
+  source->name = fmt::format("<command line>:{}: {}", index + 1, text);
+  source->command_line = true;
+  const auto fail = [&](std::string what, std::string suggestion) {
+    problems.push_back(problem_at({source, 0, 0}, std::move(what), std::move(suggestion)));
+    return false;
+  };
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) return fail("an override is key.path=value", "for example batch.max_num_seqs=8");
+  if (equals + 1 == text.size())
+    return fail(text.substr(0, equals) + ": no value after '='", "write key=null to remove a key that the file gives");
+  const std::size_t before = problems.size();
+  out = {text.substr(0, equals), parse_yaml(text.substr(equals + 1), source, problems), text};
+  return problems.size() == before;
+}
+
+std::vector<Assignment> parse_overrides(const std::vector<std::string>& texts, std::vector<Problem>& problems) {
+  std::vector<Assignment> values;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    Assignment value;
+    if (parse_override(texts[i], i, value, problems)) values.push_back(std::move(value));
+  }
+  return values;
+}
+
+namespace {
+
+bool parse_root(const std::shared_ptr<TextSource>& source, ConfigTree& tree, std::vector<Problem>& problems) {
+  const std::size_t before = problems.size();
+  tree.root = parse_yaml(tree.text, source, problems);
+  if (tree.root.kind == NodeKind::map) return true;
+  if (problems.size() == before) {
+    problems.push_back(problem_at({source, tree.root.kind == NodeKind::null ? 0 : 1, 1},
+                                  fmt::format("expected a mapping of keys, got {}", describe(tree.root)),
+                                  "a configuration is lines of 'section: ...'; start from configs/quickstart.yaml"));
+  }
+  return false;
+}
+
+}  // namespace
+
+bool read_root(const std::string& path, ConfigTree& tree, std::vector<Problem>& problems) {
   auto source = std::make_shared<TextSource>();
   source->name = path;
   source->directory = std::filesystem::path(path).parent_path().string();
-  return read_text_file(path, tree.text, problems) && parse_tree(source, overrides, tree, problems);
+  return read_text_file(path, tree.text, problems) && parse_root(source, tree, problems);
 }
 
-bool parse_tree(const std::shared_ptr<TextSource>& source, const std::vector<std::string>& overrides, ConfigTree& tree,
-                std::vector<Problem>& problems) {
-  const std::size_t before = problems.size();
-  tree.root = parse_yaml(tree.text, source, problems);
-  if (tree.root.kind != NodeKind::map) {
-    if (problems.size() == before) {
-      problems.push_back(problem_at({source, tree.root.kind == NodeKind::null ? 0 : 1, 1},
-                                    fmt::format("expected a mapping of keys, got {}", describe(tree.root)),
-                                    "a configuration is lines of 'section: ...'; start from configs/quickstart.yaml"));
-    }
-    return false;
-  }
+void complete_tree(const std::vector<Assignment>& values, ConfigTree& tree, std::vector<Problem>& problems) {
   expand_short_forms(tree.root, "");
-  for (std::size_t i = 0; i < overrides.size(); ++i) {
-    Override(overrides[i], i, problems).apply(tree.root);
+  for (const Assignment& value : values) {
+    apply(tree.root, value, problems);
     expand_short_forms(tree.root, "");
     if (!tree.text.empty() && tree.text.back() != '\n') tree.text += '\n';
-    tree.text += "# override: " + overrides[i] + "\n";
+    tree.text += "# override: " + value.text + "\n";
   }
   include_file(tree.root, "model", "models", "layers", tree, problems);
   include_file(tree.root, "cluster.network", "clusters", "source", tree, problems);
   collect(tree.root, "", tree, problems);
+}
+
+bool read_tree(const std::string& path, const std::vector<std::string>& overrides, ConfigTree& tree, std::vector<Problem>& problems) {
+  if (!read_root(path, tree, problems)) return false;
+  complete_tree(parse_overrides(overrides, problems), tree, problems);
+  return true;
+}
+
+bool parse_tree(const std::shared_ptr<TextSource>& source, const std::vector<std::string>& overrides, ConfigTree& tree,
+                std::vector<Problem>& problems) {
+  if (!parse_root(source, tree, problems)) return false;
+  complete_tree(parse_overrides(overrides, problems), tree, problems);
   return true;
 }
 

@@ -118,7 +118,9 @@ class Prediction {
     const double busiest = *std::max_element(memory_.rank_bytes().begin(), memory_.rank_bytes().end());
     const std::int64_t wire =
         geometry_.n_ranks() > 1 ? network.message_ns(Rank(0), Rank(geometry_.n_ranks() - 1), std::llround(step.wire() / geometry_.n_ranks())) : 0;
-    batcher_.finish_step(batch, network.memory_ns(std::llround(busiest)) + wire, 0);
+    const std::int64_t step_ns = network.memory_ns(std::llround(busiest)) + wire;
+    cost_.model_ns += static_cast<double>(step_ns);
+    batcher_.finish_step(batch, step_ns, 0);
     for (const BatchItem& item : batch.items) {
       if (!item.finishes()) continue;
       memory_.finish(item.request);

@@ -35,6 +35,7 @@ struct PlanCost {
   double rank_buffer_bytes = 0;             // exchange buffers and kept attention weights, mean over ranks at the busiest layer step
   double local_page_bytes = 0;              // the same requests under layout local, fullest rank: the baseline of every saving
   PlannedTraffic total, mean_decode_step;   // decode: steps without a prompt chunk
+  double model_ns = 0;                      // of all steps: page bytes of the fullest rank over memory bandwidth, wire bytes over the network
   PaperMemory paper;
   bool upper_bound = false;  // evictions may free pages that this counts
   std::vector<std::string> notes;

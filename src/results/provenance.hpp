@@ -27,6 +27,7 @@ struct Parameter {
   std::string text;  // its value as YAML flow text
   std::string unit;
   std::string definition;
+  bool swept = false;  // an axis of the sweep that the run belongs to
 };
 
 struct Provenance {

@@ -24,6 +24,14 @@ inline constexpr std::string_view run_status_names[] = {"pending", "ok", "failed
 /// failed where a conservation law is violated, interrupted where the run did not complete.
 [[nodiscard]] RunStatus status_of(const RunOutcome& outcome);
 
+/// Which point of a sweep a run is; a single run is the only point of its own.
+struct PointInfo {
+  std::string id;     // 16 hexadecimal digits
+  std::string label;  // of a case of the sweep
+  std::int64_t repeat = 0;
+  std::int64_t attempts = 1;
+};
+
 /// A run as it is stored: what the writer was given, and what the reader gives back.
 struct RunFile {
   std::string path;
@@ -31,6 +39,7 @@ struct RunFile {
   Facts provenance;  // attributes of /provenance
   std::vector<HostFacts> hosts;
   std::vector<Parameter> parameters;
+  PointInfo point;
   RunStatus status = RunStatus::pending;
   RunOutcome outcome;
   std::vector<std::string> missing;  // columns this program knows and the file lacks ("step/n_req"); they read as 0

@@ -105,7 +105,7 @@ void read_summary(const h5::File& file, std::vector<Summary>& summary) {
 void read_parameters(const h5::Group& group, std::vector<Parameter>& parameters) {
   for (const std::string& name : group.names()) {
     const h5::Dataset dataset = group.dataset(name);
-    Parameter p{name, "", dataset.text("units"), dataset.text("definition")};
+    Parameter p{name, "", dataset.text("units"), dataset.text("definition"), dataset.has_attribute("swept") && dataset.number<std::uint8_t>("swept") != 0};
     switch (dataset.type()) {
       case h5::Type::text:
         p.text = read_point_text(group, name);
@@ -143,6 +143,10 @@ void read_point_values(const h5::File& file, RunFile& run) {
   const auto status = read_point<std::uint8_t>(file, "status");
   if (status >= std::size(run_status_names)) throw UserError(file.path() + ":/status", fmt::format("{} is no status", status), "the file is damaged");
   run.status = static_cast<RunStatus>(status);
+  run.point.id = read_point_text(file, "point_id");
+  if (file.has("label")) run.point.label = read_point_text(file, "label");
+  if (file.has("repeat")) run.point.repeat = read_point<std::int64_t>(file, "repeat");
+  run.point.attempts = read_point<std::uint16_t>(file, "attempts");
   out.completed = run.facts.text("status") == "complete";
   out.violations = split(read_point_text(file, "error"), '\n');
   out.labels = split(read_point_text(file, "labels"), ' ');

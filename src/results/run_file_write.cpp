@@ -9,75 +9,12 @@
 #include "core/error.hpp"
 #include "io/pending_file.hpp"
 #include "results/build_info.hpp"
+#include "results/column_table.hpp"
 #include "results/record_table.hpp"
 #include "results/run_file.hpp"
 
 namespace moekv {
 namespace {
-
-constexpr std::uint64_t chunk_rows = 4096;
-
-/// The attributes that METRICS 7.0 asks of every dataset.
-struct About {
-  std::string_view unit, definition;
-  std::string_view window;  // cumulative (over the run) or interval (of one row)
-  std::string_view scope;
-  std::string_view claim;
-};
-
-void describe(h5::Dataset& dataset, const About& about) {
-  dataset.set("units", about.unit);
-  dataset.set("definition", about.definition);
-  dataset.set("window", about.window);
-  dataset.set("scope", about.scope);
-  dataset.set("claim_class", about.claim);
-  dataset.set("version", record_version);
-}
-
-/// Small columns stay contiguous; large ones are cut into compressed chunks.
-h5::Storage storage_for(std::uint64_t rows) {
-  h5::Storage storage;
-  if (rows > chunk_rows) {
-    storage.chunk = {chunk_rows};
-    storage.deflate_level = 1;
-    storage.shuffle = true;
-  }
-  return storage;
-}
-
-/// Rows of a table share one dimension scale, named `row`.
-class Table {
- public:
-  Table(h5::Group& parent, const std::string& name, std::uint64_t rows) : group_(parent.create_group(name)), scale_(make_scale(group_, rows)) {}
-
-  template <class T>
-  void column(const std::string& name, const std::vector<T>& values, const About& about) {
-    auto dataset = group_.write(name, values, storage_for(values.size()));
-    finish(dataset, about);
-  }
-  void column(const std::string& name, const std::vector<std::string>& texts, const About& about) {
-    std::vector<std::string> clean;
-    for (const std::string& text : texts) clean.push_back(valid_utf8(text));
-    auto dataset = group_.write(name, clean);
-    finish(dataset, about);
-  }
-
- private:
-  static h5::Dataset make_scale(h5::Group& group, std::uint64_t rows) {
-    std::vector<std::int32_t> index(rows);
-    for (std::uint64_t i = 0; i < rows; ++i) index[i] = static_cast<std::int32_t>(i);
-    auto scale = group.write("row", index, storage_for(rows));
-    scale.make_scale("row");
-    return scale;
-  }
-  void finish(h5::Dataset& dataset, const About& about) {
-    dataset.attach_scale(scale_, 0);
-    describe(dataset, about);
-  }
-
-  h5::Group group_;
-  h5::Dataset scale_;
-};
 
 /// Writes values of the run's one point, each attached to the scale /point.
 class PointWriter {
@@ -121,13 +58,15 @@ h5::Dataset write_parameter(PointWriter& point, const Parameter& parameter) {
 
 void write_point(PointWriter& point, const RunFile& run) {
   const RunOutcome& out = run.outcome;
-  point.write("point_id", run.facts.text("config_digest").substr(0, 16)).set("definition", "start of the digest of the configuration that decides");
+  point.write("point_id", run.point.id).set("definition", "names the configuration: start of a digest of what decides");
+  point.write("label", run.point.label).set("definition", "name of the case in its sweep");
+  point.write("repeat", run.point.repeat).set("definition", "repeat of the same configuration, from 0");
   auto status = point.write("status", static_cast<std::uint8_t>(run.status));
   status.set("flag_values", std::vector<std::uint8_t>{0, 1, 2, 3, 4});
   status.set("definition", "how the run ended");
   status.set("flag_meanings", fmt::format("{}", fmt::join(run_status_names, " ")));
   point.write("error", fmt::format("{}", fmt::join(out.violations, "\n"))).set("definition", "conservation laws that did not hold, one per line");
-  point.write("attempts", std::uint16_t{1}).set("definition", "how often this point was run");
+  point.write("attempts", static_cast<std::uint16_t>(run.point.attempts)).set("definition", "how often this point was run");
   auto wall = point.write("wall_time", static_cast<double>(out.wall_ns) * 1e-9);
   describe(wall, {"s", "wall time of the replay", "cumulative", "global", "measured"});
   point.write("started", run.facts.text("created")).set("definition", "start of the run, UTC");
@@ -154,7 +93,7 @@ void write_records(h5::File& file, const RunOutcome& outcome) {
   h5::Group records = file.create_group("record");
   for_each_record(outcome, [&](const std::string& name, const auto& rows) {
     using Record = typename std::decay_t<decltype(rows)>::value_type;
-    Table table(records, name, rows.size());
+    ColumnTable table(records, name, rows.size());
     for_each_field(Record::metrics, [&](const auto& m) {
       table.column(std::string(m.name), column_of(rows, m.member), {m.unit, m.definition, "interval", to_string(m.scope), to_string(m.claim)});
     });
@@ -165,7 +104,7 @@ void write_records(h5::File& file, const RunOutcome& outcome) {
     first_steps.push_back(static_cast<std::int64_t>(64 * digests.size()));
     digests.push_back(to_hex(digest));
   }
-  Table table(records, "digest", digests.size());
+  ColumnTable table(records, "digest", digests.size());
   table.column("first_step", first_steps, {"1", "index of the first of 64 steps", "interval", "global", "counted"});
   table.column("digest", digests, {"1", "digest of the decisions of these steps", "interval", "global", "counted"});
 }
@@ -173,7 +112,7 @@ void write_records(h5::File& file, const RunOutcome& outcome) {
 void write_provenance(h5::File& file, const RunFile& run) {
   h5::Group group = file.create_group("provenance");
   write_attributes(group, run.provenance);
-  Table table(group, "host", run.hosts.size());
+  ColumnTable table(group, "host", run.hosts.size());
   const auto column = [&](const char* name, const char* unit, const char* definition, auto HostFacts::*member) {
     table.column(name, column_of(run.hosts, member), {unit, definition, "cumulative", "global", "measured"});
   };
@@ -228,6 +167,7 @@ RunFile make_run_file(const RunSpec& spec, RunOutcome outcome, Provenance proven
   run.hosts = std::move(provenance.hosts);
   run.parameters = std::move(provenance.parameters);
   run.status = status_of(outcome);
+  run.point.id = spec.config_digest.substr(0, 16);
   run.outcome = std::move(outcome);
   return run;
 }
@@ -254,6 +194,7 @@ void write_run_file(const std::string& path, const RunFile& run) {
       auto dataset = write_parameter(point, parameter);
       dataset.set("units", parameter.unit.empty() ? "1" : parameter.unit);
       dataset.set("definition", valid_utf8(parameter.definition));
+      dataset.set("swept", static_cast<std::uint8_t>(parameter.swept));
     }
     write_metrics(file, point, run.outcome.summary);
     write_records(file, run.outcome);

@@ -1,0 +1,13 @@
+// The wish to end: the first SIGINT, SIGTERM or SIGUSR1 asks for it, the second of a kind ends the program as if it had never been caught.
+#pragma once
+
+namespace moekv {
+
+enum class StopSignals : unsigned char { terminate, terminate_and_user };  // with SIGUSR1: what a batch system sends before its limit
+
+void catch_stop_signals(StopSignals which = StopSignals::terminate);
+[[nodiscard]] bool stop_requested();
+/// Name of the signal that asked; empty where none did.
+[[nodiscard]] const char* stop_reason();
+
+}  // namespace moekv

@@ -1,0 +1,153 @@
+// Every point in a process of its own: this program starts itself for one point, and records what the child could not say itself.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+
+#include "app/stop_signal.hpp"
+#include "app/sweep_report.hpp"
+
+namespace moekv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::vector<std::string> words(const std::string& text) {
+  std::vector<std::string> out;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find(' ', begin), text.size());
+    if (end > begin) out.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return out;
+}
+
+/// The command that runs one point alone, in a part of its own name.
+std::vector<std::string> child_command(const SweepOptions& options, const std::string& folder, const ListedPoint& point) {
+  std::vector<std::string> command = words(options.launch);
+  command.insert(command.end(), {std::filesystem::read_symlink("/proc/self/exe").string(), "sweep", options.config});
+  command.insert(command.end(), options.overrides.begin(), options.overrides.end());
+  command.insert(command.end(), {"--out", folder, "--resume", "--quiet", "--isolate", "child", "--only", point.id, "--grace", options.grace});
+  if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
+  return command;
+}
+
+/// Starts a child whose output goes to `log`.
+pid_t start(const std::vector<std::string>& command, const std::string& log) {
+  std::vector<char*> arguments;
+  for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child < 0) throw SystemError(fmt::format("fork: {}", std::strerror(errno)));
+  if (child > 0) return child;
+  const int fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  if (fd >= 0) {
+    ::dup2(fd, STDOUT_FILENO);
+    ::dup2(fd, STDERR_FILENO);
+  }
+  ::execvp(arguments[0], arguments.data());
+  ::_exit(127);
+}
+
+/// Waits; a signal to this process goes on to the child once, which then keeps its grace.
+int wait_for(pid_t child) {
+  int status = 0;
+  for (bool told = false; ::waitpid(child, &status, WNOHANG) == 0;) {
+    if (stop_requested() && !told) told = ::kill(child, SIGTERM) == 0;
+    ::usleep(2000);
+  }
+  return status;
+}
+
+/// The last words of a log, on one line.
+std::string tail_of(const std::string& log) {
+  std::ifstream in(log);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (text.size() > 400) text = "..." + text.substr(text.size() - 400);
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+std::string death_text(int status, const std::string& log) {
+  const std::string tail = tail_of(log);
+  const std::string how = WIFSIGNALED(status) ? fmt::format("killed by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)))
+                                              : fmt::format("ended with exit code {}", WEXITSTATUS(status));
+  return how + (tail.empty() ? "" : ": " + tail);
+}
+
+/// Points one after another, each by a child.
+class IsolatedRun {
+ public:
+  IsolatedRun(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder)
+      : options_(options),
+        work_(work),
+        folder_(folder),
+        limits_(read_limits(options)),
+        report_(work.list.name, folder.path(), options.quiet),
+        journal_(folder, work.part.name()) {}
+
+  ExitCode operator()() {
+    std::vector<PointProgress> progress;
+    const std::vector<std::size_t> todo = take_up(options_, work_, folder_, journal_, progress);
+    std::size_t ok = 0, failed = 0;
+    for (const std::size_t i : work_.chosen) {
+      ok += progress[i].status == RunStatus::ok ? 1 : 0;
+      failed += progress[i].status == RunStatus::failed ? 1 : 0;
+    }
+    report_.begin(work_.chosen.size(), ok, failed);
+    catch_stop_signals(StopSignals::terminate_and_user);
+    std::string ending;
+    for (const std::size_t index : todo) {
+      one_point(index, progress[index].attempts + 1);
+      if (stop_requested()) ending = stop_reason();
+      if (limits_.budget > 0 && report_.seconds() > limits_.budget) ending = "budget of time";
+      if (options_.fail_fast && report_.failed() > failed) ending = "--fail-fast";
+      if (!ending.empty()) break;
+    }
+    report_.end(ending);
+    if (report_.left() > 0 && ending != "--fail-fast") return ExitCode::interrupted;
+    return report_.failed() > 0 ? ExitCode::points_failed : ExitCode::ok;
+  }
+
+ private:
+  void one_point(std::size_t index, std::int64_t attempt) {
+    const ListedPoint& point = work_.list.points[index];
+    const std::string log = fmt::format("{}/{}.log", folder_.journal_folder(), point.id);
+    const Clock::time_point begin = Clock::now();
+    const int status = wait_for(start(child_command(options_, folder_.path(), point), log));
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    const PointProgress now = folder_.progress({work_.list.name, "", "", "", {}, {point}}).front();
+    const bool said = now.status == RunStatus::ok || now.status == RunStatus::failed || (now.status == RunStatus::interrupted && !now.reason.empty());
+    PointProgress end = now;
+    if (!said) {
+      end.status = RunStatus::failed;
+      end.reason = death_text(status, log);
+      journal_.append({point.id, SweepEvent::Kind::failed, attempt, end.reason, seconds});
+    }
+    if (end.status == RunStatus::ok) std::filesystem::remove(log);
+    report_.point(point, index, end.status, end.reason, {});
+  }
+
+  const SweepOptions& options_;
+  const SweepWork& work_;
+  const SweepFolder& folder_;
+  SweepLimits limits_;
+  SweepReport report_;
+  SweepJournal journal_;
+};
+
+}  // namespace
+
+ExitCode run_isolated(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder) { return IsolatedRun(options, work, folder)(); }
+
+}  // namespace moekv

@@ -1,0 +1,84 @@
+// Time to go is what is left over the mean speed of the points that this job has run.
+#include "app/sweep_report.hpp"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace moekv {
+namespace {
+
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6; };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+std::string clock_text(double seconds) {
+  const auto s = static_cast<long>(std::min(seconds, 3.6e8));
+  return fmt::format("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+}
+
+}  // namespace
+
+SweepReport::SweepReport(std::string name, std::string folder, bool quiet)
+    : name_(std::move(name)), folder_(std::move(folder)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0), cpu_start_(cpu_seconds()) {}
+
+void SweepReport::begin(std::size_t all, std::size_t ok, std::size_t failed) {
+  all_ = all;
+  ok_ = ok;
+  failed_ = failed;
+  before_ = ok + failed;
+}
+
+double SweepReport::seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+void SweepReport::point(const ListedPoint& point, std::size_t index, RunStatus status, const std::string& reason, const RunOutcome& outcome) {
+  for (const Summary& s : outcome.summary) {
+    if (s.name == "useful_fraction") step_seconds_ += s.numerator * 1e-9;
+  }
+  replay_seconds_ += static_cast<double>(outcome.wall_ns) * 1e-9;
+  if (status == RunStatus::ok) ok_ += 1;
+  if (status == RunStatus::failed) {
+    failed_ += 1;
+    say(fmt::format("point {} {} failed: {}\n", index, point.id, reason));
+  }
+  if (status != RunStatus::interrupted) show_progress(point);
+}
+
+void SweepReport::end(const std::string& interruption) {
+  say("");
+  const double wall = seconds();
+  if (!quiet_) {
+    fmt::print("{}: {} of {} points: {} ok, {} failed; {}\n", name_, ok_ + failed_, all_, ok_, failed_, folder_);
+    if (ok_ + failed_ > before_ && replay_seconds_ > 0)
+      fmt::print("  {:.2f} s, {:.3f} of it inside steps, {:.3f} inside replays; {:.2f} CPU s\n", wall, step_seconds_ / wall, replay_seconds_ / wall,
+                 cpu_seconds() - cpu_start_);
+    std::fflush(stdout);
+  }
+  if (!interruption.empty() && left() > 0)
+    say(fmt::format("interrupted ({}): {} of {} points are left; go on with --resume\n", interruption, left(), all_));
+}
+
+void SweepReport::say(const std::string& text) {
+  if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  drawn_ = false;
+  fmt::print(stderr, "{}", text);
+  std::fflush(stderr);
+}
+
+void SweepReport::show_progress(const ListedPoint& point) {
+  if (quiet_ || (!terminal_ && Clock::now() - shown_ < std::chrono::seconds(30))) return;
+  shown_ = Clock::now();
+  const std::size_t done = ok_ + failed_;
+  const double eta = seconds() / static_cast<double>(std::max<std::size_t>(1, done - before_)) * static_cast<double>(left());
+  say(fmt::format("[{:4}/{}] {:3}% eta {}  ok {} fail {}  {} {}{}", done, all_, 100 * done / std::max<std::size_t>(1, all_), clock_text(eta), ok_,
+                  failed_, point.label, settings_text(point), terminal_ ? "" : "\n"));
+  drawn_ = terminal_;
+}
+
+}  // namespace moekv

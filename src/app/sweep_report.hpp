@@ -1,0 +1,38 @@
+// What a sweep says while it runs: a line of progress, failures as they come, the sum at the end.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "app/sweep.hpp"
+#include "engine/records.hpp"
+
+namespace moekv {
+
+class SweepReport {
+ public:
+  /// `done` of `all` points are finished already, `failed` of them badly.
+  SweepReport(std::string name, std::string folder, bool quiet);
+  void begin(std::size_t all, std::size_t ok, std::size_t failed);
+  /// A point ended; `outcome` may be empty.
+  void point(const ListedPoint& point, std::size_t index, RunStatus status, const std::string& reason, const RunOutcome& outcome);
+  /// The last words: the sum on stdout, and on stderr why the sweep ends before all points are done (empty: it does not).
+  void end(const std::string& interruption);
+
+  [[nodiscard]] std::size_t failed() const { return failed_; }
+  [[nodiscard]] std::size_t left() const { return all_ - ok_ - failed_; }
+  [[nodiscard]] double seconds() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void say(const std::string& text);
+  void show_progress(const ListedPoint& point);
+
+  std::string name_, folder_;
+  bool quiet_, terminal_, drawn_ = false;
+  std::size_t all_ = 0, ok_ = 0, failed_ = 0, before_ = 0;
+  double step_seconds_ = 0, replay_seconds_ = 0, cpu_start_;
+  Clock::time_point start_ = Clock::now(), shown_ = start_;
+};
+
+}  // namespace moekv

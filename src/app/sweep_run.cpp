@@ -1,0 +1,227 @@
+// The loop over the points of a sweep in this job: one after another, each with its own result, failures recorded, the end agreed on.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <new>
+#include <optional>
+
+#include "app/collective.hpp"
+#include "app/point.hpp"
+#include "app/stop_signal.hpp"
+#include "app/sweep_report.hpp"
+#include "io/pending_file.hpp"
+
+namespace moekv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// How a point ended. `reason` and `outcome` on process 0.
+struct PointEnd {
+  RunStatus status = RunStatus::ok;
+  std::string reason;
+  RunOutcome outcome;
+};
+
+/// Decides after each step whether the point goes on: for --grace seconds after a signal if it can end in them, and until its own limit.
+class PointWatch {
+ public:
+  PointWatch(const SweepLimits& limits, bool first) : limits_(limits), first_(first) {}
+
+  void progress(const Progress& p) { done_ = p.total_tokens == 0 ? 0 : static_cast<double>(p.done_tokens) / static_cast<double>(p.total_tokens); }
+  /// Process 0 judges by its progress; the others only make sure that the grace is kept.
+  [[nodiscard]] bool must_stop() {
+    const double ran = seconds_since(start_);
+    timed_out_ = first_ && limits_.point > 0 && ran > limits_.point;
+    if (timed_out_ || !stop_requested()) return timed_out_;
+    if (!asked_) asked_ = Clock::now();
+    const double left = limits_.grace - seconds_since(*asked_);
+    return left <= 0 || (first_ && (done_ <= 0 || ran * (1 - done_) / done_ > left));
+  }
+  [[nodiscard]] bool timed_out() const { return timed_out_; }
+
+ private:
+  const SweepLimits& limits_;
+  bool first_;
+  bool timed_out_ = false;
+  double done_ = 0;
+  Clock::time_point start_ = Clock::now();
+  std::optional<Clock::time_point> asked_;
+};
+
+class SweepRun {
+ public:
+  SweepRun(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, Transport& job)
+      : options_(options),
+        work_(work),
+        folder_(folder),
+        limits_(read_limits(options)),
+        job_(job),
+        first_(job.process() == 0),
+        report_(work.list.name, folder.path(), options.quiet) {}
+
+  ExitCode operator()() {
+    std::vector<std::string> argv{"moekv", "sweep", options_.config};
+    argv.insert(argv.end(), options_.overrides.begin(), options_.overrides.end());
+    provenance_ = collect_provenance(argv, job_);
+    agree_on(job_, begin());
+    catch_stop_signals(StopSignals::terminate_and_user);
+    auto n = static_cast<std::int64_t>(todo_.size());
+    job_.allreduce_max({&n, 1});
+    bool stopped = n > 0 && stop_agreed();
+    for (std::int64_t k = 0; k < n && !stopped; ++k) {
+      one_point(first_ ? todo_[static_cast<std::size_t>(k)] : 0);
+      stopped = stop_agreed();
+    }
+    return finish();
+  }
+
+ private:
+  [[nodiscard]] bool stop_agreed() {
+    if (stop_requested()) ending_ = stop_reason();
+    if (first_ && ending_.empty() && limits_.budget > 0 && report_.seconds() > limits_.budget) ending_ = "budget of time";
+    if (first_ && ending_.empty() && options_.fail_fast && report_.failed() > failed_before_) ending_ = "--fail-fast";
+    std::int64_t stop = ending_.empty() ? 0 : 1;
+    job_.allreduce_max({&stop, 1});
+    return stop != 0;
+  }
+
+  /// On process 0: the journal, and what is left to do.
+  Failure begin() {
+    if (!first_) return {};
+    try {
+      journal_.emplace(folder_, work_.part.name());
+      todo_ = take_up(options_, work_, folder_, *journal_, progress_);
+      std::size_t ok = 0, failed = 0;
+      for (const std::size_t i : work_.chosen) {
+        ok += progress_[i].status == RunStatus::ok ? 1 : 0;
+        failed += progress_[i].status == RunStatus::failed ? 1 : 0;
+      }
+      report_.begin(work_.chosen.size(), ok, failed);
+      failed_before_ = failed;
+    } catch (...) {
+      return current_failure();
+    }
+    return {};
+  }
+
+  void one_point(std::size_t index) {
+    const Clock::time_point start = Clock::now();
+    const RunSpec spec = share_run_spec(first_ ? *work_.sweep.points[index].spec : RunSpec{}, job_);
+    const std::int64_t attempt = first_ ? progress_[index].attempts + 1 : 0;
+    if (attempt > 1) remove_leftovers(folder_.result_path(work_.list.points[index].id));
+    if (first_) journal_->append({work_.list.points[index].id, SweepEvent::Kind::start, attempt, "", 0});
+    Provenance provenance = provenance_;
+    provenance.started_utc = utc_now();
+    PointEnd end = run_one(spec, provenance);
+    if (first_) record(index, attempt, spec, std::move(end), std::move(provenance), seconds_since(start));
+  }
+
+  /// Collective.
+  PointEnd run_one(const RunSpec& spec, Provenance& provenance) {
+    PointMachinery made;
+    std::unique_ptr<Transport> own;
+    Failure mine;
+    try {
+      own = own_transport(spec, job_);
+      made = cache_.prepare(spec, job_.n_processes());
+    } catch (...) {
+      mine = current_failure();
+    }
+    if (const Failure worst = worst_failure(job_, mine); worst.code != ExitCode::ok) return {RunStatus::failed, worst.text, {}};
+    if (first_) add_point_facts(spec, made.trace->info(), provenance);
+    return replay_one(spec, made, own ? *own : job_);
+  }
+
+  PointEnd replay_one(const RunSpec& spec, const PointMachinery& made, Transport& transport) {
+    PointWatch watch(limits_, first_);
+    ReplayHooks hooks;
+    hooks.progress = [&](const Progress& progress) { watch.progress(progress); };
+    hooks.interrupted = [&] { return watch.must_stop(); };
+    try {
+      RunOutcome outcome = run_point(spec, made, transport, hooks);
+      if (!outcome.completed && watch.timed_out())
+        return {RunStatus::failed, fmt::format("not finished after {} s (--point-limit)", limits_.point), {}};
+      if (!outcome.completed) return {RunStatus::interrupted, stop_requested() ? stop_reason() : "another process was told to stop", {}};
+      if (outcome.violations.empty()) return {RunStatus::ok, "", std::move(outcome)};
+      std::string text = "conservation law violated: " + outcome.violations.front();
+      return {RunStatus::failed, std::move(text), std::move(outcome)};
+    } catch (...) {
+      if (job_.n_processes() > 1) throw;  // the others may wait for this process: the job ends, and the point counts as crashed
+      cache_.clear();
+      return {RunStatus::failed, failure_text(), {}};
+    }
+  }
+
+  static std::string failure_text() {
+    try {
+      throw;
+    } catch (const std::bad_alloc&) {
+      return "out of host memory";
+    } catch (...) {
+      return current_failure().text;
+    }
+  }
+
+  void record(std::size_t index, std::int64_t attempt, const RunSpec& spec, PointEnd end, Provenance provenance, double seconds) {
+    const ListedPoint& point = work_.list.points[index];
+    if (end.outcome.completed) {
+      RunFile run = make_run_file(spec, std::move(end.outcome), std::move(provenance));
+      run.point = {point.id, point.label, point.repeat, attempt};
+      write_result(spec, run);
+      end.outcome = std::move(run.outcome);
+    }
+    const auto kind = end.status == RunStatus::ok       ? SweepEvent::Kind::ok
+                      : end.status == RunStatus::failed ? SweepEvent::Kind::failed
+                                                        : SweepEvent::Kind::interrupted;
+    journal_->append({point.id, kind, attempt, end.reason, seconds});
+    report_.point(point, index, end.status, end.reason, end.outcome);
+  }
+
+  /// Runs without payload are short: they share a file. A failed one stands alone, so that a retry can take it away.
+  void write_result(const RunSpec& spec, RunFile& run) {
+    for (Parameter& p : run.parameters) {
+      p.swept = std::any_of(work_.list.swept.begin(), work_.list.swept.end(),
+                            [&](const std::string& key) { return key == p.name || p.name.starts_with(key + "."); });
+    }
+    if (spec.backend != "count" || run.status != RunStatus::ok) return write_run_file(folder_.result_path(run.point.id), run);
+    if (!bundle_) bundle_.emplace(folder_.bundle_path(work_.part.name()));
+    bundle_->append(run);
+  }
+
+  ExitCode finish() {
+    std::int64_t code = 0;
+    if (first_) {
+      report_.end(ending_);
+      const bool resumable = report_.left() > 0 && ending_ != "--fail-fast";
+      code = static_cast<std::int64_t>(resumable ? ExitCode::interrupted : report_.failed() > 0 ? ExitCode::points_failed : ExitCode::ok);
+    }
+    job_.allreduce_max({&code, 1});
+    return static_cast<ExitCode>(code);
+  }
+
+  const SweepOptions& options_;
+  const SweepWork& work_;
+  const SweepFolder& folder_;
+  SweepLimits limits_;
+  Transport& job_;
+  bool first_;
+  SweepReport report_;
+  std::string ending_;  // why no further point is begun
+  Provenance provenance_;
+  PointCache cache_;
+  std::optional<SweepJournal> journal_;
+  std::optional<BundleWriter> bundle_;  // of this part's points without payload
+  std::vector<PointProgress> progress_;
+  std::vector<std::size_t> todo_;
+  std::size_t failed_before_ = 0;
+};
+
+}  // namespace
+
+ExitCode run_sweep(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, Transport& job) {
+  return SweepRun(options, work, folder, job)();
+}
+
+}  // namespace moekv

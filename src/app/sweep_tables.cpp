@@ -1,0 +1,157 @@
+// moekv sweep --list, --dry-run and --status: what a sweep is, will need, and has come to.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "app/point.hpp"
+#include "app/sweep.hpp"
+#include "core/units.hpp"
+#include "engine/plan_cost.hpp"
+
+namespace moekv {
+namespace {
+
+/// What one point will need, or why it cannot run.
+struct PointPlan {
+  double rank_bytes = 0, job_bytes = 0;  // fullest rank; all ranks together
+  std::int64_t model_ns = 0;
+  std::uint64_t tokens = 0;
+  bool upper_bound = false;
+  std::string refusal;
+};
+
+double available_bytes() { return static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE)); }
+
+PointPlan plan_point(const SweepPoint& point, PointCache& cache) {
+  PointPlan plan;
+  if (!point.spec) {
+    plan.refusal = format_problems(point.problems);
+    return plan;
+  }
+  const RunSpec& spec = *point.spec;
+  try {
+    const PlanCost cost = predict_cost(spec, cache.trace_of(spec), std::max(1U, spec.cluster.ranks));
+    const double metadata = std::accumulate(cost.rank_metadata_bytes.begin(), cost.rank_metadata_bytes.end(), 0.0);
+    const double buffers = cost.rank_buffer_bytes * static_cast<double>(cost.rank_page_bytes.size());
+    const double pages = spec.backend == "count" ? 0.0 : cost.page_bytes();
+    plan.rank_bytes =
+        cost.max_rank_page_bytes() + *std::max_element(cost.rank_metadata_bytes.begin(), cost.rank_metadata_bytes.end()) + cost.rank_buffer_bytes;
+    plan.job_bytes = pages + metadata + buffers;
+    plan.model_ns = std::llround(cost.model_ns);
+    plan.tokens = cost.tokens;
+    plan.upper_bound = cost.upper_bound;
+    if (plan.job_bytes > available_bytes() && !cost.upper_bound && spec.backend == "host")
+      plan.refusal =
+          fmt::format("needs {}, this host has {} free", format_bytes(std::llround(plan.job_bytes)), format_bytes(std::llround(available_bytes())));
+  } catch (const PointFailure& e) {
+    plan.refusal = e.what();
+  } catch (const UserError& e) {
+    plan.refusal = e.what();
+  }
+  return plan;
+}
+
+nlohmann::ordered_json json_of(const PointPlan& plan, const ListedPoint& point, std::size_t index) {
+  nlohmann::ordered_json out{{"index", index}, {"id", point.id}, {"label", point.label}, {"repeat", point.repeat}};
+  for (const auto& [key, value] : point.settings) out["settings"][key] = value;
+  out["rank_bytes"] = plan.rank_bytes;
+  out["job_bytes"] = plan.job_bytes;
+  out["upper_bound"] = plan.upper_bound;
+  out["model_ns"] = plan.model_ns;
+  out["tokens"] = plan.tokens;
+  out["refusal"] = plan.refusal;
+  return out;
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+std::string point_text(const ListedPoint& point, std::size_t index) {
+  const std::string repeat = point.repeat > 0 ? fmt::format(" repeat={}", point.repeat) : "";
+  return fmt::format("{:5} {}  {}{}{}{}", index, point.id, point.label, point.label.empty() ? "" : "  ", settings_text(point), repeat);
+}
+
+}  // namespace
+
+void print_points(const SweepWork& work) {
+  for (const std::size_t i : work.chosen) {
+    const ListedPoint& point = work.list.points[i];
+    fmt::print("{}{}\n", point_text(point, i), point.error.empty() ? "" : "  cannot run: " + first_line(point.error));
+  }
+  fmt::print("{} points", work.chosen.size());
+  if (work.chosen.size() != work.list.points.size()) fmt::print(" of {}", work.list.points.size());
+  if (work.sweep.n_duplicates > 0) fmt::print(", {} more are equal to one of them and left out", work.sweep.n_duplicates);
+  fmt::print("\n");
+}
+
+ExitCode print_plans(const SweepWork& work, bool json) {
+  PointCache cache;
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  std::size_t refused = 0;
+  double largest = 0;
+  std::int64_t model_ns = 0;
+  if (!json) fmt::print("index id                 fullest rank     all ranks  modelled time  settings\n");
+  for (const std::size_t i : work.chosen) {
+    const ListedPoint& point = work.list.points[i];
+    const PointPlan plan = plan_point(work.sweep.points[i], cache);
+    refused += plan.refusal.empty() ? 0 : 1;
+    largest = std::max(largest, plan.job_bytes);
+    model_ns += plan.model_ns;
+    if (json) {
+      all.push_back(json_of(plan, point, i));
+      continue;
+    }
+    const auto bytes = [&](double b) { return fmt::format("{}{}", plan.upper_bound ? "<= " : "", format_bytes(std::llround(b))); };
+    fmt::print("{:5} {} {:>13} {:>13} {:>14}  {} {}\n", i, point.id, bytes(plan.rank_bytes), bytes(plan.job_bytes), format_ns(plan.model_ns),
+               point.label, settings_text(point));
+    if (!plan.refusal.empty()) fmt::print("      refused: {}\n", plan.refusal);
+  }
+  if (json) {
+    fmt::print("{}\n", all.dump(1));
+  } else {
+    fmt::print("{} points, {} refused; most memory {}; {} of modelled KV time in all (steps one after another, on the cluster file's numbers)\n",
+               work.chosen.size(), refused, format_bytes(std::llround(largest)), format_ns(model_ns));
+  }
+  return refused == 0 ? ExitCode::ok : ExitCode::points_failed;
+}
+
+ExitCode print_status(const SweepFolder& folder, bool json) {
+  const SweepList list = folder.read_list();
+  const std::vector<PointProgress> progress = folder.progress(list);
+  std::map<RunStatus, std::size_t> counts;
+  std::size_t running = 0;
+  double seconds = 0;
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (std::size_t i = 0; i < list.points.size(); ++i) {
+    const PointProgress& p = progress[i];
+    const std::string_view word = p.running ? "running" : run_status_names[static_cast<std::size_t>(p.status)];
+    running += p.running ? 1 : 0;
+    counts[p.running ? RunStatus::pending : p.status] += 1;
+    if (p.status == RunStatus::ok) seconds += p.seconds;
+    if (json) {
+      all.push_back({{"index", i},
+                     {"id", list.points[i].id},
+                     {"status", word},
+                     {"attempts", p.attempts},
+                     {"crashes", p.crashes},
+                     {"seconds", p.seconds},
+                     {"reason", p.reason}});
+    } else if (p.running || p.status == RunStatus::failed || p.status == RunStatus::interrupted) {
+      fmt::print("{}  {}{}{}\n", point_text(list.points[i], i), word, p.reason.empty() ? "" : ": ", first_line(p.reason));
+    }
+  }
+  if (json) {
+    fmt::print("{}\n", all.dump(1));
+    return ExitCode::ok;
+  }
+  fmt::print("{}: {} points: {} ok, {} failed, {} interrupted, {} running, {} pending; {:.1f} s in points that are ok\n", list.name,
+             list.points.size(), counts[RunStatus::ok], counts[RunStatus::failed], counts[RunStatus::interrupted], running,
+             counts[RunStatus::pending] - running, seconds);
+  return ExitCode::ok;
+}
+
+}  // namespace moekv

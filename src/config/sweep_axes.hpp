@@ -1,0 +1,32 @@
+// What varies in a sweep file: axes as lists of cases, each case a set of values for configuration keys.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/tree.hpp"
+
+namespace moekv {
+
+/// Values that go together, with the name of the case where it has one.
+struct SweepCase {
+  std::string label;
+  std::vector<Assignment> values;
+};
+/// One factor of the grid.
+using SweepAxis = std::vector<SweepCase>;
+
+/// Keys of a mapping as assignments: nested sections and dotted names mean the same. Key `label` names the case where `label` is not null.
+[[nodiscard]] std::vector<Assignment> read_assignments(const YamlNode& map, std::string* label, std::vector<Problem>& problems);
+
+/// Reads `axes`: a list of (or a mapping to) lists, ranges, zip, cases and sample. Appends problems.
+[[nodiscard]] std::vector<SweepAxis> read_axes(const YamlNode& node, std::vector<Problem>& problems);
+
+/// The values of a list, or of {range: {...}}.
+[[nodiscard]] std::vector<YamlNode> read_values(const YamlNode& node, const std::string& what, std::vector<Problem>& problems);
+
+/// Points of [0, 1)^dimensions: of Sobol's sequence (at most 10 dimensions, Joe and Kuo's directions), shifted digitally by the seed.
+[[nodiscard]] std::vector<std::vector<double>> sobol_points(std::size_t n, std::size_t dimensions, std::uint64_t seed);
+inline constexpr std::size_t sobol_dimensions = 10;
+
+}  // namespace moekv

@@ -1,0 +1,97 @@
+// Reads `expect` of a sweep file.
+#include "config/sweep_expect.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "config/key.hpp"
+#include "config/sweep_axes.hpp"
+
+namespace moekv {
+namespace {
+
+std::vector<SweepSetting> read_side(const YamlNode& item, const char* name, std::vector<Problem>& problems) {
+  std::vector<SweepSetting> side;
+  const YamlNode* node = item.find(name);
+  if (node == nullptr || node->kind != NodeKind::map || node->entries.empty()) {
+    problems.push_back(problem_at(node == nullptr ? item.at : node->at, fmt::format("expect: '{}' names the points of one side", name),
+                                  fmt::format("{}: {{eviction.policy: lru}}", name)));
+    return side;
+  }
+  std::string label;
+  for (const Assignment& a : read_assignments(*node, &label, problems)) side.push_back({a.path, to_flow(a.value)});
+  if (!label.empty()) side.push_back({"label", label});
+  return side;
+}
+
+std::string text_of(const YamlNode& item, const char* name, std::vector<Problem>& problems) {
+  const YamlNode* node = item.find(name);
+  if (node != nullptr && node->kind == NodeKind::scalar) return node->text;
+  problems.push_back(problem_at(item.at, fmt::format("expect: '{}' is missing", name), "claim, metric, of, versus, is; by where it has a size"));
+  return {};
+}
+
+SweepExpectation read_one(const YamlNode& item, std::vector<Problem>& problems) {
+  const std::vector<std::string_view> known{"claim", "metric", "of", "versus", "is", "by"};
+  for (const YamlEntry& entry : item.entries) {
+    if (std::find(known.begin(), known.end(), entry.key) == known.end())
+      problems.push_back(problem_at(entry.at, fmt::format("unknown key '{}' in expect", entry.key), suggest_name(entry.key, known)));
+  }
+  SweepExpectation out;
+  out.claim = text_of(item, "claim", problems);
+  out.metric = text_of(item, "metric", problems);
+  out.of = read_side(item, "of", problems);
+  out.versus = read_side(item, "versus", problems);
+  const std::string is = text_of(item, "is", problems);
+  const auto* const end = std::end(expected_relation_names);
+  const auto* const it = std::find(std::begin(expected_relation_names), end, is);
+  if (it != end) {
+    out.is = static_cast<ExpectedRelation>(it - std::begin(expected_relation_names));
+  } else if (!is.empty()) {
+    problems.push_back(
+        problem_at(item.find("is")->at, fmt::format("is: unknown value '{}'", is), suggest_name(is, {std::begin(expected_relation_names), end})));
+  }
+  if (const YamlNode* by = item.find("by")) {
+    const auto parsed = parse_number(by->text, "1");
+    if (!parsed.ok()) problems.push_back(problem_at(by->at, "by: " + parsed.error, "a share: 5% or 0.05"));
+    out.by = parsed.value;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<SweepExpectation> read_expectations(const YamlNode& node, std::vector<Problem>& problems) {
+  std::vector<SweepExpectation> out;
+  if (node.kind != NodeKind::sequence)
+    problems.push_back(problem_at(node.at, fmt::format("expect: expected a list, got {}", describe(node)), "- claim: ..."));
+  for (const YamlNode& item : node.items) {
+    if (item.kind == NodeKind::map)
+      out.push_back(read_one(item, problems));
+    else
+      problems.push_back(problem_at(item.at, fmt::format("expect: expected a mapping, got {}", describe(item)), "- claim: ..."));
+  }
+  return out;
+}
+
+std::vector<SweepExpectation> expectations_of(const std::string& sweep_yaml, const std::string& name) {
+  std::vector<SweepExpectation> out;
+  std::vector<Problem> problems;
+  const std::string mark = "\n---\n";
+  for (std::size_t begin = 0; begin < sweep_yaml.size();) {
+    const std::size_t end = std::min(sweep_yaml.find(mark, begin), sweep_yaml.size());
+    auto source = std::make_shared<TextSource>();
+    source->name = name;
+    const YamlNode root = parse_yaml(sweep_yaml.substr(begin, end - begin), source, problems);
+    if (const YamlNode* expect = root.find("expect")) {
+      for (SweepExpectation& one : read_expectations(*expect, problems)) out.push_back(std::move(one));
+    }
+    begin = end + mark.size();
+  }
+  if (!problems.empty()) throw UserError(std::move(problems));
+  return out;
+}
+
+}  // namespace moekv

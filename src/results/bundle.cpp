@@ -1,0 +1,277 @@
+// Frames are written with one write() each. Their content is the run field by field; what is read is checked against what is left.
+#include "results/bundle.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <concepts>
+#include <cstring>
+#include <fstream>
+#include <optional>
+
+#include "core/error.hpp"
+#include "results/record_table.hpp"
+
+namespace moekv {
+namespace {
+
+constexpr std::uint64_t magic = 0x31646e7562766b6dULL;  // "mkvbund1"
+constexpr unsigned runs_per_sync = 64;
+
+struct FrameHeader {
+  std::uint64_t magic = 0, layout = 0, size = 0, hash = 0;
+  std::array<char, 16> id{};
+};
+
+/// Names and order of all fields: a frame of a build with others cannot be read and does not count as there.
+std::uint64_t layout_of_records() {
+  static const std::uint64_t layout = [] {
+    std::string names = "1";
+    RunOutcome outcome;
+    for_each_record(outcome, [&](const char* kind, const auto& rows) {
+      using Record = typename std::decay_t<decltype(rows)>::value_type;
+      names += fmt::format("\n{}:", kind);
+      for_each_field(Record::metrics, [&](const auto& m) { names += fmt::format("{} ", m.name); });
+    });
+    return XXH3_64bits(names.data(), names.size());
+  }();
+  return layout;
+}
+
+/// Appends numbers as they are, texts after their length.
+class Encoder {
+ public:
+  template <class T>
+    requires std::is_arithmetic_v<T> || std::is_enum_v<T>
+  void value(const T& number) {
+    out_.append(reinterpret_cast<const char*>(&number), sizeof(T));
+  }
+  void value(const std::string& text) {
+    size(text.size());
+    out_ += text;
+  }
+  std::size_t size(std::size_t n) {
+    value(static_cast<std::uint64_t>(n));
+    return n;
+  }
+  [[nodiscard]] const std::string& bytes() const { return out_; }
+
+ private:
+  std::string out_;
+};
+
+/// The other way; every length is checked against what is left.
+class Decoder {
+ public:
+  Decoder(std::string bytes, std::string where) : bytes_(std::move(bytes)), where_(std::move(where)) {}
+  template <class T>
+    requires std::is_arithmetic_v<T> || std::is_enum_v<T>
+  void value(T& number) {
+    std::memcpy(&number, take(sizeof(T)), sizeof(T));
+  }
+  void value(std::string& text) {
+    const std::size_t n = size(0);
+    text.assign(take(n), n);
+  }
+  /// Refuses a count that cannot be: each item takes a byte at least.
+  std::size_t size(std::size_t) {
+    std::uint64_t n = 0;
+    value(n);
+    if (n > bytes_.size() - at_) fail();
+    return n;
+  }
+  [[noreturn]] void fail() const { throw UserError(where_, "a frame is damaged", "remove the file and run its points again"); }
+
+ private:
+  const char* take(std::uint64_t n) {
+    if (n > bytes_.size() - at_) fail();
+    at_ += n;
+    return bytes_.data() + (at_ - n);
+  }
+
+  std::string bytes_, where_;
+  std::size_t at_ = 0;
+};
+
+template <class Coder>
+void code(Coder& c, std::string& text) {
+  c.value(text);
+}
+template <class Coder>
+void code(Coder& c, Digest128& digest) {
+  c.value(digest.high);
+  c.value(digest.low);
+}
+template <class Coder>
+void code(Coder& c, HostFacts& h) {
+  for (std::string HostFacts::*text : {&HostFacts::host, &HostFacts::cpu_model, &HostFacts::cpus}) c.value(h.*text);
+  for (std::int64_t HostFacts::*number : {&HostFacts::n_cpus, &HostFacts::openmp_threads, &HostFacts::memory_bytes}) c.value(h.*number);
+}
+template <class Coder>
+void code(Coder& c, Parameter& p) {
+  for (std::string Parameter::*text : {&Parameter::name, &Parameter::text, &Parameter::unit, &Parameter::definition}) c.value(p.*text);
+  c.value(p.swept);
+}
+template <class Coder>
+void code(Coder& c, Summary& s) {
+  for (std::string Summary::*text : {&Summary::name, &Summary::unit, &Summary::definition}) c.value(s.*text);
+  c.value(s.claim);
+  for (double Summary::*number : {&Summary::value, &Summary::numerator, &Summary::denominator}) c.value(s.*number);
+}
+template <class Coder, class Record>
+  requires requires { Record::metrics; }
+void code(Coder& c, Record& record) {
+  for_each_field(Record::metrics, [&](const auto& m) { c.value(record.*m.member); });
+}
+
+template <class Coder, class T>
+void code_list(Coder& c, std::vector<T>& list) {
+  list.resize(c.size(list.size()));
+  for (T& item : list) code(c, item);
+}
+
+void code_facts(Encoder& c, Facts& facts) {
+  c.size(facts.list().size());
+  for (Fact fact : facts.list()) {
+    c.value(fact.name);
+    c.value(static_cast<std::uint8_t>(fact.value.index()));
+    if (auto* integer = std::get_if<std::int64_t>(&fact.value)) c.value(*integer);
+    if (auto* real = std::get_if<double>(&fact.value)) c.value(*real);
+    if (auto* text = std::get_if<std::string>(&fact.value)) c.value(*text);
+    if (auto* texts = std::get_if<std::vector<std::string>>(&fact.value)) code_list(c, *texts);
+  }
+}
+
+template <class T>
+FactValue decode_fact(Decoder& c) {
+  T value{};
+  if constexpr (std::is_same_v<T, std::vector<std::string>>)
+    code_list(c, value);
+  else
+    c.value(value);
+  return value;
+}
+void code_facts(Decoder& c, Facts& facts) {
+  for (std::size_t n = c.size(0); n > 0; --n) {
+    std::string name;
+    std::uint8_t kind = 0;
+    c.value(name);
+    c.value(kind);
+    if (kind > 3) c.fail();
+    FactValue (*const decoders[])(Decoder&) = {decode_fact<std::int64_t>, decode_fact<double>, decode_fact<std::string>,
+                                               decode_fact<std::vector<std::string>>};
+    facts.set(std::move(name), decoders[kind](c));
+  }
+}
+
+/// Everything of a run that a file of its own would hold.
+template <class Coder>
+void code(Coder& c, RunFile& run) {
+  c.value(run.status);
+  c.value(run.point.id);
+  c.value(run.point.label);
+  c.value(run.point.repeat);
+  c.value(run.point.attempts);
+  code_facts(c, run.facts);
+  code_facts(c, run.provenance);
+  code_list(c, run.hosts);
+  code_list(c, run.parameters);
+  RunOutcome& out = run.outcome;
+  for_each_record(out, [&](const char*, auto& rows) { code_list(c, rows); });
+  code_list(c, out.summary);
+  code_list(c, out.window_digests);
+  code(c, out.digest);
+  for (std::vector<std::string> RunOutcome::*texts : {&RunOutcome::labels, &RunOutcome::notes, &RunOutcome::violations}) code_list(c, out.*texts);
+  c.value(out.wall_ns);
+  c.value(out.completed);
+}
+
+/// Reads `size` bytes at `offset`; nothing where the file is shorter.
+std::optional<std::string> read_bytes(std::ifstream& in, std::uint64_t offset, std::uint64_t size) {
+  std::string bytes(size, '\0');
+  in.clear();
+  in.seekg(static_cast<std::streamoff>(offset));
+  if (!in.read(bytes.data(), static_cast<std::streamsize>(size))) return std::nullopt;
+  return bytes;
+}
+
+/// Frames that are complete by their length, and where they end.
+std::uint64_t scan(const std::string& path, std::vector<BundleEntry>& entries) {
+  std::ifstream in(path, std::ios::binary);
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) return 0;
+  const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
+  std::uint64_t at = 0;
+  while (at + sizeof(FrameHeader) <= file_bytes) {
+    const auto bytes = read_bytes(in, at, sizeof(FrameHeader));
+    FrameHeader header;
+    if (bytes) std::memcpy(&header, bytes->data(), sizeof(header));
+    if (header.magic != magic || header.size > file_bytes - at - sizeof(header)) break;
+    if (header.layout == layout_of_records())
+      entries.push_back({std::string(header.id.data(), header.id.size()), {path, at + sizeof(header), header.size, header.hash}});
+    at += sizeof(header) + header.size;
+  }
+  return at;
+}
+
+}  // namespace
+
+BundleWriter::BundleWriter(const std::string& path) : path_(path) {
+  std::vector<BundleEntry> complete;
+  const std::uint64_t end = scan(path, complete);
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  if (fd_ < 0) throw UserError(path, std::strerror(errno), "is the folder writable?");
+  if (::ftruncate(fd_, static_cast<off_t>(end)) != 0 || ::lseek(fd_, 0, SEEK_END) < 0)
+    throw SystemError(fmt::format("ftruncate({}): {}", path, std::strerror(errno)));
+}
+
+BundleWriter::~BundleWriter() {
+  if (unsynced_ > 0) (void)::fsync(fd_);
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void BundleWriter::append(const RunFile& run) {
+  Encoder encoder;
+  code(encoder, const_cast<RunFile&>(run));
+  const std::string& content = encoder.bytes();
+  FrameHeader header{magic, layout_of_records(), content.size(), XXH3_64bits(content.data(), content.size()), {}};
+  std::copy_n(run.point.id.begin(), std::min(run.point.id.size(), header.id.size()), header.id.begin());
+  std::string frame(reinterpret_cast<const char*>(&header), sizeof(header));
+  frame += content;
+  for (std::size_t done = 0; done < frame.size();) {
+    const ssize_t n = ::write(fd_, frame.data() + done, frame.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throw SystemError(fmt::format("write({}): {}", path_, std::strerror(errno)));
+    done += static_cast<std::size_t>(n);
+  }
+  if (++unsynced_ < runs_per_sync) return;
+  if (::fsync(fd_) != 0) throw SystemError(fmt::format("fsync({}): {}", path_, std::strerror(errno)));
+  unsynced_ = 0;
+}
+
+std::vector<BundleEntry> index_bundle(const std::string& path) {
+  std::vector<BundleEntry> entries;
+  (void)scan(path, entries);
+  return entries;
+}
+
+RunFile read_result(const ResultPlace& place) {
+  if (place.size == 0) return read_run_file(place.path);
+  std::ifstream in(place.path, std::ios::binary);
+  auto bytes = read_bytes(in, place.offset, place.size);
+  if (!bytes || XXH3_64bits(bytes->data(), bytes->size()) != place.hash)
+    throw UserError(place.path, fmt::format("the frame at byte {} is damaged", place.offset), "remove the file and run its points again");
+  Decoder decoder(std::move(*bytes), place.path);
+  RunFile run;
+  run.path = place.path;
+  code(decoder, run);
+  return run;
+}
+
+}  // namespace moekv

@@ -1,0 +1,232 @@
+// Pairs by equal remaining settings; a percentile bootstrap over clusters whose draws are a hash of their indices.
+#include "results/compare.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <optional>
+
+#include "core/error.hpp"
+#include "core/rng.hpp"
+
+namespace moekv {
+namespace {
+
+constexpr std::size_t resamples = 10000;
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+/// A key of a point: setting, label or repeat; nothing where the table has no such column.
+const std::string* value_of(const PointTable& table, const std::string& key, std::size_t point) {
+  for (const char* group : {"setting", "param", ""}) {
+    const PointColumn* column = table.find(group, key);
+    if (column != nullptr) return &column->texts[point];
+  }
+  return nullptr;
+}
+
+bool matches(const PointTable& table, const PointChoice& choice, std::size_t point) {
+  return std::all_of(choice.begin(), choice.end(), [&](const auto& wanted) {
+    const std::string* value = value_of(table, wanted.first, point);
+    if (value == nullptr)
+      throw UserError(wanted.first, "is no setting, parameter or label of this file", "moekv export FILE names them in its first line");
+    return *value == wanted.second;
+  });
+}
+
+bool is_ok(const PointTable& table, std::size_t point) {
+  const PointColumn* status = table.find("", "status");
+  return status != nullptr && status->texts[point] == "ok";
+}
+
+/// Everything that a point has been given besides the keys of `left_out`.
+std::string remaining(const PointTable& table, std::size_t point, const std::vector<std::string>& left_out) {
+  std::string text;
+  for (const PointColumn& column : table.columns) {
+    const bool identifies = column.group == "setting" || (column.group.empty() && (column.name == "label" || column.name == "repeat"));
+    if (!identifies || std::find(left_out.begin(), left_out.end(), column.name) != left_out.end()) continue;
+    text += fmt::format("{}={}\n", column.name, column.texts[point]);
+  }
+  return text;
+}
+
+/// Pairs (a, b) of points that are ok.
+std::vector<std::pair<std::size_t, std::size_t>> pair_points(const PointTable& table, const PointChoice& a, const PointChoice& b) {
+  std::vector<std::string> keys;
+  for (const PointChoice* choice : {&a, &b}) {
+    for (const auto& [key, value] : *choice) keys.push_back(key);
+  }
+  std::map<std::string, std::size_t> partners;
+  for (std::size_t i = 0; i < table.n_points; ++i) {
+    if (!is_ok(table, i) || !matches(table, b, i)) continue;
+    if (!partners.emplace(remaining(table, i, keys), i).second)
+      throw UserError(table.title, "a point has several partners in this comparison", "name more keys on the second side");
+  }
+  std::vector<std::pair<std::size_t, std::size_t>> pairs;
+  for (std::size_t i = 0; i < table.n_points; ++i) {
+    if (!is_ok(table, i) || !matches(table, a, i)) continue;
+    if (const auto it = partners.find(remaining(table, i, keys)); it != partners.end() && it->second != i) pairs.emplace_back(i, it->second);
+  }
+  return pairs;
+}
+
+/// Mean of a field of each (point, request), from record probe or request.
+using RequestMeans = std::map<std::pair<std::int64_t, std::int64_t>, std::pair<double, std::size_t>>;
+
+std::optional<RequestMeans> request_means(const std::string& path, const std::string& metric) {
+  if (!metric.ends_with("_mean")) return std::nullopt;
+  const std::string field = metric.substr(0, metric.size() - 5);
+  const h5::File file = h5::File::open(path);
+  for (const char* kind : {"record/probe", "record/request"}) {
+    if (!file.has("record") || !file.has(kind)) continue;
+    const h5::Group group = file.group(kind);
+    for (const std::string& name : {field, field + "_ns"}) {
+      if (!group.has(name) || !group.has("point_index")) continue;
+      const auto points = group.dataset("point_index").read<std::int64_t>(), requests = group.dataset("request").read<std::int64_t>();
+      const auto values = group.dataset(name).read<double>();
+      RequestMeans means;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        if (std::isnan(values[i]) || (name != field && values[i] < 0)) continue;  // a time that was not reached is -1
+        auto& [sum, n] = means[{points[i], requests[i]}];
+        sum += values[i];
+        n += 1;
+      }
+      return means;
+    }
+  }
+  return std::nullopt;
+}
+
+std::vector<PairedValue> by_request(const PointTable& table, const RequestMeans& means,
+                                    const std::vector<std::pair<std::size_t, std::size_t>>& pairs) {
+  std::vector<PairedValue> values;
+  for (const auto& [a, b] : pairs) {
+    const std::string* repeat = value_of(table, "repeat", a);
+    const std::uint64_t sequences = repeat == nullptr ? 0 : mix64(std::stoull(*repeat));
+    for (auto it = means.lower_bound({static_cast<std::int64_t>(a), std::numeric_limits<std::int64_t>::min()});
+         it != means.end() && it->first.first == static_cast<std::int64_t>(a); ++it) {
+      const auto other = means.find({static_cast<std::int64_t>(b), it->first.second});
+      if (other == means.end()) continue;
+      const auto mean = [](const std::pair<double, std::size_t>& m) { return m.first / static_cast<double>(m.second); };
+      values.push_back({mean(it->second), mean(other->second), hash_words(sequences, static_cast<std::uint64_t>(it->first.second))});
+    }
+  }
+  return values;
+}
+
+/// Sums of differences by cluster, in the order of first appearance.
+struct Cluster {
+  double difference = 0, n = 0;
+};
+std::vector<Cluster> clusters_of(std::span<const PairedValue> values) {
+  std::map<std::uint64_t, std::size_t> index;
+  std::vector<Cluster> clusters;
+  for (const PairedValue& v : values) {
+    const auto [it, added] = index.emplace(v.cluster, clusters.size());
+    if (added) clusters.emplace_back();
+    clusters[it->second].difference += v.a - v.b;
+    clusters[it->second].n += 1;
+  }
+  return clusters;
+}
+
+}  // namespace
+
+std::string_view to_string(Verdict verdict) {
+  constexpr std::string_view names[] = {"higher", "lower", "no detectable difference", "undecided"};
+  return names[static_cast<std::size_t>(verdict)];
+}
+
+Comparison compare_values(std::span<const PairedValue> values) {
+  const std::vector<Cluster> clusters = clusters_of(values);
+  Comparison out;
+  out.clusters = clusters.size();
+  out.low = out.high = nan;
+  if (values.empty()) {
+    out.mean_a = out.mean_b = out.difference = nan;
+    return out;
+  }
+  const auto n = static_cast<double>(values.size());
+  for (const PairedValue& v : values) {
+    out.mean_a += v.a / n;
+    out.mean_b += v.b / n;
+    out.difference += (v.a - v.b) / n;
+  }
+  const bool equal = std::all_of(values.begin(), values.end(), [](const PairedValue& v) { return v.a == v.b; });
+  if (equal) out.low = out.high = 0;
+  if (equal || clusters.size() < 2) {
+    out.verdict = equal ? Verdict::no_difference : Verdict::undecided;
+    return out;
+  }
+  std::vector<double> means(resamples);
+  for (std::size_t r = 0; r < resamples; ++r) {
+    Cluster sum;
+    for (std::size_t c = 0; c < clusters.size(); ++c) {
+      const Cluster& drawn = clusters[hash_words(0, r, c) % clusters.size()];
+      sum.difference += drawn.difference;
+      sum.n += drawn.n;
+    }
+    means[r] = sum.difference / sum.n;
+  }
+  std::sort(means.begin(), means.end());
+  out.low = means[resamples / 40];  // 2.5 % on each side
+  out.high = means[resamples - 1 - resamples / 40];
+  out.verdict = out.low > 0 ? Verdict::higher : out.high < 0 ? Verdict::lower : Verdict::no_difference;
+  return out;
+}
+
+Comparison compare_points(const PointTable& table, const std::string& path, const std::string& metric, const PointChoice& a, const PointChoice& b) {
+  const PointColumn* column = table.find("metric", metric);
+  if (column == nullptr) {
+    std::vector<std::string_view> known;
+    for (const PointColumn& c : table.columns) {
+      if (c.group == "metric") known.emplace_back(c.name);
+    }
+    const std::string_view near = nearest_name(metric, known);
+    throw UserError(path, fmt::format("has no metric '{}'", metric),
+                    near.empty() ? "moekv export FILE names them" : fmt::format("did you mean '{}'?", near));
+  }
+  const auto pairs = pair_points(table, a, b);
+  std::vector<PairedValue> values;
+  const auto means = request_means(path, metric);
+  if (means) values = by_request(table, *means, pairs);
+  const bool requests = !values.empty();
+  for (std::size_t i = 0; i < pairs.size() && !requests; ++i) {
+    const double x = column->numbers[pairs[i].first], y = column->numbers[pairs[i].second];
+    if (!std::isnan(x) && !std::isnan(y)) values.push_back({x, y, i});
+  }
+  Comparison out = compare_values(values);
+  out.pairs = pairs.size();
+  out.resampled = requests ? "requests" : "pairs";
+  return out;
+}
+
+std::vector<Effect> audit_effects(const PointTable& table) {
+  std::vector<Effect> effects;
+  const PointColumn* digest = table.find("", "digest");
+  for (const PointColumn& setting : table.columns) {
+    if (setting.group != "setting") continue;
+    Effect effect{setting.name, 0, 0, 0, 0};
+    std::map<std::string, std::size_t> first;
+    std::vector<std::pair<std::size_t, std::size_t>> pairs;
+    for (std::size_t i = 0; i < table.n_points; ++i) {
+      if (!is_ok(table, i)) continue;
+      const auto [it, added] = first.emplace(remaining(table, i, {setting.name}), i);
+      if (!added && setting.texts[it->second] != setting.texts[i]) pairs.emplace_back(it->second, i);
+    }
+    effect.pairs = pairs.size();
+    for (const auto& [a, b] : pairs) effect.changed_decisions += digest != nullptr && digest->texts[a] != digest->texts[b] ? 1 : 0;
+    for (const PointColumn& metric : table.columns) {
+      if (metric.group != "metric" || metric.claim != "counted" || metric.name == "buffer_bytes") continue;
+      effect.counters += 1;
+      effect.changed_counters +=
+          std::any_of(pairs.begin(), pairs.end(), [&](const auto& p) { return metric.texts[p.first] != metric.texts[p.second]; }) ? 1 : 0;
+    }
+    effects.push_back(std::move(effect));
+  }
+  return effects;
+}
+
+}  // namespace moekv

@@ -1,0 +1,97 @@
+// Finds what each point has come to, the best result of each, and hands them to the writer in one order.
+#include "results/merge.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <tuple>
+
+#include "core/error.hpp"
+#include "results/merged_file.hpp"
+
+namespace moekv {
+namespace {
+
+/// A point before its best result is chosen.
+struct Candidate {
+  MergedPoint point;
+  std::string list;  // name of the sweep; empty for single files, which come last
+  std::size_t index = 0;
+};
+
+void add_folder(const SweepFolder& folder, std::vector<Candidate>& candidates, MergedFacts& facts) {
+  const SweepList list = folder.read_list();
+  const std::vector<PointProgress> progress = folder.progress(list);
+  const std::map<std::string, ResultPlace> places = folder.results();
+  facts.sweeps.push_back(list);
+  for (std::size_t i = 0; i < list.points.size(); ++i) {
+    const ListedPoint& listed = list.points[i];
+    const PointProgress& p = progress[i];
+    MergedPoint point{{listed.id, listed.label, listed.repeat, p.attempts}, listed.settings, p.status, p.reason, p.started, p.seconds, {}};
+    if (const auto it = places.find(listed.id); it != places.end()) point.place = it->second;
+    candidates.push_back({std::move(point), list.name, i});
+  }
+}
+
+void add_file(const std::string& path, std::vector<Candidate>& candidates) {
+  const RunFile run = read_run_file(path);
+  candidates.push_back({{run.point, {}, run.status, "", run.facts.text("created"), 0, {path}}, "", 0});
+}
+
+/// ok before failed before the rest; then the one that started first.
+auto preference(const Candidate& c) {
+  const RunStatus s = c.point.status;
+  const int rank = s == RunStatus::ok ? 0 : s == RunStatus::failed ? 1 : s == RunStatus::interrupted ? 2 : 3;
+  return std::tuple(rank, !c.point.place.found(), c.point.started);
+}
+
+/// Two finished results of one point must have decided alike.
+void require_equal(const ResultPlace& a, const ResultPlace& b) {
+  if (!a.found() || !b.found() || (a.path == b.path && a.offset == b.offset)) return;
+  const std::string first = to_hex(read_result(a).outcome.digest), second = to_hex(read_result(b).outcome.digest);
+  if (first != second)
+    throw UserError(b.path, fmt::format("holds another result of a point of {}, which decided differently: digests {} and {}", a.path, second, first),
+                    "moekv diff --decisions names the first steps that differ; the builds may differ");
+}
+
+}  // namespace
+
+MergeReport merge_results(const std::vector<std::string>& inputs, const std::string& out, const MergeOptions& options) {
+  std::vector<Candidate> candidates;
+  MergedFacts facts;
+  for (const std::string& input : inputs) {
+    if (std::filesystem::is_directory(input))
+      add_folder(SweepFolder(input), candidates, facts);
+    else
+      add_file(input, candidates);
+  }
+  std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) { return preference(a) < preference(b); });
+  std::map<std::string, Candidate*> best;
+  for (Candidate& c : candidates) {
+    const auto [it, added] = best.emplace(c.point.info.id, &c);
+    if (added) continue;
+    if (it->second->point.status == RunStatus::ok && c.point.status == RunStatus::ok) require_equal(it->second->point.place, c.point.place);
+    if (it->second->list.empty() && !c.list.empty())
+      std::tie(it->second->list, it->second->index, it->second->point.settings) = std::tuple(c.list, c.index, c.point.settings);
+  }
+  std::vector<const Candidate*> order;
+  for (const auto& [id, candidate] : best) order.push_back(candidate);
+  std::stable_sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {
+    return std::tuple(a->list.empty(), a->list, a->index) < std::tuple(b->list.empty(), b->list, b->index);
+  });
+  MergeReport report;
+  std::vector<MergedPoint> points;
+  for (const Candidate* c : order) {
+    report.points += 1;
+    report.ok += c->point.status == RunStatus::ok ? 1 : 0;
+    report.failed += c->point.status == RunStatus::failed ? 1 : 0;
+    points.push_back(c->point);
+  }
+  report.unfinished = report.points - report.ok - report.failed;
+  write_merged_file(out, std::move(points), std::move(facts), options.records);
+  return report;
+}
+
+}  // namespace moekv

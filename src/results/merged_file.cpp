@@ -1,0 +1,258 @@
+// Collects the columns of all points and writes them: rows of records one point after another, scalars along the dimension `point`.
+#include "results/merged_file.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "io/pending_file.hpp"
+#include "results/column_table.hpp"
+#include "results/merged_columns.hpp"
+
+namespace moekv {
+namespace {
+
+class MergedWriter {
+ public:
+  MergedWriter(h5::File& file, std::size_t n) : file_(file), n_(n), scale_(make_scale()) {}
+
+  template <class T>
+  h5::Dataset column(const std::string& name, const std::vector<T>& values, std::string_view definition) {
+    auto dataset = file_.write(name, values);
+    return finish(std::move(dataset), definition);
+  }
+  h5::Dataset column(const std::string& name, const std::vector<std::string>& texts, std::string_view definition) {
+    std::vector<std::string> clean;
+    for (const std::string& text : texts) clean.push_back(valid_utf8(text));
+    return finish(file_.write(name, clean), definition);
+  }
+
+  /// As the native type that every value of the column has: whole numbers, numbers (NaN where missing), truth values or text.
+  h5::Dataset column(const std::string& name, const TextColumn& column);
+
+ private:
+  h5::Dataset make_scale() {
+    std::vector<std::int32_t> index(n_);
+    for (std::size_t i = 0; i < n_; ++i) index[i] = static_cast<std::int32_t>(i);
+    auto scale = file_.write("point", index);
+    scale.make_scale("point");
+    return scale;
+  }
+  h5::Dataset finish(h5::Dataset dataset, std::string_view definition) {
+    dataset.attach_scale(scale_, 0);
+    dataset.set("definition", definition);
+    return dataset;
+  }
+
+  h5::File& file_;
+  std::size_t n_;
+  h5::Dataset scale_;
+};
+
+template <class T>
+bool parse_whole(const std::string& text, T& out) {
+  const auto r = std::from_chars(text.data(), text.data() + text.size(), out);
+  return r.ec == std::errc() && r.ptr == text.data() + text.size();
+}
+
+h5::Dataset MergedWriter::column(const std::string& name, const TextColumn& column) {
+  std::vector<std::int64_t> integers(n_, 0);
+  std::vector<double> reals(n_, std::numeric_limits<double>::quiet_NaN());
+  std::vector<std::uint8_t> flags(n_, 0);
+  std::vector<std::string> texts(n_);
+  bool integer = true, real = true, flag = true;
+  for (std::size_t i = 0; i < n_; ++i) {
+    if (!column.values[i]) {
+      integer = flag = false;
+      continue;
+    }
+    const std::string& text = texts[i] = *column.values[i];
+    integer = integer && parse_whole(text, integers[i]);
+    real = real && parse_whole(text, reals[i]) && std::isfinite(reals[i]);
+    flag = flag && (text == "true" || text == "false");
+    flags[i] = text == "true" ? 1 : 0;
+  }
+  if (integer) return this->column(name, integers, column.definition);
+  if (real) return this->column(name, reals, column.definition);
+  if (!flag) return this->column(name, texts, column.definition);
+  auto dataset = this->column(name, flags, column.definition);
+  dataset.set("flag_values", std::vector<std::uint8_t>{0, 1});
+  dataset.set("flag_meanings", "false true");
+  return dataset;
+}
+
+template <class T, class Get>
+std::vector<T> column_values(const std::vector<MergedPoint>& points, Get&& get) {
+  std::vector<T> out;
+  for (const MergedPoint& point : points) out.push_back(get(point));
+  return out;
+}
+
+void write_points(MergedWriter& writer, const std::vector<MergedPoint>& points, const Collected& all) {
+  using Text = std::string;
+  writer.column("point_id", column_values<Text>(points, [](const MergedPoint& p) { return p.info.id; }),
+                "names the configuration: start of a digest of what decides");
+  writer.column("label", column_values<Text>(points, [](const MergedPoint& p) { return p.info.label; }), "name of the case in its sweep");
+  writer.column("repeat", column_values<std::int64_t>(points, [](const MergedPoint& p) { return p.info.repeat; }),
+                "repeat of the same configuration, from 0");
+  auto status = writer.column("status", column_values<std::uint8_t>(points, [](const MergedPoint& p) { return static_cast<std::uint8_t>(p.status); }),
+                              "how the run ended");
+  status.set("flag_values", std::vector<std::uint8_t>{0, 1, 2, 3, 4});
+  status.set("flag_meanings", fmt::format("{}", fmt::join(run_status_names, " ")));
+  writer.column("error", column_values<Text>(points, [](const MergedPoint& p) { return p.reason; }), "why the point failed or is not finished");
+  writer.column("attempts", column_values<std::uint16_t>(points, [](const MergedPoint& p) { return static_cast<std::uint16_t>(p.info.attempts); }),
+                "how often this point was run");
+  auto wall = writer.column("wall_time", column_values<double>(points, [](const MergedPoint& p) { return p.seconds; }), "wall time of the replay");
+  describe(wall, {"s", "wall time of the replay", "cumulative", "global", "measured"});
+  writer.column("started", column_values<Text>(points, [](const MergedPoint& p) { return p.started; }), "start of the run, UTC");
+  writer.column("labels", all.labels, "what a reader of the numbers must know, separated by blanks");
+  writer.column("notes", all.notes, "remarks of the run, one per line");
+  writer.column("digest", all.digests, "sum modulo 2^128 of XXH3-128 over all decisions; zero where there is no result");
+}
+
+void write_values(h5::File& file, MergedWriter& writer, Collected& all) {
+  file.create_group("setting");
+  for (const TextColumn& column : all.settings.list()) writer.column("setting/" + column.name, column).set("units", "1");
+  file.create_group("param");
+  for (const TextColumn& column : all.parameters.list()) {
+    auto dataset = writer.column("param/" + column.name, column);
+    dataset.set("units", column.unit.empty() ? "1" : column.unit);
+    dataset.set("swept", static_cast<std::uint8_t>(column.swept));
+  }
+  for (const char* group : {"metric", "metric_numerator", "metric_denominator"}) file.create_group(group);
+  for (const MetricColumn& m : all.metrics.list()) {
+    auto dataset = writer.column("metric/" + m.about.name, m.value, m.about.definition);
+    describe(dataset, {m.about.unit, m.about.definition, "cumulative", "global", to_string(m.about.claim)});
+    if (!m.ratio) continue;
+    writer.column("metric_numerator/" + m.about.name, m.numerator, "numerator of the metric");
+    writer.column("metric_denominator/" + m.about.name, m.denominator, "denominator of the metric");
+  }
+}
+
+void write_records(h5::File& file, Collected& all) {
+  h5::Group group = file.create_group("record");
+  const About index{"1", "index of the row's point", "interval", "global", "counted"};
+  for_each_record(all.records, [&](const std::string& kind, const auto& rows) {
+    using Record = typename std::decay_t<decltype(rows)>::value_type;
+    ColumnTable table(group, kind, rows.size());
+    table.column("point_index", all.row_points[kind], index);
+    for_each_field(Record::metrics, [&](const auto& m) {
+      table.column(std::string(m.name), column_of(rows, m.member), {m.unit, m.definition, "interval", to_string(m.scope), to_string(m.claim)});
+    });
+  });
+  const std::vector<std::int32_t>& points = all.row_points["digest"];
+  std::vector<std::int64_t> first_steps;
+  std::vector<std::string> digests;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    first_steps.push_back(i > 0 && points[i] == points[i - 1] ? first_steps.back() + 64 : 0);
+    digests.push_back(to_hex(all.records.window_digests[i]));
+  }
+  ColumnTable table(group, "digest", digests.size());
+  table.column("point_index", points, index);
+  table.column("first_step", first_steps, {"1", "index of the first of 64 steps", "interval", "global", "counted"});
+  table.column("digest", digests, {"1", "digest of the decisions of these steps", "interval", "global", "counted"});
+}
+
+/// Facts that all points with a result share become attributes, the others columns.
+void write_facts(h5::File& file, MergedWriter& writer, Collected& all) {
+  h5::Group provenance = file.create_group("provenance");
+  provenance.create_group("point");
+  const std::set<std::string> own{"/schema", "/Conventions", "/n_points", "/status", "/title", "/created", "/finished"};
+  for (const TextColumn& column : all.facts.list()) {
+    if (own.contains(column.name)) continue;
+    std::set<std::optional<std::string>> values(column.values.begin(), column.values.end());
+    if (values.size() > 1) values.erase(std::nullopt);
+    const std::size_t slash = column.name.find('/');
+    const std::string name = column.name.substr(slash + 1);
+    if (values.size() == 1) {
+      Facts one;
+      one.set(name, all.native.at(column.name));
+      write_attributes(slash == 0 ? static_cast<h5::Object&>(file) : provenance, one);
+    } else {
+      writer.column("provenance/point/" + name, column).set("units", "1");
+    }
+  }
+  ColumnTable table(provenance, "host", all.hosts.size());
+  const auto column = [&](const char* name, const char* unit, const char* definition, auto HostFacts::*member) {
+    table.column(name, column_of(all.hosts, member), {unit, definition, "cumulative", "global", "measured"});
+  };
+  column("host", "1", "host name of each different process", &HostFacts::host);
+  column("cpu_model", "1", "processor", &HostFacts::cpu_model);
+  column("cpus", "1", "logical processors that the process may use", &HostFacts::cpus);
+  column("n_cpus", "1", "how many they are", &HostFacts::n_cpus);
+  column("openmp_threads", "1", "OpenMP threads by default", &HostFacts::openmp_threads);
+  column("memory_bytes", "byte", "memory of the host", &HostFacts::memory_bytes);
+}
+
+/// The first or last of a fact of all points.
+std::string extreme(Collected& all, const std::string& name, bool last) {
+  std::string out;
+  for (const TextColumn& column : all.facts.list()) {
+    if (column.name != name) continue;
+    for (const auto& value : column.values) {
+      if (value && (out.empty() || (last ? *value > out : *value < out))) out = *value;
+    }
+  }
+  return out;
+}
+
+Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const MergedFacts& from) {
+  std::vector<std::string> names, yamls;
+  for (const SweepList& list : from.sweeps) {
+    if (std::find(names.begin(), names.end(), list.name) != names.end()) continue;
+    names.push_back(list.name);
+    yamls.push_back(list.sweep_yaml);
+  }
+  std::sort(names.begin(), names.end());
+  std::sort(yamls.begin(), yamls.end());
+  const bool complete =
+      std::all_of(points.begin(), points.end(), [](const MergedPoint& p) { return p.status == RunStatus::ok || p.status == RunStatus::failed; });
+  Facts f;
+  f.set("Conventions", "CF-1.10");
+  f.set("schema", std::string(run_file_schema));
+  f.set("title", fmt::format("{}", fmt::join(names, ", ")));
+  f.set("sweep_name", fmt::format("{}", fmt::join(names, ", ")));
+  f.set("sweep_yaml", fmt::format("{}", fmt::join(yamls, "\n---\n")));
+  f.set("created", extreme(all, "/created", false));
+  f.set("finished", extreme(all, "/finished", true));
+  f.set("status", complete ? "complete" : "partial");
+  f.set("n_points", static_cast<std::int64_t>(points.size()));
+  return f;
+}
+
+}  // namespace
+
+void write_merged_file(const std::string& out, std::vector<MergedPoint> points, MergedFacts facts, bool records) {
+  Collected all(points.size());
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    MergedPoint& point = points[i];
+    for (const auto& [key, value] : point.settings) all.add_setting(i, key, value);
+    if (!point.place.found()) continue;
+    RunFile run = read_result(point.place);
+    point.started = run.facts.text("created");
+    point.seconds = static_cast<double>(run.outcome.wall_ns) * 1e-9;
+    if (point.reason.empty()) point.reason = fmt::format("{}", fmt::join(run.outcome.violations, "\n"));
+    all.add(i, std::move(run), records);
+  }
+  PendingFile pending(out);
+  h5::File file = h5::File::create(pending.temporary_path());
+  write_attributes(file, root_facts(all, points, facts));
+  {
+    MergedWriter writer(file, points.size());
+    write_points(writer, points, all);
+    write_values(file, writer, all);
+    if (records) write_records(file, all);
+    write_facts(file, writer, all);
+  }
+  file.close();
+  pending.commit();
+}
+
+}  // namespace moekv

@@ -1,0 +1,29 @@
+// Writing many points into one result file, in columns.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "results/sweep_folder.hpp"
+
+namespace moekv {
+
+struct MergedPoint {
+  PointInfo info;
+  std::vector<std::pair<std::string, std::string>> settings;
+  RunStatus status = RunStatus::pending;
+  std::string reason, started;
+  double seconds = 0;
+  ResultPlace place;  // of its result; empty where there is none
+};
+
+/// What stands behind the points: the lists of their sweeps.
+struct MergedFacts {
+  std::vector<SweepList> sweeps;
+};
+
+/// Reads the points' files one after another and writes `out`, which appears complete or not at all.
+void write_merged_file(const std::string& out, std::vector<MergedPoint> points, MergedFacts facts, bool records);
+
+}  // namespace moekv

@@ -1,0 +1,187 @@
+// Reads whatever stands along the dimension `point`, and prints it as CSV or JSON.
+#include "results/point_table.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "core/error.hpp"
+#include "results/run_file.hpp"
+
+namespace moekv {
+namespace {
+
+std::string attribute(const h5::Dataset& dataset, const std::string& name) {
+  return dataset.attribute_type(name) == h5::Type::text ? dataset.text(name) : std::string();
+}
+
+/// Values of any one-dimensional dataset as text, missing numbers as empty.
+std::vector<std::string> texts_of(const h5::Dataset& dataset, std::vector<double>* numbers) {
+  std::vector<std::string> texts;
+  if (dataset.type() == h5::Type::text) return dataset.read_texts();
+  const bool real = dataset.type() == h5::Type::f64 || dataset.type() == h5::Type::f32;
+  if (real) {
+    for (const double v : dataset.read<double>()) texts.push_back(std::isnan(v) ? std::string() : fmt::format("{}", v));
+  } else {
+    for (const std::int64_t v : dataset.read<std::int64_t>()) texts.push_back(fmt::format("{}", v));
+  }
+  if (numbers != nullptr) *numbers = dataset.read<double>();
+  return texts;
+}
+
+PointColumn read_column(const h5::Group& parent, const std::string& group, const std::string& name) {
+  const h5::Dataset dataset = parent.dataset(name);
+  PointColumn column{group,
+                     name,
+                     attribute(dataset, "units"),
+                     attribute(dataset, "claim_class"),
+                     attribute(dataset, "definition"),
+                     false,
+                     dataset.type() != h5::Type::text,
+                     {},
+                     {}};
+  column.swept = dataset.attribute_type("swept") != h5::Type::other && dataset.number<std::int32_t>("swept") != 0;
+  column.texts = texts_of(dataset, column.numeric ? &column.numbers : nullptr);
+  if (group.empty() && name == "status") {
+    for (std::size_t i = 0; i < column.texts.size(); ++i) {
+      const auto s = static_cast<std::size_t>(column.numbers[i]);
+      column.texts[i] = s < std::size(run_status_names) ? std::string(run_status_names[s]) : "?";
+    }
+    column.numeric = false;
+  }
+  return column;
+}
+
+h5::File open_result(const std::string& path) {
+  if (!std::filesystem::exists(path)) throw UserError(path, "does not exist", "name a file that 'moekv run' or 'moekv merge' wrote");
+  h5::File file = h5::File::open(path);
+  if (file.attribute_type("schema") != h5::Type::text || file.text("schema") != run_file_schema)
+    throw UserError(path, "is not a result file", fmt::format("expected schema {}", run_file_schema));
+  return file;
+}
+
+std::string csv_cell(const std::string& text) {
+  if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"') quoted.push_back('"');
+    quoted.push_back(c);
+  }
+  quoted.push_back('"');
+  return quoted;
+}
+
+std::string csv_text(const std::vector<std::string>& heads, const std::vector<const std::vector<std::string>*>& columns, std::size_t n_rows) {
+  std::string out;
+  const auto row = [&](auto&& cell) {
+    for (std::size_t c = 0; c < columns.size(); ++c) {
+      if (c > 0) out.push_back(',');
+      out.append(csv_cell(cell(c)));
+    }
+    out.push_back('\n');
+  };
+  row([&](std::size_t c) { return heads[c]; });
+  for (std::size_t i = 0; i < n_rows; ++i) row([&](std::size_t c) { return (*columns[c])[i]; });
+  return out;
+}
+
+/// The columns of a table of points: identity, what was varied, parameters where asked for, metrics.
+std::vector<const PointColumn*> chosen_columns(const PointTable& table, Parameters parameters) {
+  std::vector<const PointColumn*> out;
+  const auto add = [&](auto&& wanted) {
+    for (const PointColumn& column : table.columns) {
+      if (wanted(column)) out.push_back(&column);
+    }
+  };
+  add([](const PointColumn& c) { return c.group.empty() && c.name != "point" && c.name != "notes"; });
+  add([](const PointColumn& c) { return c.group == "setting"; });
+  add([&](const PointColumn& c) {
+    return c.group == "param" && (parameters == Parameters::all || c.swept) &&
+           (parameters == Parameters::all || table.find("setting", c.name) == nullptr);
+  });
+  add([](const PointColumn& c) { return c.group == "metric"; });
+  return out;
+}
+
+}  // namespace
+
+const PointColumn* PointTable::find(std::string_view group, std::string_view name) const {
+  const auto it = std::find_if(columns.begin(), columns.end(), [&](const PointColumn& c) { return c.group == group && c.name == name; });
+  return it == columns.end() ? nullptr : &*it;
+}
+
+PointTable read_point_table(const std::string& path) {
+  const h5::File file = open_result(path);
+  PointTable table;
+  table.title = file.text("title");
+  table.n_points = file.dataset("point").n_rows();
+  for (const std::string& name : file.names()) {
+    if (!file.is_group(name)) table.columns.push_back(read_column(file, "", name));
+  }
+  for (const char* group : {"setting", "param", "metric", "metric_numerator", "metric_denominator"}) {
+    if (!file.has(group)) continue;
+    const h5::Group members = file.group(group);
+    for (const std::string& name : members.names()) table.columns.push_back(read_column(members, group, name));
+  }
+  for (const PointColumn& column : table.columns) {
+    if (column.texts.size() != table.n_points)
+      throw UserError(path, fmt::format("column '{}' has not the {} rows of its points", column.name, table.n_points), "the file is damaged");
+  }
+  return table;
+}
+
+std::string to_csv(const PointTable& table, Parameters parameters) {
+  std::vector<std::string> heads;
+  std::vector<const std::vector<std::string>*> columns;
+  std::set<std::string> used;
+  for (const PointColumn* column : chosen_columns(table, parameters)) {
+    heads.push_back(used.insert(column->name).second ? column->name : column->group + "/" + column->name);
+    columns.push_back(&column->texts);
+  }
+  return csv_text(heads, columns, table.n_points);
+}
+
+std::string to_json(const PointTable& table, Parameters parameters) {
+  using Json = nlohmann::ordered_json;
+  Json rows = Json::array();
+  const auto columns = chosen_columns(table, parameters);
+  for (std::size_t i = 0; i < table.n_points; ++i) {
+    Json row = Json::object();
+    for (const PointColumn* column : columns) {
+      Json& place = column->group.empty() ? row[column->name] : row[column->group][column->name];
+      if (!column->numeric)
+        place = column->texts[i];
+      else
+        place = std::isfinite(column->numbers[i]) ? Json(column->numbers[i]) : Json(nullptr);
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows.dump(1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string record_csv(const std::string& path, const std::string& kind) {
+  const h5::File file = open_result(path);
+  if (!file.has("record") || !file.has("record/" + kind)) {
+    std::vector<std::string> kinds;
+    if (file.has("record")) kinds = file.group("record").names();
+    throw UserError(path, fmt::format("has no record '{}'", kind), suggest_name(kind, {kinds.begin(), kinds.end()}));
+  }
+  const h5::Group group = file.group("record/" + kind);
+  std::vector<std::string> heads;
+  std::vector<std::vector<std::string>> values;
+  for (const std::string& name : group.names()) {
+    if (name == "row") continue;
+    heads.push_back(name);
+    values.push_back(texts_of(group.dataset(name), nullptr));
+  }
+  std::vector<const std::vector<std::string>*> columns;
+  for (const auto& column : values) columns.push_back(&column);
+  return csv_text(heads, columns, values.empty() ? 0 : values.front().size());
+}
+
+}  // namespace moekv

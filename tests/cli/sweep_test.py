@@ -1,0 +1,225 @@
+"""moekv sweep, merge and export as a user meets them: grids, bad points, parts, kills, resuming, and what every reader sees of a merged file."""
+import csv
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+import h5py
+import numpy
+
+import program
+
+sys.path.insert(0, str(program.SOURCE / "scripts"))
+import moekv_results  # noqa: E402
+
+SWEEP = """
+name: small
+base:
+  model: deepseek-v2-lite
+  backend: count
+  trace: {synthetic: {preset: uniform, n_requests: 6, prompt_tokens: 96, output_tokens: 24}, layers: [1-2]}
+  cluster: {ranks: 4}
+  placement: {layout: expert}
+  eviction: {protect: {sinks: 0, recent: 4}}
+axes:
+  - eviction.policy: [lru, fifo, clock]
+  - eviction.budget: {range: {from: 20, to: 80, step: 20, unit: "%"}}
+  - page.slots: [8, 16]
+"""
+POINTS = 24
+# Equal in every run of one specification, whatever the machine: all but times.
+COUNTED = ("counted", "modelled")
+
+
+def counted_columns(path):
+    """Every counted or modelled column of a merged file, and its digests."""
+    columns = {}
+
+    def visit(name, node):
+        if isinstance(node, h5py.Dataset) and node.attrs.get("claim_class") in COUNTED and not name.endswith("buffer_bytes"):
+            columns[name] = node[:] if node.dtype.kind != "O" else node.asstr()[:]
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+        for name in ("point_id", "digest", "label", "status"):
+            columns[name] = file[name].asstr()[:] if file[name].dtype.kind == "O" else file[name][:]
+    return columns
+
+
+class Sweeps(program.ProgramTest):
+    def write(self, text=SWEEP, name="small.yaml"):
+        (self.folder / name).write_text(text)
+        return name
+
+    def assert_same_numbers(self, a, b):
+        one, two = counted_columns(self.folder / a), counted_columns(self.folder / b)
+        self.assertGreater(len(one), 100)
+        self.assertEqual(one.keys(), two.keys())
+        for name, values in one.items():
+            numpy.testing.assert_array_equal(values, two[name], name)
+
+    def finished_points(self, folder):
+        """How many points the journals of a sweep call ok."""
+        return sum(path.read_text().count('"event":"ok"') for path in (self.folder / folder).glob("journal/*.jsonl"))
+
+    def merged(self, *folders, out="all.h5", code=0):
+        done = program.run("merge", *folders, "--out", out, folder=self.folder)
+        self.assertEqual(done.code, code, done)
+        return moekv_results.load_sweep(self.folder / out)
+
+    def test_whole_sweep_and_its_readers(self):
+        name = self.write()
+        listed = self.run_ok("sweep", name, "--list").out
+        self.assertIn(f"{POINTS} points", listed)
+        self.assertIn("eviction.policy=lru eviction.budget=20% page.slots=8", listed)
+        plans = json.loads(self.run_ok("sweep", name, "--dry-run", "--json").out)
+        self.assertEqual(len(plans), POINTS)
+        self.assertTrue(all(p["rank_bytes"] > 0 and p["model_ns"] > 0 and p["refusal"] == "" for p in plans))
+        self.assertEqual(self.listing(), [name], "looking leaves nothing behind")
+        done = self.run_ok("sweep", name)
+        self.assertIn("24 of 24 points: 24 ok, 0 failed", done.out)
+        self.assertIn("24 ok, 0 failed", self.run_ok("sweep", "small.sweep", "--status").out)
+        sweep = self.merged("small.sweep")
+        self.assertEqual((sweep.n, sweep.ok.sum(), sweep.attrs["status"]), (POINTS, POINTS, "complete"))
+        self.assertEqual(list(sweep.settings), ["eviction.policy", "eviction.budget", "page.slots"])
+        self.assertEqual(list(sweep.settings["eviction.budget"][:4]), ["20%", "20%", "40%", "40%"])
+        mask = sweep.select(**{"eviction.policy": "fifo", "page.slots": 8})
+        self.assertEqual(mask.sum(), 4)
+        evicted = sweep.metrics["evictions"][mask]
+        self.assertTrue((numpy.diff(evicted) < 0).all(), "a larger budget evicts less")
+        self.assertEqual(sweep.record("request", point=3)["request"].size, 6)
+        self.one_point_is_the_single_run(sweep)
+        self.other_readers(sweep)
+
+    def one_point_is_the_single_run(self, sweep):
+        index = 5
+        config = self.folder / "one.yaml"
+        config.write_text(sweep.point_facts["config_resolved_yaml"][index])
+        self.run_ok("run", config, "--out", "one.h5")
+        run = moekv_results.load(self.folder / "one.h5")
+        self.assertEqual(run.digest, sweep.digests[index])
+        self.assertEqual(run.metrics["n_hit"].value if "n_hit" in run.metrics else 0, sweep.metrics["n_hit"][index] if "n_hit" in sweep.metrics else 0)
+        numpy.testing.assert_array_equal(run.record("step")["n_req"], sweep.record("step", point=index)["n_req"])
+
+    def other_readers(self, sweep):
+        rows = list(csv.DictReader(io.StringIO(self.run_ok("export", "all.h5").out)))
+        self.assertEqual([row["point_id"] for row in rows], list(sweep.point_id))
+        self.assertEqual(float(rows[7]["tokens"]), sweep.metrics["tokens"][7])
+        table = json.loads(self.run_ok("export", "all.h5", "--json", "--params").out)
+        self.assertEqual(table[7]["metric"]["tokens"], sweep.metrics["tokens"][7])
+        self.assertEqual(table[7]["param"]["cluster.ranks"], 4)
+        steps = list(csv.DictReader(io.StringIO(self.run_ok("export", "all.h5", "--record", "step").out)))
+        self.assertEqual(sum(int(row["point_index"]) == 3 for row in steps), sweep.record("step", point=3)["n_req"].size)
+        self.assertIn("did you mean 'step'", self.refuse("export", "all.h5", "--record", "stp"))
+        try:
+            import xarray
+        except ImportError:
+            return
+        frame = xarray.merge([xarray.open_dataset(self.folder / "all.h5", group=g, engine="h5netcdf") for g in ("param", "metric")]).to_dataframe()
+        self.assertEqual(len(frame), POINTS)
+        self.assertEqual(frame["eviction.policy"].nunique(), 3)
+        header = subprocess.run(["ncdump", "-h", str(self.folder / "all.h5")], capture_output=True, text=True)
+        if header.returncode != 127:
+            self.assertIn("point = 24", header.stdout)
+
+    def test_parts_equal_the_whole(self):
+        name = self.write()
+        self.run_ok("sweep", name, "--out", "whole")
+        for part in range(4):
+            self.run_ok("sweep", name, "--out", "parts", "--resume", "--part", f"{part}/4")
+            self.run_ok("sweep", name, "--out", f"apart{part}", "--part", f"{part}/4")
+        self.merged("whole", out="whole.h5")
+        self.merged("parts", out="parts.h5")
+        self.merged("apart3", "apart1", "apart0", "apart2", out="apart.h5")
+        self.assert_same_numbers("whole.h5", "parts.h5")
+        self.assert_same_numbers("whole.h5", "apart.h5")
+        self.run_ok("sweep", name, "--out", "two", ranks=2)
+        self.merged("two", out="two.h5")
+        self.assert_same_numbers("whole.h5", "two.h5")
+
+    def test_killed_and_resumed(self):
+        name = self.write()
+        self.run_ok("sweep", name, "--out", "whole")
+        self.merged("whole", out="whole.h5")
+        moments = random.Random(11)
+        killed = 0
+        while killed < 3:
+            job = program.start(["sweep", name, "--out", "cut", "--resume"], folder=self.folder)
+            before = self.finished_points("cut")
+            deadline = time.monotonic() + 30
+            while self.finished_points("cut") < before + 2 and job.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(moments.random() * 0.05)
+            job.send_signal(signal.SIGKILL)
+            self.assertNotEqual(program.finish(job).code, 0, "the kill came too late to test anything")
+            killed += 1
+            self.merged("cut", out="some.h5", code=1)  # what stands there is complete
+        done = self.run_ok("sweep", name, "--out", "cut", "--resume")
+        self.assertIn("24 ok, 0 failed", done.out)
+        self.merged("cut", out="cut.h5")
+        self.assert_same_numbers("whole.h5", "cut.h5")
+        self.assertFalse(list(self.folder.rglob("*.tmp")), "leftovers of killed points are gone")
+
+    def test_bad_points_are_recorded_and_the_rest_runs(self):
+        text = SWEEP + "include:\n  - {label: never, memory.shard_bytes: 40KiB}\n  - {label: nonsense, page.slots: 5000}\n"
+        name = self.write(text)
+        done = program.run("sweep", name, folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("24 ok, 2 failed", done.out)
+        dry = program.run("sweep", name, "--dry-run", folder=self.folder)
+        self.assertEqual(dry.code, 1, dry)
+        self.assertIn("it can never start", dry.out)
+        sweep = self.merged("small.sweep", code=1)
+        self.assertEqual(list(sweep.status[-2:]), ["failed", "failed"])
+        self.assertIn("can never start", sweep.errors[-2])
+        self.assertIn("small.yaml:16:35: error: page.slots: 5000 is out of range", sweep.errors[-1])
+        self.assertTrue(numpy.isnan(sweep.metrics["tokens"][-2:]).all())
+        self.assertEqual(sweep.ok.sum(), POINTS)
+
+    def test_points_with_payload_have_files_of_their_own(self):
+        name = self.write()
+        self.run_ok("sweep", name, "backend=host", "--only", "0,23")
+        files = sorted(self.folder.glob("small.sweep/points/*.h5"))
+        self.assertEqual(len(files), 2)
+        self.assertEqual(moekv_results.load(files[0]).status, "ok")
+        sweep = self.merged("small.sweep", code=1)
+        self.assertEqual((sweep.ok.sum(), list(sweep.status).count("pending")), (2, POINTS - 2))
+        self.assertEqual({path.stem for path in files}, set(sweep.point_id[sweep.ok]))
+        self.merged(*files, out="files.h5")
+
+    def test_what_a_folder_refuses(self):
+        name = self.write()
+        self.run_ok("sweep", name, "--only", "3,7-8")
+        self.assertEqual(self.finished_points("small.sweep"), 3)
+        self.assertIn("--resume goes on", self.refuse("sweep", name))
+        changed = self.write(SWEEP.replace("[8, 16]", "[8, 32]"), "changed.yaml")
+        self.assertIn("12 are new, 12 are gone", self.refuse("sweep", changed, "--out", "small.sweep", "--resume"))
+        done = self.run_ok("sweep", changed, "--out", "small.sweep", "--extend", "--only", "0-3")
+        self.assertIn("4 of 4 points: 4 ok", done.out)
+        self.assertIn("no sweep.json", self.refuse("sweep", self.folder, "--status"))
+        self.assertIn("no index, label", self.refuse("sweep", name, "--only", "nothing", "--list"))
+        self.assertIn("is no part", self.refuse("sweep", name, "--part", "4/4", "--list"))
+
+    def test_bad_sweep_files(self):
+        for text, words in (
+            (SWEEP.replace("eviction.policy: [", "eviction.polcy: ["), "did you mean 'eviction.policy'"),
+            (SWEEP.replace("axes:", "axis:"), "unknown key 'axis' in a sweep file"),
+            (SWEEP.replace("step: 20", "stop: 20"), "unknown key 'stop' in eviction.budget"),
+            (SWEEP + "exclude: [{read.scope: all}]\n", "exclude: read.scope is no axis"),
+            (SWEEP.replace("layout: expert", "layout: experts"), "placement.layout: unknown value 'experts'"),
+            ("axes: [{page.slots: [8]}]\n", "base: is missing"),
+            ("base: none.yaml\n", "base: none.yaml: no such file"),
+            (SWEEP + "repeats: 0\n", "repeats: out of range"),
+        ):
+            with self.subTest(words):
+                self.assertIn(words, self.refuse("sweep", self.write(text), "--list"))
+        self.assertIn("page.slots is an axis", self.refuse("sweep", self.write(), "page.slots=8", "--list"))
+
+
+if __name__ == "__main__":
+    unittest.main()
