@@ -105,7 +105,7 @@ TEST_F(SweepFiles, ABadCombinationIsAPointThatCannotRun) {
   ASSERT_EQ(sweep.points.size(), 2U);
   EXPECT_TRUE(sweep.points[0].spec.has_value());
   EXPECT_FALSE(sweep.points[1].spec.has_value());
-  EXPECT_THAT(format_problems(sweep.points[1].problems), HasSubstr("s.yaml:2:26: error: page.slots: 4000 is out of range"));
+  EXPECT_THAT(format_problems(sweep.points[1].problems), HasSubstr("s.yaml:2:25: error: page.slots: 4000 is out of range"));
 }
 
 TEST_F(SweepFiles, AnOverrideReplacesAKeyOfEveryPointButNoAxis) {
