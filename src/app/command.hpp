@@ -1,10 +1,9 @@
 // How a subcommand joins the program: it adds itself to the command line and, when chosen, names what to do.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <functional>
 
+#include "app/command_line.hpp"
 #include "core/error.hpp"
 
 namespace moekv {
@@ -16,26 +15,26 @@ struct Action {
 };
 
 /// Adds every subcommand that this build has (commands.cpp: one line each).
-void add_commands(CLI::App& app, Action& action);
+void add_commands(Command& app, Action& action);
 
 // One file of src/app per function. `parent` is the program, or the `trace` group for add_trace_*.
-void add_run(CLI::App& parent, Action& action);
-void add_sweep(CLI::App& parent, Action& action);
-void add_merge(CLI::App& parent, Action& action);
-void add_export(CLI::App& parent, Action& action);
-void add_oracle(CLI::App& parent, Action& action);
-void add_plan(CLI::App& parent, Action& action);
-void add_policy(CLI::App& parent, Action& action);
-void add_list(CLI::App& parent, Action& action);
-void add_doctor(CLI::App& parent, Action& action);
-void add_diff(CLI::App& parent, Action& action);
-void add_show(CLI::App& parent, Action& action);
-void add_trace(CLI::App& parent, Action& action);
-void add_trace_info(CLI::App& parent, Action& action);
-void add_trace_export(CLI::App& parent, Action& action);
-void add_trace_import(CLI::App& parent, Action& action);
-void add_trace_join(CLI::App& parent, Action& action);
-void add_trace_stats(CLI::App& parent, Action& action);
-void add_trace_generate(CLI::App& parent, Action& action);
+void add_run(Command& parent, Action& action);
+void add_sweep(Command& parent, Action& action);
+void add_merge(Command& parent, Action& action);
+void add_export(Command& parent, Action& action);
+void add_oracle(Command& parent, Action& action);
+void add_plan(Command& parent, Action& action);
+void add_policy(Command& parent, Action& action);
+void add_list(Command& parent, Action& action);
+void add_doctor(Command& parent, Action& action);
+void add_diff(Command& parent, Action& action);
+void add_show(Command& parent, Action& action);
+void add_trace(Command& parent, Action& action);
+void add_trace_info(Command& parent, Action& action);
+void add_trace_export(Command& parent, Action& action);
+void add_trace_import(Command& parent, Action& action);
+void add_trace_join(Command& parent, Action& action);
+void add_trace_stats(Command& parent, Action& action);
+void add_trace_generate(Command& parent, Action& action);
 
 }  // namespace moekv

@@ -3,7 +3,7 @@
 
 namespace moekv {
 
-void add_commands(CLI::App& app, Action& action) {
+void add_commands(Command& app, Action& action) {
   add_diff(app, action);
   add_doctor(app, action);
   add_export(app, action);
@@ -18,8 +18,8 @@ void add_commands(CLI::App& app, Action& action) {
   add_trace(app, action);
 }
 
-void add_trace(CLI::App& parent, Action& action) {
-  CLI::App* trace = parent.add_subcommand("trace", "import, inspect, generate and convert routing traces");
+void add_trace(Command& parent, Action& action) {
+  Command* trace = parent.add_subcommand("trace", "import, inspect, generate and convert routing traces");
   trace->require_subcommand(1);
   add_trace_export(*trace, action);
   add_trace_generate(*trace, action);

@@ -41,8 +41,8 @@ ExitCode diff_files(const DiffArguments& arguments) {
 
 }  // namespace
 
-void add_diff(CLI::App& parent, Action& action) {
-  CLI::App* diff = parent.add_subcommand("diff", "compare two result files: decisions, counters, numbers");
+void add_diff(Command& parent, Action& action) {
+  Command* diff = parent.add_subcommand("diff", "compare two result files: decisions, counters, numbers");
   auto arguments = std::make_shared<DiffArguments>();
   diff->add_option("a", arguments->a, "result file")->required();
   diff->add_option("b", arguments->b, "result file")->required();

@@ -213,8 +213,8 @@ ExitCode run_doctor() {
 
 }  // namespace
 
-void add_doctor(CLI::App& parent, Action& action) {
-  CLI::App* doctor = parent.add_subcommand("doctor", "say what this machine and build offer, and what to do where something is missing");
+void add_doctor(Command& parent, Action& action) {
+  Command* doctor = parent.add_subcommand("doctor", "say what this machine and build offer, and what to do where something is missing");
   doctor->callback([&action] { action.run = run_doctor; });
 }
 

@@ -42,12 +42,12 @@ ExitCode export_file(const ExportArguments& arguments) {
 
 }  // namespace
 
-void add_export(CLI::App& parent, Action& action) {
-  CLI::App* command = parent.add_subcommand("export", "print a result file as CSV (a line per point) or JSON");
+void add_export(Command& parent, Action& action) {
+  Command* command = parent.add_subcommand("export", "print a result file as CSV (a line per point) or JSON");
   auto arguments = std::make_shared<ExportArguments>();
   command->add_option("file", arguments->input, "file of moekv merge or moekv run")->required();
-  CLI::Option* csv = command->add_flag("--csv", arguments->csv, "CSV (the default)");
-  CLI::Option* json = command->add_flag("--json", arguments->json, "JSON: an array of objects")->excludes(csv);
+  Option* csv = command->add_flag("--csv", arguments->csv, "CSV (the default)");
+  Option* json = command->add_flag("--json", arguments->json, "JSON: an array of objects")->excludes(csv);
   command->add_flag("--params", arguments->params, "every configuration key, not only those that vary");
   command->add_option("--record", arguments->record, "the rows of this record instead: step, layer, load, traffic ... (CSV)")->excludes(json);
   command->add_option("--out,-o", arguments->out, "file to write; default: standard output");

@@ -178,11 +178,11 @@ ExitCode list(const std::string& what, bool markdown) {
 
 }  // namespace
 
-void add_list(CLI::App& parent, Action& action) {
+void add_list(Command& parent, Action& action) {
   auto what = std::make_shared<std::string>();
   auto markdown = std::make_shared<bool>(false);
-  CLI::App* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, rules of every kind, codecs, layouts, keys");
-  CLI::Option* topic = command->add_option("what", *what,
+  Command* command = parent.add_subcommand("list", "what a configuration may name: models, clusters, rules of every kind, codecs, layouts, keys");
+  Option* topic = command->add_option("what", *what,
                                            "models, clusters, policies, allocators, routers, selects, codecs, layouts or keys; default: all but keys");
   command->add_flag("--markdown", *markdown, "the tables of README.md: routers, policies, allocators, read sets, codecs, layouts, maps")->excludes(topic);
   command->footer("example:\n  moekv list keys | less");

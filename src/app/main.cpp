@@ -27,22 +27,21 @@ int fail(const std::optional<MpiSession>& mpi, ExitCode exit_code, const std::st
 }
 
 int guarded_main(int argc, char** argv) {
-  CLI::App app{"moekv: replays MoE routing traces through real sharded KV caches and measures what it costs", "moekv"};
-  app.require_subcommand(1);
+  CommandLine line("moekv: replays MoE routing traces through real sharded KV caches and measures what it costs", "moekv");
+  line.program().require_subcommand(1);
   Action action;
-  add_commands(app, action);
+  add_commands(line.program(), action);
 
   std::optional<MpiSession> mpi;
   if (MpiSession::launched_by_launcher()) mpi.emplace(argc, argv);
   const bool first = !mpi || mpi->process() == 0;
   try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    if (first) fmt::print("{}", app.help());
-    return code(ExitCode::ok);
-  } catch (const CLI::Success& e) {
-    return first ? app.exit(e) : code(ExitCode::ok);
-  } catch (const CLI::ParseError& e) {
+    const std::string help = line.parse(argc, argv);
+    if (!help.empty()) {
+      if (first) fmt::print("{}", help);
+      return code(ExitCode::ok);
+    }
+  } catch (const CommandLineError& e) {
     const std::string hint = "moekv --help lists subcommands and options";
     return fail(std::nullopt, ExitCode::usage, fmt::format("<command line>: error: {} ({})", e.what(), hint), first);
   }

@@ -27,8 +27,8 @@ ExitCode merge(const MergeArguments& arguments) {
 
 }  // namespace
 
-void add_merge(CLI::App& parent, Action& action) {
-  CLI::App* merge_command = parent.add_subcommand("merge", "put the results of sweeps into one file, a row per point");
+void add_merge(Command& parent, Action& action) {
+  Command* merge_command = parent.add_subcommand("merge", "put the results of sweeps into one file, a row per point");
   auto arguments = std::make_shared<MergeArguments>();
   merge_command->add_option("inputs", arguments->inputs, "folders of sweeps (parts of one sweep too) and result files")->required();
   merge_command->add_option("--out,-o", arguments->out, "merged file")->required();

@@ -100,11 +100,11 @@ ExitCode bound_run(const OracleOptions& o) {
 
 }  // namespace
 
-void add_oracle(CLI::App& parent, Action& action) {
-  CLI::App* oracle = parent.add_subcommand("oracle", "bound a run by what is known afterwards: offline optima and miss classes of its access log");
+void add_oracle(Command& parent, Action& action) {
+  Command* oracle = parent.add_subcommand("oracle", "bound a run by what is known afterwards: offline optima and miss classes of its access log");
   auto o = std::make_shared<OracleOptions>();
   oracle->add_option("log", o->log, "access log (moekv run CONFIG --access-log FILE)")->required();
-  CLI::Option* result = oracle->add_option("--result", o->result, "result file of the same run: checked against the log, and the bounds are added to it");
+  Option* result = oracle->add_option("--result", o->result, "result file of the same run: checked against the log, and the bounds are added to it");
   oracle->add_option("--out,-o", o->out, "with --result: write the result with its bounds to this file instead")->needs(result);
   oracle->add_option("--seed", o->seed, "seed of the random victims")->capture_default_str();
   oracle->add_flag("--json", o->json, "print numbers and rows as JSON");

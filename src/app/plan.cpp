@@ -133,9 +133,9 @@ ExitCode plan(const PlanOptions& options) {
 
 }  // namespace
 
-void add_plan(CLI::App& parent, Action& action) {
+void add_plan(Command& parent, Action& action) {
   auto options = std::make_shared<PlanOptions>();
-  CLI::App* command = parent.add_subcommand("plan", "predict memory per rank and traffic per step of a configuration without running it");
+  Command* command = parent.add_subcommand("plan", "predict memory per rank and traffic per step of a configuration without running it");
   command->add_option("config", options->config, "YAML file (moekv list keys names every key)")->required();
   command->add_option("overrides", options->overrides, "key.path=value ...: replace keys of the file");
   command->add_flag("--json", options->json, "print JSON, bytes as numbers");

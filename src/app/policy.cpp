@@ -101,12 +101,12 @@ ExitCode run_policy(const Kind& kind, const std::string& path) {
 
 }  // namespace
 
-void add_policy(CLI::App& parent, Action& action) {
-  CLI::App* policy = parent.add_subcommand("policy", "decide JSON cases with the rules of a replay and print the decisions as JSON");
+void add_policy(Command& parent, Action& action) {
+  Command* policy = parent.add_subcommand("policy", "decide JSON cases with the rules of a replay and print the decisions as JSON");
   policy->require_subcommand(1);
   for (const Kind& kind : kinds) {
     auto path = std::make_shared<std::string>();
-    CLI::App* command = policy->add_subcommand(kind.name, kind.doc);
+    Command* command = policy->add_subcommand(kind.name, kind.doc);
     command->add_option("file", *path, "one case or a list of cases; default: standard input");
     command->footer(
         fmt::format("example:\n  echo '{}' | moekv policy {}\nMore cases stand in tests/vectors/{}.", kind.example, kind.name, kind.name));

@@ -141,13 +141,13 @@ ExitCode run_agreed(const RunOptions& options) {
 
 }  // namespace
 
-void add_run(CLI::App& parent, Action& action) {
+void add_run(Command& parent, Action& action) {
   auto options = std::make_shared<RunOptions>();
-  CLI::App* run = parent.add_subcommand("run", "replay one configuration and write one result file");
+  Command* run = parent.add_subcommand("run", "replay one configuration and write one result file");
   run->add_option("config", options->config, "YAML file (moekv list keys names every key)")->required();
   run->add_option("overrides", options->overrides, "key.path=value ...: replace keys of the file; key=null removes one");
   run->add_option("--out,-o", options->out, "result file; default: <name>.h5, which must not exist");
-  CLI::Option* log = run->add_option("--access-log", options->access_log,
+  Option* log = run->add_option("--access-log", options->access_log,
                                      "also write every lookup, write and eviction of pages, for moekv oracle and moekv trace export");
   run->add_option("--attention-rows", options->attention_rows,
                   "with --access-log: exact attention of N pairs of request and layer, for the oracles of attention mass")

@@ -28,11 +28,11 @@ ExitCode show_file(const ShowArguments& arguments) {
 
 }  // namespace
 
-void add_show(CLI::App& parent, Action& action) {
-  CLI::App* show = parent.add_subcommand("show", "print the summary of a result file");
+void add_show(Command& parent, Action& action) {
+  Command* show = parent.add_subcommand("show", "print the summary of a result file");
   auto arguments = std::make_shared<ShowArguments>();
   show->add_option("file", arguments->path, "result file")->required();
-  CLI::Option* json = show->add_flag("--json", arguments->json, "everything but the records, as JSON");
+  Option* json = show->add_flag("--json", arguments->json, "everything but the records, as JSON");
   show->add_flag("--records", arguments->records, "with --json: the records too, as columns")->needs(json);
   show->footer("examples:\n  moekv show results/quickstart.h5\n  moekv show --json results/quickstart.h5 | python3 -m json.tool");
   show->callback([arguments, &action] { action.run = [arguments] { return show_file(*arguments); }; });

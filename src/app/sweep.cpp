@@ -83,7 +83,7 @@ ExitCode sweep_agreed(const SweepOptions& options) {
   return run_sweep(options, work, folder, *job);
 }
 
-void add_options(CLI::App& sweep, SweepOptions& options) {
+void add_options(Command& sweep, SweepOptions& options) {
   sweep.add_option("sweep", options.config, "sweep file (YAML); with --status also the folder of a sweep")->required();
   sweep.add_option("overrides", options.overrides, "key.path=value ...: replace keys of the base in every point");
   sweep.add_option("--out,-o", options.out, "folder of the results; default: <name>.sweep");
@@ -103,7 +103,7 @@ void add_options(CLI::App& sweep, SweepOptions& options) {
   sweep.add_option("--budget", options.budget, "begin no point after this time: 90s, 5m, 2h");
   sweep.add_option("--point-limit", options.point_limit, "a point that takes longer has failed");
   sweep.add_option("--isolate", options.isolate, "process: every point in a process of its own")
-      ->check(CLI::IsMember({"none", "process", "child"}))
+      ->one_of({"none", "process", "child"})
       ->capture_default_str();
   sweep.add_option("--launch", options.launch, "with --isolate process: what starts a point, for example 'srun --exact -n 4'");
   sweep.add_flag("--quiet,-q", options.quiet, "no progress and no summary");
@@ -115,9 +115,9 @@ void add_options(CLI::App& sweep, SweepOptions& options) {
 
 }  // namespace
 
-void add_sweep(CLI::App& parent, Action& action) {
+void add_sweep(Command& parent, Action& action) {
   auto options = std::make_shared<SweepOptions>();
-  CLI::App* sweep = parent.add_subcommand("sweep", "run every point of a sweep file, each into a result file of its own");
+  Command* sweep = parent.add_subcommand("sweep", "run every point of a sweep file, each into a result file of its own");
   add_options(*sweep, *options);
   sweep->callback([options, &action] {
     action.collective = true;

@@ -36,20 +36,21 @@ ExitCode export_file(ExportOptions o) {
 
 }  // namespace
 
-void add_trace_export(CLI::App& parent, Action& action) {
+void add_trace_export(Command& parent, Action& action) {
   auto options = std::make_shared<ExportOptions>();
-  CLI::App* command = parent.add_subcommand("export", "write a native trace as .npz or .jsonl, or logged page accesses for libCacheSim");
+  Command* command = parent.add_subcommand("export", "write a native trace as .npz or .jsonl, or logged page accesses for libCacheSim");
   command->add_option("FILE", options->path, "native trace (*.moekv.h5); for oracleGeneral an access log (moekv run --access-log)")->required();
   auto* formats = command->add_option_group("format");
   formats->add_option("--npz", options->npz, "NumPy arrays: ids, weights, logits, seq_lens, prompt_lens, arrival_ns, moe_layer_ids");
   formats->add_option("--jsonl", options->jsonl, "one JSON line per token and layer, as vLLM's route logger writes");
-  CLI::Option* format = formats->add_option("--format", options->format, "npz, jsonl, or oracleGeneral: page accesses in libCacheSim's binary format")
-                            ->check(CLI::IsMember({"npz", "jsonl", "oracleGeneral"}));
+  Option* format = formats->add_option("--format", options->format, "npz, jsonl, or oracleGeneral: page accesses in libCacheSim's binary format")
+                            ->one_of({"npz", "jsonl", "oracleGeneral"});
   formats->require_option(1);
-  CLI::Option* out = command->add_option("--out,-o", options->out, "file to write with --format")->needs(format);
+  Option* out = command->add_option("--out,-o", options->out, "file to write with --format")->needs(format);
   command->add_option("--shard", options->shard, "oracleGeneral: accesses of this shard only; default: of all")
-      ->needs(format, out)
-      ->check(CLI::NonNegativeNumber);
+      ->needs(format)
+      ->needs(out)
+      ->between(0, 4294967295.0);
   command->footer(
       "examples:\n  moekv trace export traces/gptoss.moekv.h5 --npz gptoss.npz\n"
       "  moekv run configs/quickstart.yaml backend=count probe.samples=0 eviction.policy=lru --out run.h5 --access-log log.h5\n"

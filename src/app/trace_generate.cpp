@@ -66,7 +66,7 @@ ExitCode generate_trace(const GenerateOptions& o) {
   return ExitCode::ok;
 }
 
-void add_request_options(CLI::App& command, SyntheticSpec& spec) {
+void add_request_options(Command& command, SyntheticSpec& spec) {
   command.add_option("--requests", spec.n_requests, "number of requests")->capture_default_str();
   command.add_option("--prompt-tokens", spec.prompt_tokens, "prompt length (the median with --length-sigma)")->capture_default_str();
   command.add_option("--output-tokens", spec.output_tokens, "output length (the median with --length-sigma)")->capture_default_str();
@@ -78,7 +78,7 @@ void add_request_options(CLI::App& command, SyntheticSpec& spec) {
   command.add_option("--seed", spec.seed, "seed of every draw")->capture_default_str();
 }
 
-void add_preset_options(CLI::App& command, SyntheticSpec& spec) {
+void add_preset_options(Command& command, SyntheticSpec& spec) {
   command.add_option("--preset", spec.preset, "flame, dsv2lite, gptoss (calibrated), uniform, zipf, k_hot, power_law, deepep_ratio, bootstrap")
       ->capture_default_str();
   command.add_option("--zipf-s", spec.zipf_s, "zipf: exponent")->capture_default_str();
@@ -91,9 +91,9 @@ void add_preset_options(CLI::App& command, SyntheticSpec& spec) {
 
 }  // namespace
 
-void add_trace_generate(CLI::App& parent, Action& action) {
+void add_trace_generate(Command& parent, Action& action) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = parent.add_subcommand("generate", "write a synthetic trace");
+  Command* command = parent.add_subcommand("generate", "write a synthetic trace");
   command->footer("Example: moekv trace generate -o trace.moekv.h5 --preset gptoss --model gpt-oss-20b --requests 32");
   command->add_option("-o,--out", options->out, "file to write (native format)")->required();
   command->add_option("--model", options->model, "model file of configs/models (moekv list models) or its path");
@@ -101,7 +101,7 @@ void add_trace_generate(CLI::App& parent, Action& action) {
   command->add_option("--topk", options->topk, "experts per token");
   command->add_option("--layers", options->layers, "MoE layers");
   command->add_option("--level", options->level, "what to store: ids, weights or logits")
-      ->check(CLI::IsMember({"ids", "weights", "logits"}))
+      ->one_of({"ids", "weights", "logits"})
       ->capture_default_str();
   add_preset_options(*command, options->spec);
   add_request_options(*command, options->spec);

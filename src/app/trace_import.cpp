@@ -75,7 +75,7 @@ ExitCode run_import(ImportArguments& arguments) {
   return ExitCode::ok;
 }
 
-void add_meaning_options(CLI::App& command, ImportArguments& a) {
+void add_meaning_options(Command& command, ImportArguments& a) {
   ImportOptions& o = a.options;
   command.add_option("--format", o.format, "input format; recognised when left out (--list-formats)");
   command.add_option("--model", a.model, "model file of configs/models (moekv list models) or its path: experts, layers, shape");
@@ -87,22 +87,22 @@ void add_meaning_options(CLI::App& command, ImportArguments& a) {
   command.add_option("--prompt-lens", o.prompt_lens, "npz: prompt_lens lie 'inside' the rows or 'before' them");
   command.add_option("--time-unit", o.time_unit, "request CSV: s, ms, us or ns");
   command.add_option("--weight-kind", o.weight_kind, "raw_softmax, renorm, sigmoid or none; judged by the first rows when left out");
-  command.add_option("--prompt-share", o.prompt_share, "this share of every request's tokens counts as prompt")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--prompt-share", o.prompt_share, "this share of every request's tokens counts as prompt")->between(0.0, 1.0);
 }
 
-void add_change_options(CLI::App& command, ImportOptions& o) {
+void add_change_options(Command& command, ImportOptions& o) {
   command.add_option("--layers", o.keep_layers, "model layers to write; all when left out")->delimiter(',');
   command.add_option("--skip-requests", o.skip_requests, "leave out the first ones");
   command.add_option("--max-requests", o.max_requests, "stop after so many");
   command.add_option("--min-tokens", o.min_tokens, "leave out shorter requests");
   command.add_option("--max-tokens", o.max_tokens, "cut longer requests to their first tokens");
-  command.add_option("--deinterleave", o.deinterleave, "rows of so many sequences alternate: take them apart")->check(CLI::Range(1, 65536));
+  command.add_option("--deinterleave", o.deinterleave, "rows of so many sequences alternate: take them apart")->between(1, 65536);
   command.add_flag("--drop-warmup", o.drop_warmup, "leave out runs of 64 or more tokens with one identical expert set");
   command.add_flag("--pseudo-logits", o.pseudo_logits, "invent logits that give the recorded choice, for routers that need them; labelled");
   command.add_option("--seed", o.seed, "seed of the pseudo logits")->capture_default_str();
 }
 
-void add_origin_options(CLI::App& command, ImportOptions& o) {
+void add_origin_options(Command& command, ImportOptions& o) {
   command.add_option("--model-name", o.model_name, "name of the model, stored");
   command.add_option("--workload", o.workload, "what was run, stored");
   command.add_option("--source", o.source, "where the recording comes from, stored");
@@ -114,9 +114,9 @@ void add_origin_options(CLI::App& command, ImportOptions& o) {
 
 }  // namespace
 
-void add_trace_import(CLI::App& parent, Action& action) {
+void add_trace_import(Command& parent, Action& action) {
   auto arguments = std::make_shared<ImportArguments>();
-  CLI::App* command = parent.add_subcommand("import", "convert a recording of routing or requests to a native trace");
+  Command* command = parent.add_subcommand("import", "convert a recording of routing or requests to a native trace");
   command->footer(
       "Examples:\n"
       "  moekv trace import law.tar.gz -o law.moekv.h5 --model deepseek-v2-lite --prompt-share 0.5\n"

@@ -154,9 +154,9 @@ ExitCode show_info(const InfoOptions& options) {
 
 }  // namespace
 
-void add_trace_info(CLI::App& parent, Action& action) {
+void add_trace_info(Command& parent, Action& action) {
   auto options = std::make_shared<InfoOptions>();
-  CLI::App* info = parent.add_subcommand("info", "show what a native trace holds");
+  Command* info = parent.add_subcommand("info", "show what a native trace holds");
   info->add_option("FILE", options->path, "native trace (*.moekv.h5)")->required();
   info->add_flag("--check", options->check, "read every row: broken rules are errors (exit 2), spoilt recordings warnings");
   info->add_flag("--json", options->json, "print JSON");

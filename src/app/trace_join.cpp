@@ -28,9 +28,9 @@ ExitCode run_join(JoinArguments& a) {
 
 }  // namespace
 
-void add_trace_join(CLI::App& parent, Action& action) {
+void add_trace_join(Command& parent, Action& action) {
   auto a = std::make_shared<JoinArguments>();
-  CLI::App* command = parent.add_subcommand("join", "give a request trace routing rows, or concatenate recordings");
+  Command* command = parent.add_subcommand("join", "give a request trace routing rows, or concatenate recordings");
   command->footer(
       "Examples:\n"
       "  moekv trace join gptoss.moekv.h5 --requests-from AzureLLMInferenceTrace_conv.csv -o azure_gptoss.moekv.h5 --requests 100\n"
@@ -42,7 +42,7 @@ void add_trace_join(CLI::App& parent, Action& action) {
   command->add_option("--requests", a->options.n_requests, "--concat: number of sequences; else at most so many requests");
   command->add_option("--tokens", a->options.n_tokens, "--concat: tokens of each sequence; else longer requests are cut to this");
   command->add_option("--prompt-share", a->options.prompt_share, "--concat: share of prompt tokens; that of the recordings when left out")
-      ->check(CLI::Range(0.0, 1.0));
+      ->between(0.0, 1.0);
   command->add_option("--seed", a->options.seed, "seed of the choice and order of recordings")->capture_default_str();
   command->callback([a, &action] { action.run = [a] { return run_join(*a); }; });
 }

@@ -89,9 +89,9 @@ ExitCode show_stats(const StatsOptions& o) {
 
 }  // namespace
 
-void add_trace_stats(CLI::App& parent, Action& action) {
+void add_trace_stats(Command& parent, Action& action) {
   auto options = std::make_shared<StatsOptions>();
-  CLI::App* command = parent.add_subcommand("stats", "load skew, locality, cacheability and layer structure of a trace");
+  Command* command = parent.add_subcommand("stats", "load skew, locality, cacheability and layer structure of a trace");
   command->footer("Example: moekv trace stats trace.moekv.h5 --layers");
   command->add_option("file", options->file, "native trace file")->required();
   command->add_flag("--store", options->store, "also write them to the file's group /stats");

@@ -1,0 +1,97 @@
+// The command line through CLI11, the one place that includes it.
+#include "app/command_line.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <utility>
+
+namespace moekv {
+Option* Option::required() {
+  option_->required();
+  return this;
+}
+Option* Option::capture_default_str() {
+  option_->capture_default_str();
+  return this;
+}
+Option* Option::needs(const Option* other) {
+  option_->needs(other->option_);
+  return this;
+}
+Option* Option::excludes(const Option* other) {
+  option_->excludes(other->option_);
+  return this;
+}
+Option* Option::one_of(const std::vector<std::string>& values) {
+  option_->check(CLI::IsMember(values));
+  return this;
+}
+Option* Option::between(double lowest, double highest) {
+  option_->check(CLI::Range(lowest, highest));
+  return this;
+}
+Option* Option::delimiter(char c) {
+  option_->delimiter(c);
+  return this;
+}
+
+Command::Command() = default;
+Command::~Command() = default;
+
+Option* Command::keep(CLI::Option* option) {
+  options_.push_back(std::make_unique<Option>());
+  options_.back()->option_ = option;
+  return options_.back().get();
+}
+
+Command* Command::keep_command(CLI::App* app) {
+  commands_.push_back(std::unique_ptr<Command>(new Command));
+  commands_.back()->app_ = app;
+  return commands_.back().get();
+}
+
+Command* Command::add_subcommand(const std::string& name, const std::string& doc) { return keep_command(app_->add_subcommand(name, doc)); }
+Command* Command::add_option_group(const std::string& name) {
+  CLI::App* group = app_->add_option_group(name);
+  return keep_command(group);
+}
+
+template <class T>
+Option* Command::add_option(const std::string& names, T& value, const std::string& doc) {
+  return keep(app_->add_option(names, value, doc));
+}
+template Option* Command::add_option(const std::string&, std::string&, const std::string&);
+template Option* Command::add_option(const std::string&, std::int32_t&, const std::string&);
+template Option* Command::add_option(const std::string&, std::uint32_t&, const std::string&);
+template Option* Command::add_option(const std::string&, std::int64_t&, const std::string&);
+template Option* Command::add_option(const std::string&, std::uint64_t&, const std::string&);
+template Option* Command::add_option(const std::string&, double&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<std::string>&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<std::uint16_t>&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<std::uint32_t>&, const std::string&);
+
+Option* Command::add_flag(const std::string& names, bool& value, const std::string& doc) { return keep(app_->add_flag(names, value, doc)); }
+void Command::footer(const std::string& text) { app_->footer(text); }
+void Command::callback(std::function<void()> chosen) { app_->callback(std::move(chosen)); }
+void Command::require_subcommand(int n) { app_->require_subcommand(n); }
+void Command::require_option(int n) { app_->require_option(n); }
+
+CommandLine::CommandLine(const std::string& doc, const std::string& name) { program_.app_ = new CLI::App(doc, name); }
+CommandLine::~CommandLine() { delete program_.app_; }
+
+std::string CommandLine::parse(int argc, char** argv) {
+  CLI::App& app = *program_.app_;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return app.help();
+  } catch (const CLI::Success& e) {
+    return e.what();
+  } catch (const CLI::ParseError& e) {
+    throw CommandLineError(e.what());
+  }
+  return {};
+}
+
+}  // namespace moekv
