@@ -1,5 +1,4 @@
 """Every eviction policy replays the recorded tinymoe cut, on one process and on four, with equal digests, and evicts."""
-import json
 import re
 import unittest
 
@@ -25,42 +24,33 @@ def policies():
 
 
 class Evictions(program.ProgramTest):
-    def replay(self, policy, ranks):
-        config, out = self.folder / "evictions.yaml", self.folder / f"{policy}_{ranks}.h5"
-        config.write_text(SETTINGS)
-        self.run_ok("run", config, f"eviction.policy={policy}", *EXTRA.get(policy, []), "--out", out, ranks=ranks)
-        return json.loads(self.run_ok("show", "--json", out).out)
-
     def test_each_replays_alike_on_one_and_four_processes(self):
         names = policies()
         self.assertGreaterEqual(len(names), 40, names)
-        digests = {}
-        for name in sorted(names):
+        cases = {name: [f"eviction.policy={name}", *EXTRA.get(name, [])] for name in sorted(names)}
+        alone, four = self.sweep(SETTINGS, cases), self.sweep(SETTINGS, cases, ranks=4)
+        self.assertEqual(set(alone), names)
+        digests = {name: result.digest for name, result in alone.items()}
+        for name, result in alone.items():
             with self.subTest(name):
-                alone = self.replay(name, None)
-                self.assertEqual(alone["digest"], self.replay(name, 4)["digest"])
-                self.assertEqual(alone["violations"], [])
-                self.assertGreater(alone["metrics"]["evictions"]["value"], 0)
-                self.assertEqual(alone["metrics"]["recalls"]["value"] > 0, "eviction.action=demote" in EXTRA.get(name, []))
-                digests[name] = alone["digest"]
+                self.assertEqual(digests[name], four[name].digest)
+                self.assertGreater(result.metrics["evictions"], 0)
+                self.assertEqual(result.metrics["recalls"] > 0, "eviction.action=demote" in EXTRA.get(name, []))
         self.assertEqual(digests["tova"], digests["pikv.h2o"], "the paper's u = a is what TOVA does")
         self.assertNotEqual(digests["h2o.sum"], digests["tova"])
         looking_at_groups = {digests[name] for name in ("keydiff", "lagkv", "cur", "expected_attention", "r_kv", "cake")}
         self.assertEqual(len(looking_at_groups | {digests["fifo"], digests["knorm"]}), 8, "they all choose differently")
 
     def test_before_attend(self):
+        cases = {f"{policy} {order}": [f"eviction.policy={policy}", f"step_order={order}"]
+                 for policy in ("keydiff", "h2o.sum", "lru") for order in ("pikv", "standard")}
+        alone, four = self.sweep(SETTINGS, cases), self.sweep(SETTINGS, cases, ranks=4)
         for policy in ("keydiff", "h2o.sum", "lru"):
             with self.subTest(policy):
-                config, outs = self.folder / "evictions.yaml", [self.folder / f"{name}.h5" for name in ("alone", "four", "standard")]
-                config.write_text(SETTINGS)
-                shared = [config, f"eviction.policy={policy}"]
-                self.run_ok("run", *shared, "step_order=pikv", "--out", outs[0])
-                self.run_ok("run", *shared, "step_order=pikv", "--out", outs[1], ranks=4)
-                self.run_ok("run", *shared, "--out", outs[2])
-                alone, four, standard = (json.loads(self.run_ok("show", "--json", out).out) for out in outs)
-                self.assertEqual(alone["digest"], four["digest"])
-                self.assertNotEqual(alone["digest"], standard["digest"])
-                self.assertIn("evicts_before_attend", alone["labels"])
+                before = alone[f"{policy} pikv"]
+                self.assertEqual(before.digest, four[f"{policy} pikv"].digest)
+                self.assertNotEqual(before.digest, alone[f"{policy} standard"].digest)
+                self.assertIn("evicts_before_attend", before.labels)
 
 
 if __name__ == "__main__":

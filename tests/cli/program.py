@@ -1,13 +1,21 @@
 """The built program as a user starts it, alone or under mpirun, and what every command-line test asks of it."""
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
+import textwrap
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 SOURCE = Path(os.environ.get("MOEKV_SOURCE_DIR", Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(SOURCE / "scripts"))
+
+import moekv_results  # noqa: E402
+
 PROGRAM = os.environ.get("MOEKV_PROGRAM", str(SOURCE / "build/release/moekv"))
 MPIEXEC = os.environ.get("MOEKV_MPIEXEC", "mpirun")
 LIMIT_S = 100
@@ -64,6 +72,19 @@ class ProgramTest(unittest.TestCase):
         done = run(*arguments, folder=self.folder, **options)
         self.assertEqual(done.code, 0, done)
         return done
+
+    def sweep(self, base, cases, ranks=None):
+        """Runs a configuration (YAML text) with each of `cases` (name -> list of key=value), all in one job; a broken law fails the test.
+        Returns name -> SimpleNamespace(digest, labels, metrics)."""
+        lines = "".join(f"    - {json.dumps({'label': name, **dict(s.split('=', 1) for s in settings)})}\n" for name, settings in cases.items())
+        name = f"sweep_{len(self.listing())}"
+        (self.folder / f"{name}.yaml").write_text("base:\n" + textwrap.indent(base, "  ") + "axes:\n  - cases:\n" + lines)
+        self.run_ok("sweep", f"{name}.yaml", "--out", name, "-q", ranks=ranks, limit_s=280)
+        self.run_ok("merge", name, "--out", f"{name}.h5", "--without-records")
+        merged = moekv_results.load_sweep(self.folder / f"{name}.h5")
+        return {label: SimpleNamespace(digest=merged.digests[i], labels=merged.reader_labels[i],
+                                       metrics={metric: values[i] for metric, values in merged.metrics.items()})
+                for i, label in enumerate(merged.labels)}
 
     def refuse(self, *arguments, ranks=None, **options):
         """Bad input: exit 2, a message on stderr, nothing on stdout, no new file. Returns the message."""

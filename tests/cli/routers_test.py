@@ -1,5 +1,4 @@
 """Every router replays the recorded tinymoe cut, on one process and on four, with equal digests; a trace without logits is refused with the reason."""
-import json
 import re
 import unittest
 
@@ -23,36 +22,27 @@ def routers():
 
 
 class Routers(program.ProgramTest):
-    def write(self, model, trace):
-        path = self.folder / "routers.yaml"
-        path.write_text(SETTINGS.format(model=model, path=TRACES / trace))
-        return path
-
-    def replay(self, config, router, ranks):
-        out = self.folder / f"{router}_{ranks}.h5"
-        self.run_ok("run", config, f"routing.router={router}", "--out", out, ranks=ranks)
-        return json.loads(self.run_ok("show", "--json", out).out)
-
     def test_each_replays_alike_on_one_and_four_processes(self):
-        config, names = self.write("tinymoe", "tinymoe_cut.moekv.h5"), routers()
+        names = routers()
         self.assertGreaterEqual(len(names), 15, names)
-        digests = {}
+        base = SETTINGS.format(model="tinymoe", path=TRACES / "tinymoe_cut.moekv.h5")
+        cases = {name: [f"routing.router={name}"] for name in names}
+        alone, four = self.sweep(base, cases), self.sweep(base, cases, ranks=4)
+        digests = {name: result.digest for name, result in alone.items()}
         for name in names:
             with self.subTest(name):
-                alone = self.replay(config, name, None)
-                self.assertEqual(alone["digest"], self.replay(config, name, 4)["digest"])
-                self.assertEqual(alone["violations"], [])
-                self.assertGreater(alone["metrics"]["evictions"]["value"], 0)
-                self.assertEqual("feedback" in alone["labels"], name in ("cache_aware", "bandit"))
-                digests[name] = alone["digest"]
+                self.assertEqual(digests[name], four[name].digest)
+                self.assertGreater(alone[name].metrics["evictions"], 0)
+                self.assertEqual("feedback" in alone[name].labels, name in ("cache_aware", "bandit"))
                 if name != "recorded":
-                    self.assertIn("routing_change_rate", alone["metrics"])
+                    self.assertIn("routing_change_rate", alone[name].metrics)
         self.assertEqual(digests["topk"], digests["token_entropy"], "an entropy of the token changes no choice")
         different = {name: digest for name, digest in digests.items() if name not in ("recorded", "token_entropy")}
         self.assertEqual(len(set(different.values())), len(different), "two routers decide alike")
 
     def test_logits_are_asked_for(self):
-        config = self.write("deepseek-v2-lite", "dsv2lite_esft_cut.moekv.h5")
+        config = self.folder / "routers.yaml"
+        config.write_text(SETTINGS.format(model="deepseek-v2-lite", path=TRACES / "dsv2lite_esft_cut.moekv.h5"))
         message = self.refuse("run", config, "trace.layers=[1-4]", "routing.router=load_balance", "--out", "out.h5")
         self.assertIn("'load_balance' chooses from gate logits", message)
         self.assertIn("--pseudo-logits", message)
