@@ -1,0 +1,114 @@
+// make_nccl_transport: a communicator of one GPU for each process, its identifier handed round by the job's own transport.
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <source_location>
+#include <string>
+
+#include "core/error.hpp"
+#include "cuda_check.hpp"
+#include "cuda_device.hpp"
+#include "device_transport.hpp"
+#include "nccl_api.hpp"
+
+namespace moekv {
+namespace kernels {
+namespace {
+
+constexpr double default_timeout_s = 120;
+
+void check(ncclResult_t code, ncclComm_t comm, const std::source_location& where = std::source_location::current()) {
+  if (code == ncclSuccess || code == ncclInProgress) return;
+  const NcclApi& nccl = nccl_api();
+  throw SystemError(fmt::format("NCCL: {}: {} ({}:{} {})", nccl.error_string(code), nccl.last_error(comm), where.file_name(), where.line(),
+                                where.function_name()));
+}
+
+class NcclPeers final : public Peers {
+ public:
+  NcclPeers(const ncclUniqueId& id, int n_processes, int process, cudaStream_t stream) : nccl_(nccl_api()), stream_(stream) {
+    check(nccl_.init_rank(&comm_, n_processes, id, process), nullptr);
+  }
+  ~NcclPeers() override {
+    if (comm_ == nullptr) return;
+    if (std::uncaught_exceptions() == exceptions_at_start_) {
+      nccl_.destroy(comm_);
+    } else {
+      nccl_.abort(comm_);  // the peers may be gone
+    }
+  }
+  NcclPeers(const NcclPeers&) = delete;
+  NcclPeers& operator=(const NcclPeers&) = delete;
+
+  void start_group() override { check(nccl_.group_start(), comm_); }
+  void send(const std::byte* memory, std::uint64_t bytes, int peer) override { check(nccl_.send(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
+  void receive(std::byte* memory, std::uint64_t bytes, int peer) override { check(nccl_.receive(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
+  void end_group() override { check(nccl_.group_end(), comm_); }
+  void poll() override {
+    ncclResult_t state = ncclSuccess;
+    check(nccl_.async_error(comm_, &state), comm_);
+    check(state, comm_);
+  }
+  void abort() noexcept override {
+    nccl_.abort(comm_);
+    comm_ = nullptr;
+  }
+
+ private:
+  const NcclApi& nccl_;
+  cudaStream_t stream_;
+  ncclComm_t comm_ = nullptr;
+  int exceptions_at_start_ = std::uncaught_exceptions();
+};
+
+/// "host and PCI address" of the GPU that this process took.
+std::string identity(const Transport& job, const DeviceChoice& choice) {
+  char address[32] = {};
+  check(cudaDeviceGetPCIBusId(address, sizeof address, choice.device));
+  return fmt::format("{} of {}", address, job.host_name());
+}
+
+/// Collective. Throws on every process where two have the same GPU.
+void require_own_gpus(Transport& job, const std::string& mine) {
+  const auto all = job.gather(std::as_bytes(std::span(mine)));
+  std::string shared;
+  for (std::size_t a = 0; a < all.size() && shared.empty(); ++a) {
+    for (std::size_t b = a + 1; b < all.size() && shared.empty(); ++b) {
+      if (all[a] == all[b]) shared = fmt::format("processes {} and {} share GPU {}", a, b, std::string(reinterpret_cast<const char*>(all[a].data()), all[a].size()));
+    }
+  }
+  std::vector<std::byte> verdict(std::as_bytes(std::span(shared)).begin(), std::as_bytes(std::span(shared)).end());
+  job.broadcast(verdict);
+  if (verdict.empty()) return;
+  throw UserError("transport: nccl", fmt::format("NCCL needs a GPU for each process, and {}", std::string(reinterpret_cast<const char*>(verdict.data()), verdict.size())),
+                  "use transport: mpi, or start as many processes as there are GPUs");
+}
+
+double timeout_s() {
+  const char* text = std::getenv("MOEKV_NCCL_TIMEOUT_S");
+  const double value = text != nullptr ? std::atof(text) : 0.0;
+  return value > 0.0 ? value : default_timeout_s;
+}
+
+}  // namespace
+}  // namespace kernels
+
+std::unique_ptr<Transport> make_nccl_transport(std::unique_ptr<Transport> job) {
+  using namespace kernels;
+  const NcclApi& nccl = nccl_api();
+  const DeviceChoice choice = choose_device();
+  require_own_gpus(*job, identity(*job, choice));
+  auto device = std::make_unique<CudaDevice>(choice);
+  ncclUniqueId id{};
+  if (job->process() == 0) check(nccl.get_unique_id(&id), nullptr);
+  std::vector<std::byte> bytes(sizeof id);
+  std::memcpy(bytes.data(), &id, sizeof id);
+  job->broadcast(bytes);
+  std::memcpy(&id, bytes.data(), sizeof id);
+  auto peers = std::make_unique<NcclPeers>(id, job->n_processes(), job->process(), device->stream());
+  return std::make_unique<DeviceTransport>(std::move(job), std::move(device), std::move(peers), timeout_s());
+}
+
+}  // namespace moekv
