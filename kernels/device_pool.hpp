@@ -17,10 +17,10 @@ class DevicePool {
       : format_(format),
         max_blocks_(max_blocks),
         home_(home),
-        blocks_(device, format.block_bytes(), place),
-        bounds_(device, format.bounds_bytes(), place),
+        blocks_(device, format.block_bytes(), max_blocks, place),
+        bounds_(device, format.bounds_bytes(), max_blocks, place),
         tables_(format.shared_bytes()),
-        table_slabs_(device, format.shared_bytes(), Place::device) {}
+        table_slabs_(device, format.shared_bytes(), most_tables, Place::device) {}
 
   /// Makes blocks 0..index usable.
   void use(std::uint32_t index) {
@@ -49,6 +49,8 @@ class DevicePool {
   }
 
  private:
+  static constexpr std::uint32_t most_tables = 64;  // of a slab
+
   BlockFormat format_;
   std::uint32_t max_blocks_;
   PoolId home_;

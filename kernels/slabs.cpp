@@ -1,4 +1,4 @@
-// A slab is 16 MiB or one item.
+// A slab is 16 MiB, or one item where that is more, or all items where that is less.
 #include "slabs.hpp"
 
 #include <algorithm>
@@ -12,11 +12,12 @@ constexpr std::uint64_t slab_bytes = std::uint64_t{16} << 20;
 
 }  // namespace
 
-Slabs::Slabs(Device& device, std::uint64_t item_bytes, Place place)
+Slabs::Slabs(Device& device, std::uint64_t item_bytes, std::uint32_t max_items, Place place)
     : device_(&device),
       item_bytes_(item_bytes),
       place_(place),
-      per_slab_(static_cast<std::uint32_t>(std::max<std::uint64_t>(1, slab_bytes / std::max<std::uint64_t>(1, item_bytes)))) {}
+      per_slab_(static_cast<std::uint32_t>(
+          std::clamp<std::uint64_t>(slab_bytes / std::max<std::uint64_t>(1, item_bytes), 1, std::max<std::uint32_t>(1, max_items)))) {}
 
 Slabs::~Slabs() {
   for (std::byte* slab : slabs_) {

@@ -13,8 +13,8 @@ enum class Place : std::uint8_t { device, pinned };
 
 class Slabs {
  public:
-  /// Items of 0 bytes take no memory.
-  Slabs(Device& device, std::uint64_t item_bytes, Place place);
+  /// At most `max_items` items. Items of 0 bytes take no memory.
+  Slabs(Device& device, std::uint64_t item_bytes, std::uint32_t max_items, Place place);
   ~Slabs();
   Slabs(Slabs&& other) noexcept;
   Slabs& operator=(Slabs&&) = delete;

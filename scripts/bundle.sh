@@ -69,7 +69,6 @@ if [ "${1-}" = --exec ]; then
   program=$2
   shift 2
 fi
-export MOEKV_CONFIGS_DIR="${MOEKV_CONFIGS_DIR:-$root/configs}"
 export LD_LIBRARY_PATH="$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 if [ "${MOEKV_SITE_MPI:-0}" != 1 ]; then
   export OPAL_PREFIX="$root" OPAL_BINDIR="$root/libexec" OPAL_LIBDIR="$root/lib" OPAL_PKGLIBDIR="$root/lib/openmpi3" OPAL_DATADIR="$root/share"

@@ -25,9 +25,10 @@ class EmulatedBlock {
     T values_[128];
   };
 
-  EmulatedBlock(std::uint32_t index, std::uint64_t shared_bytes, bool backwards) : index_(index), memory_(shared_bytes + 16, std::byte{0xFF}), backwards_(backwards) {
-    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
-    shared_ = memory_.data() + (16 - address % 16) % 16;
+  /// `memory` is kept from block to block.
+  EmulatedBlock(std::uint32_t index, std::uint64_t shared_bytes, std::vector<std::byte>& memory, bool backwards) : index_(index), backwards_(backwards) {
+    memory.assign(shared_bytes + 16, std::byte{0xFF});
+    shared_ = memory.data() + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16) % 16;
   }
 
   [[nodiscard]] unsigned n_threads() const { return 128; }
@@ -134,7 +135,6 @@ class EmulatedBlock {
   }
 
   std::uint32_t index_;
-  std::vector<std::byte> memory_;
   std::byte* shared_;
   bool backwards_;
   std::vector<Copy> pending_;

@@ -76,8 +76,9 @@ void EmulatedDevice::enqueue_blocks(std::uint32_t n, std::uint64_t shared_bytes,
   if (n == 0) throw std::logic_error("a launch without blocks");
   if (shared_bytes > shared_limit_) throw std::logic_error("more shared memory than a block may have");
   enqueue([=] {
+    std::vector<std::byte> memory;
     for (std::uint32_t i = 0; i < n; ++i) {
-      EmulatedBlock block(i, shared_bytes, i % 2 == 1);
+      EmulatedBlock block(i, shared_bytes, memory, i % 2 == 1);
       body(block);
     }
   });

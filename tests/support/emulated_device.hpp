@@ -30,9 +30,12 @@ class EmulatedDevice final : public kernels::Device {
   void mark(unsigned index) override { marks_[index] = enqueued_; }
   void wait(unsigned index) override { run_until(marks_[index]); }
   [[nodiscard]] bool done(unsigned index) override {
+    if (stuck_) return false;
     run_until(marks_[index]);
     return true;
   }
+  /// From now on nothing is ever done.
+  void never_done() { stuck_ = true; }
   void synchronize() override { run_until(enqueued_); }
   void launch(const kernels::AppendLaunch& work) override;
   void launch(const kernels::WidenLaunch& work) override;
@@ -51,6 +54,7 @@ class EmulatedDevice final : public kernels::Device {
   void enqueue_blocks(std::uint32_t n, std::uint64_t shared_bytes, Body body);
 
   std::uint64_t left_, shared_limit_;
+  bool stuck_ = false;
   std::map<const std::byte*, std::unique_ptr<std::byte[]>> memory_;
   std::map<const std::byte*, std::uint64_t> sizes_;
   std::deque<std::function<void()>> queue_;
