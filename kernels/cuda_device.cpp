@@ -1,7 +1,6 @@
 // The CUDA runtime behind Device: one stream of its own, events for marks, errors thrown where they show.
 #include "cuda_device.hpp"
 
-#include <cuda.h>
 #include <fmt/format.h>
 
 #include "comm/host.hpp"

@@ -43,7 +43,8 @@ NcclApi open() {
     if (void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL)) return load(library, path);
     tried += fmt::format("{}{}", tried.empty() ? "" : ", ", path);
   }
-  throw DeviceMissing(fmt::format("transport 'nccl': no NCCL library (tried {}); set MOEKV_NCCL_LIB to the path of libnccl.so.2, or use transport: mpi", tried));
+  throw DeviceMissing(
+      fmt::format("transport 'nccl': no NCCL library (tried {}); set MOEKV_NCCL_LIB to the path of libnccl.so.2, or use transport: mpi", tried));
 }
 
 }  // namespace

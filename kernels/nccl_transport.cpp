@@ -19,7 +19,7 @@ namespace {
 
 constexpr double default_timeout_s = 120;
 
-void check(ncclResult_t code, ncclComm_t comm, const std::source_location& where = std::source_location::current()) {
+void require(ncclResult_t code, ncclComm_t comm, const std::source_location& where = std::source_location::current()) {
   if (code == ncclSuccess || code == ncclInProgress) return;
   const NcclApi& nccl = nccl_api();
   throw SystemError(fmt::format("NCCL: {}: {} ({}:{} {})", nccl.error_string(code), nccl.last_error(comm), where.file_name(), where.line(),
@@ -29,7 +29,7 @@ void check(ncclResult_t code, ncclComm_t comm, const std::source_location& where
 class NcclPeers final : public Peers {
  public:
   NcclPeers(const ncclUniqueId& id, int n_processes, int process, cudaStream_t stream) : nccl_(nccl_api()), stream_(stream) {
-    check(nccl_.init_rank(&comm_, n_processes, id, process), nullptr);
+    require(nccl_.init_rank(&comm_, n_processes, id, process), nullptr);
   }
   ~NcclPeers() override {
     if (comm_ == nullptr) return;
@@ -42,14 +42,14 @@ class NcclPeers final : public Peers {
   NcclPeers(const NcclPeers&) = delete;
   NcclPeers& operator=(const NcclPeers&) = delete;
 
-  void start_group() override { check(nccl_.group_start(), comm_); }
-  void send(const std::byte* memory, std::uint64_t bytes, int peer) override { check(nccl_.send(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
-  void receive(std::byte* memory, std::uint64_t bytes, int peer) override { check(nccl_.receive(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
-  void end_group() override { check(nccl_.group_end(), comm_); }
+  void start_group() override { require(nccl_.group_start(), comm_); }
+  void send(const std::byte* memory, std::uint64_t bytes, int peer) override { require(nccl_.send(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
+  void receive(std::byte* memory, std::uint64_t bytes, int peer) override { require(nccl_.receive(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
+  void end_group() override { require(nccl_.group_end(), comm_); }
   void poll() override {
     ncclResult_t state = ncclSuccess;
-    check(nccl_.async_error(comm_, &state), comm_);
-    check(state, comm_);
+    require(nccl_.async_error(comm_, &state), comm_);
+    require(state, comm_);
   }
   void abort() noexcept override {
     nccl_.abort(comm_);
@@ -70,19 +70,21 @@ std::string identity(const Transport& job, const DeviceChoice& choice) {
   return fmt::format("{} of {}", address, job.host_name());
 }
 
+std::string text_of(const std::vector<std::byte>& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+
 /// Collective. Throws on every process where two have the same GPU.
 void require_own_gpus(Transport& job, const std::string& mine) {
   const auto all = job.gather(std::as_bytes(std::span(mine)));
   std::string shared;
   for (std::size_t a = 0; a < all.size() && shared.empty(); ++a) {
     for (std::size_t b = a + 1; b < all.size() && shared.empty(); ++b) {
-      if (all[a] == all[b]) shared = fmt::format("processes {} and {} share GPU {}", a, b, std::string(reinterpret_cast<const char*>(all[a].data()), all[a].size()));
+      if (all[a] == all[b]) shared = fmt::format("processes {} and {} share GPU {}", a, b, text_of(all[a]));
     }
   }
   std::vector<std::byte> verdict(std::as_bytes(std::span(shared)).begin(), std::as_bytes(std::span(shared)).end());
   job.broadcast(verdict);
   if (verdict.empty()) return;
-  throw UserError("transport: nccl", fmt::format("NCCL needs a GPU for each process, and {}", std::string(reinterpret_cast<const char*>(verdict.data()), verdict.size())),
+  throw UserError("transport: nccl", fmt::format("NCCL needs a GPU for each process, and {}", text_of(verdict)),
                   "use transport: mpi, or start as many processes as there are GPUs");
 }
 
@@ -102,7 +104,7 @@ std::unique_ptr<Transport> make_nccl_transport(std::unique_ptr<Transport> job) {
   require_own_gpus(*job, identity(*job, choice));
   auto device = std::make_unique<CudaDevice>(choice);
   ncclUniqueId id{};
-  if (job->process() == 0) check(nccl.get_unique_id(&id), nullptr);
+  if (job->process() == 0) require(nccl.get_unique_id(&id), nullptr);
   std::vector<std::byte> bytes(sizeof id);
   std::memcpy(bytes.data(), &id, sizeof id);
   job->broadcast(bytes);

@@ -5,43 +5,10 @@
 
 #include <limits>
 
-#include "launches.hpp"
-#include "rules/codec/narrow.hpp"
-#include "rules/codec/row.hpp"
 #include "rules/merge.hpp"
+#include "tensor_tile.hpp"
 
 namespace moekv::kernels {
-
-inline constexpr std::uint32_t tensor_tile = 64;  // slots
-inline constexpr std::uint32_t pad16 = 8;         // 16-bit values between rows of shared memory: rows of a fragment fall into different banks
-
-/// Row widths and query heads (in eights) that a kernel is made for.
-template <ElementFormat e, std::uint32_t k, std::uint32_t v, std::uint32_t n, bool l>
-struct TensorShape {
-  static constexpr ElementFormat element = e;
-  static constexpr std::uint32_t d_k = k, d_v = v, eights = n, heads = 8 * n;
-  static constexpr bool latent = l;
-  static constexpr std::uint32_t k_stride = k + pad16, v_stride = l ? k_stride : v + pad16, p_stride = tensor_tile + pad16, s_stride = tensor_tile + 1;
-  static constexpr std::uint32_t stage_bytes = 2 * tensor_tile * (k_stride + (l ? 0 : v_stride));
-};
-
-/// What is known of the slots of a tile. Pointers of slots that are not read are null.
-struct TileRows {
-  const std::byte *k[tensor_tile], *v[tensor_tile];
-  float k_scale[tensor_tile], k_zero[tensor_tile], v_scale[tensor_tile], v_zero[tensor_tile];
-  std::uint32_t logit[tensor_tile];  // place of the slot's logit in the task, or ~0
-  ElementFormat k_element[tensor_tile], v_element[tensor_tile];
-};
-
-template <class Shape>
-struct TensorShared {
-  std::byte stages[2][Shape::stage_bytes];
-  std::uint16_t q[Shape::heads * Shape::k_stride];
-  std::uint16_t p[2][Shape::heads * Shape::p_stride];  // weights: leading part, rest
-  float s[Shape::heads * Shape::s_stride];
-  TileRows rows[3];
-  float m[Shape::heads], l[Shape::heads], zero[Shape::heads], keep[Shape::heads], q_sum[Shape::heads];
-};
 
 template <class Block, class Shape>
 class TensorSteps {
@@ -51,9 +18,7 @@ class TensorSteps {
         work_(work),
         item_(work.items[block.index()]),
         s_(*reinterpret_cast<TensorShared<Shape>*>(block.shared())),
-        pages_per_tile_(work.page_slots < tensor_tile ? tensor_tile / work.page_slots : 1),
-        tiles_per_page_((work.page_slots + tensor_tile - 1) / tensor_tile),
-        n_tiles_(work.page_slots < tensor_tile ? (item_.n_pages + pages_per_tile_ - 1) / pages_per_tile_ : item_.n_pages * tiles_per_page_) {}
+        n_tiles_(count_tiles(item_.n_pages, work.page_slots)) {}
 
   MOEKV_HD void run() {
     start();
@@ -114,40 +79,11 @@ class TensorSteps {
     block_.each([](unsigned) {});
   }
 
-  /// Where the slots of a tile lie, one thread a slot. A barrier must follow.
+  /// A barrier must follow.
   MOEKV_HD void describe_more(std::uint32_t tile) {
     block_.free_each([&](unsigned t) {
-      if (t >= tensor_tile) return;
-      TileRows& rows = s_.rows[tile % 3];
-      const bool small = work_.page_slots < tensor_tile;
-      const std::uint32_t page_index = small ? tile * pages_per_tile_ + t / work_.page_slots : tile / tiles_per_page_;
-      const std::uint32_t slot = small ? t % work_.page_slots : tile % tiles_per_page_ * tensor_tile + t;
-      rows.k[t] = rows.v[t] = nullptr;
-      rows.logit[t] = ~0U;
-      rows.k_scale[t] = rows.k_zero[t] = rows.v_scale[t] = rows.v_zero[t] = 0.0F;
-      if (page_index >= item_.n_pages || (small && t / work_.page_slots >= pages_per_tile_)) return;
-      const DevicePage& page = work_.pages[item_.first_page + page_index];
-      const PoolLayout& pool = work_.pools[page.pool];
-      if (slot >= page.n_slots) return;
-      rows.logit[t] = page.first_slot + slot;
-      if (!is_read(page, work_.masks, slot)) return;
-      const std::byte* head = page.block + item_.kv_head * pool.head_bytes;
-      rows.k_element[t] = pool.k.format.element;
-      rows.v_element[t] = pool.v.format.element;
-      place(pool.k, head, slot, rows.k[t], rows.k_scale[t], rows.k_zero[t]);
-      if (!Shape::latent) place(pool.v, head, slot, rows.v[t], rows.v_scale[t], rows.v_zero[t]);
-      if (Shape::latent) {
-        rows.v_scale[t] = rows.k_scale[t];
-        rows.v_zero[t] = rows.k_zero[t];
-      }
+      if (t < tensor_tile) describe_slot(work_, item_, tile, t, Shape::latent, s_.rows[tile % 3]);
     });
-  }
-
-  static MOEKV_HD void place(const PlaneLayout& plane, const std::byte* head, std::uint32_t slot, const std::byte*& row, float& scale, float& zero) {
-    row = head + plane.codes + std::uint64_t{slot} * plane.row_bytes;
-    const RowScale s = load_scale(plane.format, head + plane.meta + std::uint64_t{slot} * plane.meta_bytes);
-    scale = s.scale;
-    zero = s.zero;
   }
 
   /// Starts copying the rows of a tile to its stage; codes are there when this returns, raw values after the wait.
@@ -174,28 +110,9 @@ class TensorSteps {
       constexpr std::uint32_t pieces = d / 16;
       for (std::uint32_t i = t; i < tensor_tile * pieces; i += block_.n_threads()) {
         const std::uint32_t r = i / pieces, c = i % pieces * 16;
-        if (rows[r] != nullptr && elements[r] != Shape::element) put_codes(elements[r], rows[r], c, stage + r * stride + c);
+        if (rows[r] != nullptr && elements[r] != Shape::element) put_codes<Block, Shape::element>(elements[r], rows[r], c, stage + r * stride + c);
       }
     });
-  }
-
-  /// 16 values of a row of codes, from value c on.
-  static MOEKV_HD void put_codes(ElementFormat element, const std::byte* row, std::uint32_t c, std::uint16_t* to) {
-    std::uint32_t pairs[8];
-    if (element == ElementFormat::int4) {
-      const std::uint64_t codes = *reinterpret_cast<const std::uint64_t*>(row + c / 2);
-      narrow_nibbles<Shape::element>(static_cast<std::uint32_t>(codes), pairs);
-      narrow_nibbles<Shape::element>(static_cast<std::uint32_t>(codes >> 32), pairs + 4);
-    } else {
-      const auto* codes = reinterpret_cast<const std::uint64_t*>(row + c);
-      const std::uint64_t first = codes[0], second = codes[1];
-      narrow_bytes<Shape::element>(element, static_cast<std::uint32_t>(first), pairs);
-      narrow_bytes<Shape::element>(element, static_cast<std::uint32_t>(first >> 32), pairs + 2);
-      narrow_bytes<Shape::element>(element, static_cast<std::uint32_t>(second), pairs + 4);
-      narrow_bytes<Shape::element>(element, static_cast<std::uint32_t>(second >> 32), pairs + 6);
-    }
-    Block::store_wide(to, pairs);
-    Block::store_wide(to + 8, pairs + 4);
   }
 
   /// s = scaled products of every query head with the 64 rows of K; each warp has 16 rows.
@@ -235,7 +152,8 @@ class TensorSteps {
     float x = -std::numeric_limits<float>::infinity();
     if (rows.k[row] != nullptr) x = work_.scale * (product * rows.k_scale[row] + rows.k_zero[row] * s_.q_sum[head]);
     s_.s[head * Shape::s_stride + row] = x;
-    if (work_.logits != nullptr && head < item_.n_heads && rows.logit[row] != ~0U) work_.logits[item_.logits + head * item_.logits_stride + rows.logit[row]] = x;
+    const bool kept = work_.logits != nullptr && head < item_.n_heads && rows.logit[row] != ~0U;
+    if (kept) work_.logits[item_.logits + head * item_.logits_stride + rows.logit[row]] = x;
   }
 
   /// p = weights relative to the new maximum; the same number of threads for every head.
@@ -339,7 +257,7 @@ class TensorSteps {
   const AttendLaunch& work_;
   const AttendItem& item_;
   TensorShared<Shape>& s_;
-  std::uint32_t pages_per_tile_, tiles_per_page_, n_tiles_;
+  std::uint32_t n_tiles_;
   typename Block::template Lanes<Sums> sums_;
 };
 

@@ -65,7 +65,8 @@ class Bench {
     const std::vector<Times> times = time_pieces(stream, pieces, options_.rounds, [&] { device_.clear(buffers_.flush, buffers_.flush_bytes); });
     const double read = pieces[0].bytes / times[0].quantile(0.5), copy = pieces[2].bytes / times[2].quantile(0.5), empty = times[3].quantile(0.5);
     const double t = times[1].quantile(0.5), rate = piece.bytes / t;
-    rows_.push_back({name, piece.bytes, t, times[1].quantile(0.05), times[1].quantile(0.95), rate / read, rate / copy, (empty + piece.bytes / read) / t});
+    const double ideal = empty + piece.bytes / read;
+    rows_.push_back({name, piece.bytes, t, times[1].quantile(0.05), times[1].quantile(0.95), rate / read, rate / copy, ideal / t});
     if (rows_.size() == 1)
       fmt::print("{:<44}{:>9}{:>10}{:>18}{:>9}{:>8}{:>8}{:>8}\n", "case", "MB", "us", "[p5, p95]", "GB/s", "/read", "/copy", "ideal/t");
     const Row& r = rows_.back();
@@ -78,7 +79,8 @@ class Bench {
   void attention() {
     const AttendShape gqa{"32/4/128", 4, 8, 128, 128, false, 64}, small{"32/4/128 P=16", 4, 8, 128, 128, false, 16}, oss{"64/8/64", 8, 8, 64, 64, false, 64},
         mla{"MLA 16x576", 1, 16, 576, 512, true, 64};
-    const std::vector<std::pair<std::string, Codec>> codecs{{"bf16", codec::Bf16{}}, {"fp8", codec::Fp8Token{}}, {"int8", codec::Int8Token{}}, {"int4", codec::Int4Token{}}};
+    const std::vector<std::pair<std::string, Codec>> codecs{{"bf16", codec::Bf16{}}, {"fp8", codec::Fp8Token{}}, {"int8", codec::Int8Token{}},
+                                                            {"int4", codec::Int4Token{}}};
     for (const auto& [name, codec] : codecs) run(fmt::format("attend {} {} b32 L8K", name, gqa.name), attend_case(device_, gqa, codec, 32, 8192));
     run(fmt::format("attend bf16 {} b32 L8K", small.name), attend_case(device_, small, codec::Bf16{}, 32, 8192));
     run(fmt::format("attend bf16 {} b32 L8K", oss.name), attend_case(device_, oss, codec::Bf16{}, 32, 8192));

@@ -161,6 +161,38 @@ TEST_P(AttendParity, EveryPairOfCodecsMatches) {
   }
 }
 
+/// Shapes that tensor cores serve, with raw and sealed pages side by side in one tile.
+TEST_P(AttendParity, RowScaledCodesMatchInTensorShapes) {
+  const std::vector<std::pair<Codec, Codec>> pairs = {{codec::Fp8Token{}, codec::Fp8Head{0.5F}}, {codec::Int8Token{}, codec::Int4Token{}},
+                                                      {codec::Int4Token{}, codec::Bf16{}},        {codec::Bf16{}, codec::Int8Token{}},
+                                                      {codec::Fp8Head{0.5F}, codec::Int4Token{}}};
+  for (const auto& [d_k, d_v, latent] : {Dimensions{64, 64, false}, {128, 128, false}, {576, 512, true}}) {
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+      for (const std::uint32_t page_slots : {24U, 64U}) {
+        const std::uint32_t group = latent ? 19 : i % 2 == 0 ? 8 : 11;
+        SCOPED_TRACE(testing::Message() << "d " << d_k << "/" << d_v << " codecs " << i << " P " << page_slots);
+        const auto device = backend();
+        const ElementFormat payload = i == 2 || i == 3 ? ElementFormat::bf16 : i == 1 ? ElementFormat::fp16 : ElementFormat::bf16;
+        PageWorld world(*device, {page_slots, latent ? 1U : 2U, group, d_k, d_v, latent, payload, plane_of(pairs[i].first, Role::k, d_k),
+                                  plane_of(pairs[i].second, Role::v, d_v), 0.6F}, 7, d_k + static_cast<unsigned>(i));
+        add_ragged_tasks(world);
+        if (i == 0 || i == 3) world.add_task(1400 / page_slots, 0.2F);  // several parts
+        expect_all(world, world.attend(*device, true), true);
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(AttendParity, ContextsOf128KTokensMatch) {
+  const auto device = backend();
+  Geometry g{64, 1, 1, 64, 64, false, ElementFormat::bf16};
+  PageWorld world(*device, g, 50, 12);
+  world.add_task(2048, 0.02F);
+  world.add_task_on({7}, 1);
+  expect_all(world, world.attend(*device, true), true);
+}
+
 TEST_P(AttendParity, EveryCodecMatchesItsStoredValues) {
   const auto check = [&](const Codec& c, std::uint32_t d_k, std::uint32_t d_v, bool latent) {
     const PlaneFormat k = plane_of(c, Role::k, d_k);

@@ -86,8 +86,8 @@ TEST(MapBackValue, IsTheChannelOfMapBack) {
   std::mt19937 random(4);
   std::normal_distribution<float> normal;
   for (const PlaneFormat& f : {codec::LowrankPca{.rank = 12}.plane(Role::k, 40), codec::LowrankKqSvd{.rank = 12}.plane(Role::k, 40),
-                               codec::PruneMagnitude{}.plane(Role::k, 40), codec::PyramidRes{}.plane(Role::k, 40), codec::AeLoaded{.rank = 12}.plane(Role::k, 40),
-                               codec::Int4TokenCentred{}.plane(Role::k, 40)}) {
+                               codec::PruneMagnitude{}.plane(Role::k, 40), codec::PyramidRes{}.plane(Role::k, 40),
+                               codec::AeLoaded{.rank = 12}.plane(Role::k, 40), codec::Int4TokenCentred{}.plane(Role::k, 40)}) {
     std::vector<std::byte> table(table_bytes(f, 40));
     for (std::size_t i = 0; i < table.size(); i += 2) store_u16(&table[i], fp16_from_float(normal(random)));
     const std::size_t data = f.centre ? 80 : 0;
@@ -107,7 +107,8 @@ TEST(PartsOfTasks, AreEnoughForADeviceAndFewEnoughToMerge) {
   EXPECT_EQ(part_slots(1), 512U);
   EXPECT_EQ(part_slots(64 * 1024), 512U);
   EXPECT_EQ(part_slots(128 * 1024), 1024U);
-  for (const std::uint64_t slots : {std::uint64_t{700}, std::uint64_t{100000}, std::uint64_t{1} << 24}) EXPECT_LE((slots + part_slots(slots) - 1) / part_slots(slots), 128U);
+  for (const std::uint64_t slots : {std::uint64_t{700}, std::uint64_t{100000}, std::uint64_t{1} << 24})
+    EXPECT_LE((slots + part_slots(slots) - 1) / part_slots(slots), 128U);
 }
 
 TEST(TensorShapes, FitTheSharedMemoryOfTheirDevices) {
