@@ -11,8 +11,8 @@
 
 namespace moekv::kernels {
 
-DeviceTransport::DeviceTransport(std::unique_ptr<Transport> job, std::unique_ptr<Device> device, std::unique_ptr<Peers> peers, double timeout_s)
-    : job_(std::move(job)),
+DeviceTransport::DeviceTransport(Transport& job, std::unique_ptr<Device> device, std::unique_ptr<Peers> peers, double timeout_s)
+    : job_(&job),
       device_(std::move(device)),
       peers_(std::move(peers)),
       timeout_s_(timeout_s),

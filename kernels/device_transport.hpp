@@ -26,8 +26,8 @@ class Peers {
 
 class DeviceTransport final : public Transport {
  public:
-  /// `job` does all but exchanges, and tells how many bytes each carries. An exchange that takes longer than `timeout_s` is aborted.
-  DeviceTransport(std::unique_ptr<Transport> job, std::unique_ptr<Device> device, std::unique_ptr<Peers> peers, double timeout_s);
+  /// `job`, which lives as long, does all but exchanges, and tells how many bytes each carries. An exchange that takes longer than `timeout_s` is aborted.
+  DeviceTransport(Transport& job, std::unique_ptr<Device> device, std::unique_ptr<Peers> peers, double timeout_s);
 
   [[nodiscard]] std::string_view name() const override { return "nccl"; }
   [[nodiscard]] int n_processes() const override { return job_->n_processes(); }
@@ -49,7 +49,7 @@ class DeviceTransport final : public Transport {
   void enqueue();
   void watch();
 
-  std::unique_ptr<Transport> job_;
+  Transport* job_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Peers> peers_;
   double timeout_s_;

@@ -5,7 +5,9 @@
 #include <cstring>
 #include <exception>
 #include <source_location>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "core/error.hpp"
 #include "cuda_check.hpp"
@@ -63,28 +65,50 @@ class NcclPeers final : public Peers {
   int exceptions_at_start_ = std::uncaught_exceptions();
 };
 
-/// "host and PCI address" of the GPU that this process took.
-std::string identity(const Transport& job, const DeviceChoice& choice) {
-  char address[32] = {};
-  check(cudaDeviceGetPCIBusId(address, sizeof address, choice.device));
-  return fmt::format("{} of {}", address, job.host_name());
+/// What one process found: its GPU ("address of host"), or why it has none.
+struct Finding {
+  DeviceChoice choice;
+  std::string gpu, missing;
+};
+Finding look(const Transport& job) {
+  Finding found;
+  try {
+    (void)nccl_api();
+    found.choice = choose_device();
+    char address[32] = {};
+    check(cudaDeviceGetPCIBusId(address, sizeof address, found.choice.device));
+    found.gpu = fmt::format("{} of {}", address, job.host_name());
+  } catch (const std::exception& e) {
+    found.missing = fmt::format("{} (process {})", e.what(), job.process());
+  }
+  return found;
 }
 
 std::string text_of(const std::vector<std::byte>& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+std::vector<std::byte> bytes_of(const std::string& text) { return {std::as_bytes(std::span(text)).begin(), std::as_bytes(std::span(text)).end()}; }
 
-/// Collective. Throws on every process where two have the same GPU.
-void require_own_gpus(Transport& job, const std::string& mine) {
-  const auto all = job.gather(std::as_bytes(std::span(mine)));
+/// Collective. First text that is not empty, of the lowest process, on every process.
+std::string first_text(Transport& job, const std::string& mine) {
+  std::vector<std::byte> first;
+  for (const auto& text : job.gather(bytes_of(mine))) {
+    if (first.empty()) first = text;
+  }
+  job.broadcast(first);
+  return text_of(first);
+}
+
+/// Collective. Throws on every process where one has no GPU or library, or two have the same GPU: nobody waits for a process that has left.
+void require_own_gpus(Transport& job, const Finding& found) {
+  if (const std::string missing = first_text(job, found.missing); !missing.empty()) throw DeviceMissing(missing);
+  const auto all = job.gather(bytes_of(found.gpu));
   std::string shared;
   for (std::size_t a = 0; a < all.size() && shared.empty(); ++a) {
     for (std::size_t b = a + 1; b < all.size() && shared.empty(); ++b) {
       if (all[a] == all[b]) shared = fmt::format("processes {} and {} share GPU {}", a, b, text_of(all[a]));
     }
   }
-  std::vector<std::byte> verdict(std::as_bytes(std::span(shared)).begin(), std::as_bytes(std::span(shared)).end());
-  job.broadcast(verdict);
-  if (verdict.empty()) return;
-  throw UserError("transport: nccl", fmt::format("NCCL needs a GPU for each process, and {}", text_of(verdict)),
+  if (shared = first_text(job, shared); shared.empty()) return;
+  throw UserError("transport: nccl", fmt::format("NCCL needs a GPU for each process, and {}", shared),
                   "use transport: mpi, or start as many processes as there are GPUs");
 }
 
@@ -97,20 +121,20 @@ double timeout_s() {
 }  // namespace
 }  // namespace kernels
 
-std::unique_ptr<Transport> make_nccl_transport(std::unique_ptr<Transport> job) {
+std::unique_ptr<Transport> make_nccl_transport(Transport& job) {
   using namespace kernels;
+  const Finding found = look(job);
+  require_own_gpus(job, found);
   const NcclApi& nccl = nccl_api();
-  const DeviceChoice choice = choose_device();
-  require_own_gpus(*job, identity(*job, choice));
-  auto device = std::make_unique<CudaDevice>(choice);
+  auto device = std::make_unique<CudaDevice>(found.choice);
   ncclUniqueId id{};
-  if (job->process() == 0) require(nccl.get_unique_id(&id), nullptr);
+  if (job.process() == 0) require(nccl.get_unique_id(&id), nullptr);
   std::vector<std::byte> bytes(sizeof id);
   std::memcpy(bytes.data(), &id, sizeof id);
-  job->broadcast(bytes);
+  job.broadcast(bytes);
   std::memcpy(&id, bytes.data(), sizeof id);
-  auto peers = std::make_unique<NcclPeers>(id, job->n_processes(), job->process(), device->stream());
-  return std::make_unique<DeviceTransport>(std::move(job), std::move(device), std::move(peers), timeout_s());
+  auto peers = std::make_unique<NcclPeers>(id, job.n_processes(), job.process(), device->stream());
+  return std::make_unique<DeviceTransport>(job, std::move(device), std::move(peers), timeout_s());
 }
 
 }  // namespace moekv

@@ -4,7 +4,7 @@
 
 namespace moekv {
 
-std::unique_ptr<Transport> make_nccl_transport(std::unique_ptr<Transport> /*job*/) {
+std::unique_ptr<Transport> make_nccl_transport(Transport& /*job*/) {
   throw DeviceMissing("transport 'nccl': this build has no CUDA; configure with -DMOEKV_CUDA=ON where a CUDA toolkit is installed, or use transport: mpi");
 }
 

@@ -55,8 +55,9 @@ class DeviceTransportTest : public ::testing::Test {
     auto device = std::make_unique<EmulatedDevice>();
     if (stuck) device->never_done();
     auto peers = std::make_unique<MpiPeers>(*device, aborted_);
-    return std::make_unique<kernels::DeviceTransport>(launched() ? make_mpi_transport() : make_local_transport(), std::move(device), std::move(peers), 0.2);
+    return std::make_unique<kernels::DeviceTransport>(*job_, std::move(device), std::move(peers), 0.2);
   }
+  std::unique_ptr<Transport> job_ = launched() ? make_mpi_transport() : make_local_transport();
   bool aborted_ = false;
 };
 
