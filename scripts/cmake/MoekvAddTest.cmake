@@ -1,5 +1,6 @@
 # moekv_add_test(file [RANKS 1 2 4] [LABEL unit] [GPU] [LINK libs ...] [TIMEOUT seconds])
 # The label defaults to the file's folder. RANKS adds one ctest per number of MPI processes. Unknown arguments fail configure.
+# GPU: the file's cases with the parameter "cuda" are a test of their own, label gpu, which is skipped where there is no device.
 # The launch environment has one source, scripts/mpi_env.sh: every line of it that reads  export NAME="${NAME:-value}".
 set(MOEKV_TEST_ENVIRONMENT OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 PYTHONDONTWRITEBYTECODE=1)  # OpenMPI leaks at exit
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/scripts/mpi_env.sh)
@@ -37,7 +38,11 @@ function(moekv_add_test file)
     moekv_precompiled(${target})
   endif()
   if(NOT arg_RANKS)
-    add_test(NAME ${folder}/${stem} COMMAND ${target})
+    set(without_cuda)
+    if(arg_GPU)
+      set(without_cuda --gtest_filter=-*/cuda)
+    endif()
+    add_test(NAME ${folder}/${stem} COMMAND ${target} ${without_cuda})
     set(names ${folder}/${stem})
   endif()
   foreach(n IN LISTS arg_RANKS)
@@ -49,7 +54,9 @@ function(moekv_add_test file)
     set_tests_properties(${names} PROPERTIES PROCESSORS 2)
   endif()
   if(arg_GPU)
-    set_tests_properties(${names} PROPERTIES LABELS "${arg_LABEL};gpu" RESOURCE_LOCK gpu)
+    add_test(NAME ${folder}/${stem}/cuda COMMAND ${target} --gtest_filter=*/cuda)
+    set_tests_properties(${folder}/${stem}/cuda PROPERTIES LABELS gpu RESOURCE_LOCK gpu TIMEOUT 600 ENVIRONMENT "${MOEKV_TEST_ENVIRONMENT}"
+      SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
   endif()
 endfunction()
 

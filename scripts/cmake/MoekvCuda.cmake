@@ -30,7 +30,7 @@ endfunction()
 # CMake 3.25.1 does not know nvcc's C++20; without these lines configure fails with "CUDA20".
 macro(moekv_enable_cuda)
   if(NOT CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES "90-real;80-real;90-virtual" CACHE STRING "GPU architectures: -real is machine code, -virtual is PTX for newer ones")
+    set(CMAKE_CUDA_ARCHITECTURES "90-real;80-virtual" CACHE STRING "GPU architectures: -real is machine code, -virtual is PTX for newer ones")
   endif()
   enable_language(CUDA)
   if(CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA" AND NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

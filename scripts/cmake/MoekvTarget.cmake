@@ -34,6 +34,20 @@ function(moekv_library layer)
   endif()
 endfunction()
 
+# moekv_cuda_flags(target): as moekv_flags, for a library with .cu sources: warnings of both compilers are errors.
+function(moekv_cuda_flags target)
+  target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  target_include_directories(${target} SYSTEM PUBLIC ${RANDOM123_INCLUDE_DIR} ${XXHASH_INCLUDE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
+  set(warnings -Wall -Wextra -Wshadow -Werror)
+  string(REPLACE ";" "," host_warnings "${warnings}")  # nvcc rewrites declarations with more parentheses than a warning likes
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:${warnings};-Wpedantic;-Wconversion;-Wno-sign-conversion;-ffp-contract=off>
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-Werror=all-warnings;-Xcompiler=${host_warnings},-Wno-parentheses,-ffp-contract=off>)
+  if(MOEKV_CHECKED)
+    target_compile_definitions(${target} PUBLIC MOEKV_CHECKED)
+  endif()
+endfunction()
+
 # moekv_precompiled(target [OWNER header ...]): compiles `target` with the precompiled headers of the engine, which half of the sources include.
 # The owner makes them; the others share them and so need its flags.
 function(moekv_precompiled target)

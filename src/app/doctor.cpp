@@ -165,7 +165,14 @@ Finding check_driver() {
   const std::string text = fmt::format("CUDA {}.{}", version / 1000, version % 1000 / 10);
   if (init(0) != 0 || device_count(&devices) != 0 || devices == 0)
     return {"GPU driver", Verdict::warn, text + ", no usable device", "check nvidia-smi and CUDA_VISIBLE_DEVICES"};
-  return {"GPU driver", Verdict::ok, fmt::format("{}, {} device(s)", text, devices), ""};
+  std::string names;
+  if (const auto name_of = cuda.function<int(char*, int, int)>("cuDeviceGetName")) {
+    for (int i = 0; i < devices; ++i) {
+      std::array<char, 128> name{};
+      if (name_of(name.data(), static_cast<int>(name.size()) - 1, i) == 0) names += fmt::format("{}{}", names.empty() ? ": " : ", ", name.data());
+    }
+  }
+  return {"GPU driver", Verdict::ok, fmt::format("{}, {} device(s){}", text, devices, names), ""};
 }
 
 Finding check_nccl() {

@@ -51,10 +51,11 @@ void PointCache::clear() {
   devices_.clear();
 }
 
-std::unique_ptr<Transport> own_transport(const RunSpec& spec, const Transport& job) {
+std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job) {
   if (spec.transport == "mpi" && !MpiSession::launched_by_launcher()) {
     throw UserError(spec.config_path, "transport: mpi needs a launcher", "start with mpirun -n N moekv run ..., or use transport: auto");
   }
+  if (spec.transport == "nccl") return make_nccl_transport(job);
   const bool local = spec.transport == "local" || (spec.transport == "auto" && job.n_processes() == 1);
   return local ? make_local_transport() : nullptr;
 }

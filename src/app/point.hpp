@@ -43,8 +43,9 @@ class PointCache {
   std::vector<Device> devices_;
 };
 
-/// The transport that `spec` asks for: the job's, or null for one that stays in this process. UserError where the job has not what is asked for.
-[[nodiscard]] std::unique_ptr<Transport> own_transport(const RunSpec& spec, const Transport& job);
+/// Collective. The transport that `spec` asks for; null for the job's. One that sends from GPU to GPU uses `job` and must end before it.
+/// UserError where the job has not what is asked for.
+[[nodiscard]] std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job);
 
 /// Collective. Runs the point; its pools are given back, also after a failure.
 [[nodiscard]] RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Transport& transport, const ReplayHooks& hooks);

@@ -122,6 +122,7 @@ ExitCode run_agreed(const RunOptions& options) {
   const std::unique_ptr<Transport> own = own_transport(spec, *job);
   Transport& transport = own ? *own : *job;
   Provenance provenance = provenance_of(spec, options, made.trace->info(), transport);
+  if (const std::string device = made.backend->device(); !device.empty()) provenance.facts.set("device", device);
   catch_stop_signals();
   std::optional<AccessLogWriter> log;
   if (first && !options.access_log.empty()) log.emplace(options.access_log);

@@ -1,4 +1,4 @@
-// Host name of this process.
+// Host name and place of this process.
 #include "comm/host.hpp"
 
 #include <unistd.h>
@@ -6,6 +6,17 @@
 #include <array>
 
 namespace moekv {
+namespace {
+
+LocalProcess& this_process() {
+  static LocalProcess process;
+  return process;
+}
+
+}  // namespace
+
+LocalProcess local_process() { return this_process(); }
+void set_local_process(const LocalProcess& process) { this_process() = process; }
 
 std::string host_name() {
   std::array<char, 256> name{};

@@ -40,7 +40,10 @@ MpiSession::MpiSession(int& argc, char**& argv) : exceptions_at_start_(std::unca
   }
   MPI_Comm host = MPI_COMM_NULL;
   mpi::check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, process_, MPI_INFO_NULL, &host));
+  int n_local = 1;
   mpi::check(MPI_Comm_rank(host, &local_process_));
+  mpi::check(MPI_Comm_size(host, &n_local));
+  set_local_process({local_process_, n_local});
   mpi::check(MPI_Comm_free(&host));
 }
 

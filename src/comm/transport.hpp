@@ -44,5 +44,8 @@ class Transport {
 /// MPI_COMM_WORLD; needs a live MpiSession and must end before it. Collective, the destructor too. Messages above `piece_bytes` travel in pieces
 /// (MPI counts are ints), with the same value on every process.
 [[nodiscard]] std::unique_ptr<Transport> make_mpi_transport(std::size_t piece_bytes = std::size_t{1} << 30);
+/// Exchanges go from GPU to GPU by NCCL, everything else through `job`, which must live as long. Collective: where the build, libnccl or a GPU is
+/// missing, every process throws DeviceMissing; where two processes share a GPU, UserError.
+[[nodiscard]] std::unique_ptr<Transport> make_nccl_transport(Transport& job);
 
 }  // namespace moekv

@@ -184,6 +184,10 @@ void check_backend(Checks& c) {
   if (s.transport == "local" && c.n_processes() > 1) {
     c.refuse({"transport"}, fmt::format("transport local is one process, and there are {}", c.n_processes()), "use transport: auto or mpi");
   }
+  if (s.transport == "nccl" && s.backend != "cuda") {
+    c.refuse({"transport", "backend"}, fmt::format("transport nccl sends from GPU to GPU, and backend {} uses none", s.backend),
+             "use transport: auto, or backend: cuda");
+  }
   if (s.backend != "count") return;
   if (needs_mass(s)) {
     const bool access = s.eviction.access == AccessSource::mass;

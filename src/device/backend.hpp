@@ -158,6 +158,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   [[nodiscard]] virtual std::string_view name() const = 0;
+  /// What computes, for provenance: model, driver, how many processes share it; empty for this machine's processors.
+  [[nodiscard]] virtual std::string device() const { return {}; }
   /// False for `count`: nothing that touches payload may then be called.
   [[nodiscard]] virtual bool has_payload() const = 0;
   /// Makes room for up to `max_blocks` blocks; memory is taken from the system at once where it can be reserved. Throws PointFailure when it cannot.

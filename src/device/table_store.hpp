@@ -21,6 +21,9 @@ class TableStore {
   void assign(std::uint32_t block, std::uint64_t key, bool away = false);
   /// Table of a block that was assigned one.
   [[nodiscard]] const std::byte* of(std::uint32_t block) const { return tables_[of_block_[block]].bytes.data(); }
+  /// Number of that table, and of the table of `key`: below the largest number of tables that there ever were at once. Numbers are used again.
+  [[nodiscard]] std::uint32_t number_of(std::uint32_t block) const { return of_block_[block]; }
+  [[nodiscard]] std::uint32_t number(std::uint64_t key) const { return index_.at(key); }
   /// Bytes of all tables that exist.
   [[nodiscard]] std::int64_t bytes() const { return static_cast<std::int64_t>(index_.size() * table_bytes_); }
 

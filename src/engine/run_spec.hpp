@@ -205,7 +205,7 @@ struct RunSpec {
   ProbeSpec probe;
   MetricsSpec metrics;
   std::string backend = "host";              // host, count, cuda
-  std::string transport = "auto";            // auto = local for one process, else mpi
+  std::string transport = "auto";            // auto = local for one process, else mpi; nccl
   int threads = 0;                           // OpenMP threads of the host backend; 0 = default
   std::uint64_t seed = 1;
 

@@ -21,7 +21,7 @@ struct MapView {
   std::uint32_t pool = 1;          // MapKind::pool: channels of one mean
   const std::byte* table = nullptr;
 
-  [[nodiscard]] bool identity() const { return kind == MapKind::identity && !centre; }
+  [[nodiscard]] constexpr bool identity() const { return kind == MapKind::identity && !centre; }
   friend bool operator==(const MapView&, const MapView&) = default;
 };
 
@@ -74,49 +74,38 @@ MOEKV_HD float matrix_row(const std::byte* matrix, std::uint32_t row, const floa
 /// Centre of channel c.
 MOEKV_HD float map_centre(const MapView& m, std::uint32_t c) { return m.centre ? detail::table_value(m.table, c) : 0.0F; }
 
+/// Stored value i of the row x[0..d), less its centre where the map subtracts one; not for Hadamard, which mixes whole blocks.
+MOEKV_HD float map_forward_value(const MapView& m, const float* x, std::uint32_t i) {
+  if (m.kind == MapKind::select) return x[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
+  if (m.kind == MapKind::basis) return detail::matrix_row(detail::map_data(m), i, x, m.d);
+  if (m.kind != MapKind::pool) return x[i];
+  const std::uint32_t end = (i + 1) * m.pool < m.d ? (i + 1) * m.pool : m.d;
+  float sum = 0.0F;
+  for (std::uint32_t c = i * m.pool; c < end; ++c) sum += x[c];
+  return sum / static_cast<float>(end - i * m.pool);
+}
+
 /// Stored values z[0..width) of the row x[0..d), which it overwrites.
 MOEKV_HD void map_forward(const MapView& m, float* x, float* z) {
   for (std::uint32_t c = 0; detail::subtracts_centre(m) && c < m.d; ++c) x[c] -= map_centre(m, c);
-  switch (m.kind) {
-    case MapKind::pool:
-      for (std::uint32_t i = 0; i < m.width; ++i) {
-        const std::uint32_t end = (i + 1) * m.pool < m.d ? (i + 1) * m.pool : m.d;
-        float sum = 0.0F;
-        for (std::uint32_t c = i * m.pool; c < end; ++c) sum += x[c];
-        z[i] = sum / static_cast<float>(end - i * m.pool);
-      }
-      return;
-    case MapKind::select:
-      for (std::uint32_t i = 0; i < m.width; ++i) z[i] = x[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
-      return;
-    case MapKind::basis:
-      for (std::uint32_t i = 0; i < m.width; ++i) z[i] = detail::matrix_row(detail::map_data(m), i, x, m.d);
-      return;
-    default:
-      if (m.kind == MapKind::hadamard) hadamard(x, m.d);
-      for (std::uint32_t c = 0; c < m.d; ++c) z[c] = x[c];
-  }
+  if (m.kind == MapKind::hadamard) hadamard(x, m.d);
+  for (std::uint32_t i = 0; i < m.width; ++i) z[i] = map_forward_value(m, x, i);
+}
+
+/// Value i of map_query; not for Hadamard.
+MOEKV_HD float map_query_value(const MapView& m, const float* q, std::uint32_t i) {
+  if (m.kind == MapKind::select) return q[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
+  if (m.kind == MapKind::basis) return detail::matrix_row(detail::back_matrix(m), i, q, m.d);
+  if (m.kind != MapKind::pool) return q[i];
+  float sum = 0.0F;
+  for (std::uint32_t c = i * m.pool; c < m.d && c < (i + 1) * m.pool; ++c) sum += q[c];
+  return sum;
 }
 
 /// q'[0..width) with q' . z = q . (what z stands for, without the centre). `q` [d] is kept.
 MOEKV_HD void map_query(const MapView& m, const float* q, float* out) {
-  switch (m.kind) {
-    case MapKind::pool:
-      for (std::uint32_t i = 0; i < m.width; ++i) {
-        out[i] = 0.0F;
-        for (std::uint32_t c = i * m.pool; c < m.d && c < (i + 1) * m.pool; ++c) out[i] += q[c];
-      }
-      return;
-    case MapKind::select:
-      for (std::uint32_t i = 0; i < m.width; ++i) out[i] = q[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
-      return;
-    case MapKind::basis:
-      for (std::uint32_t i = 0; i < m.width; ++i) out[i] = detail::matrix_row(detail::back_matrix(m), i, q, m.d);
-      return;
-    default:
-      for (std::uint32_t c = 0; c < m.d; ++c) out[c] = q[c];
-      if (m.kind == MapKind::hadamard) hadamard(out, m.d);
-  }
+  for (std::uint32_t i = 0; i < m.width; ++i) out[i] = map_query_value(m, q, i);
+  if (m.kind == MapKind::hadamard) hadamard(out, m.d);
 }
 
 /// q . centre: what every logit of this map's rows lacks.
@@ -148,6 +137,23 @@ MOEKV_HD void map_back(const MapView& m, float* z, float weight, float* o, std::
     default:
       if (m.kind == MapKind::hadamard) hadamard(z, m.d);
       for (std::uint32_t c = 0; c < n; ++c) o[c] += z[c];
+  }
+}
+
+/// `o` after map_back of channel c alone, z having gone through the Hadamard map where that is the map. Slow for MapKind::select: it looks for c.
+MOEKV_HD float map_back_value(const MapView& m, const float* z, float weight, float o, std::uint32_t c) {
+  if (m.centre) o += weight * map_centre(m, c);
+  switch (m.kind) {
+    case MapKind::pool: return o + z[c / m.pool];
+    case MapKind::select:
+      for (std::uint32_t i = 0; i < m.width; ++i) {
+        if (load_u16(detail::map_data(m) + 2 * std::size_t{i}) == c) o += z[i];
+      }
+      return o;
+    case MapKind::basis:
+      for (std::uint32_t i = 0; i < m.width; ++i) o += detail::table_value(detail::back_matrix(m), std::size_t{i} * m.d + c) * z[i];
+      return o;
+    default: return o + z[c];
   }
 }
 

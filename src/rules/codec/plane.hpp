@@ -47,4 +47,20 @@ MOEKV_HD void decode_slot(const PlaneFormat& f, const std::byte* codes, const st
   }
 }
 
+/// Value c of the row of `slot`: what decode_slot writes to out[c].
+MOEKV_HD float decode_value(const PlaneFormat& f, const std::byte* codes, const std::byte* meta, std::uint32_t slot, std::uint32_t width, std::uint32_t c) {
+  const std::uint32_t bits = element_bits(f.element);
+  const std::byte* row = codes + slot * ((std::size_t{width} * bits + 7) / 8);
+  if (f.scale == ScaleScheme::none && bits >= 16) return load_raw(f.element, row, c);
+  std::size_t at = 0;
+  if (f.scale == ScaleScheme::channel_group) {
+    at = (std::size_t{slot / f.group} * width + c) * 4;
+  } else {
+    const std::uint32_t step = f.scale_code != ScaleCode::fp16 ? 1 : f.zero_point ? 4 : 2;
+    at = std::size_t{slot} * row_meta_bytes(f, width) + (f.scale == ScaleScheme::token_group ? c / f.group * step : 0U);
+  }
+  const RowScale s = load_scale(f, meta + at);
+  return code_value(f, take_code(row, c, bits)) * s.scale + s.zero;
+}
+
 }  // namespace moekv

@@ -185,6 +185,14 @@ MOEKV_HD void encode_row(const PlaneFormat& f, const float* x, std::uint32_t wid
   }
 }
 
+/// Encodes the values of octet i, x[8 i .. 8 i + 8), of a row of `width`, value c under scale(c): whole bytes that no other octet touches.
+template <class Scale>
+MOEKV_HD void encode_octet(const PlaneFormat& f, Scale&& scale, const float* x, std::uint32_t i, std::uint32_t width, std::byte* codes) {
+  const std::uint32_t bits = element_bits(f.element), end = 8 * i + 8 < width ? 8 * i + 8 : width;
+  for (std::uint32_t b = i * bits; b < (end * bits + 7) / 8; ++b) codes[b] = std::byte{0};
+  for (std::uint32_t c = 8 * i; c < end; ++c) put_code(codes, c, bits, encode_value(f, scale(c), x[c]));
+}
+
 /// Decodes a row into out[0..width).
 MOEKV_HD void decode_row(const PlaneFormat& f, const std::byte* codes, const std::byte* meta, std::uint32_t width, float* out) {
   const std::uint32_t bits = element_bits(f.element);

@@ -1,0 +1,55 @@
+// The cases of gpu_bench: pages in shuffled order in device memory, and launches on them as the backend makes them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda_device.hpp"
+#include "gpu_timing.hpp"
+#include "rules/codec/catalogue.hpp"
+
+namespace moekv::bench {
+
+struct AttendShape {
+  std::string name;
+  std::uint32_t n_kv_heads, group, d_k, d_v;
+  bool latent;
+  std::uint32_t page_slots;
+};
+
+/// Device memory that ends with its case.
+class Case {
+ public:
+  explicit Case(kernels::CudaDevice& device) : device_(device) {}
+  virtual ~Case();
+  Case(const Case&) = delete;
+  Case& operator=(const Case&) = delete;
+  [[nodiscard]] virtual Piece piece() = 0;
+
+ protected:
+  /// Memory filled with numbers (launch_fill).
+  std::byte* filled(std::uint64_t bytes);
+  template <class T>
+  const T* put(const std::vector<T>& values) {
+    return static_cast<const T*>(put_bytes(values.data(), values.size() * sizeof(T)));
+  }
+  const void* put_bytes(const void* values, std::uint64_t bytes);
+
+  kernels::CudaDevice& device_;
+
+ private:
+  std::vector<std::byte*> memory_;
+};
+
+/// Attention of `n_requests` queries over `context` tokens each, K and V in `codec`.
+[[nodiscard]] std::unique_ptr<Case> attend_case(kernels::CudaDevice& device, const AttendShape& shape, const Codec& codec, std::uint32_t n_requests,
+                                                std::uint32_t context);
+/// Entries of `n_tokens` tokens, each to another page.
+[[nodiscard]] std::unique_ptr<Case> append_case(kernels::CudaDevice& device, std::uint32_t n_tokens);
+/// Sealing `n_pages` bf16 pages into `codec`.
+[[nodiscard]] std::unique_ptr<Case> seal_case(kernels::CudaDevice& device, const Codec& codec, std::uint32_t n_pages);
+/// Scoring `n_pages` pages for one query.
+[[nodiscard]] std::unique_ptr<Case> score_case(kernels::CudaDevice& device, std::uint32_t n_pages);
+
+}  // namespace moekv::bench

@@ -1,0 +1,157 @@
+// Tasks are cut at pages; heads of a KV head go together as far as a block of threads holds them.
+#include "attend_plan.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "attend_block.hpp"
+#include "core/error.hpp"
+#include "rules/codec/narrow.hpp"
+#include "tensor_shapes.hpp"
+
+namespace moekv::kernels {
+namespace {
+
+constexpr std::uint64_t smallest_part = 512, most_parts = 128;
+constexpr std::uint64_t two_blocks = 96 << 10;  // shared memory that leaves room for a second block
+
+struct Tiles {
+  std::uint32_t heads, slots;
+};
+constexpr std::array<Tiles, 10> tile_choices{{{8, 32}, {8, 16}, {8, 8}, {4, 16}, {4, 8}, {2, 8}, {1, 8}, {1, 4}, {1, 2}, {1, 1}}};
+
+class Planner {
+ public:
+  Planner(const AttendBatch& batch, const PageTable& table, std::uint64_t shared_limit) : batch_(batch), table_(table) {
+    latent_ = !table.pools.empty() && !batch.pages.empty() && layout(batch.pages.front()).latent;
+    facts_ = tensor_facts(batch.q_format, batch.d_k, batch.d_v, latent_);
+    if (facts_.shared_bytes > shared_limit) facts_ = {};
+    plan_.tensor_bytes = facts_.shared_bytes;
+    look_at_pages();
+    choose_tiles(std::min(shared_limit, std::max(two_blocks, shared_limit / 2)));
+  }
+
+  AttendPlan run() {
+    number_rows();
+    plan_.merge_offsets.push_back(0);
+    for (std::uint32_t t = 0; t < batch_.tasks.size(); ++t) plan_task(t);
+    return std::move(plan_);
+  }
+
+ private:
+  [[nodiscard]] const PoolLayout& layout(const PageRead& page) const { return table_.pools[page.block.pool.value]; }
+
+  void look_at_pages() {
+    std::vector<char> seen(table_.pools.size());
+    for (const PageRead& page : batch_.pages) seen[page.block.pool.value] = 1;
+    narrow_.assign(seen.size(), 0);
+    for (std::size_t p = 0; p < seen.size(); ++p) {
+      if (seen[p] == 0) continue;
+      const PoolLayout& pool = table_.pools[p];
+      plan_.mapped |= pool.k.format.mapped() || (!pool.latent && pool.v.format.mapped());
+      if (plan_.page_slots == 0) plan_.page_slots = pool.page_slots;
+      const bool narrows = narrows_to(pool.k.format, batch_.q_format) && (pool.latent || narrows_to(pool.v.format, batch_.q_format));
+      narrow_[p] = static_cast<char>(facts_.heads > 0 && narrows && pool.page_slots == plan_.page_slots);
+      if (narrow_[p] != 0) plan_.codes |= pool.k.format.element != batch_.q_format || (!pool.latent && pool.v.format.element != batch_.q_format);
+    }
+  }
+
+  void choose_tiles(std::uint64_t limit) {
+    for (const Tiles& tiles : tile_choices) {
+      tiles_ = tiles;
+      plan_.portable_bytes = attend_floats(tiles.heads, tiles.slots, batch_.d_k, batch_.d_v, plan_.mapped) * sizeof(float);
+      if (plan_.portable_bytes <= limit) break;
+    }
+    if (plan_.portable_bytes > limit) throw PointFailure("attention: one row of this many channels does not fit the shared memory of the device");
+    plan_.tile_slots = tiles_.slots;
+  }
+
+  void number_rows() {
+    for (const AttendTask& task : batch_.tasks) {
+      const std::uint32_t heads = task.n_kv_heads * task.group;
+      std::uint64_t slots = 0;
+      for (std::uint32_t i = 0; i < task.n_pages; ++i) slots += batch_.pages[task.first_page + i].n_slots;
+      plan_.task_row.push_back(plan_.n_task_rows);
+      plan_.task_logits.push_back(plan_.n_logits);
+      plan_.task_slots.push_back(slots);
+      plan_.n_task_rows += heads;
+      plan_.n_logits += batch_.logits != nullptr ? heads * slots : 0;
+    }
+    plan_.n_rows = plan_.n_task_rows;
+  }
+
+  void plan_task(std::uint32_t index) {
+    const AttendTask& task = batch_.tasks[index];
+    const auto first = static_cast<std::uint32_t>(plan_.pages.size());
+    bool narrow = facts_.heads > 0;
+    std::uint32_t slots = 0, since_cut = 0;
+    std::vector<std::uint32_t> cuts{first};
+    const std::uint64_t part = part_slots(plan_.task_slots[index]);
+    for (std::uint32_t i = 0; i < task.n_pages; ++i) {
+      const PageRead& page = batch_.pages[task.first_page + i];
+      if (since_cut >= part) {
+        cuts.push_back(first + i);
+        since_cut = 0;
+      }
+      plan_.pages.push_back({table_.block(page.block), table_.table(page.block), page.block.pool.value, page.n_slots, page.mask, slots});
+      narrow = narrow && narrow_[page.block.pool.value] != 0;
+      slots += page.n_slots;
+      since_cut += page.n_slots;
+    }
+    cuts.push_back(first + task.n_pages);
+    const std::uint32_t heads = task.n_kv_heads * task.group, n_parts = static_cast<std::uint32_t>(cuts.size()) - 1;
+    const std::uint32_t first_part = plan_.n_rows;
+    for (std::uint32_t p = 0; p < n_parts; ++p)
+      add_items(index, {cuts[p], cuts[p + 1] - cuts[p]}, n_parts == 1 ? plan_.task_row[index] : first_part + p * heads, narrow);
+    if (n_parts == 1) return;
+    plan_.n_rows += n_parts * heads;
+    for (std::uint32_t h = 0; h < heads; ++h) {
+      for (std::uint32_t p = 0; p < n_parts; ++p) plan_.merge_parts.push_back(first_part + p * heads + h);
+      plan_.merge_offsets.push_back(static_cast<std::uint32_t>(plan_.merge_parts.size()));
+      plan_.merge_rows.push_back(plan_.task_row[index] + h);
+    }
+  }
+
+  struct Part {
+    std::uint32_t first_page, n_pages;
+  };
+  void add_items(std::uint32_t index, const Part& part, std::uint32_t row, bool narrow) {
+    const AttendTask& task = batch_.tasks[index];
+    const std::uint32_t most = narrow ? facts_.heads : tiles_.heads;
+    for (std::uint32_t kv = 0; kv < task.n_kv_heads; ++kv) {
+      for (std::uint32_t h = kv * task.group; h < (kv + 1) * task.group; h += most) {
+        AttendItem item{};
+        item.first_q = std::uint64_t{task.query} * batch_.q_row_heads + task.q_head + h;
+        item.logits = plan_.task_logits[index] + h * plan_.task_slots[index];
+        item.logits_stride = plan_.task_slots[index];
+        item.first_page = part.first_page;
+        item.n_pages = part.n_pages;
+        item.kv_head = kv;
+        item.n_heads = std::min(most, (kv + 1) * task.group - h);
+        item.out = row + h;
+        (narrow ? plan_.tensor : plan_.portable).push_back(item);
+      }
+    }
+  }
+
+  const AttendBatch& batch_;
+  const PageTable& table_;
+  bool latent_ = false;
+  TensorFacts facts_;
+  Tiles tiles_{};
+  std::vector<char> narrow_;  // by pool: its pages may go through tensor cores
+  AttendPlan plan_;
+};
+
+}  // namespace
+
+std::uint64_t part_slots(std::uint64_t slots) {
+  const std::uint64_t even = (slots + most_parts - 1) / most_parts;
+  return std::max(smallest_part, (even + smallest_part - 1) / smallest_part * smallest_part);
+}
+
+AttendPlan plan_attention(const AttendBatch& batch, const PageTable& table, std::uint64_t shared_limit) {
+  return Planner(batch, table, shared_limit).run();
+}
+
+}  // namespace moekv::kernels

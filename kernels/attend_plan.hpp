@@ -1,0 +1,44 @@
+// AttendPlan: which blocks of threads compute a batch of attention. A pure function of the batch and its formats; a task's part in it depends on the task
+// alone, so results do not depend on what else is in the batch.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "device/backend.hpp"
+#include "launches.hpp"
+
+namespace moekv::kernels {
+
+/// Where blocks lie, as the plan needs it.
+struct PageTable {
+  std::span<const PoolLayout> pools;
+  /// Device addresses of a block, and of what it shares (or null).
+  virtual ~PageTable() = default;
+  [[nodiscard]] virtual const std::byte* block(const BlockRef& ref) const = 0;
+  [[nodiscard]] virtual const std::byte* table(const BlockRef& ref) const = 0;
+};
+
+struct AttendPlan {
+  std::vector<DevicePage> pages;
+  std::vector<AttendItem> tensor, portable;
+  std::vector<std::uint32_t> task_row;          // first of the rows that a task fills; all tasks' rows, then those of parts
+  std::vector<std::uint64_t> task_logits;       // first of its logits
+  std::vector<std::uint64_t> task_slots;
+  std::vector<std::uint32_t> merge_offsets, merge_parts, merge_rows;  // rows of tasks that were cut
+  std::uint32_t n_task_rows = 0, n_rows = 0;
+  std::uint64_t n_logits = 0;
+  std::uint32_t page_slots = 0;                 // of the pages of tensor items
+  std::uint32_t tile_slots = 0;                 // of portable items
+  bool mapped = false, codes = false;
+  std::uint64_t tensor_bytes = 0, portable_bytes = 0;  // shared memory of a block
+};
+
+/// `shared_limit`: shared memory that a block may have. Throws PointFailure where not even one row fits.
+[[nodiscard]] AttendPlan plan_attention(const AttendBatch& batch, const PageTable& table, std::uint64_t shared_limit);
+
+/// Slots of a part of a task with `slots` slots: enough parts for a whole device, few enough to merge.
+[[nodiscard]] std::uint64_t part_slots(std::uint64_t slots);
+
+}  // namespace moekv::kernels

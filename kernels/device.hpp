@@ -1,0 +1,49 @@
+// Device: what the backend needs of a GPU and its runtime. The CUDA one is cuda_device.cpp; tests have one that runs the same kernels on the host.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "launches.hpp"
+
+namespace moekv::kernels {
+
+/// All work is done in the order of the calls, on one stream of its own. Host memory that takes part must be pinned, unless stated.
+class Device {
+ public:
+  static constexpr unsigned n_marks = 4;
+  virtual ~Device() = default;
+  [[nodiscard]] virtual std::string description() const = 0;
+  /// Shared memory that one block may have.
+  [[nodiscard]] virtual std::uint64_t shared_limit() const = 0;
+
+  /// Device memory, 256-byte aligned, of any content. Throws PointFailure where there is none left.
+  virtual std::byte* allocate(std::uint64_t bytes) = 0;
+  virtual void release(std::byte* memory) noexcept = 0;
+  virtual std::byte* allocate_pinned(std::uint64_t bytes) = 0;
+  virtual void release_pinned(std::byte* memory) noexcept = 0;
+
+  /// Asynchronous; the direction follows from the addresses.
+  virtual void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) = 0;
+  virtual void clear(std::byte* memory, std::uint64_t bytes) = 0;
+
+  /// Marks this point of the work; waits until the work up to the newest mark of that index is done.
+  virtual void mark(unsigned index) = 0;
+  virtual void wait(unsigned index) = 0;
+  /// Whether that work is done; does not wait.
+  [[nodiscard]] virtual bool done(unsigned index) = 0;
+  virtual void synchronize() = 0;
+
+  virtual void launch(const AppendLaunch& work) = 0;
+  virtual void launch(const WidenLaunch& work) = 0;
+  virtual void launch(const SealLaunch& work) = 0;
+  virtual void launch(const ScoreLaunch& work) = 0;
+  virtual void launch(const MergeLaunch& work) = 0;
+  /// Any format and shape.
+  virtual void launch_portable(const AttendLaunch& work) = 0;
+  /// Shapes of tensor_shapes.hpp, formats that narrow to q_format, identity maps.
+  virtual void launch_tensor(const AttendLaunch& work) = 0;
+};
+
+}  // namespace moekv::kernels

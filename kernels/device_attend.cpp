@@ -1,0 +1,135 @@
+// Attention and merging on a device: the plan's lists go there in one copy, results come back task by task.
+#include <algorithm>
+
+#include "device_backend.hpp"
+
+namespace moekv::kernels {
+
+class DeviceBackend::Addresses final : public PageTable {
+ public:
+  explicit Addresses(DeviceBackend& backend) : backend_(backend) { pools = backend.layouts_; }
+  [[nodiscard]] const std::byte* block(const BlockRef& ref) const override { return backend_.pool(ref).block(ref.index); }
+  [[nodiscard]] const std::byte* table(const BlockRef& ref) const override { return backend_.pool(ref).table(ref.index); }
+
+ private:
+  DeviceBackend& backend_;
+};
+
+void DeviceBackend::attend(const AttendBatch& batch) {
+  if (batch.tasks.empty()) return;
+  const AttendPlan plan = plan_attention(batch, Addresses(*this), device_->shared_limit());
+  std::uint64_t n_queries = 0;
+  for (const AttendTask& task : batch.tasks) n_queries = std::max<std::uint64_t>(n_queries, task.query + std::uint64_t{1});
+  const std::uint64_t q_bytes = n_queries * batch.q_row_heads * code_bytes({batch.q_format}, batch.d_k);
+  const std::uint64_t n_values = std::uint64_t{plan.n_rows} * (batch.d_v + 2) + plan.n_logits;
+  AttendLaunch work{};
+  work.pools = layouts();
+  results_.need(n_values * sizeof(float));
+  const std::uint64_t merge_lists = Staging::room<std::uint32_t>(plan.merge_offsets.size()) + Staging::room<std::uint32_t>(plan.merge_parts.size()) +
+                                    Staging::room<std::uint32_t>(plan.merge_rows.size());
+  staging_.begin(Staging::room<DevicePage>(plan.pages.size()) + Staging::room<std::uint64_t>(batch.masks.size()) + merge_lists +
+                     Staging::room<AttendItem>(plan.tensor.size()) + Staging::room<AttendItem>(plan.portable.size()) + Staging::room<std::byte>(q_bytes),
+                 2 * Staging::room<float>(plan.n_task_rows) + Staging::room<float>(std::uint64_t{plan.n_task_rows} * batch.d_v) +
+                     Staging::room<float>(plan.n_logits));
+  work.pages = staging_.put(std::span<const DevicePage>(plan.pages));
+  work.masks = staging_.put(batch.masks);
+  work.q = staging_.put(std::span<const std::byte>(batch.q, q_bytes));
+  work.q_format = batch.q_format;
+  work.d_k = batch.d_k;
+  work.d_v = batch.d_v;
+  work.page_slots = plan.page_slots;
+  work.tile_slots = plan.tile_slots;
+  work.mapped = plan.mapped;
+  work.latent = !batch.pages.empty() && layouts_[batch.pages.front().block.pool.value].latent;
+  work.codes = plan.codes;
+  work.scale = batch.scale;
+  work.m = reinterpret_cast<float*>(results_.device());
+  work.l = work.m + plan.n_rows;
+  work.o = work.l + plan.n_rows;
+  work.logits = batch.logits != nullptr ? work.o + std::uint64_t{plan.n_rows} * batch.d_v : nullptr;
+  launch_attention(plan, work);
+  deliver_attention(batch, plan, work);
+  staging_.end();
+}
+
+void DeviceBackend::launch_attention(const AttendPlan& plan, AttendLaunch work) {
+  const AttendItem* tensor = staging_.put(std::span<const AttendItem>(plan.tensor));
+  const AttendItem* portable = staging_.put(std::span<const AttendItem>(plan.portable));
+  MergeLaunch merge{};
+  merge.offsets = staging_.put(std::span<const std::uint32_t>(plan.merge_offsets));
+  merge.parts = staging_.put(std::span<const std::uint32_t>(plan.merge_parts));
+  merge.rows = staging_.put(std::span<const std::uint32_t>(plan.merge_rows));
+  merge.n_rows = static_cast<std::uint32_t>(plan.merge_rows.size());
+  merge.m = merge.m_out = work.m;
+  merge.l = merge.l_out = work.l;
+  merge.o = merge.o_out = work.o;
+  merge.d_v = work.d_v;
+  staging_.send();
+  if (!plan.tensor.empty()) {
+    work.items = tensor;
+    work.n_items = static_cast<std::uint32_t>(plan.tensor.size());
+    work.shared_bytes = plan.tensor_bytes;
+    device_->launch_tensor(work);
+  }
+  if (!plan.portable.empty()) {
+    work.items = portable;
+    work.n_items = static_cast<std::uint32_t>(plan.portable.size());
+    work.shared_bytes = plan.portable_bytes;
+    device_->launch_portable(work);
+  }
+  if (merge.n_rows > 0) device_->launch(merge);
+}
+
+void DeviceBackend::deliver_attention(const AttendBatch& batch, const AttendPlan& plan, const AttendLaunch& work) {
+  const float* m = staging_.bring(work.m, plan.n_task_rows);
+  const float* l = staging_.bring(work.l, plan.n_task_rows);
+  const float* o = staging_.bring(work.o, std::uint64_t{plan.n_task_rows} * batch.d_v);
+  const float* logits = staging_.bring(work.logits, plan.n_logits);
+  for (std::size_t t = 0; t < batch.tasks.size(); ++t) {
+    const AttendTask& task = batch.tasks[t];
+    const std::uint64_t heads = std::uint64_t{task.n_kv_heads} * task.group, row = plan.task_row[t];
+    staging_.deliver(batch.m + task.out, m + row, heads);
+    staging_.deliver(batch.l + task.out, l + row, heads);
+    staging_.deliver(batch.o + std::uint64_t{task.out} * batch.d_v, o + row * batch.d_v, heads * batch.d_v);
+    if (batch.logits != nullptr) staging_.deliver(batch.logits + task.logits, logits + plan.task_logits[t], heads * plan.task_slots[t]);
+  }
+}
+
+void DeviceBackend::merge(const MergeBatch& batch) {
+  const auto n_rows = static_cast<std::uint32_t>(batch.offsets.size() - 1);
+  if (n_rows == 0) return;
+  const std::uint64_t n_parts = batch.offsets.back(), n_values = n_parts * batch.d_v;
+  results_.need(std::uint64_t{n_rows} * (batch.d_v + 2) * sizeof(float));
+  staging_.begin(Staging::room<std::uint32_t>(batch.offsets.size()) + Staging::room<std::uint32_t>(n_parts) + 2 * Staging::room<float>(n_parts) +
+                     Staging::room<float>(n_values) + Staging::room<float>(n_rows),
+                 2 * Staging::room<float>(n_rows) + Staging::room<float>(std::uint64_t{n_rows} * batch.d_v));
+  const auto list = staging_.part<std::uint32_t>(n_parts);
+  const auto m = staging_.part<float>(n_parts), l = staging_.part<float>(n_parts), o = staging_.part<float>(n_values);
+  for (std::uint32_t i = 0; i < n_parts; ++i) {  // parts in the order of their use
+    const std::uint64_t part = batch.parts[i];
+    list.host[i] = i;
+    m.host[i] = batch.m[part];
+    l.host[i] = batch.l[part];
+    std::copy_n(batch.o + part * batch.d_v, batch.d_v, o.host + std::uint64_t{i} * batch.d_v);
+  }
+  MergeLaunch work{};
+  work.offsets = staging_.put(batch.offsets);
+  work.parts = list.device;
+  work.n_rows = n_rows;
+  work.m = m.device;
+  work.l = l.device;
+  work.o = o.device;
+  work.sink = batch.sink != nullptr ? staging_.put(std::span<const float>(batch.sink, n_rows)) : nullptr;
+  work.d_v = batch.d_v;
+  work.m_out = reinterpret_cast<float*>(results_.device());
+  work.l_out = work.m_out + n_rows;
+  work.o_out = work.l_out + n_rows;
+  staging_.send();
+  device_->launch(work);
+  staging_.deliver(batch.m_out, staging_.bring(work.m_out, n_rows), n_rows);
+  staging_.deliver(batch.l_out, staging_.bring(work.l_out, n_rows), n_rows);
+  staging_.deliver(batch.o_out, staging_.bring(work.o_out, std::uint64_t{n_rows} * batch.d_v), std::uint64_t{n_rows} * batch.d_v);
+  staging_.end();
+}
+
+}  // namespace moekv::kernels

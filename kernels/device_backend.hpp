@@ -1,0 +1,82 @@
+// DeviceBackend: Backend on a Device. Payload, bounds and tables live in device memory; callers' buffers are host memory and pass through Staging.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "attend_plan.hpp"
+#include "device/backend.hpp"
+#include "device_pool.hpp"
+#include "host_block.hpp"
+#include "staging.hpp"
+
+namespace moekv::kernels {
+
+/// A caller whose q, k, v and results lay in device memory would need none of the copies: AppendOp, AttendBatch and MergeBatch would then have to say so,
+/// and Transport to send from there.
+class DeviceBackend final : public Backend {
+ public:
+  explicit DeviceBackend(std::unique_ptr<Device> device);
+  ~DeviceBackend() override;
+  DeviceBackend(const DeviceBackend&) = delete;
+  DeviceBackend& operator=(const DeviceBackend&) = delete;
+
+  [[nodiscard]] std::string_view name() const override { return "cuda"; }
+  [[nodiscard]] std::string device() const override { return device_->description(); }
+  [[nodiscard]] bool has_payload() const override { return true; }
+  PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) override;
+  PoolId create_host_pool(PoolId of, std::uint32_t max_blocks) override;
+  void set_tables(PoolId pool, std::uint64_t table_key, std::span<const std::byte> tables) override;
+  void release_pools() override;
+  void append(std::span<const AppendOp> ops) override;
+  void seal(std::span<const SealOp> ops) override;
+  void score_pages(const ScoreBatch& batch) override;
+  void audit(std::span<const SealOp> ops, AuditOf what, float scale, SealAudit* out) override;
+  void read_blocks(std::span<const BlockOut> ops) override;
+  void write_blocks(std::span<const BlockIn> ops) override;
+  void copy(std::span<const CopyOp> ops) override;
+  void attend(const AttendBatch& batch) override;
+  void merge(const MergeBatch& batch) override;
+  void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) override;
+  void sync() override { staging_.finish(); }
+  [[nodiscard]] BackendMemory memory() const override;
+
+ private:
+  class Addresses;
+
+  [[nodiscard]] DevicePool& pool(const BlockRef& block);
+  PoolId add_pool(const BlockFormat& format, std::uint32_t max_blocks, Place place, PoolId home);
+  /// Device copy of layouts_, renewed when pools were added.
+  const PoolLayout* layouts();
+  void use(const BlockRef& block) { pool(block).use(block.index); }
+
+  void widen(std::span<const AppendOp> ops, std::span<const std::byte* const> keys);
+  void copy_bounds(const BlockRef& to, const BlockRef& from);
+  void upload_table(DevicePool& to, std::uint64_t key, std::span<const std::byte> bytes);
+  void share_tables(std::span<const SealOp> ops);
+  [[nodiscard]] bool seals_on_host(const SealOp& op) const;
+  void seal_on_host(std::span<const SealOp* const> ops);
+  void launch_seal(std::span<const SealOp* const> ops);
+
+  /// Waits; then copies of whole blocks lie in host memory, one after another.
+  [[nodiscard]] std::vector<std::byte> fetch(std::span<const BlockRef> blocks);
+  [[nodiscard]] HostBlock fetch_one(const BlockRef& block);
+  /// Starts copying whole blocks from host memory, one after another in `bytes`.
+  void store(std::span<const BlockRef> blocks, std::span<const std::byte> bytes);
+
+  void launch_attention(const AttendPlan& plan, AttendLaunch work);
+  void deliver_attention(const AttendBatch& batch, const AttendPlan& plan, const AttendLaunch& work);
+
+  std::unique_ptr<Device> device_;
+  std::vector<DevicePool> pools_;
+  std::vector<PoolLayout> layouts_;
+  GrowingMemory layout_memory_;
+  std::size_t n_uploaded_ = 0;
+  Staging staging_;
+  GrowingMemory results_;          // rows and logits of the newest attention
+  std::unique_ptr<HostBlock> row_block_;  // what read_row read last
+  BlockRef row_ref_;
+};
+
+}  // namespace moekv::kernels

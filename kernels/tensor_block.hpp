@@ -1,0 +1,269 @@
+// Decode attention of one run of pages on tensor cores: S^T = K Q^T and O^T = V^T P^T by 16x8x16 products of 16-bit values, softmax and sums in fp32.
+// Codes of 8 and 4 bits are multiplied as the 16-bit floats that they are, with scales and zeros of their rows applied to logits and weights; weights
+// go in two parts, so nothing is rounded to 16 bits but 2^-16 of a weight. Sub-tiles of 64 slots; copies of the next run while one is computed.
+#pragma once
+
+#include <limits>
+
+#include "rules/merge.hpp"
+#include "tensor_tile.hpp"
+
+namespace moekv::kernels {
+
+template <class Block, class Shape>
+class TensorSteps {
+ public:
+  MOEKV_HD TensorSteps(Block& block, const AttendLaunch& work)
+      : block_(block),
+        work_(work),
+        item_(work.items[block.index()]),
+        s_(*reinterpret_cast<TensorShared<Shape>*>(block.shared())),
+        n_tiles_(count_tiles(item_.n_pages, work.page_slots)) {}
+
+  MOEKV_HD void run() {
+    start();
+    if (n_tiles_ > 0) {
+      describe(0);
+      fetch(0);
+      if (n_tiles_ > 1) describe(1);
+    }
+    for (std::uint32_t tile = 0; tile < n_tiles_; ++tile) {
+      if (tile + 1 < n_tiles_) fetch(tile + 1);
+      if (tile + 2 < n_tiles_) describe_more(tile + 2);
+      block_.wait_groups(tile + 1 < n_tiles_ ? 1 : 0);
+      block_.each([](unsigned) {});
+      logits(tile);
+      weights(tile);
+      gather(tile);
+    }
+    finish();
+  }
+
+ private:
+  static constexpr std::uint32_t tiles_m = Shape::d_v / 64;  // 16-channel tiles of one of the four warps
+  using Sums = float[tiles_m][Shape::eights][4];
+
+  MOEKV_HD std::uint16_t* k_stage(std::uint32_t tile) { return reinterpret_cast<std::uint16_t*>(s_.stages[tile % 2]); }
+  MOEKV_HD std::uint16_t* v_stage(std::uint32_t tile) { return k_stage(tile) + (Shape::latent ? 0 : tensor_tile * Shape::k_stride); }
+
+  MOEKV_HD void start() {
+    block_.each([&](unsigned t) {
+      const auto* q = reinterpret_cast<const std::uint16_t*>(work_.q) + item_.first_q * Shape::d_k;
+      for (std::uint32_t i = t; i < Shape::heads * Shape::d_k; i += block_.n_threads()) {
+        const std::uint32_t h = i / Shape::d_k, c = i % Shape::d_k;
+        s_.q[h * Shape::k_stride + c] = h < item_.n_heads ? q[i] : std::uint16_t{0};
+      }
+      for (std::uint32_t m = 0; m < tiles_m; ++m)
+        for (std::uint32_t n = 0; n < Shape::eights; ++n)
+          for (std::uint32_t i = 0; i < 4; ++i) sums_[t][m][n][i] = 0.0F;
+    });
+    block_.each([&](unsigned t) {
+      if (t >= Shape::heads) return;
+      float sum = 0.0F;
+      for (std::uint32_t c = 0; c < Shape::d_k; ++c) sum += widen(s_.q[t * Shape::k_stride + c]);
+      s_.q_sum[t] = sum;
+      s_.m[t] = -std::numeric_limits<float>::infinity();
+      s_.l[t] = s_.zero[t] = 0.0F;
+    });
+  }
+
+  [[nodiscard]] static MOEKV_HD float widen(std::uint16_t bits) {
+    return Shape::element == ElementFormat::bf16 ? float_from_bf16(bits) : float_from_fp16(bits);
+  }
+  [[nodiscard]] static MOEKV_HD std::uint16_t round16(float x) {
+    return Shape::element == ElementFormat::bf16 ? bf16_from_float(x) : fp16_from_float(x);
+  }
+
+  MOEKV_HD void describe(std::uint32_t tile) {
+    describe_more(tile);
+    block_.each([](unsigned) {});
+  }
+
+  /// A barrier must follow.
+  MOEKV_HD void describe_more(std::uint32_t tile) {
+    block_.free_each([&](unsigned t) {
+      if (t < tensor_tile) describe_slot(work_, item_, tile, t, Shape::latent, s_.rows[tile % 3]);
+    });
+  }
+
+  /// Starts copying the rows of a tile to its stage; codes are there when this returns, raw values after the wait.
+  MOEKV_HD void fetch(std::uint32_t tile) {
+    const TileRows& rows = s_.rows[tile % 3];
+    fetch_plane<Shape::d_k, Shape::k_stride>(rows.k, rows.k_element, k_stage(tile));
+    if constexpr (!Shape::latent) fetch_plane<Shape::d_v, Shape::v_stride>(rows.v, rows.v_element, v_stage(tile));
+    block_.end_group();
+  }
+
+  template <std::uint32_t d, std::uint32_t stride>
+  MOEKV_HD void fetch_plane(const std::byte* const* rows, const ElementFormat* elements, std::uint16_t* stage) {
+    block_.free_each([&](unsigned t) {
+      constexpr std::uint32_t pieces = d / 8;
+      for (std::uint32_t i = t; i < tensor_tile * pieces; i += block_.n_threads()) {
+        const std::uint32_t r = i / pieces, c = i % pieces * 8;
+        const std::byte* row = rows[r];
+        if (row != nullptr && elements[r] != Shape::element) continue;
+        block_.copy_later(reinterpret_cast<std::byte*>(stage + r * stride + c), row != nullptr ? row + 2 * c : work_.q, row != nullptr);
+      }
+    });
+    if (!work_.codes) return;
+    block_.free_each([&](unsigned t) {
+      constexpr std::uint32_t pieces = d / 16;
+      for (std::uint32_t i = t; i < tensor_tile * pieces; i += block_.n_threads()) {
+        const std::uint32_t r = i / pieces, c = i % pieces * 16;
+        if (rows[r] != nullptr && elements[r] != Shape::element) put_codes<Block, Shape::element>(elements[r], rows[r], c, stage + r * stride + c);
+      }
+    });
+  }
+
+  /// s = scaled products of every query head with the 64 rows of K; each warp has 16 rows.
+  MOEKV_HD void logits(std::uint32_t tile) {
+    typename Block::template Lanes<float[Shape::eights][4]> c;
+    typename Block::template Lanes<std::uint32_t[4]> a;
+    typename Block::template Lanes<std::uint32_t[Shape::eights][2]> b;
+    block_.free_each([&](unsigned t) {
+      for (std::uint32_t n = 0; n < Shape::eights; ++n)
+        for (std::uint32_t i = 0; i < 4; ++i) c[t][n][i] = 0.0F;
+    });
+    const std::uint16_t* k = k_stage(tile);
+    for (std::uint32_t at = 0; at < Shape::d_k; at += 16) {
+      block_.load_matrices(false, [&](unsigned t) { return k + (t / 32 * 16 + t % 16) * Shape::k_stride + at + t % 32 / 16 * 8; },
+                           [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
+      block_.free_each([&](unsigned t) {
+        for (std::uint32_t n = 0; n < Shape::eights; ++n) {
+          const auto* q = reinterpret_cast<const std::uint32_t*>(s_.q + (8 * n + t % 32 / 4) * Shape::k_stride + at + t % 4 * 2);
+          b[t][n][0] = q[0];
+          b[t][n][1] = q[4];
+        }
+      });
+      for (std::uint32_t n = 0; n < Shape::eights; ++n) {
+        block_.template multiply<Shape::element>([&](unsigned t) -> float(&)[4] { return c[t][n]; },
+                                                 [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; },
+                                                 [&](unsigned t) -> std::uint32_t(&)[2] { return b[t][n]; });
+      }
+    }
+    block_.each([&](unsigned t) {
+      for (std::uint32_t n = 0; n < Shape::eights; ++n)
+        for (std::uint32_t i = 0; i < 4; ++i) keep_logit(tile, 8 * n + t % 4 * 2 + i % 2, t / 32 * 16 + t % 32 / 4 + i / 2 * 8, c[t][n][i]);
+    });
+  }
+
+  MOEKV_HD void keep_logit(std::uint32_t tile, std::uint32_t head, std::uint32_t row, float product) {
+    const TileRows& rows = s_.rows[tile % 3];
+    float x = -std::numeric_limits<float>::infinity();
+    if (rows.k[row] != nullptr) x = work_.scale * (product * rows.k_scale[row] + rows.k_zero[row] * s_.q_sum[head]);
+    s_.s[head * Shape::s_stride + row] = x;
+    const bool kept = work_.logits != nullptr && head < item_.n_heads && rows.logit[row] != ~0U;
+    if (kept) work_.logits[item_.logits + head * item_.logits_stride + rows.logit[row]] = x;
+  }
+
+  /// p = weights relative to the new maximum; the same number of threads for every head.
+  MOEKV_HD void weights(std::uint32_t tile) {
+    constexpr std::uint32_t per_head = 128 / Shape::heads;
+    const TileRows& rows = s_.rows[tile % 3];
+    typename Block::template Lanes<float> high, sum, zero;
+    block_.free_each([&](unsigned t) {
+      high[t] = -std::numeric_limits<float>::infinity();
+      for (std::uint32_t r = t % per_head; r < tensor_tile; r += per_head) {
+        const float x = s_.s[t / per_head * Shape::s_stride + r];
+        high[t] = x > high[t] ? x : high[t];
+      }
+    });
+    block_.largest(high, per_head);
+    block_.free_each([&](unsigned t) {
+      const std::uint32_t head = t / per_head;
+      const float m = high[t] > s_.m[head] ? high[t] : s_.m[head];
+      sum[t] = zero[t] = 0.0F;
+      for (std::uint32_t r = t % per_head; r < tensor_tile; r += per_head) {
+        const float x = s_.s[head * Shape::s_stride + r];
+        const float p = x == -std::numeric_limits<float>::infinity() ? 0.0F : exp_fixed(x - m);
+        sum[t] += p;
+        zero[t] += p * rows.v_zero[r];
+        const float scaled = p * rows.v_scale[r];
+        const std::uint16_t leading = round16(scaled);
+        s_.p[0][head * Shape::p_stride + r] = leading;
+        s_.p[1][head * Shape::p_stride + r] = round16(scaled - widen(leading));
+      }
+    });
+    block_.sum(sum, per_head);
+    block_.sum(zero, per_head);
+    block_.each([](unsigned) {});
+    block_.each([&](unsigned t) {
+      const std::uint32_t head = t / per_head;
+      if (t % per_head != 0) return;
+      const float m = high[t] > s_.m[head] ? high[t] : s_.m[head];
+      const float keep = rescale_factor(s_.m[head], m);
+      s_.m[head] = m;
+      s_.l[head] = s_.l[head] * keep + sum[t];
+      s_.zero[head] = s_.zero[head] * keep + zero[t];
+      s_.keep[head] = keep;
+    });
+  }
+
+  /// sums = sums keep + V^T p^T; each warp has a quarter of the channels.
+  MOEKV_HD void gather(std::uint32_t tile) {
+    typename Block::template Lanes<std::uint32_t[4]> a;
+    typename Block::template Lanes<std::uint32_t[2][Shape::eights][2]> b;
+    block_.free_each([&](unsigned t) {
+      for (std::uint32_t n = 0; n < Shape::eights; ++n) {
+        const float even = s_.keep[8 * n + t % 4 * 2], odd = s_.keep[8 * n + t % 4 * 2 + 1];
+        for (std::uint32_t m = 0; m < tiles_m; ++m)
+          for (std::uint32_t i = 0; i < 4; ++i) sums_[t][m][n][i] *= i % 2 == 0 ? even : odd;
+      }
+    });
+    const std::uint16_t* v = v_stage(tile);
+    for (std::uint32_t at = 0; at < tensor_tile; at += 16) {
+      block_.free_each([&](unsigned t) {
+        for (std::uint32_t part = 0; part < 2; ++part)
+          for (std::uint32_t n = 0; n < Shape::eights; ++n) {
+            const auto* p = reinterpret_cast<const std::uint32_t*>(s_.p[part] + (8 * n + t % 32 / 4) * Shape::p_stride + at + t % 4 * 2);
+            b[t][part][n][0] = p[0];
+            b[t][part][n][1] = p[4];
+          }
+      });
+      for (std::uint32_t m = 0; m < tiles_m; ++m) {
+        block_.load_matrices(true,
+                             [&](unsigned t) {
+                               const std::uint32_t row = at + t % 8 + t % 32 / 16 * 8, channel = (t / 32 * tiles_m + m) * 16 + t % 16 / 8 * 8;
+                               return v + row * Shape::v_stride + channel;
+                             },
+                             [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
+        for (std::uint32_t part = 0; part < 2; ++part)
+          for (std::uint32_t n = 0; n < Shape::eights; ++n) {
+            block_.template multiply<Shape::element>([&](unsigned t) -> float(&)[4] { return sums_[t][m][n]; },
+                                                     [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; },
+                                                     [&](unsigned t) -> std::uint32_t(&)[2] { return b[t][part][n]; });
+          }
+      }
+    }
+    block_.each([](unsigned) {});
+  }
+
+  MOEKV_HD void finish() {
+    block_.each([&](unsigned t) {
+      for (std::uint32_t m = 0; m < tiles_m; ++m)
+        for (std::uint32_t n = 0; n < Shape::eights; ++n)
+          for (std::uint32_t i = 0; i < 4; ++i) {
+            const std::uint32_t head = 8 * n + t % 4 * 2 + i % 2, channel = (t / 32 * tiles_m + m) * 16 + t % 32 / 4 + i / 2 * 8;
+            if (head < item_.n_heads) work_.o[(std::uint64_t{item_.out} + head) * Shape::d_v + channel] = sums_[t][m][n][i] + s_.zero[head];
+          }
+      if (t < item_.n_heads) {
+        work_.m[item_.out + t] = s_.m[t];
+        work_.l[item_.out + t] = s_.l[t];
+      }
+    });
+  }
+
+  Block& block_;
+  const AttendLaunch& work_;
+  const AttendItem& item_;
+  TensorShared<Shape>& s_;
+  std::uint32_t n_tiles_;
+  typename Block::template Lanes<Sums> sums_;
+};
+
+template <class Shape, class Block>
+MOEKV_HD void tensor_block(Block& block, const AttendLaunch& work) {
+  TensorSteps<Block, Shape>(block, work).run();
+}
+
+}  // namespace moekv::kernels
