@@ -13,6 +13,7 @@ void add_commands(Command& app, Action& action) {
   add_plan(app, action);
   add_policy(app, action);
   add_run(app, action);
+  add_score(app, action);
   add_show(app, action);
   add_sweep(app, action);
   add_trace(app, action);
