@@ -53,7 +53,7 @@ def settings(program, kinds, budgets, pattern):
             if kind == "policies":
                 yield from ((kind, rule, b, [f"eviction.policy={rule}", f"eviction.budget={b}%"]) for b in budgets)
             elif kind == "codecs":
-                yield kind, rule, None, [f"compression.codec={rule}"]
+                yield kind, rule, None, [f"compression.codec={rule}", "page.slots=32"]
             else:
                 yield kind, rule, None, [f"routing.router={rule}"]
 

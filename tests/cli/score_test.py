@@ -80,7 +80,7 @@ class Score(program.ProgramTest):
         self.assertGreater(kl["15%"], kl["30%"])
         self.assertGreater(kl["30%"], kl["60%"])
         self.assertGreater(kl["60%"], 0)
-        codes = [self.metrics(self.score(few, "eviction=null", f"compression.codec={codec}")) for codec in ("int8_token", "int4_token", "kivi2")]
+        codes = [self.metrics(self.score(few, "eviction=null", f"compression.codec={codec}")) for codec in ("int8_token", "int4_token", "turboquant2")]
         self.assertEqual([n["evictions"] for n in codes], [0, 0, 0])
         drift = [n["attention_drift_tail"] for n in codes]
         self.assertEqual(drift, sorted(drift))

@@ -232,6 +232,49 @@ TEST(ModelScore, ARecordedTraceReplaysToTheSameDecisions) {
   EXPECT_EQ(metric(scored, "evictions"), metric(replayed, "evictions"));
 }
 
+TEST(ModelScore, APolicyLooksAtTheQueriesThatAReplayWouldMake) {
+  // All tokens of a model attend; of the prompt the policy sees only the attention that prefill.queries names, so it evicts what it would evict in a
+  // replay where the others do not attend at all.
+  const Loop loop({});
+  RunSpec s = loop.spec();
+  s.payload.element = ElementFormat::fp16;
+  s.probe.samples = 1U << 30;
+  s.eviction.rule = evict::H2oSum{};
+  s.eviction.protect = {1, 2};
+  s.eviction.budget.kind = BudgetKind::fraction;
+  s.eviction.budget.denominator = 3;
+  std::vector<std::int64_t> read[2];
+  for (const PrefillQueries queries : {PrefillQueries::last, PrefillQueries::all}) {
+    s.prefill.queries = queries;
+    s.prefill.last = 3;
+    const std::string path = loop.folder.file("recorded.moekv.h5");
+    const RunOutcome scored = loop.run(s, path);
+    const auto trace = open_native_trace(path);
+    RunSpec again = s;
+    again.model.path.clear();
+    const auto transport = make_local_transport();
+    const auto backend = make_backend("host", 1);
+    const RunOutcome replayed = replay(again, *trace, *backend, *transport);
+    std::vector<ProbeRecord> decode[2];
+    for (const ProbeRecord& p : scored.probes) {
+      if (p.position >= 20) decode[0].push_back(p);
+    }
+    for (const ProbeRecord& p : replayed.probes) {
+      if (p.position >= 20) decode[1].push_back(p);
+    }
+    ASSERT_EQ(decode[0].size(), decode[1].size());
+    ASSERT_GT(decode[0].size(), 100U);
+    for (std::size_t i = 0; i < decode[0].size(); ++i) {
+      EXPECT_EQ(decode[0][i].read_tokens, decode[1][i].read_tokens);
+      EXPECT_NEAR(decode[0][i].attn_mass_kept, decode[1][i].attn_mass_kept, 2e-3);
+    }
+    double kept = 0;
+    for (const ProbeRecord& p : decode[0]) kept += p.attn_mass_kept;
+    read[queries == PrefillQueries::all ? 1 : 0].push_back(std::llround(1e6 * kept));
+  }
+  EXPECT_NE(read[0], read[1]) << "the choice of queries matters";
+}
+
 TEST(ModelScore, ATokenDependsNotOnItsBatch) {
   const Loop loop({.shared = true});
   RunSpec s = loop.spec();
