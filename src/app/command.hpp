@@ -30,6 +30,7 @@ void add_policy(Command& parent, Action& action);
 void add_list(Command& parent, Action& action);
 void add_doctor(Command& parent, Action& action);
 void add_diff(Command& parent, Action& action);
+void add_score(Command& parent, Action& action);
 void add_show(Command& parent, Action& action);
 void add_trace(Command& parent, Action& action);
 void add_trace_info(Command& parent, Action& action);

@@ -15,6 +15,7 @@ void add_commands(Command& app, Action& action) {
   add_report(app, action);
   add_rerun(app, action);
   add_run(app, action);
+  add_score(app, action);
   add_show(app, action);
   add_sweep(app, action);
   add_trace(app, action);

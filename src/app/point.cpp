@@ -1,12 +1,16 @@
 // Traces and backends by what they are made from, and the one call that runs a point.
 #include "app/point.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "app/open_trace.hpp"
 #include "comm/mpi_session.hpp"
 #include "config/schema.hpp"
 #include "engine/batcher.hpp"
+#include "model/model_driver.hpp"
+#include "trace/native_file.hpp"
 
 namespace moekv {
 namespace {
@@ -15,6 +19,7 @@ constexpr std::size_t most_traces = 4;
 
 /// Equal for specifications whose trace is the same.
 std::string trace_key(const RunSpec& spec) {
+  if (!spec.model.path.empty()) return fmt::format("{}\n{}\n{}", spec.trace.tokens, spec.trace.prompt_tokens, spec.model.path);
   if (!spec.trace.path.empty()) return spec.trace.path;
   std::string key;
   for (const KeyValue& k : resolved_keys(spec)) {
@@ -43,12 +48,19 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
   if (it == devices_.end()) it = devices_.insert(it, {spec.backend, spec.threads, make_backend(spec.backend, spec.threads)});
   const Geometry geometry(spec, trace.info(), spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(n_processes));
   (void)Batcher(geometry, trace);
-  return {&trace, it->backend.get()};
+  if (!spec.model.path.empty() && spec.model.path != decoder_path_) {
+    decoder_ = nullptr;  // the old weights go before the new ones come
+    decoder_ = std::make_unique<Decoder>(ModelFile(spec.model.path));
+    decoder_path_ = spec.model.path;
+  }
+  return {&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get()};
 }
 
 void PointCache::clear() {
   traces_.clear();
   devices_.clear();
+  decoder_ = nullptr;
+  decoder_path_.clear();
 }
 
 std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job) {
@@ -60,16 +72,25 @@ std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job) {
   return local ? make_local_transport() : nullptr;
 }
 
-RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Transport& transport, const ReplayHooks& hooks) {
+RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Transport& transport, const ReplayHooks& hooks, TraceRecorder* recorder) {
   struct Release {
     Backend& backend;
     ~Release() { backend.release_pools(); }
   } const release{*machinery.backend};
-  return replay(spec, *machinery.trace, *machinery.backend, transport, hooks);
+  DriverFactory driver;
+  if (machinery.decoder != nullptr)
+    driver = model_driver(spec, *machinery.decoder, static_cast<const TokenSource&>(*machinery.trace), transport, recorder);
+  RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, hooks, driver);
+  if (recorder != nullptr && outcome.completed) recorder->finish();
+  return outcome;
 }
 
 void add_point_facts(const RunSpec& spec, const TraceInfo& trace, Provenance& provenance) {
   add_trace_facts(trace, provenance);
+  if (!spec.model.path.empty()) {
+    provenance.facts.set("model_path", spec.model.path);
+    provenance.facts.set("model_digest", native::file_digest(spec.model.path));
+  }
   for (KeyValue& key : resolved_keys(spec))
     provenance.parameters.push_back({std::move(key.path), std::move(key.value), std::move(key.unit), std::move(key.doc)});
 }

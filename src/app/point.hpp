@@ -8,6 +8,8 @@
 #include "comm/transport.hpp"
 #include "device/backend.hpp"
 #include "engine/replay.hpp"
+#include "model/decoder.hpp"
+#include "model/trace_recorder.hpp"
 #include "results/provenance.hpp"
 #include "trace/source.hpp"
 
@@ -17,12 +19,13 @@ namespace moekv {
 struct PointMachinery {
   TraceSource* trace = nullptr;
   Backend* backend = nullptr;
+  const Decoder* decoder = nullptr;  // of a model in the loop, whose trace is a TokenSource
 };
 
-/// Keeps backends and the latest traces alive from point to point.
+/// Keeps backends, the latest traces and the latest model alive from point to point.
 class PointCache {
  public:
-  /// Trace and backend of `spec`; valid until the next call. No communication. Throws what a configuration can fail with before it runs.
+  /// Trace, backend and model of `spec`; valid until the next call. No communication. Throws what a configuration can fail with before it runs.
   [[nodiscard]] PointMachinery prepare(const RunSpec& spec, int n_processes);
   /// The trace alone, for predictions.
   [[nodiscard]] TraceSource& trace_of(const RunSpec& spec);
@@ -41,16 +44,20 @@ class PointCache {
   };
   std::vector<Trace> traces_;  // the latest last
   std::vector<Device> devices_;
+  std::string decoder_path_;
+  std::unique_ptr<Decoder> decoder_;
 };
 
 /// Collective. The transport that `spec` asks for; null for the job's. One that sends from GPU to GPU uses `job` and must end before it.
 /// UserError where the job has not what is asked for.
 [[nodiscard]] std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job);
 
-/// Collective. Runs the point; its pools are given back, also after a failure.
-[[nodiscard]] RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Transport& transport, const ReplayHooks& hooks);
+/// Collective. Runs the point, a replay or a scored run of a model; its pools are given back, also after a failure. `recorder` writes down what a
+/// model does, and is completed with the run; null = nothing is written.
+[[nodiscard]] RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Transport& transport, const ReplayHooks& hooks,
+                                   TraceRecorder* recorder = nullptr);
 
-/// What the point adds to the provenance of its process: trace facts and every configuration key.
+/// What the point adds to the provenance of its process: trace and model facts and every configuration key.
 void add_point_facts(const RunSpec& spec, const TraceInfo& trace, Provenance& provenance);
 
 }  // namespace moekv

@@ -1,4 +1,4 @@
-// moekv run: one configuration becomes one replay and one result file.
+// moekv run: one configuration becomes one replay, or one scored run of a model, and one result file.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -12,10 +12,12 @@
 #include "app/command.hpp"
 #include "app/point.hpp"
 #include "app/progress.hpp"
+#include "app/run.hpp"
 #include "app/stop_signal.hpp"
 #include "config/names.hpp"
 #include "engine/attention_sample.hpp"
 #include "engine/replay.hpp"
+#include "model/trace_recorder.hpp"
 #include "results/access_log_file.hpp"
 #include "results/json.hpp"
 #include "results/run_file.hpp"
@@ -23,14 +25,6 @@
 
 namespace moekv {
 namespace {
-
-struct RunOptions {
-  std::string config;
-  std::vector<std::string> overrides;
-  std::string out, access_log;
-  std::uint32_t attention_rows = 0;
-  bool json = false, quiet = false;
-};
 
 /// Sends what the replay logs to `log`, which only process 0 has.
 void connect(const RunOptions& options, AccessLogWriter* log, ReplayHooks& hooks) {
@@ -54,6 +48,12 @@ Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance
   return f;
 }
 
+std::unique_ptr<TraceRecorder> make_recorder(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options) {
+  if (options.record.empty()) return nullptr;
+  const KvType type = spec.payload.element == ElementFormat::bf16 ? KvType::bf16 : KvType::fp16;
+  return std::make_unique<TraceRecorder>(options.record, static_cast<const TokenSource&>(*made.trace), made.decoder->spec(), type, "moekv score", transport);
+}
+
 RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options, AccessLogWriter* log) {
   ProgressLine line(isatty(STDERR_FILENO) != 0);
   ReplayHooks hooks;
@@ -61,7 +61,8 @@ RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport
   if (!options.quiet) hooks.progress = [&](const Progress& progress) { line.show(progress); };
   hooks.interrupted = [] { return stop_requested(); };
   try {
-    RunOutcome outcome = run_point(spec, made, transport, hooks);
+    const auto recorder = make_recorder(spec, made, transport, options);
+    RunOutcome outcome = run_point(spec, made, transport, hooks, recorder.get());
     line.end();
     return outcome;
   } catch (...) {
@@ -73,10 +74,11 @@ RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport
 }
 
 Provenance provenance_of(const RunSpec& spec, const RunOptions& options, const TraceInfo& trace, Transport& transport) {
-  std::vector<std::string> argv{"moekv", "run", options.config};
+  std::vector<std::string> argv{"moekv", options.command, options.config};
   argv.insert(argv.end(), options.overrides.begin(), options.overrides.end());
   if (!options.out.empty()) argv.insert(argv.end(), {"--out", options.out});
   if (!options.access_log.empty()) argv.insert(argv.end(), {"--access-log", options.access_log});
+  if (!options.record.empty()) argv.insert(argv.end(), {"--record", options.record});
   Provenance provenance = collect_provenance(argv, transport);
   add_point_facts(spec, trace, provenance);
   return provenance;
@@ -100,6 +102,7 @@ const char* log_refusal(const RunSpec& spec) {
   const bool divides_later = std::visit([](const auto& allocator) { return allocator.when != allocate::When::start; }, spec.eviction.allocator);
   if (divides_later) return "the allocator divides budgets during the run, and the log holds those that requests start with";
   if (spec.eviction.action == EvictAction::demote) return "pages come back from the host tier, which the log does not tell";
+  if (!spec.model.path.empty()) return "a model drives the run, and its accesses follow what its caches gave it";
   if (spec.placement.replan_every_steps > 0) return "pages move to other shards when the plan of experts changes, and the log names pages by their shard";
   return nullptr;
 }
@@ -111,7 +114,10 @@ ExitCode run_agreed(const RunOptions& options) {
   const bool first = job->process() == 0;
   PointCache cache;
   const PointMachinery made = agree(*job, [&] {
+    if (options.command == "score" && spec.model.path.empty())
+      throw UserError(spec.config_path, "model.path: missing required key", "name the model file: moekv score CONFIG model.path=FILE trace.tokens=FILE");
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
+    if (first && !options.record.empty()) require_writable(options.record, Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
     if (const char* why = log_refusal(spec); !options.access_log.empty() && why != nullptr)
       throw UserError(spec.config_path, fmt::format("--access-log: {}", why), "leave the option out, or change the configuration");
@@ -142,32 +148,38 @@ ExitCode run_agreed(const RunOptions& options) {
 
 }  // namespace
 
+ExitCode run_configuration(const RunOptions& options) {
+  try {
+    return run_agreed(options);
+  } catch (const AgreedFailure& failure) {
+    return failure.code;
+  }
+}
+
+void add_run_options(Command& command, RunOptions& options) {
+  command.add_option("config", options.config, "YAML file (moekv list keys names every key)")->required();
+  command.add_option("overrides", options.overrides, "key.path=value ...: replace keys of the file; key=null removes one");
+  command.add_option("--out,-o", options.out, "result file; default: <name>.h5, which must not exist");
+  command.add_flag("--json", options.json, "print the summary as JSON");
+  command.add_flag("--quiet,-q", options.quiet, "no progress and no table");
+}
+
 void add_run(Command& parent, Action& action) {
   auto options = std::make_shared<RunOptions>();
   Command* run = parent.add_subcommand("run", "replay one configuration and write one result file");
-  run->add_option("config", options->config, "YAML file (moekv list keys names every key)")->required();
-  run->add_option("overrides", options->overrides, "key.path=value ...: replace keys of the file; key=null removes one");
-  run->add_option("--out,-o", options->out, "result file; default: <name>.h5, which must not exist");
+  add_run_options(*run, *options);
   Option* log = run->add_option("--access-log", options->access_log,
                                      "also write every lookup, write and eviction of pages, for moekv oracle and moekv trace export");
   run->add_option("--attention-rows", options->attention_rows,
                   "with --access-log: exact attention of N pairs of request and layer, for the oracles of attention mass")
       ->needs(log);
-  run->add_flag("--json", options->json, "print the summary as JSON");
-  run->add_flag("--quiet,-q", options->quiet, "no progress and no table");
   run->footer(
       "examples:\n  moekv run configs/quickstart.yaml --out quickstart.h5\n  mpirun -n 4 moekv run configs/quickstart.yaml eviction.policy=lru "
       "eviction.budget=25%\n"
       "  moekv run configs/quickstart.yaml --out run.h5 --access-log log.h5      # then: moekv oracle log.h5 --result run.h5");
   run->callback([options, &action] {
     action.collective = true;
-    action.run = [options] {
-      try {
-        return run_agreed(*options);
-      } catch (const AgreedFailure& failure) {
-        return failure.code;
-      }
-    };
+    action.run = [options] { return run_configuration(*options); };
   });
 }
 

@@ -36,6 +36,7 @@ constexpr auto enum_names(PrefillEvict) { return Names<2>{"end", "chunk"}; }
 constexpr auto enum_names(LoadKind) { return Names<2>{"concurrency", "arrivals"}; }
 constexpr auto enum_names(ElementFormat) { return Names<3>{"fp32", "bf16", "fp16"}; }  // of a payload: the raw ones
 constexpr auto enum_names(QkvKind) { return Names<3>{"auto", "recorded", "generated"}; }
+constexpr auto enum_names(ScoreReference) { return Names<2>{"dense", "none"}; }
 constexpr auto enum_names(CombineType) { return Names<2>{"fp32", "bf16"}; }
 constexpr auto enum_names(StepOrder) { return Names<2>{"standard", "pikv"}; }
 

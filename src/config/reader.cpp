@@ -82,6 +82,7 @@ void fill_defaults(RunSpec& spec, const ConfigTree& tree, const std::string& pat
   if (absent("eviction.seed")) spec.eviction.seed = spec.seed;
   if (absent("payload.generator.seed")) spec.payload.generator.seed = spec.seed;
   if (absent("probe.seed")) spec.probe.seed = spec.seed;
+  if (absent("score.seed")) spec.score.seed = spec.seed;
   default_model(spec, tree);
   if (spec.cluster.network.source.empty()) spec.cluster.network.source = "built in; the figures of configs/clusters/h200-ndr400.yaml";
   if (spec.cluster.ranks == 0) spec.cluster.ranks = static_cast<std::uint32_t>(std::max(1, n_processes));

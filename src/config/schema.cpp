@@ -87,7 +87,9 @@ class BlockWriter {
 bool applies(const Key& key, const RunSpec& spec) {
   if (!key.written || !key.active(spec)) return false;
   if (key.type == "path" && key.write(spec) == "\"\"") return false;
-  const bool synthetic = spec.trace.path.empty();
+  const bool in_loop = !spec.model.path.empty();
+  if (!in_loop && (key.path.starts_with("score.") || key.path == "trace.prompt_tokens")) return false;
+  const bool synthetic = spec.trace.path.empty() && !in_loop;
   return synthetic || !key.path.starts_with("trace.synthetic.");
 }
 

@@ -65,6 +65,11 @@ void add_trace_keys(std::vector<Key>& keys) {
   const auto add = [&](Key key) { keys.push_back(std::move(key)); };
   add(path_key(
       "trace.path", "native trace file (*.moekv.h5); instead of trace.synthetic", +[](RunSpec& s) -> std::string& { return s.trace.path; }));
+  add(path_key(
+      "trace.tokens", "npz or HDF5 file of token sequences that the model of model.path is scored on; instead of trace.path",
+      +[](RunSpec& s) -> std::string& { return s.trace.tokens; }));
+  add(field_key("trace.prompt_tokens", "tokens", "of each sequence of trace.tokens are its prompt, the others are decoded one by one; 0 = half",
+                [](auto& s) -> auto& { return s.trace.prompt_tokens; }, {0, 1 << 30}));
   add(field_key("trace.first_request", "", "requests before it are left out", [](auto& s) -> auto& { return s.trace.first_request; }));
   add(field_key("trace.max_requests", "", "0 = all", [](auto& s) -> auto& { return s.trace.max_requests; }));
   add(field_key("trace.max_prompt_tokens", "tokens", "longer prompts are cut, counted and said; 0 = as recorded",

@@ -1,4 +1,4 @@
-// Keys of the load and of what is measured: prefill, batch, memory, payload, probe, metrics.
+// Keys of the load and of what is measured: prefill, batch, memory, payload, probe, score, metrics.
 #include "config/custom_keys.hpp"
 #include "config/schema.hpp"
 
@@ -48,6 +48,13 @@ void add_load_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.probe.samples; }, {0, 1e6}));
   add(field_key("probe.top_k", "", "entries of topk_recall", [](auto& s) -> auto& { return s.probe.top_k; }, {1, 4096}));
   add(field_key("probe.seed", "", "default: seed", [](auto& s) -> auto& { return s.probe.seed; }));
+  add(field_key("score.reference", "", "dense: the same model with every entry at hand runs along, for the change of the loss; none",
+                [](auto& s) -> auto& { return s.score.reference; }));
+  add(field_key("score.from_position", "tokens", "numbers named _tail are of positions from here on; 0 = from the end of each prompt",
+                [](auto& s) -> auto& { return s.score.from_position; }, {0, 1 << 30}));
+  add(field_key("score.resamples", "", "of the bootstrap over sequences that gives the interval of a change",
+                [](auto& s) -> auto& { return s.score.resamples; }, {100, 1e6}));
+  add(field_key("score.seed", "", "of the bootstrap; default: seed", [](auto& s) -> auto& { return s.score.seed; }));
   add(field_key("metrics.window_steps", "", "steps of a row of results; doubles after every 128 rows of a long run",
                 [](auto& s) -> auto& { return s.metrics.window_steps; }, {1, 1e9}));
   add(field_key("metrics.per_step", "", "a row per step instead of per window", [](auto& s) -> auto& { return s.metrics.per_step; }));

@@ -3,6 +3,7 @@
 
 #include "config/custom_keys.hpp"
 #include "config/schema.hpp"
+#include "model/model_file.hpp"
 
 namespace moekv {
 namespace {
@@ -132,6 +133,26 @@ Key dense_key() {
   return key;
 }
 
+/// A model in the loop: its file gives the shape, which other keys may repeat.
+Key weights_key() {
+  Key key = path_key(
+      "model.path", "model file with the weights of a decoder, which moekv score runs; it gives the shape",
+      +[](RunSpec& s) -> std::string& { return s.model.path; });
+  key.read = [read = key.read](const YamlNode& node, RunSpec& spec, Complaints& complain) {
+    const std::string name = spec.model.name;
+    read(node, spec, complain);
+    if (spec.model.path.empty()) return;
+    try {
+      const std::string path = spec.model.path;
+      spec.model = shape_of(ModelFile(path).spec(), path);
+    } catch (const UserError& e) {
+      for (const Problem& p : e.problems()) complain(node.at, fmt::format("{}: {}", p.where, p.what), p.suggestion);
+    }
+    if (!name.empty()) spec.model.name = name;
+  };
+  return key;
+}
+
 /// Short form of d_k and d_v.
 Key head_dim_key() {
   Key key =
@@ -166,6 +187,7 @@ void add_model_keys(std::vector<Key>& keys) {
   add(field_key("model.name", "", "a file of configs/models (without .yaml) or its path; a mere label where model.layers is written in place",
                 [](auto& s) -> auto& { return s.model.name; }));
   keys.back().decides = false;
+  add(weights_key());
   add(count_key());
   add(pattern_key());
   add(sinks_key());

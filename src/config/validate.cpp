@@ -158,6 +158,7 @@ void validate(const ValidateInput& input, std::vector<Problem>& problems) {
   Checks checks(input, problems);
   check_model(checks);
   check_trace(checks);
+  check_score(checks);
   check_placement(checks);
   check_pages(checks);
   check_select(checks);

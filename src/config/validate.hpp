@@ -40,6 +40,8 @@ class Checks {
 // The parts, one function per subject.
 void check_model(Checks& checks);
 void check_trace(Checks& checks);
+/// A model in the loop: its tokens, its shape, and what has no meaning with it.
+void check_score(Checks& checks);
 void check_placement(Checks& checks);
 void check_pages(Checks& checks);
 void check_select(Checks& checks);

@@ -39,6 +39,7 @@ struct GateShape {
 
 struct ModelShape {
   std::string name;
+  std::string path;              // file with the weights of a model in the loop; empty: a shape only
   std::vector<LayerShape> layers;
   std::uint32_t hidden = 0;
   std::uint32_t n_heads = 0;     // query heads

@@ -101,7 +101,7 @@ void Batcher::admit() {
   std::sort(active_.begin(), active_.end(), [&](const Active& a, const Active& b) { return requests_[a.index].id < requests_[b.index].id; });
 }
 
-std::uint32_t Batcher::query_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const {
+std::uint32_t Batcher::observe_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const {
   if (begin >= request.prompt) return begin;
   const RunSpec& spec = geometry_->spec();
   PrefillQueries queries = spec.prefill.queries;
@@ -149,7 +149,8 @@ StepBatch Batcher::next() {
     const Request& request = requests_[active_[i].index];
     const std::uint32_t begin = active_[i].done;
     const std::uint32_t end = begin + take[i];
-    batch.items.push_back({request.id, active_[i].home, begin, end, query_begin(request, begin, end), request.prompt, request.total});
+    batch.items.push_back({request.id, active_[i].home, begin, end, query_begin(request, begin, end), observe_begin(request, begin, end),
+                           request.prompt, request.total});
   }
   return batch;
 }

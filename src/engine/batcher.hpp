@@ -46,7 +46,12 @@ class Batcher {
 
   void admit();
   [[nodiscard]] Rank choose_home(const Request& request) const;
-  [[nodiscard]] std::uint32_t query_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const;
+  /// First position in [begin, end) whose attention eviction rules look at.
+  [[nodiscard]] std::uint32_t observe_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const;
+  /// First one that attends: the same in a replay; a model needs the attention of every token.
+  [[nodiscard]] std::uint32_t query_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const {
+    return geometry_->spec().model.path.empty() ? observe_begin(request, begin, end) : begin;
+  }
 
   const Geometry* geometry_;
   std::vector<Request> requests_;

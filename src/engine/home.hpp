@@ -132,6 +132,7 @@ class Home {
   std::vector<std::uint32_t> offsets_, parts_;
   std::vector<std::uint32_t> store_ranks_;  // scratch of count_stores
   std::vector<Rank> home_of_;            // home of each query of the layer
+  std::vector<std::uint8_t> observed_;   // [queries]: eviction rules look at it
   std::vector<std::uint8_t> answered_;   // queries for which some rank read something
   std::vector<std::pair<std::uint32_t, std::uint32_t>> links_;  // (output row, partial row)
   std::vector<float> part_m_, part_l_, part_o_, m_out_, l_out_, sink_rows_;

@@ -10,8 +10,11 @@ namespace moekv {
 void Home::merge(const LayerInput& input, LayerOutput& out) {
   const ModelShape& model = geometry_->spec().model;
   home_of_.clear();
+  observed_.clear();
   for (const HomeToken& t : input.tokens) {
-    if (t.query) home_of_.push_back(t.home);
+    if (!t.query) continue;
+    home_of_.push_back(t.home);
+    observed_.push_back(t.observed ? 1 : 0);
   }
   const std::size_t rows = home_of_.size() * model.n_heads;
   out.o.assign(payload_ ? rows * model.d_v : 0, 0.0F);
@@ -40,7 +43,7 @@ void Home::take_segment(WireReader& in, LayerOutput& out) {
   const std::int64_t bytes = partial_bytes(slice);
   for (const PartialHeader& header : headers) {
     answered_[header.query] = 1;
-    if (geometry_->needs_mass()) lse_waiting_.push_back({segment.rank, home_of_[header.query], header.query});
+    if (geometry_->needs_mass() && observed_[header.query] != 0) lse_waiting_.push_back({segment.rank, home_of_[header.query], header.query});
     for (std::uint32_t h = 0; payload_ && h < slice.q_count; ++h) links_.emplace_back(header.query * n_heads + slice.q_begin + h, part++);
     account(Rank(header.home), ByteClass::partial, bytes);
     account(Rank(header.home), ByteClass::headers, static_cast<std::int64_t>(sizeof(PartialHeader)));

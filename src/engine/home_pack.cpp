@@ -88,7 +88,7 @@ void Home::pack_queries(const LayerInput& input, Rank rank, std::span<const Read
   const std::size_t q_row = std::size_t{model.n_heads} * model.d_k * pb, q_part = std::size_t{slice.q_count} * model.d_k * pb;
   for (std::size_t i = 0; i < reads.size(); ++i) {
     const HomeToken& t = input.tokens[reads[i].token];
-    headers[i] = {t.request.value, t.position, reads[i].query, t.probe ? 1U : 0U};
+    headers[i] = {t.request.value, t.position, reads[i].query, static_cast<std::uint16_t>(t.probe ? 1 : 0), static_cast<std::uint16_t>(t.observed ? 1 : 0)};
     const auto own = experts_of(input, reads[i].token);
     if (k > 0) std::copy(own.begin(), own.end(), &experts[i * k]);
     account(t.home, ByteClass::q, static_cast<std::int64_t>(q_part));

@@ -132,7 +132,7 @@ void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, s
   counters_->page_bytes_read(s.rank(), static_cast<std::int64_t>(geometry_->raw_format(1).head_bytes()) * tally.slots / geometry_->page_slots());
   query.n_read += read;
   if (!payload_) return;
-  if (const std::uint32_t kept = geometry_->group_reads().queries; kept > 0) {
+  if (const std::uint32_t kept = geometry_->group_reads().queries; kept > 0 && query.header->observed != 0) {
     const std::size_t row = std::size_t{geometry_->spec().model.d_k} * geometry_->payload_bytes();
     const std::size_t first = std::size_t{group.head_group} * geometry_->heads_per_group() * slice.group();
     const std::size_t heads = std::size_t{geometry_->head_group_width(query.rank, group.head_group)} * slice.group();

@@ -48,7 +48,7 @@ struct StepRecord {
   std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0, wire_pages = 0;
   std::int64_t wire_messages = 0, hidden_state_bytes = 0;
   std::int64_t t_read = 0, t_route = 0, t_place = 0, t_dispatch = 0, t_admit = 0, t_attend = 0, t_combine = 0, t_touch = 0, t_record = 0;
-  std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_demote = 0, t_recall = 0, t_generate = 0;
+  std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_demote = 0, t_recall = 0, t_generate = 0, t_model = 0;
   std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0, t_host_model = 0, t_replan = 0, t_replan_model = 0;
 
   static constexpr auto metrics = std::array{
@@ -170,6 +170,7 @@ struct StepRecord {
       Metric{"t_replan_model", &StepRecord::t_replan_model, "ns", "alpha-beta time of moving pages, part of t_network_model: the stall on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
       Metric{"t_demote", &StepRecord::t_demote, "ns", "part of admit that copies pages to the host tier", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_recall", &StepRecord::t_recall, "ns", "time of copying pages back from the host tier: part of attend, for pages that are appended to of admit, sealed of touch", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"t_model", &StepRecord::t_model, "ns", "forward pass of the model in the loop outside attention, and the whole reference; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_generate", &StepRecord::t_generate, "ns", "time spent making q, k, v; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_step", &StepRecord::t_step, "ns", "host time of the steps of the window, generation and probes excluded", Scope::global, ClaimClass::measured, Combine::max},
       Metric{"t_network_model", &StepRecord::t_network_model, "ns", "alpha-beta time of the exchanges on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
@@ -329,6 +330,35 @@ struct ProbeRecord {
       Metric{"max_abs_err", &ProbeRecord::max_abs_err, "1", "largest absolute difference of an output value", Scope::request, ClaimClass::measured, Combine::key}};
 };
 
+/// The prediction of one token by the model in the loop, beside the reference's: the same model with dense attention. Without one, its fields are NaN.
+struct TokenRecord {
+  std::int64_t request = 0, position = 0, target = 0;
+  double nll = 0, nll_reference = 0, kl = 0, same_top1 = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"request", &TokenRecord::request, "1", "sequence of the token file", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"position", &TokenRecord::position, "1", "position of the token that predicts", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"target", &TokenRecord::target, "1", "token that is predicted", Scope::request, ClaimClass::counted, Combine::key},
+      Metric{"nll", &TokenRecord::nll, "nat", "-ln p(target)", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"nll_reference", &TokenRecord::nll_reference, "nat", "the same by the reference", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"kl", &TokenRecord::kl, "nat", "KL(reference || this run) of the next-token distribution", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"same_top1", &TokenRecord::same_top1, "1", "1 where the most likely token is the reference's, else 0", Scope::request, ClaimClass::measured, Combine::key}};
+};
+
+/// How far a layer of the model in the loop went from the reference, over all tokens: errors of earlier layers and tokens included.
+struct DriftRecord {
+  std::int64_t layer = 0, n_tokens = 0;
+  double attention_drift = 0, attention_drift_tail = 0, residual_drift = 0, residual_drift_tail = 0;
+
+  static constexpr auto metrics = std::tuple{
+      Metric{"layer", &DriftRecord::layer, "1", "model layer", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"n_tokens", &DriftRecord::n_tokens, "1", "tokens compared", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"attention_drift", &DriftRecord::attention_drift, "1", "norm(o - o_reference) / norm(o_reference) of the attention outputs of all heads, tokens taken together", Scope::layer, ClaimClass::measured, Combine::key},
+      Metric{"attention_drift_tail", &DriftRecord::attention_drift_tail, "1", "the same from score.from_position on", Scope::layer, ClaimClass::measured, Combine::key},
+      Metric{"residual_drift", &DriftRecord::residual_drift, "1", "the same of the residual stream after the layer", Scope::layer, ClaimClass::measured, Combine::key},
+      Metric{"residual_drift_tail", &DriftRecord::residual_drift_tail, "1", "the same from score.from_position on", Scope::layer, ClaimClass::measured, Combine::key}};
+};
+
 /// A number the run reports once: computed by the engine from records, stored as /metric/<name>.
 struct Summary {
   std::string name;
@@ -356,6 +386,8 @@ struct RunOutcome {
   std::vector<AllocationRecord> allocations;  // under a budget per request
   std::vector<RequestRecord> requests;
   std::vector<ProbeRecord> probes;
+  std::vector<TokenRecord> tokens;            // of a model in the loop, else empty
+  std::vector<DriftRecord> drifts;
   std::vector<BoundRecord> bounds;            // of a second pass, else empty
   std::vector<MassBoundRecord> mass_bounds;
   std::vector<Summary> summary;

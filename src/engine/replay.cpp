@@ -70,21 +70,20 @@ std::uint32_t ranks_of(const RunSpec& spec, const Transport& transport) {
 
 class Run {
  public:
-  Run(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks)
+  Run(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks, const DriverFactory& make_driver)
       : spec_(spec),
         transport_(transport),
         hooks_(hooks),
         geometry_(spec, trace.info(), ranks_of(spec, transport), plan_experts(spec, trace, ranks_of(spec, transport), transport)),
         batcher_(geometry_, trace),
         cache_(geometry_, backend, transport, trace.n_requests()),
-        qkv_(make_qkv(spec, trace, backend.has_payload())),
-        driver_(geometry_, trace, qkv_.get(), backend.has_payload(), uses_recorded_qkv(spec, trace.info()), cache_, count_queries(geometry_, batcher_)),
+        driver_(make_driver ? make_driver(geometry_, cache_, count_queries(geometry_, batcher_)) : trace_driver(trace, backend.has_payload())),
         trace_info_(trace.info()),
         window_steps_(spec.metrics.window_steps),
         window_end_(window_steps_) {
     if (hooks.accesses) cache_.record_accesses();
     if (hooks.attention_groups > 0)
-      driver_.probe().sample_attention(AttentionSample(geometry_, cache_.requests(), trace.n_requests(), hooks.attention_groups));
+      driver_->probe().sample_attention(AttentionSample(geometry_, cache_.requests(), trace.n_requests(), hooks.attention_groups));
   }
 
   RunOutcome operator()() {
@@ -104,6 +103,12 @@ class Run {
   }
 
  private:
+  std::unique_ptr<Driver> trace_driver(TraceSource& trace, bool payload) {
+    qkv_ = make_qkv(spec_, trace, payload);
+    return std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, uses_recorded_qkv(spec_, trace.info()), cache_,
+                                        count_queries(geometry_, batcher_));
+  }
+
   void one_step(std::uint64_t step) {
     const StepBatch batch = batcher_.next();
     Counters& counters = cache_.counters();
@@ -115,7 +120,7 @@ class Run {
       if (++n_windows_ % windows_per_doubling == 0) window_steps_ *= 2;
       window_end_ = step + window_steps_;
     }
-    const std::int64_t measured = driver_.run(batch);
+    const std::int64_t measured = driver_->run(batch);
     hand_over_log(step);
     std::vector<std::int64_t> model = counters.take_step_model();
     transport_.allreduce_max(model);
@@ -138,7 +143,7 @@ class Run {
       if (transport_.process() == 0) hooks_.accesses(step, events);
     }
     if (hooks_.attention_groups == 0) return;
-    AttentionSample& sample = driver_.probe().attention();
+    AttentionSample& sample = driver_->probe().attention();
     auto rows = gather_rows<AttentionRow>(sample.rows());
     auto cells = gather_rows<AttentionCell>(sample.cells());
     sample.clear();
@@ -180,7 +185,7 @@ class Run {
     out.wall_ns = wall_ns;
     Counters& counters = cache_.counters();
     counters.collect(transport_, out);
-    driver_.probe().collect(transport_, out);
+    driver_->collect(transport_, out);
     if (transport_.process() != 0) return out;
     out.requests = batcher_.records();
     out.labels = labels_of(spec_, geometry_, trace_info_);
@@ -198,7 +203,7 @@ class Run {
   Batcher batcher_;
   ShardedCache cache_;
   std::unique_ptr<QkvSource> qkv_;
-  StepDriver driver_;
+  std::unique_ptr<Driver> driver_;
   TraceInfo trace_info_;
   static constexpr std::uint64_t windows_per_doubling = 128;
   std::uint64_t window_steps_, window_end_;
@@ -209,6 +214,7 @@ class Run {
 }  // namespace
 
 std::string feedback_of(const RunSpec& spec) {
+  if (!spec.model.path.empty()) return "a model drives the run, and what it computes depends on what its caches gave it";
   if (reads_cache(spec.routing.rule)) return "the router reads cache state, so another policy would have other accesses";
   const bool by_content = spec.eviction.access == AccessSource::mass || spec.eviction.access == AccessSource::selected;
   if (by_content && spec.eviction.budget.kind != BudgetKind::unlimited && spec.eviction.action == EvictAction::drop)
@@ -216,8 +222,9 @@ std::string feedback_of(const RunSpec& spec) {
   return {};
 }
 
-RunOutcome replay(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks) {
-  return Run(spec, trace, backend, transport, hooks)();
+RunOutcome replay(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks,
+                  const DriverFactory& make_driver) {
+  return Run(spec, trace, backend, transport, hooks, make_driver)();
 }
 
 }  // namespace moekv

@@ -8,6 +8,7 @@
 #include "comm/transport.hpp"
 #include "device/backend.hpp"
 #include "engine/access_log.hpp"
+#include "engine/driver.hpp"
 #include "engine/records.hpp"
 #include "engine/run_spec.hpp"
 #include "trace/source.hpp"
@@ -34,7 +35,8 @@ struct ReplayHooks {
 [[nodiscard]] std::string feedback_of(const RunSpec& spec);
 
 /// Collective over `transport`. `trace` is this process's own reader. Throws PointFailure when the point cannot run, UserError when
-/// the trace does not fit the specification.
-[[nodiscard]] RunOutcome replay(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks = {});
+/// the trace does not fit the specification. `make_driver` gives another driver than the trace: a model in the loop.
+[[nodiscard]] RunOutcome replay(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks = {},
+                                const DriverFactory& make_driver = {});
 
 }  // namespace moekv

@@ -4,18 +4,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "core/error.hpp"
 #include "core/rng.hpp"
-#include "engine/copies.hpp"
 #include "rules/route/group.hpp"
 
 namespace moekv {
 
-Router::Router(const Geometry& geometry, const TraceInfo& trace, Counters& counters, Transport& transport)
-    : geometry_(&geometry), trace_(&trace), counters_(&counters), transport_(&transport), choices_(trace.moe_layers.size()) {
+Router::Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, Counters& counters, Transport& transport)
+    : geometry_(&geometry), trace_(&trace), counters_(&counters), transport_(&transport), rows_come_(rows), choices_(trace.moe_layers.size()) {
   const RunSpec& spec = geometry.spec();
   rule_geometry_ = {geometry.n_experts(), geometry.top_k(), spec.seed, spec.model.gate};
   rule_geometry_.gate.n_experts = geometry.n_experts();
@@ -63,11 +61,40 @@ void Router::make_memory() {
   counts_.assign(choices_.size() * (2 * e + 1), 0);
 }
 
-void Router::read(const StepBatch& batch, std::span<const BatchItem> items, TraceSource& trace) {
+void Router::begin(const StepBatch& batch, std::span<const BatchItem> items) {
   step_ = batch.step;
   items_.assign(items.begin(), items.end());
   rows_.resize(std::max(rows_.size(), items_.size()));
   for (Choices& c : choices_) c.made = false;
+  if (rows_come_ == RowsCome::from_trace) return;
+  const std::size_t n_rows = end_row_ - first_row_;
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    const std::size_t cells = (items_[i].end - items_[i].begin) * n_rows;
+    rows_[i].begin = items_[i].begin;
+    rows_[i].end = items_[i].end;
+    rows_[i].layer_begin = first_row_;
+    rows_[i].layer_end = end_row_;
+    rows_[i].ids.resize(cells * geometry_->top_k());
+    rows_[i].weights.resize(cells * geometry_->top_k());
+    rows_[i].logits.resize(cells * geometry_->n_experts());
+  }
+}
+
+void Router::give(int row, std::span<const float> logits, std::span<const std::uint16_t> ids, std::span<const float> weights) {
+  const std::size_t k = geometry_->top_k(), e = geometry_->n_experts(), n_rows = end_row_ - first_row_;
+  std::size_t token = 0;
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    for (std::size_t t = 0; t < items_[i].end - items_[i].begin; ++t, ++token) {
+      const std::size_t cell = t * n_rows + static_cast<std::size_t>(row) - first_row_;
+      std::copy_n(&ids[token * k], k, &rows_[i].ids[cell * k]);
+      std::copy_n(&weights[token * k], k, &rows_[i].weights[cell * k]);
+      std::copy_n(&logits[token * e], e, &rows_[i].logits[cell * e]);
+    }
+  }
+}
+
+void Router::read(const StepBatch& batch, std::span<const BatchItem> items, TraceSource& trace) {
+  begin(batch, items);
   if (first_row_ == end_row_) return;
   for (std::size_t i = 0; i < items_.size(); ++i) {
     trace.read(items_[i].request, items_[i].begin, items_[i].end, first_row_, end_row_, wants_logits_ ? WantLogits::yes : WantLogits::no, rows_[i]);
@@ -83,30 +110,6 @@ void Router::route(const ReplayLayer& layer) {
     if (e != ExpertId::invalid) counters_->expert_load[e].load += 1;
   }
   if (!recorded_) compare_load(layer);
-}
-
-void Router::compare_load(const ReplayLayer& layer) {
-  const std::uint32_t k = geometry_->top_k();
-  view_tokens(layer.row);
-  for (const route::TokenView& token : views_) {
-    for (std::uint32_t j = 0; j < k; ++j) {
-      if (token.recorded_ids[j] != ExpertId::invalid) counters_->expert_load[token.recorded_ids[j]].recorded_load += 1;
-    }
-  }
-  const Placement& placement = geometry_->placement();
-  if (placement.layout != Layout::expert || layer.key_is_previous_token || geometry_->spec().routing.key == RoutingKey::query_router) return;
-  if (layer.key_row != layer.row) view_tokens(layer.key_row);
-  const auto far = [&](const BatchItem& item, const route::TokenView& token, const std::uint16_t* ids) {
-    const CopySet copies = plan_copies(placement, item.home, item.request, layer.layer.value, token.position, {ids, k});
-    return std::count_if(copies.shard.begin(), copies.shard.begin() + copies.n_copies, [&](ShardId s) { return placement.owner(s) != item.home; });
-  };
-  std::size_t t = 0;
-  for (const BatchItem& item : items_) {
-    for (std::uint32_t position = item.begin; position < item.end; ++position, ++t) {
-      counters_->step.copies_far += far(item, views_[t], &choices_[layer.key_row].ids[t * k]);
-      counters_->step.copies_far_recorded += far(item, views_[t], views_[t].recorded_ids);
-    }
-  }
 }
 
 void Router::view_tokens(int row) {
@@ -168,44 +171,6 @@ void Router::route_row(int row) {
   }
 }
 
-double Router::recorded_weight(const route::TokenView& token, std::uint16_t expert) const {
-  const std::uint16_t* ids = token.recorded_ids;
-  const std::uint16_t* end = ids + geometry_->top_k();
-  if (token.recorded_weights == nullptr || std::find(ids, end, expert) != end) return 0;
-  const std::uint16_t* reference = std::find_if(ids, end, [](std::uint16_t e) { return e != ExpertId::invalid; });
-  if (reference == end) return 0;
-  const ScoreFunction f = rule_geometry_.gate.score;
-  const float z = route::finite_logit(token.logits[*reference]), own = route::finite_logit(token.logits[expert]);
-  const double weight = static_cast<double>(token.recorded_weights[reference - ids]);
-  const double reference_score = static_cast<double>(route::score(f, z, z));
-  return reference_score > 0 ? std::min(1e3, weight * static_cast<double>(route::score(f, own, z)) / reference_score) : 0;
-}
-
-void Router::compare(const route::TokenView& token, const std::uint16_t* ids) {
-  const std::uint32_t k = geometry_->top_k();
-  std::uint32_t recorded = 0, chosen = 0, both = 0;
-  double lost = 0, gained = 0;
-  for (std::uint32_t j = 0; j < k; ++j) {
-    chosen += ids[j] != ExpertId::invalid ? 1 : 0;
-    if (token.logits != nullptr && ids[j] != ExpertId::invalid) gained += recorded_weight(token, ids[j]);
-    const std::uint16_t r = token.recorded_ids[j];
-    if (r == ExpertId::invalid) continue;
-    recorded += 1;
-    if (std::find(ids, ids + k, r) != ids + k) {
-      both += 1;
-    } else if (token.recorded_weights != nullptr) {
-      lost += static_cast<double>(token.recorded_weights[j]);
-    }
-  }
-  StepRecord& count = counters_->step;
-  count.routed_pairs += 1;
-  count.routed_changed += both == recorded && both == chosen ? 0 : 1;
-  count.experts_kept += both;
-  count.experts_either += recorded + chosen - both;
-  count.gate_mass_lost_ppm += std::llround(1e6 * lost);
-  count.gate_mass_gained_ppm += std::llround(1e6 * gained);
-}
-
 void Router::hash_key(RequestId request, int row, std::uint16_t* out) const {
   const std::uint32_t e = geometry_->n_experts();
   const std::uint64_t h = hash_words(geometry_->spec().seed, 0x6BU, request.value, row);
@@ -221,14 +186,17 @@ void Router::keys(const ReplayLayer& layer, std::vector<std::uint16_t>& out) con
     out = ids;
     return;
   }
-  out.resize(ids.size());
+  std::size_t n_tokens = 0;
+  for (const BatchItem& item : items_) n_tokens += item.end - item.begin;
+  out.resize(n_tokens * k);
   std::size_t t = 0;
   for (const BatchItem& item : items_) {
     for (std::uint32_t position = item.begin; position < item.end; ++position, ++t) {
       std::uint16_t* to = &out[t * k];
-      if (position == 0) {
+      const bool in_step = rows_come_ == RowsCome::from_trace && position > item.begin;
+      if (position == 0 || (item.begin == 0 && !in_step)) {
         hash_key(item.request, layer.key_row, to);
-      } else if (position > item.begin) {
+      } else if (in_step) {
         std::copy_n(&ids[(t - 1) * k], k, to);
       } else {
         std::copy_n(&last_.at(item.request.value)[static_cast<std::size_t>(layer.key_row) * k], k, to);

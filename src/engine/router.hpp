@@ -14,19 +14,28 @@
 
 namespace moekv {
 
+/// When the rows of a step are known: all before its first layer, or one after the other, each after the attention of its layer.
+enum class RowsCome : std::uint8_t { from_trace, by_layer };
+
 class Router {
  public:
   /// Throws UserError where the rule needs what the trace does not have, or cannot choose in this geometry.
-  Router(const Geometry& geometry, const TraceInfo& trace, Counters& counters, Transport& transport);
+  Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, Counters& counters, Transport& transport);
 
   /// Phase read: rows of this process's tokens, grouped as `items` (its own items in token order).
   void read(const StepBatch& batch, std::span<const BatchItem> items, TraceSource& trace);
+  /// The same for rows that come by layer: `give` hands them over, [tokens][n_experts] logits and the [tokens][top_k] choice of the model's own gate.
+  void begin(const StepBatch& batch, std::span<const BatchItem> items);
+  void give(int row, std::span<const float> logits, std::span<const std::uint16_t> ids, std::span<const float> weights);
   /// Phase route: makes the choices of the rows that `layer` needs (its own row, and its key's).
   void route(const ReplayLayer& layer);
-  /// The key of every token at `layer`, [tokens][top_k]; empty for a layer without experts.
+  /// The key of every token at `layer`, [tokens][top_k]; empty for a layer without experts. Where rows come by layer, the previous token is the
+  /// newest one of an earlier step: what the tokens of one chunk choose at a layer is not known when it attends.
   void keys(const ReplayLayer& layer, std::vector<std::uint16_t>& out) const;
   /// Choice of routing row `row`, [tokens][top_k].
   [[nodiscard]] std::span<const std::uint16_t> choice(int row) const { return choices_[row].ids; }
+  /// Its weights.
+  [[nodiscard]] std::span<const float> weights(int row) const { return choices_[row].weights; }
   /// Remembers what the next step needs of this one. Collective for rules with state: their counts are summed over all processes.
   void end_step();
   /// State of routing row `row` (null for a rule without any).
@@ -63,6 +72,7 @@ class Router {
   Counters* counters_;
   route::Geometry rule_geometry_;
   Transport* transport_;
+  RowsCome rows_come_;
   bool recorded_, wants_logits_;
   std::uint32_t first_row_ = 0, end_row_ = 0;  // rows that some replayed layer needs
   std::uint64_t step_ = 0;

@@ -24,7 +24,9 @@ namespace moekv {
 inline constexpr int semantics_version = 1;
 
 struct TraceSpec {
-  std::string path;                          // native file; empty = synthetic
+  std::string path;                          // native file; empty = synthetic, or tokens
+  std::string tokens;                        // token file that the model of model.path is scored on
+  std::uint32_t prompt_tokens = 0;           // of each sequence of `tokens`; 0 = half
   SyntheticSpec synthetic;
   std::uint32_t first_request = 0;
   std::uint32_t max_requests = 0;            // 0 = all
@@ -178,6 +180,16 @@ struct ProbeSpec {
   std::uint64_t seed = 1;
 };
 
+/// What a changed loss is compared with: the same model with every entry at hand, run along, or nothing.
+enum class ScoreReference : std::uint8_t { dense, none };
+
+struct ScoreSpec {
+  ScoreReference reference = ScoreReference::dense;
+  std::uint32_t from_position = 0;           // numbers named _tail are of positions from here on; 0 = from the end of each prompt
+  std::uint32_t resamples = 2000;            // of the bootstrap over sequences
+  std::uint64_t seed = 1;
+};
+
 struct MetricsSpec {
   std::uint32_t window_steps = 64;
   bool per_step = false;                     // rows per step instead of per window
@@ -203,6 +215,7 @@ struct RunSpec {
   CombineType combine = CombineType::fp32;
   StepOrder step_order = StepOrder::standard;
   ProbeSpec probe;
+  ScoreSpec score;
   MetricsSpec metrics;
   std::string backend = "host";              // host, count, cuda
   std::string transport = "auto";            // auto = local for one process, else mpi; nccl

@@ -13,6 +13,7 @@ struct BatchItem {
   Rank home;
   std::uint32_t begin = 0, end = 0;       // positions processed in this step
   std::uint32_t query_begin = 0;          // positions [query_begin, end) attend; the others are only stored
+  std::uint32_t observe_begin = 0;        // attention of [observe_begin, end) is what eviction rules look at
   std::uint32_t prompt_tokens = 0;
   std::uint32_t total_tokens = 0;
   [[nodiscard]] bool prefill() const { return begin < prompt_tokens; }
@@ -32,6 +33,7 @@ struct HomeToken {
   Rank home;
   bool query = false;
   bool probe = false;  // its read set and output are compared with exact attention
+  bool observed = true;  // eviction rules look at its attention
 };
 
 }  // namespace moekv

@@ -181,6 +181,7 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   for (const Entity entity : {Entity::expert, Entity::shard, Entity::rank, Entity::node}) add_balance(loads, entity, list);
   add_replans(steps, loads, list);
   add_fidelity(outcome.probes, list);
+  add_score(spec, outcome, list);
   return list.take();
 }
 

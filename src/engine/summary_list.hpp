@@ -46,6 +46,8 @@ void add_requests(std::span<const RequestRecord> requests, std::int64_t t_step_n
 void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& list);
 void add_replans(std::span<const StepRecord> steps, std::span<const LoadRecord> loads, SummaryList& list);
 void add_fidelity(std::span<const ProbeRecord> probes, SummaryList& list);
+/// Nothing without a model in the loop.
+void add_score(const RunSpec& spec, const RunOutcome& outcome, SummaryList& list);
 
 /// Sum of one field over rows, exact.
 template <class Record>

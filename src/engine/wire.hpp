@@ -28,7 +28,7 @@ struct EntryHeader {
 struct QueryHeader {
   std::uint32_t request = 0, position = 0;
   std::uint32_t query = 0;  // index among the home process's queries of this layer
-  std::uint32_t probe = 0;
+  std::uint16_t probe = 0, observed = 1;
 };
 
 /// Combine: everything one process sends back to a home process from one owner rank: PartialHeader[], m and l float[][2 q_count],

@@ -21,6 +21,8 @@ void for_each_record(Outcome&& outcome, F&& f) {
   f("allocation", outcome.allocations);
   f("request", outcome.requests);
   f("probe", outcome.probes);
+  f("token", outcome.tokens);
+  f("drift", outcome.drifts);
   f("bound", outcome.bounds);
   f("mass_bound", outcome.mass_bounds);
 }

@@ -4,7 +4,7 @@ import unittest
 
 import program
 
-EXPECTED = {"run", "sweep", "merge", "export", "oracle", "plan", "policy", "list", "doctor", "diff", "show", "trace"}
+EXPECTED = {"run", "sweep", "merge", "export", "oracle", "plan", "policy", "list", "doctor", "diff", "score", "show", "trace"}
 EXPECTED_TRACE = {"import", "info", "stats", "generate", "export", "join"}
 
 

@@ -1,0 +1,22 @@
+// The seam for products with weight matrices: what a model in the loop needs beside attention.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "rules/codec/format.hpp"
+
+namespace moekv {
+
+/// A matrix [rows][columns], row-major, in its stored type (fp32, bf16 or fp16). Borrowed.
+struct MatrixView {
+  const std::byte* data = nullptr;
+  ElementFormat type = ElementFormat::fp32;
+  std::uint32_t rows = 0, columns = 0;
+};
+
+/// y[t][r] = sum over c of w[r][c] x[t][c] for t < n; rows of x and y are contiguous. Every element is one sum in an order of its own, so it depends
+/// neither on n nor on its neighbours nor on threads.
+void multiply(const MatrixView& w, const float* x, std::uint32_t n, float* y);
+
+}  // namespace moekv

@@ -1,0 +1,138 @@
+// The phases of a step that do not depend on who drives it.
+#include "engine/driver.hpp"
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "engine/phase_timer.hpp"
+#include "rules/codec/element.hpp"
+
+namespace moekv {
+namespace {
+
+void convert(ElementFormat format, const std::vector<float>& from, std::vector<std::byte>& to) {
+  const std::size_t bytes = element_bits(format) / 8;
+  to.resize(from.size() * bytes);
+#pragma omp parallel for schedule(static)
+  for (std::size_t i = 0; i < from.size(); ++i) store_raw(format, to.data() + i * bytes, 0, from[i]);
+}
+
+}  // namespace
+
+Driver::Driver(Geometry& geometry, const TraceInfo& trace, RowsCome rows, QkvSource* qkv, bool payload, bool recorded, ShardedCache& cache,
+               std::uint64_t total_queries)
+    : geometry_(&geometry),
+      cache_(&cache),
+      payload_(payload),
+      router_(geometry, trace, rows, cache.counters(), cache.transport()),
+      replanner_(geometry, trace, cache.transport(), cache.counters().step),
+      probe_(geometry, qkv, payload, recorded, total_queries) {
+  const RunSpec& spec = geometry.spec();
+  if (spec.routing.key != RoutingKey::query_router) return;
+  if (!payload)
+    throw UserError(spec.config_path, "routing.key 'query_router' needs queries, which backend 'count' does not have",
+                    "use backend: host, or another key");
+  query_router_ = std::make_unique<QueryRouter>(spec.routing.query_router_path, spec.seed, spec.model, geometry.n_experts(), geometry.top_k());
+}
+
+void Driver::collect_tokens(const StepBatch& batch) {
+  items_.clear();
+  for (const BatchItem& item : batch.items) {
+    if (item.home >= cache_->first_rank() && item.home < cache_->end_rank()) items_.push_back(item);
+  }
+  std::stable_sort(items_.begin(), items_.end(), [](const BatchItem& a, const BatchItem& b) { return a.home < b.home; });
+  tokens_.clear();
+  for (const BatchItem& item : items_) {
+    for (std::uint32_t p = item.begin; p < item.end; ++p) tokens_.push_back({item.request, p, item.home, p >= item.query_begin, false, p >= item.observe_begin});
+  }
+  StepRecord& count = cache_->counters().step;
+  for (const BatchItem& item : items_) {
+    (item.prefill() ? count.prefill_tokens : count.decode_tokens) += item.end - item.begin;
+    count.tokens += item.end - item.begin;
+  }
+}
+
+void Driver::choose_by_query(std::span<const float> q) {
+  keys_.clear();
+  query_router_->choose(q, keys_);
+}
+
+void Driver::count_hidden_states(const ReplayLayer& layer) {
+  if (layer.row < 0) return;
+  // Expert parallelism would move each token's hidden state to its experts and back, 2 bytes a value.
+  const auto choice = router_.choice(layer.row);
+  const auto routed = std::count_if(choice.begin(), choice.end(), [](std::uint16_t e) { return e != ExpertId::invalid; });
+  cache_->counters().step.hidden_state_bytes += std::int64_t{2} * 2 * geometry_->spec().model.hidden * routed;
+}
+
+void Driver::make_payload(const ReplayLayer& layer, LayerInput& input) {
+  fill(layer);
+  const ElementFormat format = geometry_->spec().payload.element;
+  convert(format, k32_, k_);
+  convert(format, v32_, v_);
+  convert(format, q32_, q_);
+  input.k = k_.data();
+  input.v = geometry_->spec().model.mla() ? nullptr : v_.data();
+  input.q = q_.data();
+  if (layer.shape.sinks) {
+    sinks_.resize(geometry_->spec().model.n_heads);
+    sinks(layer, sinks_.data());
+    input.sinks = sinks_.data();
+  }
+}
+
+void Driver::run_layer(std::uint32_t index) {
+  StepRecord& count = cache_->counters().step;
+  const ReplayLayer& layer = geometry_->layers()[index];
+  PhaseTimer model;
+  enter(layer);
+  model.lap(count.t_model);
+  PhaseTimer phase;
+  route(layer);
+  phase.lap(count.t_route);
+  probe_.mark(layer, tokens_);
+  LayerInput input;
+  input.layer = index;
+  input.tokens = tokens_;
+  if (geometry_->needs_experts()) input.experts = keys_;
+  PhaseTimer generate;
+  if (payload_) make_payload(layer, input);
+  generate.lap(count.t_generate);
+  cache_->layer_step(input, output_);
+  if (payload_) probe_.measure(layer, tokens_, keys_, q32_, output_);
+  model = {};
+  leave(layer);
+  model.lap(count.t_model);
+}
+
+std::int64_t Driver::run(const StepBatch& batch) {
+  StepRecord& count = cache_->counters().step;
+  const auto sum = [&] {
+    return count.t_read + count.t_route + count.t_place + count.t_dispatch + count.t_admit + count.t_attend + count.t_combine + count.t_touch + count.t_replan;
+  };
+  const std::int64_t before = sum();
+  if (replanner_.due(batch.step)) {
+    PhaseTimer stall;
+    cache_->replan(*geometry_, replanner_.plan(count));
+    stall.lap(count.t_replan);
+  }
+  collect_tokens(batch);
+  cache_->begin_step(batch);
+  PhaseTimer timer;
+  begin(batch);
+  timer.lap(count.t_read);
+  for (std::uint32_t l = 0; l < geometry_->layers().size(); ++l) run_layer(l);
+  cache_->end_step(batch);
+  PhaseTimer end;
+  router_.end_step();
+  replanner_.observe(router_);
+  end.lap(count.t_route);
+  finish(batch);
+  end.lap(count.t_model);
+  count.n_steps += 1;
+  const std::int64_t step_ns = sum() - before;
+  count.t_step += step_ns;
+  return step_ns;
+}
+
+}  // namespace moekv

@@ -1,0 +1,83 @@
+// Driver: one step of a run, layer by layer. A trace (StepDriver) or a model in the loop supplies routing, q, k and v.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engine/probe.hpp"
+#include "engine/query_router.hpp"
+#include "engine/replanner.hpp"
+#include "engine/router.hpp"
+#include "engine/sharded_cache.hpp"
+#include "trace/qkv.hpp"
+
+namespace moekv {
+
+class Driver {
+ public:
+  /// `geometry` takes the new plans of experts that fall due. `qkv` gives probes the history; null for a backend without payload. `recorded` says
+  /// that q, k and v are not generated.
+  Driver(Geometry& geometry, const TraceInfo& trace, RowsCome rows, QkvSource* qkv, bool payload, bool recorded, ShardedCache& cache,
+         std::uint64_t total_queries);
+  virtual ~Driver() = default;
+  Driver(const Driver&) = delete;
+  Driver& operator=(const Driver&) = delete;
+
+  /// Runs one step on every process. Returns its measured time without generation, model and probes.
+  std::int64_t run(const StepBatch& batch);
+  [[nodiscard]] const Router& router() const { return router_; }
+  [[nodiscard]] const Geometry& geometry() const { return *geometry_; }
+  [[nodiscard]] Probe& probe() { return probe_; }
+  /// Collective. What was measured beside the counters, complete on process 0.
+  virtual void collect(Transport& transport, RunOutcome& out) { probe_.collect(transport, out); }
+
+ protected:
+  /// Phase read: what the step needs, before its first layer.
+  virtual void begin(const StepBatch& batch) = 0;
+  /// Before a layer is routed; timed as t_model.
+  virtual void enter(const ReplayLayer&) {}
+  /// Phase route: leaves the layer's key in keys_ (empty where it has none).
+  virtual void route(const ReplayLayer& layer) = 0;
+  /// Makes k32_, v32_ of all tokens and q32_ of the queries; timed as t_generate.
+  virtual void fill(const ReplayLayer& layer) = 0;
+  /// Learned sink logits [n_heads] of a layer that has them.
+  virtual void sinks(const ReplayLayer& layer, float* out) = 0;
+  /// After a layer's attention, which stands in output_; timed as t_model.
+  virtual void leave(const ReplayLayer&) {}
+  /// After the last layer; timed as t_model.
+  virtual void finish(const StepBatch&) {}
+  /// Books what expert parallelism would move for the layer's choices.
+  void count_hidden_states(const ReplayLayer& layer);
+  /// Keys by the query of each token; `q` is [tokens][n_heads][d_k].
+  void choose_by_query(std::span<const float> q);
+
+  Geometry* geometry_;
+  ShardedCache* cache_;
+  bool payload_;
+  Router router_;
+  Replanner replanner_;
+  Probe probe_;
+  std::unique_ptr<QueryRouter> query_router_;  // null for other keys
+
+  // Of the step, on this process: its items by home, their tokens, and of the layer the keys [tokens][top_k], q, k, v and attention.
+  std::vector<BatchItem> items_;
+  std::vector<HomeToken> tokens_;
+  std::vector<std::uint16_t> keys_;
+  std::vector<float> k32_, v32_, q32_;
+  LayerOutput output_;
+
+ private:
+  void collect_tokens(const StepBatch& batch);
+  void make_payload(const ReplayLayer& layer, LayerInput& input);
+  void run_layer(std::uint32_t index);
+
+  std::vector<float> sinks_;
+  std::vector<std::byte> k_, v_, q_;
+};
+
+/// Makes the driver of a run; `total_queries` counts (token, layer) pairs that will attend.
+using DriverFactory = std::function<std::unique_ptr<Driver>(Geometry&, ShardedCache&, std::uint64_t total_queries)>;
+
+}  // namespace moekv
