@@ -13,7 +13,8 @@ void add_score(Command& parent, Action& action) {
   score->add_option("--record", options->record, "also write a native trace with logits, q, k and v, which moekv run replays");
   score->footer(
       "The configuration names the model file (model.path) and the tokens (trace.tokens); configs/models/README.md describes both.\n"
-      "examples:\n  moekv score configs/examples/score.yaml --out h2o.h5\n  mpirun -n 4 moekv score configs/examples/score.yaml eviction.policy=streaming eviction.budget=25%\n"
+      "examples:\n  moekv score configs/examples/score.yaml --out h2o.h5\n  mpirun -n 4 moekv score configs/examples/score.yaml "
+      "eviction.policy=streaming eviction.budget=25%\n"
       "  moekv score configs/examples/score.yaml eviction=null --record dense.moekv.h5      # then: moekv trace info dense.moekv.h5");
   score->callback([options, &action] {
     action.collective = true;

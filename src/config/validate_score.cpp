@@ -27,7 +27,8 @@ void check_shape(Checks& c) {
     if (key.path == "model.name" || key.path == "model.path" || key.path == "model.gate.n_shared") continue;
     const std::string given = key.write(c.spec()), read = key.write(own);
     if (given != read)
-      c.refuse({key.path.c_str(), "model.path"}, fmt::format("is {}, but the model file says {}", given, read), "remove it: model.path gives the shape");
+      c.refuse({key.path.c_str(), "model.path"}, fmt::format("is {}, but the model file says {}", given, read),
+               "remove it: model.path gives the shape");
   }
 }
 
@@ -39,9 +40,11 @@ void check_tokens(Checks& c) {
                fmt::format("remove it ({}=null on the command line)", other));
   }
   if (!c.given("trace.tokens"))
-    return c.refuse({"trace.tokens", "model.path"}, "missing required key", "name the file of token sequences that the model of model.path is scored on");
+    return c.refuse({"trace.tokens", "model.path"}, "missing required key",
+                    "name the file of token sequences that the model of model.path is scored on");
   std::error_code ec;
-  if (!std::filesystem::is_regular_file(s.trace.tokens, ec)) c.refuse({"trace.tokens"}, fmt::format("no such file: {}", s.trace.tokens), "check the path");
+  if (!std::filesystem::is_regular_file(s.trace.tokens, ec))
+    c.refuse({"trace.tokens"}, fmt::format("no such file: {}", s.trace.tokens), "check the path");
   if (!s.trace.layers.empty()) c.refuse({"trace.layers", "model.path"}, "a model needs the attention of all its layers", "remove it");
   if (s.batch.load == LoadKind::arrivals)
     c.refuse({"batch.load", "trace.tokens"}, "load arrivals needs arrival times, and a token file has none", "use load: concurrency(n)");
@@ -59,12 +62,14 @@ void check_score(Checks& c) {
   }
   check_tokens(c);
   if (!s.model.path.empty()) check_shape(c);
-  if (s.backend == "count") c.refuse({"backend", "model.path"}, "a model needs attention outputs, and backend count has no payload", "use backend: host");
+  if (s.backend == "count")
+    c.refuse({"backend", "model.path"}, "a model needs attention outputs, and backend count has no payload", "use backend: host");
   if (s.routing.key == RoutingKey::same_layer)
     c.refuse({"routing.key", "model.path"}, "same_layer is acausal: a layer's experts are known after its attention",
              "use previous_layer, previous_token or query_router");
   if (s.placement.map == ShardMap::eplb && (s.placement.load == LoadSource::trace || s.placement.load == LoadSource::history))
-    c.refuse({"placement.load", "placement.map", "model.path"}, fmt::format("load {} counts recorded choices, and a model makes its own", enum_name(s.placement.load)),
+    c.refuse({"placement.load", "placement.map", "model.path"},
+             fmt::format("load {} counts recorded choices, and a model makes its own", enum_name(s.placement.load)),
              "use load: window with placement.replan_every_steps, or load: file");
   if (s.payload.qkv != QkvKind::automatic) c.refuse({"payload.qkv", "model.path"}, "the model makes q, k and v", "remove it");
 }

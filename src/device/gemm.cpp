@@ -10,19 +10,6 @@
 
 #include "rules/codec/element.hpp"
 
-#ifndef MOEKV_DEVICE_GEMM_TILE
-#define MOEKV_DEVICE_GEMM_TILE
-namespace moekv {
-/// Tokens [t0, t1) and rows [r0, r1) of a product.
-struct GemmBlock {
-  MatrixView w;
-  const float* x;
-  float* y;
-  std::uint32_t t0, t1, r0, r1;
-};
-}  // namespace moekv
-#endif
-
 HWY_BEFORE_NAMESPACE();
 namespace moekv::HWY_NAMESPACE {
 namespace {

@@ -15,6 +15,14 @@ struct MatrixView {
   std::uint32_t rows = 0, columns = 0;
 };
 
+/// Tokens [t0, t1) and rows [r0, r1) of a product: what one thread computes at a time.
+struct GemmBlock {
+  MatrixView w;
+  const float* x = nullptr;
+  float* y = nullptr;
+  std::uint32_t t0 = 0, t1 = 0, r0 = 0, r1 = 0;
+};
+
 /// y[t][r] = sum over c of w[r][c] x[t][c] for t < n; rows of x and y are contiguous. Every element is one sum in an order of its own, so it depends
 /// neither on n nor on its neighbours nor on threads.
 void multiply(const MatrixView& w, const float* x, std::uint32_t n, float* y);

@@ -43,7 +43,8 @@ void Driver::collect_tokens(const StepBatch& batch) {
   std::stable_sort(items_.begin(), items_.end(), [](const BatchItem& a, const BatchItem& b) { return a.home < b.home; });
   tokens_.clear();
   for (const BatchItem& item : items_) {
-    for (std::uint32_t p = item.begin; p < item.end; ++p) tokens_.push_back({item.request, p, item.home, p >= item.query_begin, false, p >= item.observe_begin});
+    for (std::uint32_t p = item.begin; p < item.end; ++p)
+      tokens_.push_back({item.request, p, item.home, p >= item.query_begin, false, p >= item.observe_begin});
   }
   StepRecord& count = cache_->counters().step;
   for (const BatchItem& item : items_) {
@@ -108,7 +109,8 @@ void Driver::run_layer(std::uint32_t index) {
 std::int64_t Driver::run(const StepBatch& batch) {
   StepRecord& count = cache_->counters().step;
   const auto sum = [&] {
-    return count.t_read + count.t_route + count.t_place + count.t_dispatch + count.t_admit + count.t_attend + count.t_combine + count.t_touch + count.t_replan;
+    return count.t_read + count.t_route + count.t_place + count.t_dispatch + count.t_admit + count.t_attend + count.t_combine + count.t_touch +
+           count.t_replan;
   };
   const std::int64_t before = sum();
   if (replanner_.due(batch.step)) {

@@ -52,7 +52,8 @@ void Owner::keep_pending() {
   if (!geometry_->needs_mass()) return;
   for (const Query& q : queries_) {
     const RequestId request(q.header->request);
-    if (q.n_read > 0 && q.header->observed != 0) pending_.push_back({q.rank, (*requests_)[request].home, q.process, q.first_task, q.n_tasks, request, q.header->position});
+    if (q.n_read == 0 || q.header->observed == 0) continue;
+    pending_.push_back({q.rank, (*requests_)[request].home, q.process, q.first_task, q.n_tasks, request, q.header->position});
   }
   pending_tasks_.swap(tasks_);
   pending_shards_.swap(task_shard_);

@@ -56,7 +56,8 @@ void add_change(std::span<const TokenRecord> tokens, const ScoreSpec& score, con
   list.add_ratio("nll_change" + suffix, {"nat", measured, "nll - nll_reference, paired by token" + which}, change, n);
   list.add("nll_change_low" + suffix, {"nat", measured, "2.5th percentile of nll_change over bootstrap resamples of sequences" + which}, low);
   list.add("nll_change_high" + suffix, {"nat", measured, "97.5th percentile of nll_change over bootstrap resamples of sequences" + which}, high);
-  list.add_ratio("kl_reference" + suffix, {"nat", measured, "KL(reference || this run) of the next-token distribution, mean over tokens" + which}, kl, n);
+  list.add_ratio("kl_reference" + suffix, {"nat", measured, "KL(reference || this run) of the next-token distribution, mean over tokens" + which}, kl,
+                 n);
   list.add_ratio("top1_agreement" + suffix, {"1", measured, "tokens whose most likely successor is the reference's" + which}, same, n);
 }
 

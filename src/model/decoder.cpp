@@ -13,9 +13,7 @@ namespace moekv {
 namespace {
 
 /// Matrix e of a tensor of several, or the only one.
-MatrixView view(const Tensor& t) {
-  return {t.data.data(), t.type, static_cast<std::uint32_t>(t.dims[0]), static_cast<std::uint32_t>(t.dims[1])};
-}
+MatrixView view(const Tensor& t) { return {t.data.data(), t.type, static_cast<std::uint32_t>(t.dims[0]), static_cast<std::uint32_t>(t.dims[1])}; }
 
 /// y = x / sqrt(mean(x^2) + eps) * weight for one row.
 void rms_norm(const float* x, const float* weight, std::size_t n, double eps, float* y) {
@@ -50,7 +48,7 @@ Decoder::Decoder(const ModelFile& file) : spec_(file.spec()) {
     const std::string attn = fmt::format("layers/{}/attn/", l), ffn = fmt::format("layers/{}/ffn/", l);
     const auto values = [&](const std::string& name) { return file.read(name).values(); };
     const auto read_ffn = [&](const std::string& prefix) {
-      return Ffn{file.read(prefix + "gate"),        file.read(prefix + "up"),        file.read(prefix + "down"),
+      return Ffn{file.read(prefix + "gate"),   file.read(prefix + "up"),   file.read(prefix + "down"),
                  values(prefix + "gate_bias"), values(prefix + "up_bias"), values(prefix + "down_bias")};
     };
     Layer layer;

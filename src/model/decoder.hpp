@@ -47,7 +47,8 @@ class Decoder {
   void ffn_input(std::uint32_t layer, std::span<const float> x, std::vector<float>& h) const;
   void gate(std::uint32_t layer, std::span<const float> h, GateOutput& out) const;
   /// x += the experts `ids` with `weights`, [tokens][top_k] (ExpertId::invalid = none), and the shared experts.
-  void add_experts(std::uint32_t layer, std::span<const float> h, std::span<const std::uint16_t> ids, std::span<const float> weights, std::span<float> x) const;
+  void add_experts(std::uint32_t layer, std::span<const float> h, std::span<const std::uint16_t> ids, std::span<const float> weights,
+                   std::span<float> x) const;
   void add_dense(std::uint32_t layer, std::span<const float> h, std::span<float> x) const;
   /// Next-token logits [tokens][vocab].
   void head(std::span<const float> x, std::vector<float>& logits) const;

@@ -40,7 +40,8 @@ void Decoder::choose(const Layer& layer, const float* logits, std::uint16_t* ids
       const route::TopTwo top = route::top_two(c, begin, end);
       return gate.score == ScoreFunction::softmax || end - begin < 2 ? top.first : top.first + top.second;
     });
-    route::select_masked(groups, gate.n_group, gate.n_experts, [&](std::uint32_t e) { return c[e]; }, route::TopList{ids, weights, gate.top_k});
+    route::select_masked(
+        groups, gate.n_group, gate.n_experts, [&](std::uint32_t e) { return c[e]; }, route::TopList{ids, weights, gate.top_k});
   }
   route::weigh(gate, logits, gate.n_experts, 1.0F, gate.top_k, ids, weights);
 }

@@ -31,7 +31,8 @@ class Datasets {
     if (it == dims_.end() || std::find(expected.begin(), expected.end(), it->second) != expected.end()) return;
     std::vector<std::string> shapes;
     for (const h5::Dims& dims : expected) shapes.push_back(fmt::format("[{}]", fmt::join(dims, ", ")));
-    problems_.push_back({path_ + ":/" + name, fmt::format("has shape [{}]", fmt::join(it->second, ", ")), fmt::format("expected {}", fmt::join(shapes, " or "))});
+    problems_.push_back(
+        {path_ + ":/" + name, fmt::format("has shape [{}]", fmt::join(it->second, ", ")), fmt::format("expected {}", fmt::join(shapes, " or "))});
   }
   /// All of `names` or none.
   [[nodiscard]] bool together(const std::vector<std::string>& names) {
@@ -117,7 +118,9 @@ void check_datasets(const std::string& path, const std::map<std::string, h5::Dim
   d.need("norm", {spec.hidden});
   for (std::size_t l = 0; l < spec.layers.size(); ++l) check_layer(fmt::format("layers/{}/", l), spec, spec.layers[l], d);
   d.refuse_others();
-  const auto count = [&](auto member) { return std::count_if(spec.layers.begin(), spec.layers.end(), [&](const DecoderLayer& l) { return l.*member; }); };
+  const auto count = [&](auto member) {
+    return std::count_if(spec.layers.begin(), spec.layers.end(), [&](const DecoderLayer& l) { return l.*member; });
+  };
   if (count(&DecoderLayer::moe) == 0) problems.push_back({path, "no layer has a router, so the model is no mixture of experts", see_format});
   const auto sinks = count(&DecoderLayer::sinks);
   if (sinks != 0 && sinks != static_cast<std::ptrdiff_t>(spec.layers.size()))

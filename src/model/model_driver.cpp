@@ -33,8 +33,9 @@ double ratio(double error, double norm) { return norm > 0 ? std::sqrt(error / no
 
 }  // namespace
 
-ModelDriver::ModelDriver(Geometry& geometry, ShardedCache& cache, const Decoder& decoder, const TokenSource& tokens, std::unique_ptr<KvHistory> history,
-                         std::unique_ptr<ReferenceRun> reference, TraceRecorder* recorder, std::uint64_t total_queries)
+ModelDriver::ModelDriver(Geometry& geometry, ShardedCache& cache, const Decoder& decoder, const TokenSource& tokens,
+                         std::unique_ptr<KvHistory> history, std::unique_ptr<ReferenceRun> reference, TraceRecorder* recorder,
+                         std::uint64_t total_queries)
     : Driver(geometry, tokens.info(), RowsCome::by_layer, history.get(), true, true, cache, total_queries),
       decoder_(&decoder),
       tokens_file_(&tokens),
@@ -160,7 +161,8 @@ void ModelDriver::finish(const StepBatch&) {
 void ModelDriver::score() {
   std::vector<std::uint32_t> targets;
   for (const HomeToken& t : tokens_) targets.push_back(tokens_file_->targets(t.request)[t.position]);
-  const std::vector<Prediction> predictions = predict(*decoder_, x_, reference_ ? std::span<const float>(reference_->driver().residual()) : std::span<const float>(), targets);
+  const std::vector<Prediction> predictions =
+      predict(*decoder_, x_, reference_ ? std::span<const float>(reference_->driver().residual()) : std::span<const float>(), targets);
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
     const Prediction& p = predictions[i];
     scores_.push_back({tokens_[i].request.value, tokens_[i].position, targets[i], p.nll, p.nll_reference, p.kl, p.same_top1});
@@ -185,7 +187,8 @@ void ModelDriver::collect(Transport& transport, RunOutcome& out) {
   }
   // A sum per request, added in the order of requests: equal for any number of processes.
   std::erase_if(rows, [](const DriftRow& r) { return r.n_tokens == 0; });
-  std::sort(rows.begin(), rows.end(), [](const DriftRow& a, const DriftRow& b) { return std::tuple(a.layer, a.request) < std::tuple(b.layer, b.request); });
+  std::sort(rows.begin(), rows.end(),
+            [](const DriftRow& a, const DriftRow& b) { return std::tuple(a.layer, a.request) < std::tuple(b.layer, b.request); });
   for (auto it = rows.begin(); it != rows.end();) {
     DriftRecord record;
     Squares all, tail;

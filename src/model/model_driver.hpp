@@ -57,16 +57,16 @@ class ModelDriver final : public Driver {
 
   const Decoder* decoder_;
   const TokenSource* tokens_file_;
-  std::unique_ptr<KvHistory> history_;        // null where no probe asks for it
+  std::unique_ptr<KvHistory> history_;  // null where no probe asks for it
   std::unique_ptr<ReferenceRun> reference_;
   TraceRecorder* recorder_;
   StepBatch batch_;
   RopeAngles angles_;
-  std::vector<float> x_, h_;                  // residual streams, input of an FFN
+  std::vector<float> x_, h_;  // residual streams, input of an FFN
   GateOutput gate_;
   bool keeps_tracks_ = false;
-  std::vector<LayerTrack> tracks_;            // [layers], where kept
-  std::vector<DriftRow> drift_;               // [requests][layers] of this process's requests, by request
+  std::vector<LayerTrack> tracks_;  // [layers], where kept
+  std::vector<DriftRow> drift_;     // [requests][layers] of this process's requests, by request
   std::vector<TokenRecord> scores_;
 };
 
@@ -88,6 +88,7 @@ class ReferenceRun {
 };
 
 /// Makes the driver of a scored run. Everything is borrowed.
-[[nodiscard]] DriverFactory model_driver(const RunSpec& spec, const Decoder& decoder, const TokenSource& tokens, Transport& transport, TraceRecorder* recorder);
+[[nodiscard]] DriverFactory model_driver(const RunSpec& spec, const Decoder& decoder, const TokenSource& tokens, Transport& transport,
+                                         TraceRecorder* recorder);
 
 }  // namespace moekv

@@ -21,12 +21,15 @@ constexpr std::uint64_t most_deflation = 1100;  // bytes that a byte of deflate 
 /// Stored type of a dataset; a problem for one that is none of weights.
 ElementFormat type_of(const h5::Dataset& dataset, std::vector<Problem>& problems) {
   switch (dataset.type()) {
-    case h5::Type::f32: return ElementFormat::fp32;
-    case h5::Type::f16: return ElementFormat::fp16;
+    case h5::Type::f32:
+      return ElementFormat::fp32;
+    case h5::Type::f16:
+      return ElementFormat::fp16;
     case h5::Type::u16:
       if (dataset.has_attribute("encoding") && dataset.text("encoding") == "bf16") return ElementFormat::bf16;
       break;
-    default: break;
+    default:
+      break;
   }
   problems.push_back({dataset.where(), fmt::format("has elements of type {}", h5::to_string(dataset.type())),
                       "store f32, f16, or bfloat16 as u16 with attribute encoding = \"bf16\""});
@@ -117,8 +120,9 @@ ModelFile::ModelFile(const std::string& path) : path_(path), file_(h5::File::ope
   if (!problems.empty()) throw UserError(std::move(problems));
   const std::uint64_t memory = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   if (weight_bytes_ > memory) {
-    throw UserError(path, fmt::format("its weights need {}, this machine has {}", format_bytes(static_cast<std::int64_t>(weight_bytes_)),
-                                      format_bytes(static_cast<std::int64_t>(memory))),
+    throw UserError(path,
+                    fmt::format("its weights need {}, this machine has {}", format_bytes(static_cast<std::int64_t>(weight_bytes_)),
+                                format_bytes(static_cast<std::int64_t>(memory))),
                     "use a machine with more memory, or a smaller model");
   }
 }

@@ -21,15 +21,15 @@ enum class Activation : std::uint8_t { swiglu, swiglu_clamped };
 struct RopeSpec {
   RopeStyle style = RopeStyle::none;
   double theta = 10000.0;
-  std::uint32_t dim = 0;               // channels of a head that turn
-  double yarn_factor = 0;              // 0 = no YaRN
+  std::uint32_t dim = 0;   // channels of a head that turn
+  double yarn_factor = 0;  // 0 = no YaRN
   std::uint32_t yarn_original_tokens = 0;
   double yarn_beta_fast = 32, yarn_beta_slow = 1, yarn_attention_factor = 0;
   bool yarn_truncate = true;
 };
 
 struct DecoderLayer {
-  std::uint32_t window_tokens = 0;     // 0 = full attention
+  std::uint32_t window_tokens = 0;  // 0 = full attention
   bool rope = true, sinks = false, moe = false;
 };
 
@@ -40,7 +40,7 @@ struct DecoderSpec {
   double norm_eps = 0, attention_scale = 0;
   RopeSpec rope;
   GateShape gate;
-  bool weight_on_input = false;        // an expert's weight multiplies its input
+  bool weight_on_input = false;  // an expert's weight multiplies its input
   Activation activation = Activation::swiglu;
   double swiglu_alpha = 1.702, swiglu_limit = 7;
   std::vector<DecoderLayer> layers;

@@ -37,7 +37,8 @@ Prediction compare(std::span<const float> own, std::span<const float> reference,
 
 }  // namespace
 
-std::vector<Prediction> predict(const Decoder& decoder, std::span<const float> x, std::span<const float> reference, std::span<const std::uint32_t> targets) {
+std::vector<Prediction> predict(const Decoder& decoder, std::span<const float> x, std::span<const float> reference,
+                                std::span<const std::uint32_t> targets) {
   const std::size_t vocab = decoder.spec().vocab, hidden = decoder.spec().hidden;
   std::vector<Prediction> out(targets.size());
   std::vector<float> own, other;

@@ -10,8 +10,8 @@
 namespace moekv {
 
 struct Prediction {
-  double nll = 0;                                       // -ln p(target)
-  double nll_reference = 0, kl = 0, same_top1 = 0;      // NaN without a reference; kl is KL(reference || own)
+  double nll = 0;                                   // -ln p(target)
+  double nll_reference = 0, kl = 0, same_top1 = 0;  // NaN without a reference; kl is KL(reference || own)
 };
 
 /// Of residual streams [tokens][hidden] after the last layer; `reference` is empty or those of the reference, `targets` the true tokens.

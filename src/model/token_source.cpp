@@ -82,7 +82,8 @@ std::vector<std::pair<std::size_t, std::size_t>> ranges_of(const std::string& pa
   }
   const std::vector<std::int64_t>& lengths = a.lengths->values;
   const bool flat = shape.size() == 1;
-  if (!flat && lengths.size() != shape[0]) throw UserError(path, fmt::format("seq_lens has {} values for {} sequences", lengths.size(), shape[0]), see_format);
+  if (!flat && lengths.size() != shape[0])
+    throw UserError(path, fmt::format("seq_lens has {} values for {} sequences", lengths.size(), shape[0]), see_format);
   std::size_t at = 0;
   for (std::size_t s = 0; s < lengths.size(); ++s) {
     const std::size_t begin = flat ? at : s * shape[1], room = flat ? shape[0] - at : shape[1];

@@ -44,8 +44,8 @@ void put_layer(std::span<const T> from, std::size_t n_tokens, std::size_t index,
 
 }  // namespace
 
-TraceRecorder::TraceRecorder(const std::string& path, const TokenSource& tokens, const DecoderSpec& model, KvType kv_type, const std::string& generator,
-                             Transport& transport)
+TraceRecorder::TraceRecorder(const std::string& path, const TokenSource& tokens, const DecoderSpec& model, KvType kv_type,
+                             const std::string& generator, Transport& transport)
     : tokens_(&tokens), model_(model), transport_(&transport) {
   if (transport.process() != 0) return;
   WriterSpec spec;
@@ -76,7 +76,8 @@ void TraceRecorder::add_qkv(std::uint32_t layer, std::span<const float> q, std::
   put_layer(v, n_tokens_, layer, layers, step_.v);
 }
 
-void TraceRecorder::add_routing(std::uint32_t row, std::span<const float> logits, std::span<const std::uint16_t> ids, std::span<const float> weights) {
+void TraceRecorder::add_routing(std::uint32_t row, std::span<const float> logits, std::span<const std::uint16_t> ids,
+                                std::span<const float> weights) {
   const std::size_t rows = rows_of(*tokens_);
   put_layer(logits, n_tokens_, row, rows, step_.logits);
   put_layer(ids, n_tokens_, row, rows, step_.ids);
@@ -94,7 +95,8 @@ void TraceRecorder::end_step() {
     const std::uint32_t n = item.end - item.begin;
     const Header header{item.request.value, n, item.prompt_tokens, item.total_tokens};
     append(&header, sizeof(header));
-    for_each_array(step_, model_, rows_of(*tokens_), [&](const auto& array, std::size_t width) { append(array.data() + token * width, n * width * sizeof(array[0])); });
+    for_each_array(step_, model_, rows_of(*tokens_),
+                   [&](const auto& array, std::size_t width) { append(array.data() + token * width, n * width * sizeof(array[0])); });
     token += n;
   }
   const auto parts = transport_->gather(message);

@@ -45,11 +45,11 @@ class TraceRecorder {
   const TokenSource* tokens_;
   DecoderSpec model_;
   Transport* transport_;
-  std::unique_ptr<NativeWriter> writer_;        // on process 0
+  std::unique_ptr<NativeWriter> writer_;  // on process 0
   std::vector<BatchItem> items_;
   std::size_t n_tokens_ = 0;
-  TokenBlock step_;                             // of this process's tokens
-  std::map<std::uint32_t, Pending> pending_;    // on process 0, by request
+  TokenBlock step_;                           // of this process's tokens
+  std::map<std::uint32_t, Pending> pending_;  // on process 0, by request
 };
 
 }  // namespace moekv

@@ -56,7 +56,7 @@ class Score(program.ProgramTest):
         ids = given["tokens/token_id"][:].reshape(4, 160)
         np.savez(self.folder / "tokens.npz", token_ids=ids)
         trace = self.folder / "own.moekv.h5"
-        self.score("eviction=null", f"trace.tokens={self.folder / 'tokens.npz'}", "score.reference=none", "--record", trace)
+        self.score("eviction=null", f"trace.tokens={self.folder / 'tokens.npz'}", "score.reference=none", "--record", trace, ranks=2)
         self.run_ok("trace", "info", "--check", trace)
         with h5py.File(trace) as own, given:
             rows = np.concatenate([np.arange(159) + 160 * s for s in range(4)])  # the last token of a sequence predicts nothing
@@ -88,6 +88,21 @@ class Score(program.ProgramTest):
         router = self.metrics(self.score(few, "eviction=null", "routing.router=load_balance", "routing.alpha=2"))
         self.assertGreater(router["routing_change_rate"], 0)
         self.assertNotEqual(router["nll_change"], 0)
+
+    def test_a_sweep_scores_its_points(self):
+        (self.folder / "loss.yaml").write_text(f"""\
+name: loss
+base: {CONFIGS / 'examples/score.yaml'}
+set: {trace.max_requests: 4}
+axes:
+  - eviction.budget: ["20%", "60%"]
+""")
+        self.run_ok("sweep", "loss.yaml", "--out", "loss.sweep", "--quiet")
+        self.run_ok("merge", "loss.sweep", "--out", "loss.h5")
+        with h5py.File(self.folder / "loss.h5") as file:
+            kl = file["metric/kl_reference_tail"][:]
+            self.assertEqual(len(kl), 2)
+            self.assertGreater(kl[0], kl[1])
 
     def test_bad_input_is_refused_and_leaves_nothing(self):
         config = CONFIGS / "examples/score.yaml"

@@ -20,8 +20,8 @@ struct TinyModel {
   bool yarn = false, tied = false, biases = false, sinks = false, router_bias = false, choice_bias = false, expert_biases = false;
   bool shared = false, shared_router = false, clamped = false, weight_on_input = false, dense_first = false, head = true;
   enum class HeadNorm : std::uint8_t { none, each, whole } head_norm = HeadNorm::none;
-  std::uint32_t window = 0;         // of layer 1
-  bool skips_rope = false;          // layer 2
+  std::uint32_t window = 0;  // of layer 1
+  bool skips_rope = false;   // layer 2
   double attention_scale = 0;
   std::string gate_score = "softmax", gate_order = "pre";
   bool renormalise = true;
@@ -62,10 +62,10 @@ class TinyWriter {
     file_.set("format", "moekv-model");
     file_.set("format_version", 1);
     file_.set("name", "tiny");
-    const std::map<std::string, std::uint32_t> sizes{{"n_layers", m_.n_layers},   {"hidden", m_.hidden},         {"vocab", m_.vocab},
-                                                     {"n_heads", m_.n_heads},     {"n_kv_heads", m_.n_kv_heads}, {"head_dim", m_.head_dim},
-                                                     {"n_experts", m_.n_experts}, {"top_k", m_.top_k},           {"rope_dim", m_.rope_dim},
-                                                     {"gate_n_group", m_.n_group}, {"gate_topk_group", m_.topk_group}};
+    const std::map<std::string, std::uint32_t> sizes{
+        {"n_layers", m_.n_layers},         {"hidden", m_.hidden},       {"vocab", m_.vocab}, {"n_heads", m_.n_heads},   {"n_kv_heads", m_.n_kv_heads},
+        {"head_dim", m_.head_dim},         {"n_experts", m_.n_experts}, {"top_k", m_.top_k}, {"rope_dim", m_.rope_dim}, {"gate_n_group", m_.n_group},
+        {"gate_topk_group", m_.topk_group}};
     for (const auto& [name, value] : sizes) file_.set(name, value);
     file_.set("norm_eps", 1e-5);
     file_.set("rope_style", m_.rope_style);

@@ -39,7 +39,8 @@ TEST(Gemm, IsTheSumOfProductsInEveryType) {
         for (std::size_t r = 0; r < c.rows; ++r) {
           double sum = 0;
           for (std::size_t i = 0; i < c.columns; ++i)
-            sum += static_cast<double>(x[t * c.columns + i]) * static_cast<double>(load_raw(type, w.data(), static_cast<std::uint32_t>(r * c.columns + i)));
+            sum += static_cast<double>(x[t * c.columns + i]) *
+                   static_cast<double>(load_raw(type, w.data(), static_cast<std::uint32_t>(r * c.columns + i)));
           ASSERT_NEAR(y[t * c.rows + r], sum, 2e-5) << c.rows << "x" << c.columns << " token " << t << " row " << r;
         }
       }

@@ -65,18 +65,32 @@ std::vector<Damage> damages() {
       {"two axes too few", "expected [6, 10, 24]", replace("layers/2/ffn/experts_up", {1440})},
       {"half of the head norms", "has only some of", [](h5::File& f) { f.write("layers/0/attn/q_norm", std::vector<float>(12, 1)); }},
       {"sinks of one layer", "some layers have attention sinks", [](h5::File& f) { f.write("layers/0/attn/sinks", std::vector<float>(4, 1)); }},
-      {"integers", "has elements of type i32", [](h5::File& f) { f.remove("norm"); f.write("norm", std::vector<std::int32_t>(24, 1)); }},
-      {"u16 without encoding", "encoding", [](h5::File& f) { f.remove("norm"); f.write("norm", std::vector<std::uint16_t>(24, 1)); }},
+      {"integers", "has elements of type i32",
+       [](h5::File& f) {
+         f.remove("norm");
+         f.write("norm", std::vector<std::int32_t>(24, 1));
+       }},
+      {"u16 without encoding", "encoding",
+       [](h5::File& f) {
+         f.remove("norm");
+         f.write("norm", std::vector<std::uint16_t>(24, 1));
+       }},
       {"not a number", "values that are not finite", replace("norm", {24}, std::numeric_limits<float>::quiet_NaN())},
       {"infinite", "values that are not finite", replace("layers/1/ffn/router", {6, 24}, std::numeric_limits<float>::infinity())},
-      {"an ocean of nothing", "holds no data", [](h5::File& f) {
+      {"an ocean of nothing", "holds no data",
+       [](h5::File& f) {
          f.remove("embed");
          h5::Storage storage;
          storage.chunk = {1, 24};
          f.create_dataset("embed", h5::Type::f32, {19, 24}, storage);
        }},
-      {"a group for a dataset", "norm", [](h5::File& f) { f.remove("norm"); f.create_group("norm"); }},
-      {"no experts at all", "no layer has a router", [](h5::File& f) {
+      {"a group for a dataset", "norm",
+       [](h5::File& f) {
+         f.remove("norm");
+         f.create_group("norm");
+       }},
+      {"no experts at all", "no layer has a router",
+       [](h5::File& f) {
          for (const char* l : {"0", "1", "2"}) {
            const std::string at = std::string("layers/") + l + "/ffn/";
            for (const char* name : {"router", "experts_gate", "experts_up", "experts_down"}) f.remove(at + name);
@@ -138,10 +152,15 @@ std::string tokens_refusal(const std::function<void(h5::File&)>& fill) {
 
 TEST(TokenFile, DamageIsToldWithItsPlace) {
   using Ints = std::vector<std::int32_t>;
-  const auto rows = [](h5::File& f, const char* name, const Ints& values, const h5::Dims& dims) { f.write(name, std::span<const std::int32_t>(values), dims); };
+  const auto rows = [](h5::File& f, const char* name, const Ints& values, const h5::Dims& dims) {
+    f.write(name, std::span<const std::int32_t>(values), dims);
+  };
   EXPECT_EQ(tokens_refusal([&](h5::File& f) { rows(f, "token_ids", Ints(6, 3), {2, 3}); }), "");
   EXPECT_THAT(tokens_refusal([&](h5::File& f) { rows(f, "tokens", Ints(6, 3), {2, 3}); }), HasSubstr("has no array token_ids"));
-  EXPECT_THAT(tokens_refusal([&](h5::File& f) { rows(f, "token_ids", Ints(6, 19), {2, 3}); }), HasSubstr("token 19 is not in the model's vocabulary of 19"));
+  EXPECT_THAT(tokens_refusal([&](h5::File& f) {
+                rows(f, "token_ids", Ints(6, 19), {2, 3});
+              }),
+              HasSubstr("token 19 is not in the model's vocabulary of 19"));
   EXPECT_THAT(tokens_refusal([&](h5::File& f) { rows(f, "token_ids", Ints(6, -1), {2, 3}); }), HasSubstr("token -1"));
   EXPECT_THAT(tokens_refusal([&](h5::File& f) { rows(f, "token_ids", Ints(2, 1), {2, 1}); }), HasSubstr("has no token to predict"));
   EXPECT_THAT(tokens_refusal([&](h5::File& f) { rows(f, "token_ids", Ints(10, 1), {1, 10}); }), HasSubstr("9 positions, the model knows 8"));

@@ -99,8 +99,18 @@ std::vector<std::pair<std::string, TinyModel>> every_option() {
       {"yarn, window", {.yarn = true, .window = 9}},
       {"norm of each head, biases", {.biases = true, .head_norm = HeadNorm::each}},
       {"norm of whole projections, softmax not renormalised", {.head_norm = HeadNorm::whole, .renormalise = false}},
-      {"gpt-oss", {.yarn = true, .biases = true, .sinks = true, .router_bias = true, .expert_biases = true, .clamped = true, .window = 5, .gate_order = "post", .type = ElementFormat::bf16}},
-      {"DeepSeek-V3", {.choice_bias = true, .shared = true, .dense_first = true, .gate_score = "sigmoid", .gate_scale = 2.5, .n_group = 3, .topk_group = 2}},
+      {"gpt-oss",
+       {.yarn = true,
+        .biases = true,
+        .sinks = true,
+        .router_bias = true,
+        .expert_biases = true,
+        .clamped = true,
+        .window = 5,
+        .gate_order = "post",
+        .type = ElementFormat::bf16}},
+      {"DeepSeek-V3",
+       {.choice_bias = true, .shared = true, .dense_first = true, .gate_score = "sigmoid", .gate_scale = 2.5, .n_group = 3, .topk_group = 2}},
       {"DeepSeek-V2", {.shared = true, .dense_first = true, .renormalise = false, .gate_scale = 4, .n_group = 2, .topk_group = 1}},
       {"Qwen2-MoE", {.biases = true, .shared = true, .shared_router = true, .renormalise = false, .type = ElementFormat::fp16}},
       {"Llama-4", {.top_k = 1, .shared = true, .weight_on_input = true, .gate_score = "sigmoid", .renormalise = false}},
@@ -211,7 +221,7 @@ TEST(ModelScore, ARecordedTraceReplaysToTheSameDecisions) {
   s.placement.layout = Layout::expert;
   s.placement.map = ShardMap::expert_affine;
   s.read.scope = ReadScope::routed;
-  s.prefill.chunk_tokens = 1;               // so that each token knows the choice of the one before
+  s.prefill.chunk_tokens = 1;  // so that each token knows the choice of the one before
   s.prefill.queries = PrefillQueries::all;
   s.prefill.evict = PrefillEvict::chunk;
   s.eviction.rule = evict::H2oSum{};
