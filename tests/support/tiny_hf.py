@@ -123,7 +123,7 @@ def mxfp4(name, shape):
 def stored(values, element_type):
     """Values in an element type of safetensors; bfloat16 by truncation."""
     if element_type == "BF16":
-        return (values.astype("<f4").view("<u4") >> 16).astype("<u2")
+        return (np.ascontiguousarray(values, "<f4").view("<u4") >> 16).astype("<u2")
     return values.astype({"F16": "<f2", "F32": "<f4"}[element_type])
 
 
@@ -137,12 +137,47 @@ def tensors_of(case):
         shapes |= layer_shapes(c, layer)
     tensors = {}
     for name, shape in shapes.items():
-        if case == "gpt_oss" and name.endswith("experts.gate_up_proj") or name.endswith("experts.down_proj"):
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
             tensors |= mxfp4(name, shape)
         else:
             kind = "F32" if name.endswith("correction_bias") else element_type
             tensors[name] = (kind, stored(values_of(name, shape), kind))
     return tensors
+
+
+def fused(case):
+    """The same weights as version 5 of the library holds them: the experts of a layer in two tensors."""
+    tensors, out, c = tensors_of(case), {}, config_of(case)
+    members = ("w1", "w3", "w2") if case == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    n_experts = c.get("num_local_experts") or c.get("num_experts") or c["n_routed_experts"]
+    for name, (kind, values) in tensors.items():
+        if ".experts." not in name:
+            out[name.replace("block_sparse_moe", "mlp")] = (kind, values)
+        elif name.endswith(f".experts.0.{members[0]}.weight"):
+            at = name.split(".0.w1")[0].split(".0.gate_proj")[0]
+            gate, up, down = ([tensors[f"{at}.{e}.{member}.weight"][1] for e in range(n_experts)] for member in members)
+            at = at.replace("block_sparse_moe", "mlp")
+            out[at + ".gate_up_proj"] = (kind, np.concatenate([gate, up], axis=1))
+            out[at + ".down_proj"] = (kind, np.stack(down))
+    return out
+
+
+def unpacked(case):
+    """gpt-oss with its MXFP4 weights as bfloat16 [experts, in, out], as it is saved after training."""
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], "f4")
+    values = np.concatenate([values, -values])
+    tensors, out = tensors_of(case), {}
+    for name, (kind, stored_values) in tensors.items():
+        if name.endswith("_blocks"):
+            scales = tensors[name.replace("_blocks", "_scales")][1]
+            decoded = np.empty((*scales.shape, 32), "f4")
+            for byte in range(16):
+                for half in range(2):
+                    decoded[..., 2 * byte + half] = values[(stored_values[..., byte] >> 4 * half) & 15] * 2.0 ** (scales.astype("f4") - 127)
+            out[name.replace("_blocks", "")] = ("BF16", stored(decoded.reshape(*scales.shape[:2], -1).transpose(0, 2, 1), "BF16"))
+        elif not name.endswith("_scales"):
+            out[name] = (kind, stored_values)
+    return out
 
 
 def write_safetensors(path, tensors):
@@ -158,11 +193,11 @@ def write_safetensors(path, tensors):
             file.write(np.ascontiguousarray(values).tobytes())
 
 
-def write_checkpoint(folder, case, shards=1):
-    """A folder as it is published: config.json, safetensors in one file or in shards with their index."""
+def write_checkpoint(folder, case, shards=1, tensors=None, **changes):
+    """A folder as it is published: config.json (with changed keys), safetensors in one file or in shards with their index."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config_of(case)))
-    tensors = list(tensors_of(case).items())
+    (folder / "config.json").write_text(json.dumps({**config_of(case), **changes}))
+    tensors = list((tensors or tensors_of(case)).items())
     if shards == 1:
         return write_safetensors(folder / "model.safetensors", dict(tensors))
     places = {}
