@@ -5,7 +5,7 @@ from hf_models import MXFP4_GROUP, Dataset, Plan, decode_mxfp4
 
 def mixtral(plan):
     c = plan.config
-    plan.add_gate("num_local_experts", order="post")
+    plan.add_gate(order="post")
     window = c.number("sliding_window", 0, least=0)
     for l in range(plan.n_layers):
         plan.layers[l] = {"window_tokens": window}
@@ -20,7 +20,7 @@ def mixtral(plan):
 def olmoe(plan):
     c = plan.config
     c.must_be("clip_qkv", [None])
-    plan.add_gate("num_experts", renormalise=c.flag("norm_topk_prob"))
+    plan.add_gate(renormalise=c.flag("norm_topk_prob"))
     for l in range(plan.n_layers):
         plan.add_attention(l, "qkvo" if c.flag("attention_bias", False) else "", norms="all heads")
         plan.whole(f"layers/{l}/ffn/router", f"model.layers.{l}.mlp.gate.weight", [plan.n_experts, plan.hidden])
@@ -46,7 +46,7 @@ def set_windows(plan, types, window):
 
 def qwen_moe(plan, biases, norms=None, shared=False):
     c = plan.config
-    plan.add_gate("num_experts", renormalise=c.flag("norm_topk_prob"))
+    plan.add_gate(renormalise=c.flag("norm_topk_prob"))
     qwen_windows(plan)
     stride, dense = c.number("decoder_sparse_step", 1), c.values.get("mlp_only_layers") or []
     for l in range(plan.n_layers):
@@ -72,7 +72,7 @@ def qwen3_moe(plan):
 
 def glm4_moe(plan):
     c = plan.config
-    plan.add_gate("n_routed_experts", score="sigmoid", renormalise=c.flag("norm_topk_prob"),
+    plan.add_gate(score="sigmoid", renormalise=c.flag("norm_topk_prob"),
                   gate_scale=c.number("routed_scaling_factor", least=0, kind=float), gate_n_group=c.number("n_group"), gate_topk_group=c.number("topk_group"))
     plan.ignored.append(rf"model\.layers\.{plan.n_layers}\..*")  # the extra layer that predicts a second token
     width = c.number("moe_intermediate_size")
@@ -90,7 +90,7 @@ def glm4_moe(plan):
 
 def gpt_oss(plan):
     c = plan.config
-    plan.add_gate("num_local_experts", order="post", activation="swiglu_clamped", swiglu_alpha=c.number("swiglu_alpha", 1.702, 0, float),
+    plan.add_gate(order="post", activation="swiglu_clamped", swiglu_alpha=c.number("swiglu_alpha", 1.702, 0, float),
                   swiglu_limit=c.number("swiglu_limit", 7.0, 0, float))
     set_windows(plan, c.values.get("layer_types") or ["full_attention" if l % 2 else "sliding_attention" for l in range(plan.n_layers)],
                 c.number("sliding_window"))

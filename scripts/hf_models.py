@@ -117,9 +117,10 @@ class Plan:
                                 "yarn_attention_factor": yarn_attention_factor(rope, factor), "yarn_truncate": int(rope.get("truncate", True))}
         self.attributes["max_positions"] = positions
 
-    def add_gate(self, experts, score="softmax", order="pre", renormalise=True, **others):
-        """The routed experts and how a token chooses among them; `experts` is the key of their number."""
-        self.n_experts = self.config.number(experts)
+    def add_gate(self, score="softmax", order="pre", renormalise=True, **others):
+        """The routed experts, whose number has one of three names, and how a token chooses among them."""
+        names = ("num_local_experts", "num_experts", "n_routed_experts")
+        self.n_experts = self.config.number(next((name for name in names if name in self.config.values), names[0]))
         self.attributes |= {"n_experts": self.n_experts, "top_k": self.config.number("num_experts_per_tok"), "gate_score": score,
                             "gate_order": order, "gate_renormalise": int(renormalise), **others}
 
