@@ -40,19 +40,19 @@ class Dataset:
 class Config:
     """config.json with every value checked as it is asked for."""
 
-    def __init__(self, checkpoint):
-        self.path, self.values = checkpoint.folder / "config.json", checkpoint.config
+    def __init__(self, path, values):
+        self.path, self.values = path, values
 
     def refuse(self, what, advice=""):
         raise Refusal(self.path, what, advice)
 
-    def number(self, name, default=None, least=1, kind=int):
+    def number(self, name, default=None, least=1, kind=int, most=2**40):
         value = self.values.get(name)
         value = default if value is None else value
         if value is None:
             self.refuse(f"{name} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int) or not least <= value < 2**40:
-            self.refuse(f"{name} is {value!r}, expected a number from {least} on")
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int) or not least <= value <= most:
+            self.refuse(f"{name} is {value!r}, expected a number from {least} to {most}")
         return kind(value)
 
     def table(self, name):
@@ -77,9 +77,9 @@ class Plan:
     """Attributes of the root and of the layers, and the datasets, of the model file that a checkpoint becomes."""
 
     def __init__(self, checkpoint):
-        self.checkpoint, self.config = checkpoint, Config(checkpoint)
+        self.checkpoint, self.config = checkpoint, Config(checkpoint.folder / "config.json", checkpoint.config)
         c = self.config
-        self.hidden, self.n_layers = c.number("hidden_size"), c.number("num_hidden_layers")
+        self.hidden, self.n_layers = c.number("hidden_size"), c.number("num_hidden_layers", most=1024)
         self.n_heads = c.number("num_attention_heads")
         self.n_kv_heads = c.number("num_key_value_heads", self.n_heads)
         self.head_dim = c.number("head_dim", self.hidden // self.n_heads)
@@ -99,22 +99,21 @@ class Plan:
 
     def _add_rope(self):
         c = self.config
-        rope = {**c.table("rope_scaling"), **c.table("rope_parameters")}
-        theta = rope.get("rope_theta", c.values.get("rope_theta"))
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        texts = [name for name, value in rope.items() if isinstance(value, str) and name not in ("rope_type", "type")]
-        if kind not in ("default", "yarn") or not isinstance(theta, (int, float)) or texts:
-            c.refuse(f"rope scaling {kind!r} with rope_theta {theta!r} is not supported", "supported: default, yarn")
-        dim = int(self.head_dim * rope.get("partial_rotary_factor", c.values.get("partial_rotary_factor") or 1))
+        values = {"rope_theta": c.values.get("rope_theta"), "partial_rotary_factor": c.values.get("partial_rotary_factor"),
+                  **c.table("rope_scaling"), **c.table("rope_parameters")}
+        rope, kind = Config(c.path, values), values.get("rope_type", values.get("type", "default"))
+        if kind not in ("default", "yarn"):
+            c.refuse(f"rope scaling is of type {kind!r}", "supported: default, yarn")
         positions = c.number("max_position_embeddings")
-        self.attributes |= {"rope_style": "half", "rope_theta": float(theta), "rope_dim": dim}
+        self.attributes |= {"rope_style": "half", "rope_theta": rope.number("rope_theta", kind=float),
+                            "rope_dim": int(self.head_dim * rope.number("partial_rotary_factor", 1, 0, float, most=1))}
         if kind == "yarn":
-            original = rope.get("original_max_position_embeddings") or positions
-            factor = rope.get("factor") or positions / original
+            original = rope.number("original_max_position_embeddings", positions)
+            factor = rope.number("factor", positions / original, kind=float)
             positions = max(positions, int(factor * original))
-            self.attributes |= {"rope_scaling": "yarn", "yarn_factor": float(factor), "yarn_original_tokens": int(original),
-                                "yarn_beta_fast": float(rope.get("beta_fast") or 32), "yarn_beta_slow": float(rope.get("beta_slow") or 1),
-                                "yarn_attention_factor": yarn_attention_factor(rope, factor), "yarn_truncate": int(rope.get("truncate", True))}
+            self.attributes |= {"rope_scaling": "yarn", "yarn_factor": factor, "yarn_original_tokens": original,
+                                "yarn_beta_fast": rope.number("beta_fast", 32, 0, float), "yarn_beta_slow": rope.number("beta_slow", 1, 0, float),
+                                "yarn_attention_factor": yarn_attention_factor(rope, factor), "yarn_truncate": int(rope.flag("truncate", True))}
         self.attributes["max_positions"] = positions
 
     def add_gate(self, score="softmax", order="pre", renormalise=True, **others):
@@ -179,9 +178,9 @@ class Plan:
 
 def yarn_attention_factor(rope, factor):
     """Factor of cos and sin; 0 stands for the usual 0.1 ln(factor) + 1."""
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    if not (rope.get("mscale") and rope.get("mscale_all_dim")):
+    if rope.values.get("attention_factor") is not None:
+        return rope.number("attention_factor", least=0, kind=float)
+    if not (rope.values.get("mscale") and rope.values.get("mscale_all_dim")):
         return 0.0
-    scale, scale_all = (0.1 * rope[name] * math.log(factor) + 1 if factor > 1 else 1.0 for name in ("mscale", "mscale_all_dim"))
+    scale, scale_all = (0.1 * rope.number(name, least=0, kind=float) * math.log(factor) + 1 for name in ("mscale", "mscale_all_dim"))
     return scale / scale_all

@@ -63,6 +63,8 @@ def facts_of(config, where, name=None):
     for field, keys in needed.items():
         if not isinstance(values[field], int) or values[field] < 1:
             raise Refusal(where, f"has no whole number {' or '.join(keys)}", "is it the config.json of a mixture of experts?")
+    if values["n_layers"] > 1024:
+        raise Refusal(where, f"num_hidden_layers is {values['n_layers']}, at most 1024 are possible")
     score = "sigmoid" if config.get("scoring_func") == "sigmoid" or kind in SIGMOID else "softmax"
     return Facts(
         name or Path(config.get("_name_or_path") or Path(where).resolve().parent.name).name, **values,
