@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Records what a Hugging Face model does on a token file as a native trace: router logits, chosen experts and weights, q, k, v after the rotation.
 
-Needs torch and transformers (5, or 4 from 4.50 on). Sequences run one by one with the library's plain attention; --generate lets the model go on.
+Needs torch and transformers 5 (4.57 too, where some architectures give their routing alone: --no-qkv). Sequences run one by one with the library's
+plain attention; --generate lets the model go on.
 """
 import argparse
 import re
@@ -81,6 +82,8 @@ class Recorder:
             choices.append(gate.choose(np.concatenate(self._logits[layer]), self.facts, None if bias is None else bias.detach().float().cpu().numpy()))
         arrays = {"ids": np.stack([ids for ids, _ in choices], axis=1), "weights": np.stack([weights for _, weights in choices], axis=1),
                   "logits": np.stack([np.concatenate(self._logits[layer]) for layer in self.facts.moe_layers], axis=1)}
+        if self.with_qkv and len(self._qkv) != 3 * self.facts.n_layers:
+            raise Refusal(self.facts.name, "some layers did not report their attention", "this version of transformers cannot say more: --no-qkv records the routing")
         for name in "qkv" if self.with_qkv else "":
             arrays[name] = np.stack([np.concatenate(self._qkv[name, layer]) for layer in range(self.facts.n_layers)], axis=1)
         self._logits.clear()
