@@ -33,11 +33,12 @@ def apply():
     )
 
 
-def save(figure, path, dpi=200):
-    """Writes png, pdf or svg without dates or versions, so that the same data gives the same bytes."""
+def save(figure, path, dpi=200, close=True):
+    """Writes png, pdf or svg without dates or versions, so that the same data gives the same bytes. close=False keeps the figure for another format."""
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "svg": {"Date": None}}
     suffix = str(path).rsplit(".", 1)[-1].lower()
     if suffix not in metadata:
         raise ValueError(f"{path}: figures are png, pdf or svg")
     figure.savefig(path, dpi=dpi, metadata=metadata[suffix])
-    plt.close(figure)
+    if close:
+        plt.close(figure)

@@ -154,7 +154,8 @@ void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecor
 
 std::uint32_t page_slots_of(const RunSpec& spec) {
   if (spec.page.slots > 0) return spec.page.slots;
-  const bool by_expert = spec.page.key == PageKey::expert || (spec.page.key == PageKey::automatic && spec.placement.layout == Layout::expert);
+  const bool by_expert = spec.page.key == PageKey::expert ||
+                         (spec.page.key == PageKey::automatic && spec.placement.layout == Layout::expert && spec.placement.dedup == Dedup::none);
   return by_expert ? 16 : 64;
 }
 

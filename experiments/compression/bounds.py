@@ -1,0 +1,66 @@
+"""Relative errors of K that theory gives for the codecs of Table 2: closed forms for independent Gaussian values, and the printed formulas on recorded K."""
+import functools
+import math
+
+import h5py
+import numpy
+
+RANGE_SQUARED = {32: 22.38, 64: 27.25 / 1.235, 128: 27.25}  # E[(max - min)^2] of n standard normal values
+HEAD = 128  # width of the Gaussian model's heads
+TEXT = {
+    "fp8_e4m3": "0.42 2^-(m+1)", "int8": "E[max^2]/(3 (2^8-1)^2), about", "int8 asym": "E[R^2]/(12 (2^8-1)^2)", "int4": "E[R^2]/(12 (2^4-1)^2)", "int4 hadamard": "as int4",
+    "int4 g32": "E[R_32^2]/(12 (2^4-1)^2)", "kivi4": "E[R_32^2]/(12 (2^4-1)^2)", "kivi2": "E[R_32^2]/(12 (2^2-1)^2)", "turboquant4": "at most sqrt(3) pi/2 4^-4",
+    "turboquant3": "at most sqrt(3) pi/2 4^-3", "Py pyramid_res 1/2": "sum |P K - K|^2", "Py pyramid_res 1/4": "sum |P K - K|^2", "F crop 1/2": "|K_(r:d)|^2",
+    "Pr magnitude 1/2": "sum of the pruned K_j^2", "SVD 1/2": "sum over i > r of sigma_i^2", "SVD 1/4": "sum over i > r of sigma_i^2", "Ch block_pca": "the same over blocks",
+}
+LOWER = ("SVD 1/2", "SVD 1/4", "Ch block_pca")  # these are optima: no basis of that rank does better
+
+
+def gaussian(codec):
+    """Relative root mean square error for independent standard normal values; NaN where no closed form is used."""
+    def minmax(bits, n):
+        return RANGE_SQUARED[n] / (12 * (2**bits - 1) ** 2)
+
+    squared = {
+        "fp8_e4m3": (0.42 * 2**-4) ** 2, "int8 asym": minmax(8, HEAD), "int4": minmax(4, HEAD), "int4 hadamard": minmax(4, HEAD),
+        "int4 g32": minmax(4, 32), "kivi4": minmax(4, 32), "kivi2": minmax(2, 32),
+        "turboquant4": math.sqrt(3) * math.pi / 2 * 4.0**-4, "turboquant3": math.sqrt(3) * math.pi / 2 * 4.0**-3,
+        "Py pyramid_res 1/2": 1 / 2, "Py pyramid_res 1/4": 3 / 4, "F crop 1/2": 1 / 2, "Pr magnitude 1/2": 1 / 2, "SVD 1/2": 1 / 2, "SVD 1/4": 3 / 4,
+    }
+    return math.sqrt(squared[codec]) if codec in squared else math.nan
+
+
+@functools.lru_cache(maxsize=None)
+def recorded_keys(path):
+    """Keys of every (request, layer, head): a list of [tokens, channels], without the four sinks that codecs leave raw."""
+    with h5py.File(path, "r") as trace:
+        keys, offsets = trace["kv/k"][:].astype(float), trace["requests/token_offset"][:]
+    return [keys[a + 4:b, layer, head] for a, b in zip(offsets[:-1].astype(int), offsets[1:].astype(int))
+            for layer in range(keys.shape[1]) for head in range(keys.shape[2])]
+
+
+def recorded(codec, path, rank=None, block=60):
+    """Relative root mean square error of the printed formula on recorded keys; NaN for codecs without one."""
+    def share(part):
+        keys = recorded_keys(str(path))
+        return math.sqrt(numpy.mean([part(k) / numpy.sum(k * k) for k in keys]))
+
+    def minmax(bits, k, group):
+        grouped = k[:, : k.shape[1] // group * group].reshape(k.shape[0], -1, group)
+        return numpy.sum(numpy.ptp(grouped, axis=2) ** 2) * group / (12 * (2**bits - 1) ** 2)
+
+    def coarse(k, width):
+        blocks = k.reshape(k.shape[0], -1, width)
+        return numpy.sum((blocks - blocks.mean(axis=2, keepdims=True)) ** 2)
+
+    def tail(k, r):
+        return numpy.sum(numpy.linalg.svd(k, compute_uv=False)[r:] ** 2)
+
+    width = recorded_keys(str(path))[0].shape[1]
+    formulas = {
+        "int8 asym": lambda k: minmax(8, k, width), "int4": lambda k: minmax(4, k, width), "int4 g32": lambda k: minmax(4, k, 32),
+        "Py pyramid_res 1/2": lambda k: coarse(k, 2), "Py pyramid_res 1/4": lambda k: coarse(k, 4), "F crop 1/2": lambda k: numpy.sum(k[:, width // 2:] ** 2),
+        "Pr magnitude 1/2": lambda k: numpy.sort(numpy.sum(k * k, axis=0))[: width // 2].sum(), "SVD 1/2": lambda k: tail(k, rank), "SVD 1/4": lambda k: tail(k, rank),
+        "Ch block_pca": lambda k: sum(tail(k[i:i + block], rank) for i in range(0, len(k) - block + 1, block)) * len(k) / (len(k) // block * block),
+    }
+    return share(formulas[codec]) if codec in formulas else math.nan

@@ -1,0 +1,172 @@
+"""What every plot.py of the experiments shares: reading a merged sweep, writing tables and stamped figures, and checking them against what is committed.
+
+A plot.py has  tables(sweep) -> [Table]  and  figures({name: Table}) -> {name: figure}  and ends with  paper.main(__file__, tables, figures).
+Figures see tables only, so that the CSV beside a figure is all that it shows.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import numpy
+
+SOURCE = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(SOURCE / "scripts"))
+import moekv_results  # noqa: E402
+import plot_style  # noqa: E402
+import stats  # noqa: E402
+from tables import Table, differences, read_csv, value_of  # noqa: E402, F401
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+DASHES = ("-", "--", "-.", ":")
+
+
+def points(sweep, **wanted):
+    """Indices of finished points with these settings or labels."""
+    return [int(i) for i in numpy.flatnonzero(sweep.ok & sweep.select(**wanted))]
+
+
+def groups(sweep):
+    """Label -> finished points with it (the repeats), in the order of the sweep file."""
+    found = {}
+    for point in points(sweep):
+        found.setdefault(str(sweep.labels[point]), []).append(point)
+    return found
+
+
+def mean(sweep, chosen, metric, scale=1.0):
+    """Mean of a metric over points, with its interval where they differ."""
+    return stats.over_repeats([sweep.metrics[metric][p] * scale for p in chosen])
+
+
+def fidelity(sweep, chosen, column="attn_out_err"):
+    """Mean of a fidelity column over all probes of points, with its interval over requests."""
+    rows = [sweep.record("probe", point=p) for p in chosen]
+    return stats.mean_interval(numpy.concatenate([r[column] for r in rows]), numpy.concatenate([r["request"] for r in rows]))
+
+
+def settings(sweep, point):
+    """What the axes chose for a point, as text."""
+    return {name: values[point] for name, values in sweep.settings.items() if values[point] != ""}
+
+
+def per_rank_peak(sweep, point, entity="rank"):
+    """Largest peak of page bytes of every rank over the run."""
+    load = sweep.record("load", point=point)
+    chosen = load["entity"] == moekv_results.ENTITIES.index(entity)
+    index = load["index"][chosen].astype(int)
+    peaks = numpy.zeros(index.max() + 1 if index.size else 0)
+    numpy.maximum.at(peaks, index, load["peak_bytes"][chosen])
+    return peaks
+
+
+def grid(rows=1, columns=1, width="column", height=2.2):
+    """Figure and a list of its axes; width: column or page of a two-column paper."""
+    plot_style.apply()
+    inches = plot_style.COLUMN_INCHES if width == "column" else plot_style.PAGE_INCHES
+    figure, axes = plot_style.plt.subplots(rows, columns, figsize=(inches, height), constrained_layout=True, squeeze=False)
+    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+    return figure, list(axes.flat)
+
+
+def look(i):
+    """Colour, marker and dash of the i-th series: the same in every figure, told apart without colour."""
+    colours = [c for c in plot_style.OKABE_ITO if c != "#F0E442"]
+    return {"color": colours[i % len(colours)], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i // len(colours) % len(DASHES)], "markersize": 3.5}
+
+
+def lines(axes, table, x, y, by, where=None, label=str, names=None):
+    """A line for every value of column `by`, with the interval of y as bars where it has one."""
+    for i, name in enumerate(names or table.distinct(by, **(where or {}))):
+        rows = [row for row in table.where(**{**(where or {}), by: name}) if numpy.isfinite(value_of(row[y]))]
+        if rows:
+            values = [value_of(row[y]) for row in rows]
+            bars = numpy.abs([[value_of(r[y]) - (r[y][k] if isinstance(r[y], tuple) else value_of(r[y])) for r in rows] for k in (1, 2)])
+            axes.errorbar([value_of(row[x]) for row in rows], values, yerr=bars if bars.any() else None, label=label(name), elinewidth=0.6, capsize=1.5, **look(i))
+
+
+def bars(axes, labels, values, colour=0, offset=0.0, width=0.8, label=None):
+    """Horizontal bars, the first on top; values may be (value, low, high)."""
+    places = numpy.arange(len(labels))
+    plain = [value_of(v) for v in values]
+    span = numpy.abs([[value_of(v) - (v[k] if isinstance(v, tuple) else value_of(v)) for v in values] for k in (1, 2)])
+    axes.barh(places + offset, plain, height=width, color=plot_style.FILLS[colour], hatch=plot_style.HATCHES[colour], edgecolor="black", linewidth=0.4,
+              xerr=span if numpy.nansum(span) > 0 else None, error_kw={"elinewidth": 0.6, "capsize": 1.5}, label=label)
+    axes.set_yticks(places)
+    axes.set_yticklabels(labels)
+    if not axes.yaxis_inverted():
+        axes.invert_yaxis()
+
+
+def machine(sweep):
+    """Where the numbers come from, for the foot of a figure."""
+    backends = sorted(set(map(str, sweep.params.get("backend", ["?"]))))
+    return "backend " + "+".join(backends)
+
+
+def commit(sweep):
+    found = sweep.attrs.get("git_commit")
+    if found is None:
+        found = "/".join(sorted({str(c)[:7] for c in sweep.point_facts.get("git_commit", ["unknown"])}))
+    return str(found)[:16] if "/" in str(found) else str(found)[:10]
+
+
+def stamp(figure, sweep, tables, note):
+    data = "+".join(table.sha()[:8] for table in tables)
+    figure.text(0.995, 0.004, f"{note}   commit {commit(sweep)}   data {data}", ha="right", va="bottom", fontsize=4.5, color="0.35")
+
+
+def write(sweep, tables, figures, out, note=None):
+    """Tables as CSV and LaTeX, figures as PDF and PNG. Equal input gives equal bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        (out / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+        (out / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
+    named = {table.name: table for table in tables}
+    for name, figure in figures(named).items():
+        stamp(figure, sweep, [named[name]] if name in named else tables, note or machine(sweep))
+        plot_style.save(figure, out / f"{name}.pdf", close=False)
+        plot_style.save(figure, out / f"{name}.png", dpi=200)
+
+
+def check(tables, expected, times=False):
+    """Lines that say which numbers differ from the committed tables."""
+    problems = []
+    for table in tables:
+        path = expected / f"{table.name}.csv"
+        if not path.is_file():
+            problems.append(f"{table.name}: {path} is absent (--accept writes it)")
+            continue
+        problems += [f"{table.name}: {line}" for line in differences(read_csv(path, table.name), table, times)]
+    return problems
+
+
+def main(file, tables, figures, note=None):
+    """The command line of a plot.py. Exit 1: --check found changed numbers; 2: the sweep cannot be read or lacks points."""
+    here = Path(file).resolve().parent
+    parser = argparse.ArgumentParser(description=f"Tables and figures of experiment {here.name} from its merged sweep (see README.md)")
+    parser.add_argument("merged", type=Path, help="file written by moekv merge")
+    parser.add_argument("--out", type=Path, help="folder for tables and figures; default: that of the merged file")
+    parser.add_argument("--check", action="store_true", help="compare the tables with expected/ instead of writing")
+    parser.add_argument("--times", action="store_true", help="with --check: this machine's times too")
+    parser.add_argument("--accept", action="store_true", help="write the tables to expected/")
+    parser.add_argument("--expected", type=Path, default=here / "expected")
+    options = parser.parse_args()
+    try:
+        sweep = moekv_results.load_sweep(options.merged)
+        made = tables(sweep)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        print(f"error: {here.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    bad = [f"{sweep.labels[i]}: {sweep.status[i]} {sweep.errors[i].splitlines()[0] if sweep.errors[i] else ''}" for i in numpy.flatnonzero(~sweep.ok)]
+    for line in bad:
+        print(f"{here.name}: point {line}", file=sys.stderr)
+    if options.accept:
+        options.expected.mkdir(parents=True, exist_ok=True)
+        for table in made:
+            (options.expected / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    elif options.check:
+        problems = check(made, options.expected, options.times)
+        print("\n".join(f"{here.name}: {line}" for line in problems) or f"{here.name}: {len(made)} tables agree with {options.expected.name}/")
+        sys.exit(1 if problems else 0)
+    else:
+        write(sweep, made, figures, options.out or options.merged.parent, note)

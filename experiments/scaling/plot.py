@@ -1,0 +1,44 @@
+#!/usr/bin/python3
+"""Memory, traffic, fan-out, balance and modelled step time against ranks, context and experts."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+import paper  # noqa: E402
+
+AXES = ("ranks", "context", "experts")
+COLUMNS = {"axis": ("key", ""), "value": ("key", ""), "layout": ("key", ""), "memory_kib": ("counted", "KiB on the fullest rank per request"), "wire_kib": ("counted", "KiB/token"),
+           "over_hidden": ("modelled", "x, wire over expert-parallel hidden states"), "fanout": ("counted", "ranks/query"), "read_imbalance": ("counted", "max/mean"),
+           "memory_imbalance": ("counted", "max/mean"), "step_us": ("modelled", "us"), "admit_ns": ("time", "ns/entry stored")}
+
+
+def tables(sweep):
+    table = paper.Table("scaling", COLUMNS, "Growth with ranks, context and experts")
+    for label, (point, *_) in paper.groups(sweep).items():
+        layout, case = label.split("/")
+        axis, value = case.split()
+        get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
+        table.add(axis=axis, value=value, layout=layout, memory_kib=float(paper.per_rank_peak(sweep, point).max()) / 1024 / get("n_requests"), wire_kib=get("bytes_wire_per_token") / 1024,
+                  over_hidden=get("wire_over_hidden_state"), fanout=get("fanout"), read_imbalance=get("rank_imbalance_ratio"), memory_imbalance=get("rank_memory_imbalance"),
+                  step_us=get("t_step_model") / get("n_steps") / 1e3, admit_ns=get("t_admit") / get("insertions"))
+    return [table]
+
+
+def figures(named):
+    table = named["scaling"]
+    figure, axes = paper.grid(3, 3, "page", 4.6)
+    for r, (column, text) in enumerate((("memory_kib", "KiB, fullest rank"), ("wire_kib", "KiB sent per token"), ("step_us", "modelled us per step"))):
+        for c, axis in enumerate(AXES):
+            numbered = paper.Table("axis", table.columns)
+            numbered.rows = [{**row, "value": float(row["value"])} for row in table.where(axis=axis)]
+            paper.lines(axes[3 * r + c], numbered, "value", column, "layout")
+            axes[3 * r + c].set_xscale("log", base=2)
+            axes[3 * r + c].set_yscale("symlog" if column == "wire_kib" else "log", **({"linthresh": 1} if column == "wire_kib" else {}))
+            axes[3 * r + c].set_ylabel(text if c == 0 else "")
+            axes[3 * r + c].set_xlabel(axis if r == 2 else "")
+    axes[0].legend()
+    return {"scaling": figure}
+
+
+if __name__ == "__main__":
+    paper.main(__file__, tables, figures)

@@ -1,0 +1,70 @@
+#!/usr/bin/python3
+"""Table 3: attention that scheduling methods keep where victims are lost, and hits where they go to host memory, beside optima that know the future."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+import paper  # noqa: E402
+
+DROP = {"budget": ("key", ""), "policy": ("key", ""), "mass_kept": ("measured", "1"), "lost": ("measured", "1"), "lost_over_optimum": ("measured", "x"),
+        "out_err": ("measured", "1"), "evictions": ("counted", ""), "unit_labels": ("published", "")}
+DEMOTE = {"budget": ("key", ""), "policy": ("key", ""), "hit_ratio": ("counted", "1"), "recalled_kib": ("counted", "KiB/token"), "premature": ("counted", "1"),
+          "out_err": ("measured", "1"), "host_ms": ("modelled", "ms")}
+
+
+def parts(sweep, regime):
+    for label, (point, *_) in paper.groups(sweep).items():
+        if label.startswith(regime + "/"):
+            yield label.split("/", 2)[-1], str(sweep.settings["eviction.budget"][point]), point
+
+
+def lost_mass(sweep, point):
+    """(lost by the policy, lost by the exact optimum) as shares of all attention mass, from the rows that moekv oracle added."""
+    rows = sweep.record("mass_bound", point=point)
+    total = rows["mass"].sum()
+    return (rows["lost_mass"].sum() / total, rows["orc_mass"].sum() / total, rows["orc_select"].sum() / total) if total > 0 else (float("nan"),) * 3
+
+
+def tables(sweep):
+    drop = paper.Table("scheduling_drop", DROP, "Scheduling methods (Table 3 of PiKV), victims are lost")
+    demote = paper.Table("scheduling_demote", DEMOTE, "Scheduling methods (Table 3 of PiKV), victims wait in host memory")
+    bounds = paper.Table("scheduling_bounds", {"budget": ("key", ""), "bound": ("key", ""), "value": ("measured", "1")}, "What no policy can beat")
+    seen = set()
+    for policy, budget, point in parts(sweep, "drop"):
+        lost, optimum, select = lost_mass(sweep, point)
+        drop.add(budget=budget, policy=policy, mass_kept=paper.fidelity(sweep, [point], "attn_mass_kept"), lost=lost, lost_over_optimum=lost / optimum if optimum > 0 else float("nan"),
+                 out_err=paper.fidelity(sweep, [point]), evictions=sweep.metrics["evictions"][point], unit_labels=" ".join(sweep.reader_labels[point]))
+        if budget not in seen and policy == "fifo":
+            seen.add(budget)
+            bounds.add(budget=budget, bound="mass lost by the exact optimum", value=optimum)
+            bounds.add(budget=budget, bound="mass lost by the best visible set", value=select)
+    for policy, budget, point in parts(sweep, "demote"):
+        get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
+        demote.add(budget=budget, policy=policy, hit_ratio=get("hit_ratio"), recalled_kib=get("recalled_bytes") / get("tokens") / 1024,
+                   premature=get("premature_eviction_ratio"), out_err=paper.fidelity(sweep, [point]), host_ms=get("t_host_model") / 1e6)
+    for label, (point, *_) in paper.groups(sweep).items():
+        if label.startswith("optimum"):
+            value = 1.0 - float(sweep.metrics["opt_miss_ratio"][point])
+            bounds.add(budget=label.split("/")[1], bound="hit ratio of Belady's optimum", value=value)
+    return [drop, demote, bounds]
+
+
+def figures(named):
+    drop, demote, bounds = named["scheduling_drop"], named["scheduling_demote"], named["scheduling_bounds"]
+    figure, axes = paper.grid(1, 2, "page", 3.0)
+    for panel, table, column, text, bound in ((axes[0], drop, "lost", "attention mass lost (measured), victims dropped", "mass lost by the exact optimum"),
+                                              (axes[1], demote, "hit_ratio", "hit ratio (counted), victims demoted", "hit ratio of Belady's optimum")):
+        budgets = table.distinct("budget")
+        names = [n for n in table.distinct("policy") if n != "full"]
+        for i, budget in enumerate(budgets):
+            by_name = {row["policy"]: row[column] for row in table.where(budget=budget)}
+            paper.bars(panel, names, [by_name.get(n, float("nan")) for n in names], colour=i, offset=0.4 * i - 0.2, width=0.4, label=f"budget {budget}")
+            for value in bounds.column("value", budget=budget, bound=bound):
+                panel.axvline(value, color=paper.look(i)["color"], linestyle=":", linewidth=1)
+        panel.set_xlabel(text + "; dotted: optimum")
+        panel.legend(loc="lower right")
+    return {"scheduling": figure}
+
+
+if __name__ == "__main__":
+    paper.main(__file__, tables, figures)
