@@ -5,8 +5,8 @@ import math
 import h5py
 import numpy
 
-RANGE_SQUARED = {32: 22.38, 64: 27.25 / 1.235, 128: 27.25}  # E[(max - min)^2] of n standard normal values
-HEAD = 128  # width of the Gaussian model's heads
+HEAD = 32  # channels of a head, and tokens or channels that share a scale
+RANGE_SQUARED = 17.62  # E[(max - min)^2] of 32 standard normal values
 TEXT = {
     "fp8_e4m3": "0.42 2^-(m+1)", "int8": "E[max^2]/(3 (2^8-1)^2), about", "int8 asym": "E[R^2]/(12 (2^8-1)^2)", "int4": "E[R^2]/(12 (2^4-1)^2)", "int4 hadamard": "as int4",
     "int4 g32": "E[R_32^2]/(12 (2^4-1)^2)", "kivi4": "E[R_32^2]/(12 (2^4-1)^2)", "kivi2": "E[R_32^2]/(12 (2^2-1)^2)", "turboquant4": "at most sqrt(3) pi/2 4^-4",
@@ -18,12 +18,12 @@ LOWER = ("SVD 1/2", "SVD 1/4", "Ch block_pca")  # these are optima: no basis of 
 
 def gaussian(codec):
     """Relative root mean square error for independent standard normal values; NaN where no closed form is used."""
-    def minmax(bits, n):
-        return RANGE_SQUARED[n] / (12 * (2**bits - 1) ** 2)
+    def minmax(bits):
+        return RANGE_SQUARED / (12 * (2**bits - 1) ** 2)
 
     squared = {
-        "fp8_e4m3": (0.42 * 2**-4) ** 2, "int8 asym": minmax(8, HEAD), "int4": minmax(4, HEAD), "int4 hadamard": minmax(4, HEAD),
-        "int4 g32": minmax(4, 32), "kivi4": minmax(4, 32), "kivi2": minmax(2, 32),
+        "fp8_e4m3": (0.42 * 2**-4) ** 2, "int8 asym": minmax(8), "int4": minmax(4), "int4 hadamard": minmax(4),
+        "int4 g32": minmax(4), "kivi4": minmax(4), "kivi2": minmax(2),
         "turboquant4": math.sqrt(3) * math.pi / 2 * 4.0**-4, "turboquant3": math.sqrt(3) * math.pi / 2 * 4.0**-3,
         "Py pyramid_res 1/2": 1 / 2, "Py pyramid_res 1/4": 3 / 4, "F crop 1/2": 1 / 2, "Pr magnitude 1/2": 1 / 2, "SVD 1/2": 1 / 2, "SVD 1/4": 3 / 4,
     }

@@ -4,6 +4,7 @@ A plot.py has  tables(sweep) -> [Table]  and  figures({name: Table}) -> {name: f
 Figures see tables only, so that the CSV beside a figure is all that it shows.
 """
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -44,9 +45,18 @@ def fidelity(sweep, chosen, column="attn_out_err"):
     return stats.mean_interval(numpy.concatenate([r[column] for r in rows]), numpy.concatenate([r["request"] for r in rows]))
 
 
+def bounds(sweep):
+    """What lib/with_bounds.py found: a function (point, metric) -> value, NaN for points without bounds. Raises ValueError where it did not run."""
+    path = Path(sweep.path).parent / "bounds.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is absent: run experiments/lib/with_bounds.py first, as scripts/reproduce.sh does")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return lambda point, metric: float(numpy.nan if (value := found.get(str(sweep.point_id[point]), {}).get(metric)) is None else value)
+
+
 def settings(sweep, point):
     """What the axes chose for a point, as text."""
-    return {name: values[point] for name, values in sweep.settings.items() if values[point] != ""}
+    return {name: values[point] for name, values in sweep.settings.items() if values[point] not in ("",) and values[point] == values[point]}
 
 
 def per_rank_peak(sweep, point, entity="rank"):

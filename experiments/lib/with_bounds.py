@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""Adds the optima and miss classes of `moekv oracle` to finished points of a sweep: each is run again with an access log, which must decide the same.
+"""Optima and miss classes of `moekv oracle` for points of a merged sweep: each point is run again with an access log, and must decide the same.
 
-usage: with_bounds.py SWEEP_FOLDER --program build/release/moekv [--labels REGEX] [--attention-rows N]
+usage: with_bounds.py MERGED.h5 --program build/release/moekv [--labels REGEX] [--attention-rows N]     writes bounds.json beside it: {point id: {metric: value}}
 """
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -14,48 +15,47 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import moekv_results  # noqa: E402
 
 
-def label_of(path):
-    import h5py
+def call(program, *arguments):
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[0])
+    return done.stdout
 
-    with h5py.File(path, "r") as file:
-        return file["label"].asstr()[0]
 
-
-def bound(program, result, rows, work):
-    """Runs the point of a result file again with a log and lets the oracle add its bounds to the file. Returns a complaint or ""."""
-    run = moekv_results.load(result)
+def bounds(program, sweep, point, rows, work):
+    """The oracle's metrics of a point. Raises RuntimeError where a run fails or decides otherwise."""
     config, log, again = work / "point.yaml", work / "log.h5", work / "again.h5"
-    config.write_text(run.provenance["config_resolved_yaml"] if "config_resolved_yaml" in run.provenance else run.attrs["config_resolved_yaml"], encoding="utf-8")
-    extra = ["--attention-rows", str(rows)] if rows else []
-    for path in (log, again):
-        path.unlink(missing_ok=True)
-    done = subprocess.run([program, "run", str(config), "-q", "--out", str(again), "--access-log", str(log), *extra], capture_output=True, text=True)
-    if done.returncode:
-        return done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"exit {done.returncode}"
-    if moekv_results.load(again).digest != run.digest:
-        return f"digest {run.digest} became {moekv_results.load(again).digest}"
-    done = subprocess.run([program, "oracle", str(log), "--result", str(again), "--out", str(work / "bounded.h5")], capture_output=True, text=True)
-    if done.returncode:
-        return done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"oracle: exit {done.returncode}"
-    return ""
+    config.write_text(str(sweep.point_facts["config_resolved_yaml"][point]), encoding="utf-8")
+    log.unlink(missing_ok=True)
+    again.unlink(missing_ok=True)
+    call(program, "run", config, "-q", "--out", again, "--access-log", log, *(["--attention-rows", rows] if rows else []))
+    digest = moekv_results.load(again).digest
+    if digest != sweep.digests[point]:
+        raise RuntimeError(f"digest {sweep.digests[point]} became {digest}")
+    return {name: about["value"] for name, about in json.loads(call(program, "oracle", log, "--json"))["metrics"].items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("merged", type=Path)
     parser.add_argument("--program", default="build/release/moekv")
-    parser.add_argument("--labels", default=".*", help="only points whose label matches")
+    parser.add_argument("--labels", default="", help="only points whose label begins like this")
     parser.add_argument("--attention-rows", type=int, default=0)
     options = parser.parse_args()
-    bad = 0
+    sweep, found, bad = moekv_results.load_sweep(options.merged), {}, 0
+    target = options.merged.parent / "bounds.json"
+    if target.is_file():
+        found = json.loads(target.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as work:
-        for result in sorted((options.folder / "points").glob("*.h5")):
-            label = label_of(result)
-            if re.match(options.labels, label):
-                complaint = bound(options.program, result, options.attention_rows, Path(work))
-                bad += complaint != ""
-                if complaint:
-                    print(f"{options.folder.name}: {label}: no bounds: {complaint}", file=sys.stderr)
+        for point in range(sweep.n):
+            if sweep.status[point] != "ok" or not re.match(options.labels, str(sweep.labels[point])):
+                continue
+            try:
+                found[str(sweep.point_id[point])] = bounds(options.program, sweep, point, options.attention_rows, Path(work))
+            except RuntimeError as error:
+                bad += 1
+                print(f"{options.merged}: point {point} {sweep.labels[point]}: no bounds: {error}", file=sys.stderr)
+    target.write_text(json.dumps(found, indent=0, sort_keys=True) + "\n", encoding="utf-8")
     return 1 if bad else 0
 
 

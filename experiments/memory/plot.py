@@ -11,7 +11,7 @@ BASE = {"G": 4, "L": 512, "E": 16, "k": 2}
 COLUMNS = {"layout": ("key", ""), "axis": ("key", ""), "G": ("key", ""), "L": ("key", ""), "E": ("key", ""), "k": ("key", ""), "tokens": ("counted", "tokens/rank and request"),
            "paper": ("derived", "L/G + L/E"), "over_paper": ("counted", "x"), "copies": ("counted", "1"), "saving": ("counted", "x, best of local head token over this")}
 SLOPES = {"layout": ("key", ""), "axis": ("key", ""), "slope": ("counted", "d ln tokens / d ln axis"), "paper": ("derived", "slope of L/G + L/E")}
-LONG = {"case": ("key", ""), "kv_gib": ("counted", "GiB, 32 layers"), "claim_gb": ("published", "GB")}
+LONG = {"case": ("key", ""), "kv_gb": ("counted", "GB, 32 layers"), "claim_gb": ("published", "GB")}
 LAYERS = 32
 
 
@@ -38,7 +38,7 @@ def tables(sweep):
     long = paper.Table("memory_128k", LONG, "One request of 131072 tokens, 32 layers")
     for label, (point, *_) in paper.groups(sweep).items():
         if label.startswith("128K"):
-            long.add(case=label, kv_gib=float(sweep.metrics["kv_peak_bytes"][point]) * LAYERS / 2**30, claim_gb=24)
+            long.add(case=label, kv_gb=float(sweep.metrics["kv_peak_bytes"][point]) * LAYERS / 1e9, claim_gb=24)
             continue
         layout, case = label.split("/")
         at = size(sweep, point)
@@ -47,7 +47,8 @@ def tables(sweep):
         for axis in [case[0]] if case != "base" else list(BASE):
             table.add(layout=layout, axis=axis, **{k: str(v) for k, v in at.items()}, tokens=tokens, paper=formula, over_paper=tokens / formula,
                       copies=float(sweep.metrics["replication_factor"][point]))
-    table.rows.sort(key=lambda r: (list(dict.fromkeys(x["layout"] for x in table.rows)).index(r["layout"]), r["axis"], float(r[r["axis"]])))
+    order = table.distinct("layout")
+    table.rows.sort(key=lambda r: (order.index(r["layout"]), r["axis"], float(r[r["axis"]])))
     for row in table.rows:
         same = [r["tokens"] for r in table.rows if r["layout"] in ("local", "head", "token") and all(r[c] == row[c] for c in ("axis", *BASE))]
         row["saving"] = min(same) / row["tokens"]
@@ -73,7 +74,7 @@ def figures(named):
         panel.set_xlabel({"G": "ranks G", "L": "tokens L", "E": "experts E", "k": "experts per token k"}[axis])
     axes[0].set_ylabel("tokens per rank and request (counted)")
     handles, texts = axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside upper center" if False else "upper center", ncol=8, bbox_to_anchor=(0.5, 1.0), handlelength=1.6, columnspacing=0.8)
+    figure.legend(handles, texts, loc="upper center", ncol=8, bbox_to_anchor=(0.5, 1.0), handlelength=1.6, columnspacing=0.8)
     figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.87))
     return {"memory": figure}
 

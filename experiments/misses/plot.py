@@ -13,13 +13,15 @@ COLUMNS = {"policy": ("key", ""), "pages": ("key", "pages/shard"), "miss_ratio":
 
 def tables(sweep):
     table = paper.Table("misses", COLUMNS, "Miss anatomy against capacity")
+    bounds = paper.bounds(sweep)
     for point in paper.points(sweep):
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
+        of = lambda metric: bounds(point, metric)  # noqa: E731, B023
         text = str(sweep.settings["eviction.budget"][point])
         total = get("n_req")
-        table.add(policy=str(sweep.settings["eviction.policy"][point]), pages="".join(c for c in text if c.isdigit()), miss_ratio=get("miss_ratio"), capacity=get("miss_capacity") / total,
-                  placement=get("miss_placement") / total, policy_part=get("miss_policy") / total, optimum=get("opt_miss_ratio"), policy_gap=get("policy_gap"),
-                  efficiency=get("policy_efficiency"), hit_ratio=get("hit_ratio"), paper_hit=6 / 64)
+        table.add(policy=str(sweep.settings["eviction.policy"][point]), pages="".join(c for c in text if c.isdigit()), miss_ratio=get("miss_ratio"), capacity=of("miss_capacity") / total,
+                  placement=of("miss_placement") / total, policy_part=of("miss_policy") / total, optimum=of("opt_miss_ratio"), policy_gap=of("policy_gap"),
+                  efficiency=of("policy_efficiency"), hit_ratio=get("hit_ratio"), paper_hit=6 / 64)
     return [table]
 
 

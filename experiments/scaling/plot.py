@@ -9,7 +9,8 @@ import paper  # noqa: E402
 AXES = ("ranks", "context", "experts")
 COLUMNS = {"axis": ("key", ""), "value": ("key", ""), "layout": ("key", ""), "memory_kib": ("counted", "KiB on the fullest rank per request"), "wire_kib": ("counted", "KiB/token"),
            "over_hidden": ("modelled", "x, wire over expert-parallel hidden states"), "fanout": ("counted", "ranks/query"), "read_imbalance": ("counted", "max/mean"),
-           "memory_imbalance": ("counted", "max/mean"), "step_us": ("modelled", "us"), "admit_ns": ("time", "ns/entry stored")}
+           "memory_imbalance": ("counted", "max/mean"), "step_us": ("modelled", "us")}
+GAIN = {"axis": ("key", ""), "value": ("key", ""), "step_gain": ("modelled", "x, time of layout local over expert, routed"), "memory_gain": ("counted", "x, likewise")}
 
 
 def tables(sweep):
@@ -20,8 +21,12 @@ def tables(sweep):
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
         table.add(axis=axis, value=value, layout=layout, memory_kib=float(paper.per_rank_peak(sweep, point).max()) / 1024 / get("n_requests"), wire_kib=get("bytes_wire_per_token") / 1024,
                   over_hidden=get("wire_over_hidden_state"), fanout=get("fanout"), read_imbalance=get("rank_imbalance_ratio"), memory_imbalance=get("rank_memory_imbalance"),
-                  step_us=get("t_step_model") / get("n_steps") / 1e3, admit_ns=get("t_admit") / get("insertions"))
-    return [table]
+                  step_us=get("t_step_model") / get("n_steps") / 1e3)
+    gain = paper.Table("scaling_gain", GAIN, "Layout local over layout expert with routed reads")
+    for row in table.where(layout="expert"):
+        local, = table.where(axis=row["axis"], value=row["value"], layout="local")
+        gain.add(axis=row["axis"], value=row["value"], step_gain=local["step_us"] / row["step_us"], memory_gain=local["memory_kib"] / row["memory_kib"])
+    return [table, gain]
 
 
 def figures(named):

@@ -71,6 +71,11 @@ inline Scenario random_scenario(std::uint64_t seed) {
       alive.insert(next_page);
       held.insert(next_page);
     }
+    for (const std::uint32_t p : held) {  // appended to: a write brings a page back to every cache
+      if (draw(3) != 0 || std::find(step.written.begin(), step.written.end(), p) != step.written.end()) continue;
+      step.written.push_back(p);
+      recorder.add(event(AccessKind::written, p % 2, request_of(p), index[p]));
+    }
     for (const std::uint32_t p : alive) {
       if (draw(2) == 0) continue;
       step.looked_up.push_back(p);

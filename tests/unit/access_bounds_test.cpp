@@ -56,7 +56,7 @@ std::int64_t least_misses(const Scenario& scenario, std::uint32_t shard, bool fo
 
 TEST(AccessBounds, EqualExhaustiveSearch) {
   std::int64_t different = 0, misses = 0;
-  for (std::uint64_t seed = 0; seed < 150; ++seed) {
+  for (std::uint64_t seed = 0; seed < 250; ++seed) {
     const Scenario s = random_scenario(seed);
     const AccessBounds b = bound_accesses(s.trace, 1);
     EXPECT_EQ(check_bounds(b, s.n_req, s.n_miss), std::vector<std::string>{}) << seed;

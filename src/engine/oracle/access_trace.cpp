@@ -69,19 +69,16 @@ void AccessTrace::add(std::uint64_t step, const AccessEvent& e) {
 
 void AccessTrace::close() {
   next_.assign(kinds_.size(), never);
-  // `later` is the next lookup from the step on, `then` the one after the step that `later` names.
-  std::vector<std::uint32_t> later(n_pages(), never), then(n_pages(), never);
+  // `later` is the next lookup that a page must be resident for: a write before it brings the page back anyway.
+  std::vector<std::uint32_t> later(n_pages(), never);
   for (std::uint32_t step = n_steps(); step-- > 0;) {
     const std::size_t begin = step_begin_[step], end = step + 1 < n_steps() ? step_begin_[step + 1] : kinds_.size();
     for (std::size_t i = begin; i < end; ++i) {
-      const bool lookup = kinds_[i] == AccessKind::hit || kinds_[i] == AccessKind::miss;
-      if (!lookup || later[ids_[i]] == step) continue;
-      then[ids_[i]] = later[ids_[i]];
-      later[ids_[i]] = step;
+      if (kinds_[i] != AccessKind::opened && kinds_[i] != AccessKind::finished) next_[i] = later[ids_[i]];
     }
-    for (std::size_t i = begin; i < end; ++i) {
-      if (kinds_[i] == AccessKind::opened || kinds_[i] == AccessKind::finished) continue;
-      next_[i] = later[ids_[i]] == step ? then[ids_[i]] : later[ids_[i]];
+    for (std::size_t i = end; i-- > begin;) {
+      if (kinds_[i] == AccessKind::written) later[ids_[i]] = never;
+      if (kinds_[i] == AccessKind::hit || kinds_[i] == AccessKind::miss) later[ids_[i]] = step;
     }
   }
 }

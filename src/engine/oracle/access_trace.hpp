@@ -23,7 +23,7 @@ class AccessTrace {
   struct Op {
     AccessKind kind;
     std::uint32_t id;
-    std::uint32_t next;  // step of the page's next lookup after this step, or never
+    std::uint32_t next;  // step of the page's next lookup after this step with no write before it, or never
   };
   /// What shares a capacity: a group of a request, or a shard.
   struct Budget {

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Experiments: every one is whole and its sweep expands; figures are the same every time; --check sees a changed number; mapping, audit and report do their work."""
+import csv
+import io
+import os
+import shutil
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+import yaml
+
+SOURCE = Path(os.environ["MOEKV_SOURCE_DIR"])
+PROGRAM = os.environ["MOEKV_PROGRAM"]
+EXPERIMENTS = SOURCE / "experiments"
+for folder in (EXPERIMENTS / "lib", EXPERIMENTS / "pikv_table", SOURCE / "scripts"):
+    sys.path.insert(0, str(folder))
+import audit  # noqa: E402
+import make_sweep  # noqa: E402
+import rows  # noqa: E402
+import stats  # noqa: E402
+from tables import Table, differences, read_csv  # noqa: E402
+
+
+def run(*arguments):
+    return subprocess.run([str(a) for a in arguments], capture_output=True, text=True)
+
+
+def small_table(hits=3, error=(0.5, 0.4, 0.6), time=7.0):
+    table = Table("t", {"policy": ("key", ""), "hits": ("counted", "1"), "error": ("measured", "1"), "ms": ("time", "ms")})
+    table.add(policy="lru", hits=hits, error=error, ms=time)
+    return table
+
+
+class Folders(unittest.TestCase):
+    def test_every_experiment_is_whole(self):
+        for sweep in EXPERIMENTS.glob("*/sweep.yaml"):
+            for name in ("plot.py", "README.md", "expected"):
+                self.assertTrue((sweep.parent / name).exists(), f"{sweep.parent.name}/{name}")
+            self.assertIn(f"scripts/reproduce.sh --only {sweep.parent.name}", (sweep.parent / "README.md").read_text(encoding="utf-8"))
+
+    def test_every_sweep_expands_with_and_without_the_settings_of_full(self):
+        for sweep in EXPERIMENTS.glob("*/sweep.yaml"):
+            full = sweep.parent / "full.args"
+            for extra in ([], full.read_text(encoding="utf-8").split()) if full.exists() else ([],):
+                done = run(PROGRAM, "sweep", sweep, *extra, "--list")
+                self.assertEqual(done.returncode, 0, f"{sweep}: {done.stderr}")
+
+    def test_committed_tables_can_be_read_and_have_unique_rows(self):
+        for path in EXPERIMENTS.glob("*/expected/*.csv"):
+            table = read_csv(path)
+            keys = [tuple(row[k] for k in table.keys()) for row in table.rows]
+            self.assertEqual(len(keys), len(set(keys)), path)
+
+
+class Tables(unittest.TestCase):
+    def setUp(self):
+        self.expected = read_csv_text(small_table().csv())
+
+    def test_equal_tables_have_no_differences(self):
+        self.assertEqual(differences(self.expected, small_table()), [])
+
+    def test_a_counted_number_is_compared_exactly(self):
+        self.assertEqual(differences(self.expected, small_table(hits=4)), ["row lru: hits was 3, is 4"])
+
+    def test_a_measured_number_may_move_inside_its_interval_only(self):
+        self.assertEqual(differences(self.expected, small_table(error=(0.59, 0.5, 0.7))), [])
+        self.assertEqual(len(differences(self.expected, small_table(error=(0.7, 0.6, 0.8)))), 1)
+
+    def test_times_count_only_where_asked_for(self):
+        self.assertEqual(differences(self.expected, small_table(time=70.0)), [])
+        self.assertEqual(len(differences(self.expected, small_table(time=70.0), times=True)), 1)
+
+    def test_rows_that_vanish_or_appear_are_named(self):
+        other = small_table()
+        other.rows[0]["policy"] = "fifo"
+        self.assertEqual(differences(self.expected, other), ["row lru is missing", "row fifo is new"])
+
+    def test_the_hash_of_the_data_leaves_out_times(self):
+        self.assertEqual(small_table().sha(), small_table(time=8.0).sha())
+        self.assertNotEqual(small_table().sha(), small_table(hits=4).sha())
+
+
+class Statistics(unittest.TestCase):
+    def test_intervals_resample_clusters(self):
+        value, low, high = stats.mean_interval([0.0] * 50 + [1.0] * 50, [0] * 50 + [1] * 50)
+        self.assertEqual((value, low, high), (0.5, 0.0, 1.0))  # two clusters: as wide as it gets, though there are a hundred values
+
+    def test_rank_correlation_by_hand(self):
+        self.assertAlmostEqual(stats.spearman([1, 2, 3, 4], [10, 20, 40, 30]), 0.8)
+        self.assertAlmostEqual(stats.spearman([1, 2, 2, 3], [1, 2, 2, 3]), 1.0)
+
+
+class Mapping(unittest.TestCase):
+    def test_every_published_row_has_settings_or_a_reason(self):
+        names, published = rows.mapping(), rows.published()
+        self.assertEqual(len(published), 59)
+        for row in published:
+            found, reason = rows.settings(row, names)
+            self.assertTrue(found if found is not None else reason, row["label"])
+
+    def test_a_name_without_an_entry_is_an_error(self):
+        names = rows.mapping()
+        del names["routers"]["PiKVRouter"]
+        with self.assertRaises(KeyError):
+            [rows.settings(row, names) for row in rows.published()]
+
+    def test_the_sweep_is_what_the_mapping_says(self):
+        self.assertEqual((EXPERIMENTS / "pikv_table/sweep.yaml").read_text(encoding="utf-8"), make_sweep.text())
+
+
+class Audit(unittest.TestCase):
+    def judge(self, holds, **part):
+        folder = Path("data/exp")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "t.csv").write_text(small_table().csv(), encoding="utf-8")
+        claim = {"id": "X", "claim": "c", "experiments": ["exp"], "parts": [{"says": "s", "table": "exp/t", "value": "error", "holds": holds, **part}]}
+        return audit.judge(claim, Path("data"))["verdict"]
+
+    def test_verdicts_by_interval(self):
+        self.assertEqual(self.judge({"at_least": 0.55}), "supported")  # the interval reaches it
+        self.assertEqual(self.judge({"at_least": 0.65}), "refuted")
+        self.assertEqual(self.judge({"at_most": 0.45}), "supported")
+        self.assertEqual(self.judge({"equal": 1.0, "tolerance": 1.0}), "supported")
+        self.assertEqual(self.judge({"equal": 2.0, "tolerance": 0.5}), "refuted")
+        self.assertEqual(self.judge({"equal": "hits", "tolerance": 0.1}), "refuted")
+
+    def test_a_claim_about_no_row_is_an_error(self):
+        with self.assertRaises(ValueError):
+            self.judge({"at_least": 0}, rows={"policy": "mru"})
+
+    def test_untestable_claims_say_why(self):
+        found = audit.judge({"id": "X", "claim": "c", "experiments": ["exp"], "untestable": "no such machine"}, None)
+        self.assertEqual((found["verdict"], found["reason"]), ("untestable here", "no such machine"))
+
+    def test_all_claims_are_judged_and_the_readme_says_so(self):
+        claims = yaml.safe_load((EXPERIMENTS / "claims.yaml").read_text(encoding="utf-8"))
+        self.assertEqual([c["id"] for c in claims], [f"F{i}" for i in range(1, 13)])
+        done = run(sys.executable, SOURCE / "scripts/audit.py", "--readme", SOURCE / "README.md", "--check")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+
+class Figures(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        shutil.rmtree("traffic", ignore_errors=True)
+        cls.merged = Path("traffic/merged.h5")
+        done = run(PROGRAM, "sweep", EXPERIMENTS / "traffic/sweep.yaml", "-q", "--only", "local,expert_affine,pikv_xor", "--out", "traffic/points")
+        assert done.returncode == 0, done.stderr
+        done = run(PROGRAM, "merge", "traffic/points", "--out", cls.merged)
+        assert done.returncode == 0, done.stderr
+
+    def plot(self, *arguments):
+        return run(sys.executable, EXPERIMENTS / "traffic/plot.py", self.merged, *arguments)
+
+    def test_equal_data_gives_equal_bytes(self):
+        for folder in ("traffic/a", "traffic/b"):
+            done = self.plot("--out", folder)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        names = sorted(p.name for p in Path("traffic/a").iterdir())
+        self.assertEqual([n for n in names if n.endswith((".pdf", ".png"))], ["traffic.pdf", "traffic.png", "traffic_matrix.pdf", "traffic_matrix.png"])
+        for name in names:
+            self.assertEqual(Path("traffic/a", name).read_bytes(), Path("traffic/b", name).read_bytes(), name)
+
+    def test_check_fails_on_a_changed_number(self):
+        expected = Path("traffic/expected")
+        self.assertEqual(self.plot("--accept", "--expected", expected).returncode, 0)
+        self.assertEqual(self.plot("--check", "--expected", expected).returncode, 0)
+        path = expected / "traffic.csv"
+        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+        place = [i for i, head in enumerate(lines[0]) if head.startswith("fanout")][0]
+        lines[2][place] = str(float(lines[2][place]) * 1.001)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
+        done = self.plot("--check", "--expected", expected)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"row {lines[2][0]}: fanout was", done.stdout)
+
+    def test_the_report_is_one_small_page(self):
+        done = run(sys.executable, SOURCE / "scripts/report.py", self.merged, "--out", "report.html")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        page = Path("report.html").read_text(encoding="utf-8")
+        self.assertLess(len(page.encode()), 1_000_000)
+        self.assertIn("expert_affine", page)
+        self.assertNotRegex(page.replace("http://www.w3.org/2000/svg", ""), r"https?://|src=|@import")
+
+
+def read_csv_text(text):
+    Path("t.csv").write_text(text, encoding="utf-8")
+    return read_csv("t.csv", "t")
+
+
+if __name__ == "__main__":
+    unittest.main()
