@@ -87,11 +87,16 @@ def describe(part):
     return f"{'holds' if part['holds'] else 'fails'}: {part['says']}: {seen} ({word} {target})"
 
 
-def markdown(results):
-    lines = ["| | claim | verdict | evidence |", "|---|---|---|---|"]
+def markdown(results, brief=False):
+    """A table of verdicts; brief: one piece of evidence each, the first that fails where one does, and how many of the parts hold."""
+    lines = ["| | the paper's claim | verdict | evidence |", "|---|---|---|---|"]
     for r in results:
-        evidence = r.get("reason") or "<br>".join(describe(p) for p in r["parts"])
-        lines.append(f"| {r['id']} | {r['claim']} | **{r['verdict']}** | {evidence} (`{r['command']}`) |".replace("|G", "\\|G"))
+        parts = sorted(r["parts"], key=lambda p: p["holds"])
+        evidence = r.get("reason") or "<br>".join(describe(p) for p in (parts[:1] if brief else r["parts"]))
+        held = sum(p["holds"] for p in parts)
+        count = f" ({held} of {len(parts)} parts hold)" if len(parts) > 1 else ""
+        command = f" (`{r['command']}`)" if not brief else ""
+        lines.append(f"| {r['id']} | {r['claim']} | **{r['verdict']}**{count} | {evidence}{command} |")
     return "\n".join(lines)
 
 
@@ -116,7 +121,7 @@ def main():
     if options.readme:
         old = options.readme.read_text(encoding="utf-8")
         head, _, rest = old.partition(BEGIN)
-        new = f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+        new = f"{head}{BEGIN}\n{markdown(results, brief=True)}\n{END}{rest.partition(END)[2]}"
         if options.check:
             print("the audit in " + options.readme.name + (" is up to date" if new == old else " differs from the tables: run scripts/audit.py --readme README.md"))
             return 0 if new == old else 1

@@ -45,7 +45,7 @@ reproduce() { # id
   [ ! -d "$folder/points" ] || resume=(--resume)
   "$program" sweep "experiments/$id/sweep.yaml" "${overrides[@]}" "${resume[@]}" -q --out "$folder/points" || [ $? -eq 1 ] || return 1
   rm -f "$folder/merged.h5"
-  "$program" merge "$folder/points" --out "$folder/merged.h5" || return 1
+  "$program" merge "$folder/points" --out "$folder/merged.h5" || [ $? -eq 1 ] || return 1
   if [ -f "experiments/$id/bounds.args" ]; then
     rm -f "$folder/bounds.json"
     while read -r line; do

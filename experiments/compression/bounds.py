@@ -8,12 +8,11 @@ import numpy
 HEAD = 32  # channels of a head, and tokens or channels that share a scale
 RANGE_SQUARED = 17.62  # E[(max - min)^2] of 32 standard normal values
 TEXT = {
-    "fp8_e4m3": "0.42 2^-(m+1)", "int8": "E[max^2]/(3 (2^8-1)^2), about", "int8 asym": "E[R^2]/(12 (2^8-1)^2)", "int4": "E[R^2]/(12 (2^4-1)^2)", "int4 hadamard": "as int4",
+    "fp8_e4m3": "0.42 2^-(m+1)", "int8 asym": "E[R^2]/(12 (2^8-1)^2)", "int4": "E[R^2]/(12 (2^4-1)^2)", "int4 hadamard": "as int4",
     "int4 g32": "E[R_32^2]/(12 (2^4-1)^2)", "kivi4": "E[R_32^2]/(12 (2^4-1)^2)", "kivi2": "E[R_32^2]/(12 (2^2-1)^2)", "turboquant4": "at most sqrt(3) pi/2 4^-4",
     "turboquant3": "at most sqrt(3) pi/2 4^-3", "Py pyramid_res 1/2": "sum |P K - K|^2", "Py pyramid_res 1/4": "sum |P K - K|^2", "F crop 1/2": "|K_(r:d)|^2",
     "Pr magnitude 1/2": "sum of the pruned K_j^2", "SVD 1/2": "sum over i > r of sigma_i^2", "SVD 1/4": "sum over i > r of sigma_i^2", "Ch block_pca": "the same over blocks",
 }
-LOWER = ("SVD 1/2", "SVD 1/4", "Ch block_pca")  # these are optima: no basis of that rank does better
 
 
 def gaussian(codec):
