@@ -94,10 +94,13 @@ function(moekv_add_script_test file)
   set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "${environment}")
 endfunction()
 
-# moekv_add_cli_test(file [TIMEOUT seconds]): a script test of the built program; PROCESSORS 2, for it starts several ranks.
+# moekv_add_cli_test(file [TIMEOUT seconds] [ALONE]): a script test of the built program. ALONE: it measures times, so nothing runs beside it on two cores.
 function(moekv_add_cli_test file)
-  moekv_add_script_test(${file} ${ARGN})
-  get_filename_component(folder ${file} DIRECTORY)
-  get_filename_component(stem ${file} NAME_WE)
-  set_tests_properties(${folder}/${stem} PROPERTIES PROCESSORS 2)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "ALONE" "" "")
+  moekv_add_script_test(${file} ${arg_UNPARSED_ARGUMENTS})
+  if(arg_ALONE)
+    get_filename_component(folder ${file} DIRECTORY)
+    get_filename_component(stem ${file} NAME_WE)
+    set_tests_properties(${folder}/${stem} PROPERTIES PROCESSORS 2)
+  endif()
 endfunction()
