@@ -58,7 +58,7 @@ def judge_part(part, data):
     good = [holds(row, part["value"], part["holds"]) for row in rows]
     values = [value_of(row[part["value"]]) for row in rows]
     against = [v for k, v in part["holds"].items() if k in ("equal", "at_least", "at_most")][0]
-    targets = [value_of(row[against]) if isinstance(against, str) else float(against) for row in rows]
+    targets = [(value_of(row[against]) if isinstance(against, str) else float(against)) * part["holds"].get("factor", 1) for row in rows]
     cell = rows[0][part["value"]] if len(rows) == 1 else None
     return {"says": part["says"], "holds": all(good), "rows": len(rows), "good": sum(good), "least": min(values), "largest": max(values), "interval": list(cell[1:]) if isinstance(cell, tuple) else None,
             "relation": [k for k in part["holds"] if k in ("equal", "at_least", "at_most")][0], "target": [min(targets), max(targets)], "table": part["table"], "value": part["value"]}

@@ -31,7 +31,7 @@ if [ "${#only[@]}" -eq 0 ]; then
   for file in experiments/*/sweep.yaml; do only+=("$(basename "$(dirname "$file")")"); done
 fi
 for id in "${only[@]}"; do
-  [ -f "experiments/$id/sweep.yaml" ] || { echo "reproduce: no experiment is called $id: $(cd experiments && ls -d */sweep.yaml | xargs -n1 dirname | xargs)" >&2; exit 2; }
+  [ -f "experiments/$id/sweep.yaml" ] || { echo "reproduce: no experiment is called $id: $(cd experiments && printf "%s " */sweep.yaml)" >&2; exit 2; }
 done
 [ -x "$program" ] || { build release moekv; }
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

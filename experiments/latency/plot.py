@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import paper  # noqa: E402
 
 COLUMNS = {"context": ("key", "tokens"), "codec": ("key", ""), "rho": ("counted", "x, raw over page bytes"), "page_kib": ("counted", "KiB"), "paper_speedup": ("derived", "x, rho over that of bf16"),
-           "model_speedup": ("modelled", "x"), "line_us": ("modelled", "us, page bytes over memory bandwidth"), "attend_us": ("time", "us/decode step"), "speedup": ("time", "x"), "gb_s": ("time", "GB/s")}
+           "line_us": ("modelled", "us, page bytes over memory bandwidth"), "attend_us": ("time", "us/decode step"), "speedup": ("time", "x"), "gb_s": ("time", "GB/s")}
 
 
 def decode_times(sweep, chosen):
@@ -37,11 +37,11 @@ def tables(sweep):
             get = lambda metric: float(sweep.metrics[metric][chosen[0]])  # noqa: E731
             steps = sweep.record("step", point=chosen[0])
             read = float(steps["kv_bytes_stored"].max())
-            rows.append((codec, get("page_compression_factor"), read, get("t_memory_model"), low, high))
+            rows.append((codec, get("page_compression_factor"), read, low, high))
         base = next(r for r in rows if r[0] == "bf16")
-        for codec, rho, read, model, low, high in rows:
+        for codec, rho, read, low, high in rows:
             bandwidth = float(sweep.params["cluster.network.memory_bandwidth_gb_s"][0])
-            table.add(context=context, codec=codec, rho=rho, page_kib=read / 1024, paper_speedup=rho / base[1], model_speedup=base[3] / model, line_us=read / bandwidth / 1e3,
+            table.add(context=context, codec=codec, rho=rho, page_kib=read / 1024, paper_speedup=rho / base[1], line_us=read / bandwidth / 1e3,
                       attend_us=(float(low), float(low), float(high)), speedup=quiet["bf16"] / low, gb_s=read / low / 1e3)
     return [table]
 

@@ -20,22 +20,6 @@ def mean_interval(values, clusters=None):
     return float(values.mean()), float(low), float(high)
 
 
-def probe(sweep, point, column="attn_out_err"):
-    """Mean of a fidelity column over the probes of a point, with its interval over requests."""
-    rows = sweep.record("probe", point=point)
-    return mean_interval(rows[column], rows["request"])
-
-
-def probe_difference(sweep, point, base, column="attn_out_err"):
-    """The same for the difference of a point to a base point, over queries that both compared."""
-    sides = []
-    for p in (point, base):
-        rows = sweep.record("probe", point=p)
-        sides.append({key: value for *key_parts, value in zip(rows["request"], rows["layer"], rows["position"], rows[column]) for key in [tuple(key_parts)]})
-    common = sorted(set(sides[0]) & set(sides[1]))
-    return mean_interval([sides[0][k] - sides[1][k] for k in common], [k[0] for k in common])
-
-
 def over_repeats(values):
     """(mean, low, high) over repeats; a plain number where all are equal, so that counted values stay exact."""
     values = [float(v) for v in values]
