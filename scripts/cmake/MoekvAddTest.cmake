@@ -28,7 +28,7 @@ function(moekv_add_test file)
   set(target ${folder}_${stem})
   add_executable(${target} ${file})
   moekv_flags(${target})
-  if(folder STREQUAL "unit" OR folder STREQUAL "mpi")  # little of their time is in their own source; the libraries under test keep -O3
+  if(folder STREQUAL "unit")  # little of their time is in their own source; the libraries under test keep -O3
     target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
   endif()
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
