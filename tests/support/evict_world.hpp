@@ -43,7 +43,9 @@ class World {
 
   /// Stores tokens up to `end`, adds `row` (position -> attention) to the rule's state, then decides and executes.
   std::set<std::uint32_t> step(std::uint32_t end, const std::map<std::uint32_t, float>& row = {}) {
-    StepBatch batch{step_, {{RequestId(0), Rank(0), length_, end, length_, prompt_, total_}}};
+    const BatchItem item{.request = RequestId(0), .home = Rank(0), .begin = length_, .end = end, .query_begin = length_, .observe_begin = length_,
+                         .prompt_tokens = prompt_, .total_tokens = total_};
+    const StepBatch batch{step_, {item}};
     requests_.begin_step(batch);
     for (; length_ < end; ++length_) {
       EntryMeta entry;
