@@ -11,7 +11,8 @@ packages=(
   libcli11-dev libyaml-cpp-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
   libeigen3-dev librandom123-dev libxxhash-dev libhwy-dev
   libgtest-dev libgmock-dev libbenchmark-dev
-  python3-h5py python3-numpy python3-matplotlib python3-yaml python3-xarray python3-h5netcdf
+  python3-h5py python3-numpy python3-matplotlib python3-yaml python3-xarray python3-h5netcdf netcdf-bin
+  slurm-wlm munge # a real Slurm for the tests of scripts/slurm; nothing of it is started
 )
 full_packages=(clang-tidy-16 clang-format-16 shellcheck)
 

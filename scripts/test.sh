@@ -14,7 +14,7 @@ esac
 # shellcheck source=scripts/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-labels='^(unit|every_rule|parity|mpi|golden|cli|lint)$'
+labels='^(unit|every_rule|parity|mpi|golden|cli|slurm|lint)$'
 failed=()
 test_preset() { # preset, label expression
   ctest --test-dir "build/$1" --output-on-failure --no-tests=error --parallel "$(nproc)" -L "$2" -LE '^gpu$' || failed+=("tests of preset $1")

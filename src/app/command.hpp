@@ -22,6 +22,8 @@ void add_run(Command& parent, Action& action);
 void add_sweep(Command& parent, Action& action);
 void add_merge(Command& parent, Action& action);
 void add_export(Command& parent, Action& action);
+void add_report(Command& parent, Action& action);
+void add_rerun(Command& parent, Action& action);
 void add_oracle(Command& parent, Action& action);
 void add_plan(Command& parent, Action& action);
 void add_policy(Command& parent, Action& action);

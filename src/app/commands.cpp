@@ -12,6 +12,8 @@ void add_commands(Command& app, Action& action) {
   add_oracle(app, action);
   add_plan(app, action);
   add_policy(app, action);
+  add_report(app, action);
+  add_rerun(app, action);
   add_run(app, action);
   add_show(app, action);
   add_sweep(app, action);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "app/command.hpp"
@@ -31,7 +32,18 @@ ExitCode diff_decisions(const RunFile& a, const RunFile& b) {
   return ExitCode::ok;
 }
 
+/// Merged sweeps: what must be equal at every point.
+ExitCode diff_sweeps(const PointTable& a, const PointTable& b, std::size_t most_lines) {
+  const std::vector<std::string> lines = diff_points(a, b);
+  for (std::size_t i = 0; i < std::min(most_lines, lines.size()); ++i) fmt::print("{}\n", lines[i]);
+  if (lines.size() > most_lines) fmt::print("... and {} more\n", lines.size() - most_lines);
+  fmt::print("{} and {} points: {}\n", a.n_points, b.n_points, lines.empty() ? "same decisions and counters" : "different");
+  return lines.empty() ? ExitCode::ok : ExitCode::points_failed;
+}
+
 ExitCode diff_files(const DiffArguments& arguments) {
+  if (const std::size_t n = count_points(arguments.a); n != 1 || count_points(arguments.b) != 1)
+    return diff_sweeps(read_point_table(arguments.a), read_point_table(arguments.b), arguments.lines);
   const RunFile a = read_run_file(arguments.a), b = read_run_file(arguments.b);
   if (arguments.decisions) return diff_decisions(a, b);
   const RunDifference difference = diff_runs(a, b);
@@ -42,7 +54,7 @@ ExitCode diff_files(const DiffArguments& arguments) {
 }  // namespace
 
 void add_diff(Command& parent, Action& action) {
-  Command* diff = parent.add_subcommand("diff", "compare two result files: decisions, counters, numbers");
+  Command* diff = parent.add_subcommand("diff", "compare two result files, or two merged sweeps: decisions, counters, numbers");
   auto arguments = std::make_shared<DiffArguments>();
   diff->add_option("a", arguments->a, "result file")->required();
   diff->add_option("b", arguments->b, "result file")->required();

@@ -75,6 +75,7 @@ ExitCode sweep_agreed(const SweepOptions& options) {
     if (first) claim_folder(options, folder, work.list);
     return 0;
   });
+  if (options.submit > 0) return first ? submit_sweep(options, folder) : ExitCode::ok;
   if (options.isolate == "process") {
     if (job->n_processes() > 1)
       throw UserError("<command line>", "--isolate process: this is one of several processes already", "start it alone, with --launch 'mpirun -n N'");
@@ -106,6 +107,10 @@ void add_options(Command& sweep, SweepOptions& options) {
       ->one_of({"none", "process", "child"})
       ->capture_default_str();
   sweep.add_option("--launch", options.launch, "with --isolate process: what starts a point, for example 'srun --exact -n 4'");
+  sweep.add_option("--submit", options.submit, "submit this many Slurm jobs, each a part of the points, and one that merges; print what was done")
+      ->between(1, 4096);
+  sweep.add_option("--at-once", options.at_once, "with --submit: jobs that may run at once; default: all");
+  sweep.add_option("--site", options.site, "with --submit: partition, account, modules, GPUs; default: scripts/slurm/site.sh");
   sweep.add_flag("--quiet,-q", options.quiet, "no progress and no summary");
   sweep.footer(
       "examples:\n  moekv sweep experiments/evict/sweep.yaml --dry-run\n  moekv sweep experiments/evict/sweep.yaml --out evict.sweep\n"

@@ -21,6 +21,8 @@ struct SweepOptions {
   std::uint32_t attempts = 3;  // starts without an end after which a point is left alone
   std::string grace = "30s", budget, point_limit;
   std::string isolate = "none", launch;
+  std::uint32_t submit = 0, at_once = 0;  // jobs of the batch system; 0: none
+  std::string site;
 };
 
 /// "90s", "5m", "2h" in seconds; 0 for no text. Throws UserError that names the option.
@@ -67,5 +69,7 @@ void print_points(const SweepWork& work);
 [[nodiscard]] ExitCode run_sweep(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, Transport& job);
 /// The same, each point in a process (with --launch: a job step) of its own, so that a crash is one point's.
 [[nodiscard]] ExitCode run_isolated(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder);
+/// Writes and submits jobs for a folder that is ready, and prints what it did; no_device where there is no Slurm.
+[[nodiscard]] ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder);
 
 }  // namespace moekv

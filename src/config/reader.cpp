@@ -140,13 +140,13 @@ RunSpec read_run_spec(const std::string& path, const std::vector<std::string>& o
   return finish(tree, path, n_processes, problems);
 }
 
-RunSpec parse_run_spec(const std::string& text, const std::string& name, int n_processes) {
+RunSpec parse_run_spec(const std::string& text, const std::string& name, int n_processes, const std::vector<std::string>& overrides) {
   ConfigTree tree;
   std::vector<Problem> problems;
   auto source = std::make_shared<TextSource>();
   source->name = name;
   tree.text = text;
-  if (!parse_tree(source, {}, tree, problems)) throw UserError(std::move(problems));
+  if (!parse_tree(source, overrides, tree, problems)) throw UserError(std::move(problems));
   return finish(tree, name, n_processes, problems);
 }
 

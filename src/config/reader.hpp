@@ -13,7 +13,8 @@ namespace moekv {
 [[nodiscard]] RunSpec read_run_spec(const std::string& path, const std::vector<std::string>& overrides = {}, int n_processes = 1);
 
 /// The same from text, called `name` in messages; relative paths start at the current directory.
-[[nodiscard]] RunSpec parse_run_spec(const std::string& text, const std::string& name, int n_processes = 1);
+[[nodiscard]] RunSpec parse_run_spec(const std::string& text, const std::string& name, int n_processes = 1,
+                                      const std::vector<std::string>& overrides = {});
 
 struct ConfigTree;
 struct Assignment;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "results/point_table.hpp"
 #include "results/run_file.hpp"
 
 namespace moekv {
@@ -38,5 +39,8 @@ struct RunDifference {
 
 /// The difference as text, at most `most_lines` numbers of each kind.
 [[nodiscard]] std::string format_difference(const RunDifference& difference, const RunFile& a, const RunFile& b, std::size_t most_lines = 20);
+
+/// What differs between two files of many points, matched by id: status, digest, labels, counted and modelled metrics. A line each.
+[[nodiscard]] std::vector<std::string> diff_points(const PointTable& a, const PointTable& b);
 
 }  // namespace moekv

@@ -115,6 +115,8 @@ const PointColumn* PointTable::find(std::string_view group, std::string_view nam
   return it == columns.end() ? nullptr : &*it;
 }
 
+std::size_t count_points(const std::string& path) { return open_result(path).dataset("point").n_rows(); }
+
 PointTable read_point_table(const std::string& path) {
   const h5::File file = open_result(path);
   PointTable table;

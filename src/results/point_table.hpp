@@ -25,6 +25,8 @@ struct PointTable {
   [[nodiscard]] const PointColumn* find(std::string_view group, std::string_view name) const;
 };
 
+/// Points of a result file. Throws UserError where it is none.
+[[nodiscard]] std::size_t count_points(const std::string& path);
 /// Throws UserError where the file is no result file. `status` is read as its word.
 [[nodiscard]] PointTable read_point_table(const std::string& path);
 

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,11 +44,20 @@ struct TimedEvent {
   bool live = false;  // the journal's writer is alive
 };
 
+/// A lock on all of a file for as long as it is open; it works on network file systems, and asking for it does not take it.
+struct flock whole_file() {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
 /// Whether a living process holds the journal.
 bool is_locked(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (fd < 0) return false;
-  const bool locked = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  struct flock lock = whole_file();
+  const bool locked = ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
   ::close(fd);
   return locked;
 }
@@ -174,7 +182,8 @@ std::vector<PointProgress> SweepFolder::progress(const SweepList& list) const {
 SweepJournal::SweepJournal(const SweepFolder& folder, const std::string& part) : path_(folder.journal_folder() + "/" + part + ".jsonl") {
   fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (fd_ < 0) throw UserError(path_, std::strerror(errno), "is the folder writable?");
-  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {  // a file system without locks has none to respect
+  struct flock lock = whole_file();
+  if (::fcntl(fd_, F_OFD_SETLK, &lock) != 0 && (errno == EAGAIN || errno == EACCES)) {  // a file system without locks has none to respect
     ::close(fd_);
     throw UserError(path_, fmt::format("another process works on part {}", part), "wait for it, or take another part with --part i/N");
   }

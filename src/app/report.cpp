@@ -1,0 +1,181 @@
+// moekv report: what the axes of a sweep did, whether what was expected of it holds, and comparisons with intervals.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "app/command.hpp"
+#include "config/sweep_expect.hpp"
+#include "results/compare.hpp"
+
+namespace moekv {
+namespace {
+
+struct ReportArguments {
+  std::string file, by, baseline;
+  std::vector<std::string> metrics;
+  bool json = false;
+};
+
+using Json = nlohmann::ordered_json;
+
+Json json_of(const Comparison& c) {
+  const auto number = [](double v) { return std::isfinite(v) ? Json(v) : Json(nullptr); };
+  return {{"verdict", to_string(c.verdict)},
+          {"mean", number(c.mean_a)},
+          {"mean_versus", number(c.mean_b)},
+          {"difference", number(c.difference)},
+          {"low", number(c.low)},
+          {"high", number(c.high)},
+          {"pairs", c.pairs},
+          {"clusters", c.clusters},
+          {"resampled", c.resampled}};
+}
+
+std::string text_of(const Comparison& c) {
+  std::string text = fmt::format("{:.6g} versus {:.6g}, difference {:+.4g}", c.mean_a, c.mean_b, c.difference);
+  if (std::isfinite(c.low)) text += fmt::format(" [{:+.4g}, {:+.4g}]", c.low, c.high);
+  text += fmt::format(" ({} pairs, {} {}): {}", c.pairs, c.clusters, c.resampled, to_string(c.verdict));
+  if (c.verdict == Verdict::undecided) text += c.pairs == 0 ? ", no pair of points to compare" : ", one value has no interval";
+  return text;
+}
+
+PointChoice choice_of(const std::vector<SweepSetting>& side) {
+  PointChoice choice;
+  for (const SweepSetting& s : side) choice.emplace_back(s.key, s.value);
+  return choice;
+}
+
+bool holds(const SweepExpectation& expected, const Comparison& c) {
+  const bool large = std::abs(c.difference) >= expected.by * std::abs(c.mean_b);
+  switch (expected.is) {
+    case ExpectedRelation::greater:
+      return c.verdict == Verdict::higher && large;
+    case ExpectedRelation::less:
+      return c.verdict == Verdict::lower && large;
+    case ExpectedRelation::equal:
+      return c.verdict == Verdict::no_difference;
+    default:
+      return (c.verdict == Verdict::higher || c.verdict == Verdict::lower) && large;
+  }
+}
+
+/// The report as it is collected; printed at once, or as JSON at the end.
+class Report {
+ public:
+  explicit Report(const ReportArguments& arguments) : arguments_(arguments), table_(read_point_table(arguments.file)) {}
+
+  ExitCode operator()() {
+    points();
+    effects();
+    expectations();
+    comparisons();
+    if (arguments_.json) fmt::print("{}\n", out_.dump(1, ' ', false, Json::error_handler_t::replace));
+    return failed_ == 0 ? ExitCode::ok : ExitCode::points_failed;
+  }
+
+ private:
+  template <class... Arguments>
+  void line(fmt::format_string<Arguments...> format, Arguments&&... arguments) {
+    if (!arguments_.json) fmt::print("{}\n", fmt::format(format, std::forward<Arguments>(arguments)...));
+  }
+
+  void points() {
+    const PointColumn* status = table_.find("", "status");
+    const PointColumn* labels = table_.find("", "labels");
+    std::size_t ok = 0, idle = 0;
+    for (std::size_t i = 0; status != nullptr && i < table_.n_points; ++i) {
+      ok += status->texts[i] == "ok" ? 1 : 0;
+      idle += labels != nullptr && labels->texts[i].find("not_exercised") != std::string::npos ? 1 : 0;
+    }
+    line("{}: {} points, {} ok{}", table_.title, table_.n_points, ok,
+         idle > 0 ? fmt::format("; {} of them are not_exercised: leave them out", idle) : "");
+    out_["points"] = {{"n", table_.n_points}, {"ok", ok}, {"not_exercised", idle}};
+  }
+
+  void effects() {
+    out_["effects"] = Json::array();
+    for (const Effect& e : audit_effects(table_)) {
+      out_["effects"].push_back({{"key", e.key},
+                                 {"pairs", e.pairs},
+                                 {"changed_decisions", e.changed_decisions},
+                                 {"counters", e.counters},
+                                 {"changed_counters", e.changed_counters},
+                                 {"no_effect", e.none()}});
+      if (e.pairs == 0)
+        line("effect of {}: no two points differ in it alone", e.key);
+      else
+        line("effect of {}: {} of {} counters and {} of {} decision digests changed{}", e.key, e.changed_counters, e.counters, e.changed_decisions,
+             e.pairs, e.none() ? "   NO EFFECT: this axis changed no counter" : "");
+    }
+  }
+
+  void expectations() {
+    out_["expect"] = Json::array();
+    const h5::File file = h5::File::open(arguments_.file);
+    if (file.attribute_type("sweep_yaml") != h5::Type::text) return;
+    for (const SweepExpectation& expected : expectations_of(file.text("sweep_yaml"), arguments_.file)) {
+      const Comparison c = compare_points(table_, arguments_.file, expected.metric, choice_of(expected.of), choice_of(expected.versus));
+      const bool good = holds(expected, c);
+      failed_ += good ? 0 : 1;
+      line("{} {}: {} {}", good ? "holds:" : "FAILS:", expected.claim, expected.metric, text_of(c));
+      Json entry = json_of(c);
+      entry["claim"] = expected.claim;
+      entry["metric"] = expected.metric;
+      entry["is"] = expected_relation_names[static_cast<std::size_t>(expected.is)];
+      entry["holds"] = good;
+      out_["expect"].push_back(std::move(entry));
+    }
+  }
+
+  /// Every value of --by against the baseline, or the first value.
+  void comparisons() {
+    if (arguments_.by.empty()) return;
+    const PointColumn* column = arguments_.by == "label" ? table_.find("", "label") : table_.find("setting", arguments_.by);
+    if (column == nullptr) throw UserError(arguments_.file, fmt::format("'{}' is no axis of this sweep", arguments_.by), "an axis, or label");
+    std::vector<std::string> values;
+    for (const std::string& value : column->texts) {
+      if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+    }
+    const std::string baseline = arguments_.baseline.empty() ? values.front() : arguments_.baseline;
+    out_["comparisons"] = Json::array();
+    for (const std::string& metric : arguments_.metrics) {
+      for (const std::string& value : values) {
+        if (value == baseline) continue;
+        const Comparison c = compare_points(table_, arguments_.file, metric, {{arguments_.by, value}}, {{arguments_.by, baseline}});
+        line("{} of {} against {}: {}", metric, value, baseline, text_of(c));
+        Json entry = json_of(c);
+        entry["metric"] = metric;
+        entry["value"] = value;
+        entry["versus"] = baseline;
+        out_["comparisons"].push_back(std::move(entry));
+      }
+    }
+  }
+
+  const ReportArguments& arguments_;
+  PointTable table_;
+  Json out_;
+  std::size_t failed_ = 0;
+};
+
+}  // namespace
+
+void add_report(Command& parent, Action& action) {
+  Command* report = parent.add_subcommand("report", "judge a merged sweep: effects of its axes, its expectations, comparisons with intervals");
+  auto arguments = std::make_shared<ReportArguments>();
+  report->add_option("file", arguments->file, "file of moekv merge")->required();
+  Option* by = report->add_option("--by", arguments->by, "compare the values of this axis (or label), all else equal");
+  report->add_option("--metric", arguments->metrics, "with --by: metric to compare; may be given several times")->needs(by);
+  report->add_option("--baseline", arguments->baseline, "with --by: value to compare with; default: the first")->needs(by);
+  report->add_flag("--json", arguments->json, "print JSON");
+  report->footer(
+      "Intervals are 95 % bootstrap intervals of paired differences; requests are resampled where a metric is a mean over them.\n"
+      "exit code: 0 = everything that the sweep file expects holds, 1 = something does not\n"
+      "examples:\n  moekv report evict.h5\n  moekv report evict.h5 --by eviction.policy --baseline lru --metric attn_mass_kept_mean");
+  report->callback([arguments, &action] { action.run = [arguments] { return Report(*arguments)(); }; });
+}
+
+}  // namespace moekv

@@ -1,0 +1,176 @@
+"""How a sweep is stopped, gone on with, isolated and judged: signals, limits, crashes, repeats, reports, and results that are run again."""
+import json
+import os
+import signal
+import time
+import unittest
+
+import h5py
+
+import program
+import sweep_test
+
+# Two points of the six take long enough to be told to stop.
+LONG = sweep_test.SWEEP.replace("[lru, fifo, clock]", "[lru, fifo]").replace("{range: {from: 20, to: 80, step: 20, unit: \"%\"}}", "[30%]")
+REPORT = """
+name: judged
+base:
+  model: tinymoe
+  trace: {synthetic: {preset: zipf, n_requests: 5, prompt_tokens: 48, output_tokens: 16}}
+  cluster: {ranks: 2}
+  placement: {layout: local}
+  read: {scope: all}
+  probe: {samples: 24}
+  eviction: {protect: {sinks: 0, recent: 4}}
+axes:
+  - eviction.policy: [h2o.sum, streaming]
+  - eviction.budget: [50%, 75%]
+  - cluster.network: [h200-ndr400, host-shm]
+expect:
+  - {claim: more budget evicts less, metric: evictions, of: {eviction.budget: 75%}, versus: {eviction.budget: 50%}, is: less, by: 10%}
+  - {claim: h2o keeps other mass than streaming, metric: attn_mass_kept_mean, of: {eviction.policy: h2o.sum}, versus: {eviction.policy: streaming}, is: different}
+  - {claim: the network decides nothing, metric: evictions, of: {cluster.network: h200-ndr400}, versus: {cluster.network: host-shm}, is: equal}
+"""
+
+
+class Control(program.ProgramTest):
+    def write(self, text, name="small.yaml"):
+        (self.folder / name).write_text(text)
+        return name
+
+    def start_until_point(self, *arguments):
+        """A sweep that has begun a point."""
+        job = program.start(["sweep", *arguments, "--out", "cut", "--resume"], folder=self.folder)
+        deadline = time.monotonic() + 30
+        while '"event":"start"' not in self.journal("cut") and job.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return job
+
+    def journal(self, folder):
+        return "".join(path.read_text() for path in (self.folder / folder).glob("journal/*.jsonl"))
+
+    def test_signals_end_a_sweep_resumably(self):
+        name = self.write(LONG)
+        large = ["trace.synthetic.n_requests=96", "trace.synthetic.prompt_tokens=512"]
+        for number, (sent, grace) in enumerate(((signal.SIGTERM, "0s"), (signal.SIGUSR1, "60s"), (signal.SIGINT, "0s"))):
+            (self.folder / "cut/journal/0of1.jsonl").unlink(missing_ok=True)
+            job = self.start_until_point(name, *large, "--grace", grace)
+            time.sleep(0.05)
+            job.send_signal(sent)
+            done = program.finish(job)
+            self.assertEqual(done.code, 75, done)
+            self.assertIn(f"interrupted ({sent.name})", done.err)
+            ended = '"event":"ok"' if grace == "60s" else f'"reason":"{sent.name}"'
+            self.assertIn(ended, self.journal("cut"), f"signal {number}")
+        self.run_ok("sweep", name, *large, "--out", "cut", "--resume")
+        self.run_ok("sweep", name, *large, "--out", "whole")
+        for folder in ("cut", "whole"):
+            self.run_ok("merge", folder, "--out", folder + ".h5")
+        self.assertIn("4 and 4 points: same decisions and counters", self.run_ok("diff", "cut.h5", "whole.h5").out)
+        sweep_test.Sweeps.assert_same_numbers(self, "cut.h5", "whole.h5")
+
+    def test_crashes_count_and_end_in_quarantine(self):
+        name = self.write(LONG)
+        self.run_ok("sweep", name, "--only", "1", "--out", "cut")
+        point = json.loads(self.run_ok("sweep", "cut", "--status", "--json").out)[0]
+        journal = self.folder / "cut/journal/0of1.jsonl"
+        line = json.dumps({"time": "2024-01-01T00:00:0{}.000Z", "id": point["id"], "event": "start", "attempt": 1})
+        with open(journal, "a") as file:
+            file.writelines(line.replace("{}", str(i)) + "\n" for i in range(3))
+            file.write('{"time":"2024-01-01T00:00:09.000Z","id":"torn')
+        done = program.run("sweep", name, "--out", "cut", "--resume", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("3 ok, 1 failed", done.out)
+        self.assertIn("left alone: it ended 3 times", self.run_status("cut"))
+        done = self.run_ok("sweep", name, "--out", "cut", "--resume", "--retry-failed")
+        self.assertIn("4 ok, 0 failed", done.out)
+
+    def run_status(self, folder):
+        return self.run_ok("sweep", folder, "--status").out
+
+    def test_isolated_points_survive_a_crash_of_one(self):
+        name = self.write(LONG)
+        victim = json.loads(self.run_ok("sweep", name, "--dry-run", "--json").out)[1]["id"]
+        launcher = self.folder / "launch.sh"
+        launcher.write_text(f'#!/bin/sh\ncase "$*" in *{victim}*) echo last words >&2; kill -SEGV $$ ;; esac\nexec "$@"\n')
+        launcher.chmod(0o755)
+        done = program.run("sweep", name, "--isolate", "process", "--launch", "./launch.sh", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("3 ok, 1 failed", done.out)
+        self.assertIn("killed by signal 11 (Segmentation fault): last words", self.run_status("small.sweep"))
+        done = program.run("sweep", name, "--resume", "--retry-failed", "--fail-fast", "--isolate", "process", "--launch", "./launch.sh", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.run_ok("sweep", name, "--resume", "--retry-failed", "--isolate", "process")
+        self.run_ok("sweep", name, "--out", "whole")
+        for folder in ("small.sweep", "whole"):
+            self.run_ok("merge", folder, "--out", folder + ".h5")
+        self.run_ok("diff", "small.sweep.h5", "whole.h5")
+
+    def test_limits(self):
+        name = self.write(LONG)
+        done = program.run("sweep", name, "trace.synthetic.n_requests=96", "--point-limit", "0.01s", "--fail-fast", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("not finished after 0.01 s (--point-limit)", done.err)
+        self.assertIn("1 of 4 points: 0 ok, 1 failed", done.out)
+        done = program.run("sweep", name, "--out", "short", "--budget", "0.001s", folder=self.folder)
+        self.assertEqual(done.code, 75, done)
+        self.assertIn("interrupted (budget of time): 3 of 4 points are left", done.err)
+        self.assertIn("--grace: 'soon' is no duration", self.refuse("sweep", name, "--out", "x", "--grace", "soon"))
+        if not any(os.access(os.path.join(folder, "sbatch"), os.X_OK) for folder in os.environ["PATH"].split(":")):
+            done = program.run("sweep", name, "--out", "queue", "--submit", "2", folder=self.folder)
+            self.assertEqual(done.code, 3, done)
+            self.assertIn("no Slurm", done.err)
+
+    def test_report(self):
+        name = self.write(REPORT, "judged.yaml")
+        self.run_ok("sweep", name)
+        self.run_ok("merge", "judged.sweep", "--out", "judged.h5")
+        text = self.run_ok("report", "judged.h5").out
+        self.assertIn("holds: more budget evicts less", text)
+        self.assertIn("cluster.network: 0 of", text)
+        self.assertIn("NO EFFECT", text)
+        report = json.loads(self.run_ok("report", "judged.h5", "--json", "--by", "eviction.policy", "--baseline", "streaming", "--metric", "attn_mass_kept_mean").out)
+        effects = {entry["key"]: entry for entry in report["effects"]}
+        self.assertEqual([effects[key]["no_effect"] for key in ("eviction.policy", "eviction.budget", "cluster.network")], [False, False, True])
+        mass = report["comparisons"][0]
+        self.assertEqual((mass["resampled"], mass["pairs"]), ("requests", 4))
+        self.assertLessEqual(mass["low"], mass["difference"])
+        self.assertGreaterEqual(mass["high"], mass["difference"])
+        self.assertIn("judged: 8 points", self.run_ok("show", "judged.h5").out)
+        self.wrong_expectations(name)
+
+    def wrong_expectations(self, name):
+        wrong = REPORT.replace("is: less, by: 10%", "is: greater")
+        with h5py.File(self.folder / "judged.h5", "a") as file:
+            file.attrs["sweep_yaml"] = wrong
+        done = program.run("report", "judged.h5", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("FAILS: more budget evicts less", done.out)
+        done = program.run("report", "judged.h5", "--by", "eviction.policy", "--metric", "evictons", folder=self.folder)
+        self.assertEqual(done.code, 2, done)
+        self.assertIn("did you mean 'evictions'", done.err)
+        self.assertIn("is: unknown value 'larger'", self.refuse("sweep", self.write(REPORT.replace("is: less", "is: larger")), "--list"))
+
+    def test_rerun(self):
+        name = self.write(LONG)
+        self.run_ok("sweep", name, "--only", "0-1")
+        point = json.loads(self.run_ok("sweep", "small.sweep", "--status", "--json").out)[1]["id"]
+        text = self.run_ok("rerun", "small.sweep", "--point", point[:6], "--out", "again.h5").out
+        self.assertIn("same decisions and counters", text)
+        self.assertRegex(text, r"counted +\d+ +0 ")
+        text = self.run_ok("rerun", "again.h5", ranks=2).out
+        self.assertIn("decisions equal", text)
+        with h5py.File(self.folder / "again.h5", "a") as file:
+            file["record/step/n_hit"][0] += 1
+            file["digest"][0] = "0" * 32
+        done = program.run("rerun", "again.h5", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("decisions differ", done.out)
+        self.assertIn("n_hit", done.out)
+        with h5py.File(self.folder / "again.h5", "a") as file:
+            file["provenance"].attrs["trace_digest"] = "another"
+        self.assertIn("is not the trace of this result", self.refuse("rerun", "again.h5"))
+
+
+if __name__ == "__main__":
+    unittest.main()

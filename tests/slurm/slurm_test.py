@@ -1,0 +1,117 @@
+"""Sweeps on a real Slurm: an array of four jobs of which one is told to end, as before its limit, and requeued; a merge after them; two nodes."""
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cli"))
+import lab  # noqa: E402
+import program  # noqa: E402
+import sweep_test  # noqa: E402
+
+# Six points for each of four parts, of some tenths of a second: a part can be told to end between two of them.
+SWEEP = """
+name: queue
+base:
+  model: deepseek-v2-lite
+  backend: count
+  trace: {synthetic: {preset: uniform, n_requests: 24, prompt_tokens: 384, output_tokens: 96}, layers: [1-2]}
+  cluster: {ranks: 4}
+  placement: {layout: expert}
+  eviction: {protect: {sinks: 0, recent: 4}}
+axes:
+  - eviction.policy: [lru, fifo, clock]
+  - eviction.budget: {range: {from: 20, to: 80, step: 20, unit: "%"}}
+  - page.slots: [8, 16]
+"""
+SITE = """
+sbatch_options=(--partition={partition})
+nodes={nodes}
+tasks_per_node={tasks}
+gpus_per_node={gpus}
+time_limit=10
+grace_seconds=60
+launch_environment=({environment})
+"""
+
+
+class OnSlurm(program.ProgramTest):
+    """One cluster for all tests: starting it takes a second."""
+
+    @classmethod
+    def setUpClass(cls):
+        holder = tempfile.TemporaryDirectory(prefix="moekv-slurm-")
+        cls.addClassCleanup(holder.cleanup)
+        cls.lab = cls.enterClassContext(lab.Lab(holder.name)) if hasattr(cls, "enterClassContext") else lab.Lab(holder.name).__enter__()
+        if not hasattr(cls, "enterClassContext"):
+            cls.addClassCleanup(cls.lab.__exit__)
+
+    def site(self, name, partition, nodes=1, tasks=1, gpus=0, environment=""):
+        (self.folder / name).write_text(SITE.format(partition=partition, nodes=nodes, tasks=tasks, gpus=gpus, environment=environment))
+        return self.folder / name
+
+    def submit(self, folder, site, parts, *more):
+        done = self.run_ok("sweep", "queue.yaml", "--out", folder, "--submit", parts, "--site", site, *more, **self.lab.environment)
+        self.assertIn("sbatch", done.out)
+        return (self.folder / folder / "slurm/jobs").read_text().split()
+
+    def until_done(self, job):
+        def done():
+            self.lab.restart_at_once(job)
+            return all(state in ("COMPLETED", "FAILED") for state in self.lab.states(job).values())
+
+        self.lab.wait(done, f"job {job} does not end", 90)
+
+    def interrupt(self, job, folder, part):
+        """What Slurm does `grace_seconds` before the limit of a job: SIGUSR1 to its steps, here after the first point."""
+        journal = self.folder / folder / f"journal/{part}of4.jsonl"
+        self.lab.wait(lambda: journal.exists() and '"event":"ok"' in journal.read_text(), "no point ends")
+        self.lab.run("scancel", "--signal=USR1", f"{job}_{part}")
+
+    def logs(self, folder):
+        return {path.name: path.read_text() for path in (self.folder / folder / "slurm").glob("*.log")}
+
+    def test_array_with_requeue_and_merge(self):
+        (self.folder / "queue.yaml").write_text(SWEEP)
+        parts, merge = self.submit("queue.sweep", self.site("site.sh", "one"), 4)
+        status = self.run_ok("sweep", "queue.sweep", "--status").out
+        self.assertIn("24 points", status)
+        self.interrupt(parts, "queue.sweep", 0)
+        self.until_done(parts)
+        self.until_done(merge)
+        logs = self.logs("queue.sweep")
+        self.assertEqual(set(self.lab.states(parts).values()), {"COMPLETED"}, logs)
+        self.assertIn("interrupted (SIGUSR1)", logs["part-0.log"])
+        self.assertIn("requeued (restart 1 of at most 20)", logs["part-0.log"])
+        self.assertIn("24 points: 24 ok", logs["merge.log"])
+        self.run_ok("sweep", "queue.yaml", "--out", "here")
+        self.run_ok("merge", "here", "--out", "here.h5")
+        self.assertIn("same decisions and counters", self.run_ok("diff", "here.h5", "queue.sweep.h5").out)
+        sweep_test.Sweeps.assert_same_numbers(self, "here.h5", "queue.sweep.h5")
+
+    def test_two_nodes_with_gpus(self):
+        (self.folder / "queue.yaml").write_text(SWEEP)
+        environment = "OMPI_MCA_btl=self,tcp OMPI_MCA_pml=ob1"  # simulated nodes must not share memory names
+        site = self.site("site.sh", "two", nodes=2, gpus=2, environment=environment)
+        parts, merge = self.submit("two.sweep", site, 1, "--only", "0-1")
+        self.until_done(parts)
+        self.until_done(merge)
+        logs = self.logs("two.sweep")
+        self.assertIn("2 of 2 points: 2 ok", logs["part-0.log"], logs)
+        self.run_ok("sweep", "queue.yaml", "--out", "here", "--only", "0-1")
+        for folder, code in (("here", 1), ("two.sweep", 1)):  # 22 points are not finished
+            self.assertEqual(program.run("merge", folder, "--out", folder + ".2.h5", folder=self.folder).code, code)
+        self.assertIn("same decisions and counters", self.run_ok("diff", "here.2.h5", "two.sweep.2.h5").out)
+        self.assertEqual(self.processes(self.folder / "two.sweep.2.h5"), 4)
+
+    def processes(self, path):
+        sweep = sweep_test.moekv_results.load_sweep(path)
+        return int(sweep.provenance["n_processes"])
+
+
+if __name__ == "__main__":
+    reason = lab.missing()
+    if reason:
+        print(f"skipped: no Slurm here: {reason}")
+        sys.exit(77)
+    unittest.main()

@@ -1,0 +1,92 @@
+// Bundles: what is read is what was written, whatever a killed writer left at the end; damage is found.
+#include "results/bundle.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "core/error.hpp"
+#include "results/diff.hpp"
+#include "results/json.hpp"
+#include "support/sample_run_file.hpp"
+#include "support/temp_dir.hpp"
+
+namespace moekv {
+namespace {
+
+RunFile run_named(const std::string& id) {
+  static const RunFile sample = sample_run();
+  RunFile run = sample;
+  run.point = {id, "case of " + id, 2, 3};
+  run.facts.set("a_list", std::vector<std::string>{"one", "two"});
+  run.facts.set("a_real", 0.25);
+  return run;
+}
+
+std::string bytes_of(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+void put(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+class Bundles : public ::testing::Test {
+ protected:
+  void write(const std::vector<std::string>& ids) {
+    BundleWriter writer(path_);
+    for (const std::string& id : ids) writer.append(run_named(id));
+  }
+  TempDir folder_;
+  std::string path_ = folder_.file("0of1.bundle");
+};
+
+TEST_F(Bundles, ARunComesBackWhole) {
+  write({"1111111111111111", "2222222222222222"});
+  const auto entries = index_bundle(path_);
+  ASSERT_EQ(entries.size(), 2U);
+  EXPECT_EQ(entries[1].id, "2222222222222222");
+  const RunFile written = run_named("2222222222222222");
+  RunFile read = read_result(entries[1].place);
+  EXPECT_EQ(read.point.label, written.point.label);
+  EXPECT_EQ(read.point.repeat, 2);
+  EXPECT_EQ(read.point.attempts, 3);
+  EXPECT_EQ(to_json(read, JsonRecords::yes), to_json(written, JsonRecords::yes));
+  EXPECT_FALSE(diff_runs(read, written).different());
+}
+
+TEST_F(Bundles, ATornEndIsCutOffWhereverItIs) {
+  write({"1111111111111111", "2222222222222222"});
+  const std::string whole = bytes_of(path_);
+  const std::size_t second = whole.size() / 2;
+  for (std::size_t size = second; size < whole.size(); size += 1 + (whole.size() - second) / 40) {
+    put(path_, whole.substr(0, size));
+    ASSERT_EQ(index_bundle(path_).size(), 1U) << size;
+    write({"3333333333333333"});
+    const auto entries = index_bundle(path_);
+    ASSERT_EQ(entries.size(), 2U) << size;
+    EXPECT_EQ(entries[1].id, "3333333333333333");
+    EXPECT_EQ(read_result(entries[1].place).point.id, "3333333333333333");
+  }
+}
+
+TEST_F(Bundles, AChangedByteIsDamage) {
+  write({"1111111111111111"});
+  const std::string whole = bytes_of(path_);
+  const auto place = index_bundle(path_).at(0).place;
+  for (std::size_t at = place.offset; at < whole.size(); at += 997) {
+    std::string bad = whole;
+    bad[at] = static_cast<char>(bad[at] ^ 0x10);
+    put(path_, bad);
+    EXPECT_THROW((void)read_result(place), UserError) << at;
+  }
+}
+
+TEST_F(Bundles, WhatIsNoBundleHasNoEntries) {
+  put(path_, "hello, this is no bundle at all, but it is longer than the head of a frame is");
+  EXPECT_TRUE(index_bundle(path_).empty());
+  EXPECT_TRUE(index_bundle(folder_.file("absent.bundle")).empty());
+}
+
+}  // namespace
+}  // namespace moekv

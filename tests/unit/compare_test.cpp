@@ -1,0 +1,122 @@
+// Paired bootstrap comparisons: intervals of known samples, whole clusters resampled, verdicts; and the effect audit on a made-up table.
+#include "results/compare.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/rng.hpp"
+
+namespace moekv {
+namespace {
+
+std::vector<PairedValue> values_of(const std::vector<double>& differences, std::size_t per_cluster = 1) {
+  std::vector<PairedValue> values;
+  for (std::size_t i = 0; i < differences.size(); ++i) values.push_back({10 + differences[i], 10, i / per_cluster});
+  return values;
+}
+
+TEST(Compare, EqualSidesDoNotDiffer) {
+  const Comparison c = compare_values(values_of({0, 0, 0}));
+  EXPECT_EQ(c.verdict, Verdict::no_difference);
+  EXPECT_EQ(c.low, 0);
+  EXPECT_EQ(c.high, 0);
+}
+
+TEST(Compare, AConstantDifferenceIsCertain) {
+  const Comparison c = compare_values(values_of({2, 2, 2, 2}));
+  EXPECT_EQ(c.verdict, Verdict::higher);
+  EXPECT_DOUBLE_EQ(c.low, 2);
+  EXPECT_DOUBLE_EQ(c.high, 2);
+  EXPECT_EQ(compare_values(values_of({-1, -2, -1})).verdict, Verdict::lower);
+}
+
+TEST(Compare, AnIntervalThatSpansZeroIsNoDifference) {
+  const Comparison c = compare_values(values_of({3, -2, 1, -3, 2}));
+  EXPECT_EQ(c.verdict, Verdict::no_difference);
+  EXPECT_LT(c.low, 0);
+  EXPECT_GT(c.high, 0);
+}
+
+TEST(Compare, OneClusterHasNoInterval) {
+  const Comparison c = compare_values(values_of({1, 2, 3}, 3));
+  EXPECT_EQ(c.verdict, Verdict::undecided);
+  EXPECT_TRUE(std::isnan(c.low));
+  EXPECT_DOUBLE_EQ(c.difference, 2);
+  EXPECT_EQ(compare_values({}).verdict, Verdict::undecided);
+}
+
+/// Fifty copies of a difference in one cluster are one observation: the interval is that of the two clusters.
+TEST(Compare, ClustersAreTakenWhole) {
+  std::vector<double> differences(100, 1.0);
+  std::fill(differences.begin() + 50, differences.end(), -1.0);
+  const Comparison whole = compare_values(values_of(differences, 50)), single = compare_values(values_of(differences));
+  EXPECT_EQ(whole.clusters, 2U);
+  EXPECT_EQ(whole.low, -1);
+  EXPECT_EQ(whole.high, 1);
+  EXPECT_LT(single.high, 0.3);
+}
+
+/// For many independent values the interval is that of the normal law: 1.96 standard errors to each side.
+TEST(Compare, WidthIsThatOfTheNormalLaw) {
+  std::vector<double> differences;
+  double sum = 0, squares = 0;
+  for (std::uint64_t i = 0; i < 400; ++i) {
+    double x = 0;
+    for (std::uint64_t k = 0; k < 12; ++k) x += static_cast<double>(hash_words(5, i, k) >> 11) * 0x1p-53;
+    differences.push_back(x - 5.5);
+    sum += differences.back();
+    squares += differences.back() * differences.back();
+  }
+  const double mean = sum / 400, error = std::sqrt((squares / 400 - mean * mean) / 400);
+  const Comparison c = compare_values(values_of(differences));
+  EXPECT_NEAR(c.low, mean - 1.96 * error, 0.1 * error);
+  EXPECT_NEAR(c.high, mean + 1.96 * error, 0.1 * error);
+  EXPECT_EQ(c.verdict, Verdict::higher);
+}
+
+PointColumn column(std::string group, std::string name, std::vector<std::string> texts, std::string claim = "") {
+  PointColumn c{std::move(group), std::move(name), "1", std::move(claim), "", false, false, std::move(texts), {}};
+  c.numeric = c.group == "metric";
+  for (const std::string& text : c.texts) c.numbers.push_back(c.numeric ? std::stod(text) : 0);
+  return c;
+}
+
+/// Two axes of two values: `a` changes one of two counters, `b` none; a measured metric does not count.
+PointTable table() {
+  PointTable t;
+  t.n_points = 4;
+  t.columns = {column("", "status", {"ok", "ok", "ok", "ok"}),
+               column("", "label", {"", "", "", ""}),
+               column("", "repeat", {"0", "0", "0", "0"}),
+               column("", "digest", {"x", "x", "y", "y"}),
+               column("setting", "a", {"1", "1", "2", "2"}),
+               column("setting", "b", {"p", "q", "p", "q"}),
+               column("metric", "hits", {"5", "5", "7", "7"}, "counted"),
+               column("metric", "tokens", {"9", "9", "9", "9"}, "counted"),
+               column("metric", "time", {"1", "2", "3", "4"}, "measured")};
+  return t;
+}
+
+TEST(EffectAudit, AnAxisWithoutEffectIsFound) {
+  const std::vector<Effect> effects = audit_effects(table());
+  ASSERT_EQ(effects.size(), 2U);
+  EXPECT_EQ(effects[0].pairs, 2U);
+  EXPECT_EQ(effects[0].changed_counters, 1U);
+  EXPECT_EQ(effects[0].changed_decisions, 2U);
+  EXPECT_FALSE(effects[0].none());
+  EXPECT_EQ(effects[1].counters, 2U);
+  EXPECT_TRUE(effects[1].none());
+}
+
+TEST(EffectAudit, FailedPointsAreNoEvidence) {
+  PointTable t = table();
+  t.columns[0].texts = {"ok", "failed", "failed", "ok"};
+  for (const Effect& effect : audit_effects(t)) {
+    EXPECT_EQ(effect.pairs, 0U);
+    EXPECT_FALSE(effect.none());
+  }
+}
+
+}  // namespace
+}  // namespace moekv
