@@ -36,6 +36,11 @@ Option* Option::delimiter(char c) {
   return this;
 }
 
+Option* Option::hidden() {
+  option_->group("");
+  return this;
+}
+
 Command::Command() = default;
 Command::~Command() = default;
 

@@ -28,6 +28,8 @@ class Option {
   Option* between(double lowest, double highest);
   /// A list may be written in one argument, divided by this.
   Option* delimiter(char c);
+  /// Left out of the help: for what the program itself passes on.
+  Option* hidden();
 
  private:
   friend class Command;

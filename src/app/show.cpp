@@ -23,7 +23,8 @@ ExitCode show_points(const PointTable& table) {
   for (const PointColumn& column : table.columns) {
     if (column.group == "setting") columns.push_back(&column);
   }
-  for (const char* metric : {"hit_ratio", "attn_mass_kept_mean", "attn_out_err_mean", "compression_factor", "rank_peak_bytes_max", "bytes_wire", "t_step_model"})
+  for (const char* metric :
+       {"hit_ratio", "attn_mass_kept_mean", "attn_out_err_mean", "compression_factor", "rank_peak_bytes_max", "bytes_wire", "t_step_model"})
     columns.push_back(table.find("metric", metric));
   std::erase(columns, nullptr);
   const auto cell = [](const PointColumn& c, std::size_t i) { return c.group == "metric" ? fmt::format("{:.6g}", c.numbers[i]) : c.texts[i]; };

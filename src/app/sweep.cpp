@@ -58,11 +58,15 @@ SweepWork read_work(const SweepOptions& options, int n_processes) {
 ExitCode sweep_agreed(const SweepOptions& options) {
   const std::unique_ptr<Transport> job = make_job_transport();
   const bool first = job->process() == 0;
-  if (options.status)
-    return first && std::filesystem::is_directory(options.config) ? print_status(SweepFolder(options.config), options.json) : agree(*job, [&] {
+  if (options.status) {
+    return agree(*job, [&] {
       if (!first) return ExitCode::ok;
-      return print_status(SweepFolder(folder_of(options, read_sweep(options.config, options.overrides, job->n_processes()).name)), options.json);
+      const bool folder = std::filesystem::is_directory(options.config);
+      return print_status(
+          SweepFolder(folder ? options.config : folder_of(options, read_sweep(options.config, options.overrides, job->n_processes()).name)),
+          options.json);
     });
+  }
   const SweepWork work = agree(*job, [&] { return first ? read_work(options, job->n_processes()) : SweepWork{}; });
   if (options.list || options.dry_run) {
     if (!first) return ExitCode::ok;
@@ -103,10 +107,12 @@ void add_options(Command& sweep, SweepOptions& options) {
       ->capture_default_str();
   sweep.add_option("--budget", options.budget, "begin no point after this time: 90s, 5m, 2h");
   sweep.add_option("--point-limit", options.point_limit, "a point that takes longer has failed");
-  sweep.add_option("--isolate", options.isolate, "process: every point in a process of its own")
-      ->one_of({"none", "process", "child"})
-      ->capture_default_str();
+  sweep.add_option("--isolate", options.isolate, "process: every point in a process of its own")->one_of({"none", "process"})->capture_default_str();
+  sweep.add_flag("--isolated", options.isolated, "this process is one that --isolate process started")->hidden();
   sweep.add_option("--launch", options.launch, "with --isolate process: what starts a point, for example 'srun --exact -n 4'");
+  sweep.add_option("--files", options.files, "auto: results of points of less than 2 s share a file; each: every point has its own")
+      ->one_of({"auto", "each"})
+      ->capture_default_str();
   sweep.add_option("--submit", options.submit, "submit this many Slurm jobs, each a part of the points, and one that merges; print what was done")
       ->between(1, 4096);
   sweep.add_option("--at-once", options.at_once, "with --submit: jobs that may run at once; default: all");

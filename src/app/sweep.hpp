@@ -20,7 +20,8 @@ struct SweepOptions {
   bool resume = false, extend = false, retry_failed = false, fail_fast = false;
   std::uint32_t attempts = 3;  // starts without an end after which a point is left alone
   std::string grace = "30s", budget, point_limit;
-  std::string isolate = "none", launch;
+  std::string isolate = "none", launch, files = "auto";
+  bool isolated = false;                  // this process is one that --isolate process started
   std::uint32_t submit = 0, at_once = 0;  // jobs of the batch system; 0: none
   std::string site;
 };

@@ -37,7 +37,8 @@ std::vector<std::string> child_command(const SweepOptions& options, const std::s
   std::vector<std::string> command = words(options.launch);
   command.insert(command.end(), {std::filesystem::read_symlink("/proc/self/exe").string(), "sweep", options.config});
   command.insert(command.end(), options.overrides.begin(), options.overrides.end());
-  command.insert(command.end(), {"--out", folder, "--resume", "--quiet", "--isolate", "child", "--only", point.id, "--grace", options.grace});
+  command.insert(command.end(),
+                 {"--out", folder, "--resume", "--quiet", "--isolated", "--only", point.id, "--grace", options.grace, "--files", options.files});
   if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
   return command;
 }

@@ -11,19 +11,19 @@
 namespace moekv {
 namespace {
 
-double cpu_seconds() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6; };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
 std::string clock_text(double seconds) {
   const auto s = static_cast<long>(std::min(seconds, 3.6e8));
   return fmt::format("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
 }
 
 }  // namespace
+
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6; };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
 
 SweepReport::SweepReport(std::string name, std::string folder, bool quiet)
     : name_(std::move(name)), folder_(std::move(folder)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0), cpu_start_(cpu_seconds()) {}
@@ -55,9 +55,11 @@ void SweepReport::end(const std::string& interruption) {
   const double wall = seconds();
   if (!quiet_) {
     fmt::print("{}: {} of {} points: {} ok, {} failed; {}\n", name_, ok_ + failed_, all_, ok_, failed_, folder_);
-    if (ok_ + failed_ > before_ && replay_seconds_ > 0)
-      fmt::print("  {:.2f} s, {:.3f} of it inside steps, {:.3f} inside replays; {:.2f} CPU s\n", wall, step_seconds_ / wall, replay_seconds_ / wall,
-                 cpu_seconds() - cpu_start_);
+    if (ok_ + failed_ > before_ && replay_seconds_ > 0) {
+      const double cpu = cpu_seconds() - cpu_start_, points = static_cast<double>(ok_ + failed_ - before_);
+      fmt::print("  {:.2f} s, {:.3f} of it inside steps, {:.3f} inside replays; {:.2f} CPU s, {:.1f} ms a point outside replays\n", wall,
+                 step_seconds_ / wall, replay_seconds_ / wall, cpu, 1e3 * (cpu - replay_cpu_) / points);
+    }
     std::fflush(stdout);
   }
   if (!interruption.empty() && left() > 0)

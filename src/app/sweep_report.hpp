@@ -9,6 +9,9 @@
 
 namespace moekv {
 
+/// CPU time of this process so far.
+[[nodiscard]] double cpu_seconds();
+
 class SweepReport {
  public:
   /// `done` of `all` points are finished already, `failed` of them badly.
@@ -16,6 +19,8 @@ class SweepReport {
   void begin(std::size_t all, std::size_t ok, std::size_t failed);
   /// A point ended; `outcome` may be empty.
   void point(const ListedPoint& point, std::size_t index, RunStatus status, const std::string& reason, const RunOutcome& outcome);
+  /// CPU time inside a replay: what is left of the sweep's is its overhead.
+  void replayed(double cpu) { replay_cpu_ += cpu; }
   /// The last words: the sum on stdout, and on stderr why the sweep ends before all points are done (empty: it does not).
   void end(const std::string& interruption);
 
@@ -31,7 +36,7 @@ class SweepReport {
   std::string name_, folder_;
   bool quiet_, terminal_, drawn_ = false;
   std::size_t all_ = 0, ok_ = 0, failed_ = 0, before_ = 0;
-  double step_seconds_ = 0, replay_seconds_ = 0, cpu_start_;
+  double step_seconds_ = 0, replay_seconds_ = 0, replay_cpu_ = 0, cpu_start_;
   Clock::time_point start_ = Clock::now(), shown_ = start_;
 };
 

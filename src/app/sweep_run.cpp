@@ -1,6 +1,7 @@
 // The loop over the points of a sweep in this job: one after another, each with its own result, failures recorded, the end agreed on.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <new>
 #include <optional>
@@ -15,6 +16,7 @@ namespace moekv {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr std::int64_t shared_below_ns = 2'000'000'000;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// How a point ended. `reason` and `outcome` on process 0.
@@ -140,7 +142,9 @@ class SweepRun {
     hooks.progress = [&](const Progress& progress) { watch.progress(progress); };
     hooks.interrupted = [&] { return watch.must_stop(); };
     try {
+      const double cpu = cpu_seconds();
       RunOutcome outcome = run_point(spec, made, transport, hooks);
+      report_.replayed(cpu_seconds() - cpu);
       if (!outcome.completed && watch.timed_out())
         return {RunStatus::failed, fmt::format("not finished after {} s (--point-limit)", limits_.point), {}};
       if (!outcome.completed) return {RunStatus::interrupted, stop_requested() ? stop_reason() : "another process was told to stop", {}};
@@ -169,7 +173,7 @@ class SweepRun {
     if (end.outcome.completed) {
       RunFile run = make_run_file(spec, std::move(end.outcome), std::move(provenance));
       run.point = {point.id, point.label, point.repeat, attempt};
-      write_result(spec, run);
+      write_result(run);
       end.outcome = std::move(run.outcome);
     }
     const auto kind = end.status == RunStatus::ok       ? SweepEvent::Kind::ok
@@ -179,13 +183,14 @@ class SweepRun {
     report_.point(point, index, end.status, end.reason, end.outcome);
   }
 
-  /// Runs without payload are short: they share a file. A failed one stands alone, so that a retry can take it away.
-  void write_result(const RunSpec& spec, RunFile& run) {
+  /// Making a file of its own takes a twentieth of a second: short points share one. A failed point stands alone, so that a retry can take it away.
+  void write_result(RunFile& run) {
     for (Parameter& p : run.parameters) {
       p.swept = std::any_of(work_.list.swept.begin(), work_.list.swept.end(),
                             [&](const std::string& key) { return key == p.name || p.name.starts_with(key + "."); });
     }
-    if (spec.backend != "count" || run.status != RunStatus::ok) return write_run_file(folder_.result_path(run.point.id), run);
+    const bool own_file = options_.files == "each" || run.status != RunStatus::ok || run.outcome.wall_ns > shared_below_ns;
+    if (own_file) return write_run_file(folder_.result_path(run.point.id), run);
     if (!bundle_) bundle_.emplace(folder_.bundle_path(work_.part.name()));
     bundle_->append(run);
   }
@@ -212,7 +217,7 @@ class SweepRun {
   Provenance provenance_;
   PointCache cache_;
   std::optional<SweepJournal> journal_;
-  std::optional<BundleWriter> bundle_;  // of this part's points without payload
+  std::optional<BundleWriter> bundle_;  // of this part's short points
   std::vector<PointProgress> progress_;
   std::vector<std::size_t> todo_;
   std::size_t failed_before_ = 0;

@@ -73,7 +73,7 @@ SweepList make_list(const Sweep& sweep) {
 
 std::vector<std::size_t> choose_points(const SweepOptions& options, const SweepList& list, SweepPart& part) {
   part = read_part(options.part);
-  part.isolated = options.isolate == "child" ? options.only : "";
+  part.isolated = options.isolated ? options.only : "";
   std::vector<bool> marked(list.points.size(), options.only.empty());
   for (std::size_t begin = 0; begin < options.only.size();) {
     const std::size_t end = std::min(options.only.find(',', begin), options.only.size());

@@ -34,6 +34,7 @@ ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder) {
                                    fmt::format("{}", options.at_once == 0 ? options.submit : options.at_once)};
   command.insert(command.end(), options.overrides.begin(), options.overrides.end());
   if (!options.only.empty()) command.insert(command.end(), {"--only", options.only});
+  if (options.files != "auto") command.insert(command.end(), {"--files", options.files});
   if (options.retry_failed) command.emplace_back("--retry-failed");
   if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
   std::fflush(stdout);

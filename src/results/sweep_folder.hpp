@@ -2,7 +2,7 @@
 //
 // sweep.json             the list; written once
 // points/<id>.h5         one result file per finished point
-// points/<part>.bundle   those of short points (backend count) of a part together
+// points/<part>.bundle   those of a part's short points together
 // journal/<part>.jsonl   one line per event, appended before and after each point; survives kill -9 of its writer
 #pragma once
 
