@@ -31,6 +31,7 @@ Json json_of(const Comparison& c) {
           {"high", number(c.high)},
           {"pairs", c.pairs},
           {"clusters", c.clusters},
+          {"left_out", c.left_out},
           {"resampled", c.resampled}};
 }
 
@@ -38,6 +39,7 @@ std::string text_of(const Comparison& c) {
   std::string text = fmt::format("{:.6g} versus {:.6g}, difference {:+.4g}", c.mean_a, c.mean_b, c.difference);
   if (std::isfinite(c.low)) text += fmt::format(" [{:+.4g}, {:+.4g}]", c.low, c.high);
   text += fmt::format(" ({} pairs, {} {}): {}", c.pairs, c.clusters, c.resampled, to_string(c.verdict));
+  if (c.left_out > 0) text += fmt::format("; {} points not_exercised left out", c.left_out);
   if (c.verdict == Verdict::undecided) text += c.pairs == 0 ? ", no pair of points to compare" : ", one value has no interval";
   return text;
 }

@@ -110,7 +110,7 @@ void add_options(Command& sweep, SweepOptions& options) {
   sweep.add_option("--isolate", options.isolate, "process: every point in a process of its own")->one_of({"none", "process"})->capture_default_str();
   sweep.add_flag("--isolated", options.isolated, "this process is one that --isolate process started")->hidden();
   sweep.add_option("--launch", options.launch, "with --isolate process: what starts a point, for example 'srun --exact -n 4'");
-  sweep.add_option("--files", options.files, "auto: results of points of less than 2 s share a file; each: every point has its own")
+  sweep.add_option("--files", options.files, "auto: results of points of less than 10 s share a file; each: every point has its own")
       ->one_of({"auto", "each"})
       ->capture_default_str();
   sweep.add_option("--submit", options.submit, "submit this many Slurm jobs, each a part of the points, and one that merges; print what was done")

@@ -16,7 +16,7 @@ namespace moekv {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::int64_t shared_below_ns = 2'000'000'000;
+constexpr std::int64_t shared_below_ns = 10'000'000'000;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// How a point ended. `reason` and `outcome` on process 0.
@@ -183,7 +183,7 @@ class SweepRun {
     report_.point(point, index, end.status, end.reason, end.outcome);
   }
 
-  /// Making a file of its own takes a twentieth of a second: short points share one. A failed point stands alone, so that a retry can take it away.
+  /// Making a file of its own takes a fifth of a second of CPU time: short points share one. A failed point stands alone, so that a retry can take it away.
   void write_result(RunFile& run) {
     for (Parameter& p : run.parameters) {
       p.swept = std::any_of(work_.list.swept.begin(), work_.list.swept.end(),

@@ -108,7 +108,7 @@ SweepLimits read_limits(const SweepOptions& options) {
 
 std::vector<std::size_t> take_up(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, SweepJournal& journal,
                                  std::vector<PointProgress>& progress) {
-  progress = folder.progress(work.list);
+  progress = folder.progress(work.list, work.part.name());
   std::vector<std::size_t> todo;
   for (const std::size_t i : work.chosen) {
     PointProgress& p = progress[i];

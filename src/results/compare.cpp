@@ -52,21 +52,33 @@ std::string remaining(const PointTable& table, std::size_t point, const std::vec
   return text;
 }
 
-/// Pairs (a, b) of points that are ok.
-std::vector<std::pair<std::size_t, std::size_t>> pair_points(const PointTable& table, const PointChoice& a, const PointChoice& b) {
+/// Points of a choice that may be compared.
+std::vector<std::size_t> comparable(const PointTable& table, const PointChoice& choice, std::size_t& left_out) {
+  const PointColumn* labels = table.find("", "labels");
+  std::vector<std::size_t> points;
+  for (std::size_t i = 0; i < table.n_points; ++i) {
+    if (!is_ok(table, i) || !matches(table, choice, i)) continue;
+    const bool idle = labels != nullptr && labels->texts[i].find("not_exercised") != std::string::npos;
+    left_out += idle ? 1 : 0;
+    if (!idle) points.push_back(i);
+  }
+  return points;
+}
+
+/// Pairs (a, b) of points.
+std::vector<std::pair<std::size_t, std::size_t>> pair_points(const PointTable& table, const PointChoice& a, const PointChoice& b,
+                                                             std::size_t& left_out) {
   std::vector<std::string> keys;
   for (const PointChoice* choice : {&a, &b}) {
     for (const auto& [key, value] : *choice) keys.push_back(key);
   }
   std::map<std::string, std::size_t> partners;
-  for (std::size_t i = 0; i < table.n_points; ++i) {
-    if (!is_ok(table, i) || !matches(table, b, i)) continue;
+  for (const std::size_t i : comparable(table, b, left_out)) {
     if (!partners.emplace(remaining(table, i, keys), i).second)
       throw UserError(table.title, "a point has several partners in this comparison", "name more keys on the second side");
   }
   std::vector<std::pair<std::size_t, std::size_t>> pairs;
-  for (std::size_t i = 0; i < table.n_points; ++i) {
-    if (!is_ok(table, i) || !matches(table, a, i)) continue;
+  for (const std::size_t i : comparable(table, a, left_out)) {
     if (const auto it = partners.find(remaining(table, i, keys)); it != partners.end() && it->second != i) pairs.emplace_back(i, it->second);
   }
   return pairs;
@@ -188,7 +200,8 @@ Comparison compare_points(const PointTable& table, const std::string& path, cons
     throw UserError(path, fmt::format("has no metric '{}'", metric),
                     near.empty() ? "moekv export FILE names them" : fmt::format("did you mean '{}'?", near));
   }
-  const auto pairs = pair_points(table, a, b);
+  std::size_t left_out = 0;
+  const auto pairs = pair_points(table, a, b, left_out);
   std::vector<PairedValue> values;
   const auto means = request_means(path, metric);
   if (means) values = by_request(table, *means, pairs);
@@ -199,6 +212,7 @@ Comparison compare_points(const PointTable& table, const std::string& path, cons
   }
   Comparison out = compare_values(values);
   out.pairs = pairs.size();
+  out.left_out = left_out;
   out.resampled = requests ? "requests" : "pairs";
   return out;
 }

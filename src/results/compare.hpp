@@ -26,7 +26,8 @@ enum class Verdict : std::uint8_t { higher, lower, no_difference, undecided };
 
 struct Comparison {
   std::size_t pairs = 0, clusters = 0;
-  std::string resampled;  // "requests" or "pairs"
+  std::size_t left_out = 0;  // points labelled not_exercised, which take no part in comparisons
+  std::string resampled;     // "requests" or "pairs"
   double mean_a = 0, mean_b = 0;
   double difference = 0;     // mean of a - b
   double low = 0, high = 0;  // 95 % bootstrap interval of it; NaN with fewer than two clusters
@@ -37,9 +38,9 @@ struct Comparison {
 /// Percentile bootstrap, 10000 resamples of clusters, the same draws every time.
 [[nodiscard]] Comparison compare_values(std::span<const PairedValue> values);
 
-/// Pairs every point of `a` with the one of `b` that has the same other settings, label and repeat. A metric that the requests of a run give
-/// (X_mean of a field X of record probe or request) is compared request by request. Throws UserError for a metric that does not exist, and
-/// where a point has several partners.
+/// Pairs every point of `a` that is ok and exercised with the one of `b` that has the same other settings, label and repeat. A metric that the
+/// requests of a run give (X_mean of a field X of record probe or request) is compared request by request. Throws UserError for a metric that does
+/// not exist, and where a point has several partners.
 [[nodiscard]] Comparison compare_points(const PointTable& table, const std::string& path, const std::string& metric, const PointChoice& a,
                                         const PointChoice& b);
 

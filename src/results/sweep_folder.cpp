@@ -62,8 +62,7 @@ bool is_locked(const std::string& path) {
   return locked;
 }
 
-void read_journal(const std::string& path, std::vector<TimedEvent>& events) {
-  const bool live = is_locked(path);
+void read_journal(const std::string& path, bool live, std::vector<TimedEvent>& events) {
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) {
     const Json json = Json::parse(line, nullptr, false);
@@ -156,11 +155,12 @@ std::map<std::string, ResultPlace> SweepFolder::results() const {
   return places;
 }
 
-std::vector<PointProgress> SweepFolder::progress(const SweepList& list) const {
+std::vector<PointProgress> SweepFolder::progress(const SweepList& list, const std::string& own) const {
   std::vector<TimedEvent> events;
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(journal_folder(), ignored)) {
-    if (entry.path().extension() == ".jsonl") read_journal(entry.path().string(), events);
+    if (entry.path().extension() != ".jsonl") continue;
+    read_journal(entry.path().string(), entry.path().stem() != own && is_locked(entry.path().string()), events);
   }
   std::stable_sort(events.begin(), events.end(), [](const TimedEvent& a, const TimedEvent& b) { return a.time < b.time; });
   std::map<std::string, PointProgress> by_id;

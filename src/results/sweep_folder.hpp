@@ -53,8 +53,9 @@ class SweepFolder {
   /// Where the results of all finished points are, by id.
   [[nodiscard]] std::map<std::string, ResultPlace> results() const;
   [[nodiscard]] std::string journal_folder() const { return path_ + "/journal"; }
-  /// From all journals and result files; every point of the list has an entry, in its order.
-  [[nodiscard]] std::vector<PointProgress> progress(const SweepList& list) const;
+  /// From all journals and result files; every point of the list has an entry, in its order. `own` is the part whose journal the caller holds:
+  /// nothing of it is running.
+  [[nodiscard]] std::vector<PointProgress> progress(const SweepList& list, const std::string& own = {}) const;
 
  private:
   std::string path_;

@@ -15,7 +15,7 @@ name: queue
 base:
   model: deepseek-v2-lite
   backend: count
-  trace: {synthetic: {preset: uniform, n_requests: 24, prompt_tokens: 384, output_tokens: 96}, layers: [1-2]}
+  trace: {synthetic: {preset: uniform, n_requests: 16, prompt_tokens: 384, output_tokens: 96}, layers: [1-2]}
   cluster: {ranks: 4}
   placement: {layout: expert}
   eviction: {protect: {sinks: 0, recent: 4}}
@@ -51,7 +51,7 @@ class OnSlurm(program.ProgramTest):
         return self.folder / name
 
     def submit(self, folder, site, parts, *more):
-        done = self.run_ok("sweep", "queue.yaml", "--out", folder, "--submit", parts, "--site", site, *more, **self.lab.environment)
+        done = self.run_ok("sweep", "queue.yaml", *more, "--out", folder, "--submit", parts, "--site", site, **self.lab.environment)
         self.assertIn("sbatch", done.out)
         return (self.folder / folder / "slurm/jobs").read_text().split()
 
@@ -60,7 +60,7 @@ class OnSlurm(program.ProgramTest):
             self.lab.restart_at_once(job)
             return all(state in ("COMPLETED", "FAILED") for state in self.lab.states(job).values())
 
-        self.lab.wait(done, f"job {job} does not end", 90)
+        self.lab.wait(done, f"job {job} does not end", 150)
 
     def interrupt(self, job, folder, part):
         """What Slurm does `grace_seconds` before the limit of a job: SIGUSR1 to its steps, here after the first point."""
@@ -93,12 +93,13 @@ class OnSlurm(program.ProgramTest):
         (self.folder / "queue.yaml").write_text(SWEEP)
         environment = "OMPI_MCA_btl=self,tcp OMPI_MCA_pml=ob1"  # simulated nodes must not share memory names
         site = self.site("site.sh", "two", nodes=2, gpus=2, environment=environment)
-        parts, merge = self.submit("two.sweep", site, 1, "--only", "0-1")
+        few = ["trace.synthetic.n_requests=4", "trace.synthetic.prompt_tokens=32", "trace.synthetic.output_tokens=6", "--only", "0-1"]
+        parts, merge = self.submit("two.sweep", site, 1, *few)
         self.until_done(parts)
         self.until_done(merge)
         logs = self.logs("two.sweep")
         self.assertIn("2 of 2 points: 2 ok", logs["part-0.log"], logs)
-        self.run_ok("sweep", "queue.yaml", "--out", "here", "--only", "0-1")
+        self.run_ok("sweep", "queue.yaml", *few, "--out", "here")
         for folder, code in (("here", 1), ("two.sweep", 1)):  # 22 points are not finished
             self.assertEqual(program.run("merge", folder, "--out", folder + ".2.h5", folder=self.folder).code, code)
         self.assertIn("same decisions and counters", self.run_ok("diff", "here.2.h5", "two.sweep.2.h5").out)
