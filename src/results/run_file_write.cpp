@@ -59,12 +59,12 @@ h5::Dataset write_parameter(PointWriter& point, const Parameter& parameter) {
 void write_point(PointWriter& point, const RunFile& run) {
   const RunOutcome& out = run.outcome;
   point.write("point_id", run.point.id).set("definition", "names the configuration: start of a digest of what decides");
-  point.write("label", run.point.label).set("definition", "name of the case in its sweep");
-  point.write("repeat", run.point.repeat).set("definition", "repeat of the same configuration, from 0");
   auto status = point.write("status", static_cast<std::uint8_t>(run.status));
   status.set("flag_values", std::vector<std::uint8_t>{0, 1, 2, 3, 4});
   status.set("definition", "how the run ended");
   status.set("flag_meanings", fmt::format("{}", fmt::join(run_status_names, " ")));
+  point.write("label", run.point.label).set("definition", "name of the case in its sweep");
+  point.write("repeat", run.point.repeat).set("definition", "repeat of the same configuration, from 0");
   point.write("error", fmt::format("{}", fmt::join(out.violations, "\n"))).set("definition", "conservation laws that did not hold, one per line");
   point.write("attempts", static_cast<std::uint16_t>(run.point.attempts)).set("definition", "how often this point was run");
   auto wall = point.write("wall_time", static_cast<double>(out.wall_ns) * 1e-9);

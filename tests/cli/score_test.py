@@ -93,7 +93,7 @@ class Score(program.ProgramTest):
         (self.folder / "loss.yaml").write_text(f"""\
 name: loss
 base: {CONFIGS / 'examples/score.yaml'}
-set: {trace.max_requests: 4}
+set: {{trace.max_requests: 4}}
 axes:
   - eviction.budget: ["20%", "60%"]
 """)

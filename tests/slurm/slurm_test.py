@@ -40,7 +40,7 @@ class OnSlurm(program.ProgramTest):
 
     @classmethod
     def setUpClass(cls):
-        holder = tempfile.TemporaryDirectory(prefix="moekv-slurm-")
+        holder = tempfile.TemporaryDirectory(prefix="moekv-slurm-", ignore_cleanup_errors=True)  # a daemon may still write its state
         cls.addClassCleanup(holder.cleanup)
         cls.lab = cls.enterClassContext(lab.Lab(holder.name)) if hasattr(cls, "enterClassContext") else lab.Lab(holder.name).__enter__()
         if not hasattr(cls, "enterClassContext"):
