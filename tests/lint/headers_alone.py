@@ -16,9 +16,11 @@ KEPT_FLAGS = ("-I", "-isystem", "-D", "-std=", "-W", "-f")
 
 
 def flags_of_build(build):
-    """The compiler and the union of the include, definition and warning flags of all sources."""
+    """The compiler and the union of the include, definition and warning flags of all C++ sources."""
     compiler, flags = None, {}
     for entry in json.loads((Path(build) / "compile_commands.json").read_text()):
+        if entry["file"].endswith(".cu"):
+            continue
         words = [w for w in shlex.split(entry["command"]) if not w.endswith("ccache")]
         compiler = compiler or words[0]
         for word, following in zip(words, words[1:] + [""]):

@@ -80,7 +80,7 @@ class Lab:
     def __init__(self, folder):
         self.dir = Path(folder)
         self.environment = {"SLURM_CONF": str(self.dir / "etc/slurm.conf"), "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
-        self.munged = None
+        self.requeued = {}  # job id -> when it was first seen waiting again
 
     def __enter__(self):
         for name in ("etc", "run", "log", "state", "spool/n1", "spool/n2", "tmp/n1", "tmp/n2"):
@@ -139,11 +139,13 @@ class Lab:
         return states
 
     def restart_at_once(self, job):
-        """Slurm lets a requeued job wait two minutes; an administrator need not."""
+        """Slurm lets a requeued job wait two minutes; an administrator need not. Its node must have done with the former start: after two seconds."""
         for line in self.run("scontrol", "-o", "show", "job", str(job)).splitlines():
             words = dict(word.partition("=")[::2] for word in line.split())
-            if words["JobState"] == "PENDING" and int(words.get("Restarts", 0)) > 0:
+            if words["JobState"] != "PENDING" or int(words.get("Restarts", 0)) == 0:
+                continue
+            if time.monotonic() > self.requeued.setdefault(words["JobId"], time.monotonic()) + 2:
                 subprocess.run(["scontrol", "update", f"JobId={words['JobId']}", "StartTime=now"], env={**os.environ, **self.environment}, capture_output=True)
 
     def log(self):
-        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in sorted(self.dir.glob("log/*")))
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.dir.glob("log/*")))

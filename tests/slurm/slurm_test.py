@@ -80,7 +80,7 @@ class OnSlurm(program.ProgramTest):
         self.until_done(parts)
         self.until_done(merge)
         logs = self.logs("queue.sweep")
-        self.assertEqual(set(self.lab.states(parts).values()), {"COMPLETED"}, logs)
+        self.assertEqual(set(self.lab.states(parts).values()), {"COMPLETED"}, f"{logs}\n{self.lab.log()}")
         self.assertIn("interrupted (SIGUSR1)", logs["part-0.log"])
         self.assertIn("requeued (restart 1 of at most 20)", logs["part-0.log"])
         self.assertIn("24 points: 24 ok", logs["merge.log"])
