@@ -113,7 +113,7 @@ class Control(program.ProgramTest):
         self.assertEqual(done.code, 1, done)
         self.assertIn("not finished after 0.01 s (--point-limit)", done.err)
         self.assertIn("1 of 4 points: 0 ok, 1 failed", done.out)
-        done = program.run("sweep", name, "--out", "short", "--budget", "0.001s", folder=self.folder)
+        done = program.run("sweep", name, "--out", "short", "--budget", "0.000000001s", folder=self.folder)
         self.assertEqual(done.code, 75, done)
         self.assertIn("interrupted (budget of time): 4 of 4 points are left", done.err)
         self.assertIn("--grace: 'soon' is no duration", self.refuse("sweep", name, "--out", "x", "--grace", "soon"))
