@@ -53,7 +53,8 @@ class Counters {
   [[nodiscard]] std::vector<std::int64_t> step_model() const;
   /// A list of a head group of the model at the end of the window.
   void note_list(std::uint32_t layer, std::uint32_t head_group, std::uint64_t capacity, std::uint64_t live);
-  void page_bytes_read(Rank rank, std::int64_t bytes) { memory_bytes_[rank.value - first_.value] += bytes; }
+  /// Page bytes that an own rank read or wrote in the step, for the modelled time.
+  void page_bytes_moved(Rank rank, std::int64_t bytes) { memory_bytes_[rank.value - first_.value] += bytes; }
 
   /// Moves the window's rows to `out` and starts the next window at `next_step`.
   void flush(std::uint64_t next_step);

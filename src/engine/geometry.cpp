@@ -108,6 +108,7 @@ void Geometry::choose_formats() {
   payload_bytes_ = element_bits(spec_->payload.element) / 8;
   raw_ = {PlaneFormat{spec_->payload.element}, PlaneFormat{spec_->payload.element}, page_slots_, 1, model.d_k, model.d_v, model.mla(),
           needs_bounds(spec_->read.select), spec_->payload.element};
+  raw_head_bytes_ = raw_.head_bytes();
   const Codec &of_k = spec_->compression.k, &of_v = spec_->compression.v;
   class_choice_ = classes_of(of_k) > 1 || model.mla() ? choice_of(of_k) : choice_of(of_v);
   const std::uint32_t n = std::max(classes_of(of_k), model.mla() ? 1 : classes_of(of_v));
@@ -124,6 +125,7 @@ void Geometry::choose_formats() {
     }
     compressed_ = compressed_ || !sealed.k.raw() || (!model.mla() && !sealed.v.raw());
     sealed_.push_back(sealed);
+    sealed_head_bytes_.push_back(sealed.head_bytes());
   }
   softmax_scale_ = model.softmax_scale > 0 ? static_cast<float>(model.softmax_scale) : 1.0F / std::sqrt(static_cast<float>(model.d_k));
 }

@@ -100,6 +100,8 @@ class Geometry {
   [[nodiscard]] BlockFormat raw_format(std::uint32_t n_kv_heads) const;
   /// Of a page class of the codecs.
   [[nodiscard]] BlockFormat sealed_format(std::uint32_t n_kv_heads, std::uint32_t page_class) const;
+  /// Bytes of one KV head of a page: raw, or sealed in a class.
+  [[nodiscard]] std::uint64_t head_bytes(bool sealed, std::uint32_t page_class) const { return sealed ? sealed_head_bytes_[page_class] : raw_head_bytes_; }
   /// Ways in which pages are sealed, 1 for most codecs; the last is the largest.
   [[nodiscard]] std::uint32_t n_classes() const { return static_cast<std::uint32_t>(sealed_.size()); }
   [[nodiscard]] std::uint32_t largest_class() const { return n_classes() - 1; }
@@ -154,6 +156,8 @@ class Geometry {
   std::vector<std::vector<std::uint64_t>> shard_weight_;  // layout expert: shard_experts of each model layer under eplb, of any layer for other maps
   BlockFormat raw_;
   std::vector<BlockFormat> sealed_;  // by class
+  std::uint64_t raw_head_bytes_ = 0;
+  std::vector<std::uint64_t> sealed_head_bytes_;  // by class
   ClassChoice class_choice_;
   std::uint32_t top_k_ = 0;
   std::uint32_t page_slots_ = 64;

@@ -139,7 +139,7 @@ void GroupScorer::count_bytes(const Shard& shard, std::uint32_t n_heads) {
   }
   const auto read = static_cast<std::int64_t>(bytes * n_heads / geometry_->page_slots());
   counters_->step.scoring_bytes += read;
-  counters_->page_bytes_read(shard.rank(), read);
+  counters_->page_bytes_moved(shard.rank(), read);
 }
 
 void GroupScorer::sum_layers(Shard& shard, const Group& group, std::uint64_t step) {

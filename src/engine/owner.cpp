@@ -182,6 +182,7 @@ void Owner::admit() {
                           stored.fresh});
     }
     const auto stored = static_cast<std::int64_t>(geometry_->n_head_groups(s.rank()));
+    counters_->page_bytes_moved(s.rank(), geometry_->entry_bytes(geometry_->slice(s.rank()).kv_count));
     counters_->step.insertions += stored;
     counters_->layers[layer_].insertions += stored;
     counters_->shard_load[s.id().value - first_shard_].insertions += stored;

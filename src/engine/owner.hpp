@@ -88,7 +88,8 @@ class Owner {
   };
   /// What the reads of one group cost.
   struct ReadTally {
-    std::int64_t scanned = 0, slots = 0;  // live entries of the pages looked at; slots of the pages read
+    std::int64_t scanned = 0;  // live entries of the pages looked at
+    std::uint64_t bytes = 0;   // of a head's used slots in the pages read, as they are stored
   };
   /// A page that is sealed in this layer step.
   struct DuePage {

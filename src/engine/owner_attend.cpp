@@ -68,7 +68,7 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   if (read == 0) return 0;
   if (demotes_) shard.need(index, step_);
   page.used_step = static_cast<std::uint32_t>(step_);
-  tally.slots += page.used;
+  tally.bytes += geometry_->head_bytes(page.sealed, page.page_class) * page.used / geometry_->page_slots();
   if (payload_) {
     reads_.push_back({page.block, page.used, read == page.used ? PageRead::all_slots : static_cast<std::uint32_t>(first_word)});
     task_pages_.push_back(index);
@@ -129,7 +129,9 @@ void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, s
   counters_->layers[layer_].entries_scanned += tally.scanned;
   counters_->shard_load[shard_index].load += tally.scanned;
   counters_->rank_load[s.rank().value - first_.value].load += tally.scanned;
-  counters_->page_bytes_read(s.rank(), static_cast<std::int64_t>(geometry_->raw_format(1).head_bytes()) * tally.slots / geometry_->page_slots());
+  const auto bytes = static_cast<std::int64_t>(tally.bytes * n_kv_heads);
+  counters_->step.attended_bytes += bytes;
+  counters_->page_bytes_moved(s.rank(), bytes);
   query.n_read += read;
   if (!payload_) return;
   if (const std::uint32_t kept = geometry_->group_reads().queries; kept > 0 && query.header->observed != 0) {
@@ -207,10 +209,9 @@ void Owner::attend() {
   select_ns += (listed - start).count();
   copy_recalled();
   const auto recalled = Clock::now();
-  if (payload_) {
-    run_kernel();
-    merge_shards();
-  }
+  if (!payload_) return;
+  run_kernel();
+  merge_shards();
   decode_ns += (Clock::now() - recalled).count();
 }
 

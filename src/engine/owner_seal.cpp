@@ -138,6 +138,8 @@ void Owner::seal() {
     ops.push_back(s.seal(due.page, due.page_class));
     if (payload_ && geometry_->fits_queries()) attach_queries(ops.back(), s, s.groups()[s.pages()[due.page].group]);
     counters_->codec[due.page_class].sealed_pages += 1;
+    const std::uint64_t bytes = geometry_->head_bytes(false, 0) + geometry_->head_bytes(true, due.page_class);  // read and written
+    counters_->page_bytes_moved(s.rank(), static_cast<std::int64_t>(bytes * heads_of(s, due.page)));
   }
   if (payload_ && !ops.empty()) {
     const bool errors = geometry_->scores_error();
@@ -239,7 +241,7 @@ void Owner::score_errors(std::span<const SealOp> ops) {
     const std::uint64_t sealed = geometry_->sealed_format(n_heads, due_[i].page_class).block_bytes();
     const auto bytes = static_cast<std::int64_t>(geometry_->raw_format(n_heads).block_bytes() + sealed);
     counters_->step.scoring_bytes += bytes;
-    counters_->page_bytes_read(s.rank(), bytes);
+    counters_->page_bytes_moved(s.rank(), bytes);
   }
 }
 

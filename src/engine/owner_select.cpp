@@ -67,7 +67,7 @@ std::span<const std::uint32_t> Owner::take_choice(const Query& query, const Shar
   const std::uint32_t width = geometry_->head_group_width(shard.rank(), group.head_group);
   const auto bytes = static_cast<std::int64_t>(chosen.n_offered * geometry_->raw_format(width).bounds_bytes());
   count.bounds_bytes_read += bytes;
-  counters_->page_bytes_read(shard.rank(), bytes);
+  counters_->page_bytes_moved(shard.rank(), bytes);
   for (const std::uint32_t p : chosen.pages) {
     const Page& page = shard.pages()[p];
     counters_->digest.add({step_, geometry_->layers()[layer_].layer.value, Decision::select, group.request.value, query.header->position,

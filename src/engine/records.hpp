@@ -28,7 +28,7 @@ struct StepRecord {
   std::int64_t tokens = 0, prefill_tokens = 0, decode_tokens = 0, queries = 0;
   std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0, hit_host = 0;
   std::int64_t requested_bytes = 0, missed_bytes = 0;
-  std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0, scoring_bytes = 0;
+  std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0, attended_bytes = 0, scoring_bytes = 0;
   std::int64_t pages_considered = 0, pages_selected = 0, bounds_bytes_read = 0, bounds_bytes = 0;
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
   std::int64_t demotions = 0, recalls = 0, demoted_pages = 0, recalled_pages = 0, demoted_bytes = 0, recalled_bytes = 0;
@@ -75,6 +75,7 @@ struct StepRecord {
       Metric{"pages_selected", &StepRecord::pages_selected, "1", "those that were read", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bounds_bytes_read", &StepRecord::bounds_bytes_read, "byte", "key bounds read to score pages (none where all of a choice are read)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bounds_bytes", &StepRecord::bounds_bytes, "byte", "key bounds of allocated pages, part of metadata_bytes, at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"attended_bytes", &StepRecord::attended_bytes, "byte", "stored bytes (codes and metadata of used slots, all heads) of the pages that attention read, once a query", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"scoring_bytes", &StepRecord::scoring_bytes, "byte", "stored bytes of keys and values that the eviction rule read back to score entries", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"insertions", &StepRecord::insertions, "1", "entries stored (copies)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"distinct_insertions", &StepRecord::distinct_insertions, "1", "distinct (request, layer, position) stored", Scope::global, ClaimClass::counted, Combine::sum},
@@ -174,7 +175,7 @@ struct StepRecord {
       Metric{"t_generate", &StepRecord::t_generate, "ns", "time spent making q, k, v; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_step", &StepRecord::t_step, "ns", "host time of the steps of the window, generation and probes excluded", Scope::global, ClaimClass::measured, Combine::max},
       Metric{"t_network_model", &StepRecord::t_network_model, "ns", "alpha-beta time of the exchanges on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
-      Metric{"t_memory_model", &StepRecord::t_memory_model, "ns", "page bytes read by the busiest rank over the configured memory bandwidth", Scope::global, ClaimClass::modelled, Combine::sum},
+      Metric{"t_memory_model", &StepRecord::t_memory_model, "ns", "page bytes that the busiest rank read (to attend, select, score and seal) and wrote (to store and seal) over the configured memory bandwidth", Scope::global, ClaimClass::modelled, Combine::sum},
       Metric{"t_host_model", &StepRecord::t_host_model, "ns", "alpha-beta time of demotions and recalls on the busiest rank's host link", Scope::global, ClaimClass::modelled, Combine::sum}};
 };
 

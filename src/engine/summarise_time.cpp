@@ -8,7 +8,7 @@ namespace {
 
 using S = StepRecord;
 using R = RequestRecord;
-constexpr ClaimClass measured = ClaimClass::measured, derived = ClaimClass::derived;
+using enum ClaimClass;
 
 constexpr std::int64_t S::*phase_times[n_phases] = {&S::t_read,   &S::t_route,   &S::t_place, &S::t_dispatch, &S::t_admit,
                                                     &S::t_attend, &S::t_combine, &S::t_touch, &S::t_record};
@@ -34,6 +34,8 @@ void add_times(std::span<const StepRecord> steps, std::int64_t wall_ns, SummaryL
   list.add("t_step_model", {"ns", ClaimClass::modelled, "t_network_model + t_memory_model + t_host_model, without overlap; KV path only"},
            network + memory + host);
   const double demote_ns = total(steps, &S::t_demote), recall_ns = total(steps, &S::t_recall);
+  list.add_ratio("hbm_bw", {"GB s-1", derived, "attended_bytes / t_attend_decode (measured), all ranks; a page counts once a query, so caches may lift it"},
+                 total(steps, &S::attended_bytes), total(steps, &S::t_attend_decode));
   list.add_ratio("d2h_bw", {"GB s-1", derived, "demoted_bytes / t_demote (measured): copies to the host tier"}, total(steps, &S::demoted_bytes), demote_ns);
   list.add_ratio("h2d_bw", {"GB s-1", derived, "recalled_bytes / t_recall (measured): copies back from the host tier"}, total(steps, &S::recalled_bytes),
                  recall_ns);

@@ -36,7 +36,8 @@ inline StepRecord sample_step(std::int64_t first_step) {
   s.wire_kv = 100, s.wire_q = 40, s.wire_partial = 30, s.wire_lse = 5, s.wire_notices = 8, s.wire_headers = 17;
   s.bytes_self = 50, s.bytes_logical = 250, s.bytes_received = 250, s.wire_messages = 6, s.hidden_state_bytes = 400;
   s.t_read = 1, s.t_route = 2, s.t_place = 3, s.t_dispatch = 14, s.t_admit = 20, s.t_attend = 40, s.t_combine = 11, s.t_touch = 5, s.t_record = 4;
-  s.t_step = 6400, s.t_network_model = 70, s.t_memory_model = 30, s.t_generate = 9;
+  s.t_step = 6400, s.t_network_model = 70, s.t_memory_model = 30, s.t_generate = 9, s.t_attend_decode = 16;
+  s.attended_bytes = 800;
   return s;
 }
 

@@ -92,6 +92,7 @@ TEST_F(SummariseTest, Times) {
   EXPECT_NE(at("t_step_model").definition.find("KV path only"), std::string::npos);
   EXPECT_EQ(at("t_step_model").claim, ClaimClass::modelled);
   EXPECT_DOUBLE_EQ(value("throughput_output_tokens"), 8 / 19200e-9);
+  EXPECT_DOUBLE_EQ(value("hbm_bw"), 50);  // 800 bytes in 16 ns
   EXPECT_DOUBLE_EQ(value("useful_fraction"), 0.48);
 }
 
