@@ -25,6 +25,7 @@ function(moekv_library layer)
   if(arg_SOURCES)
     add_library(moekv_${layer} STATIC ${arg_SOURCES})
     moekv_flags(moekv_${layer})
+    set_target_properties(moekv_${layer} PROPERTIES UNITY_BUILD ${MOEKV_UNITY})
     target_link_libraries(moekv_${layer} PUBLIC ${arg_LINK} PRIVATE ${arg_PRIVATE_LINK})
   else()
     add_library(moekv_${layer} INTERFACE)
@@ -48,13 +49,15 @@ function(moekv_cuda_flags target)
   endif()
 endfunction()
 
-# moekv_precompiled(target [OWNER header ...]): compiles `target` with the precompiled headers of the engine, which half of the sources include.
-# The owner makes them; the others share them and so need its flags.
+# moekv_precompiled(target [OWNER header ... | FROM owner]): compiles `target` with precompiled headers, by default those of the engine, which half of
+# the sources include. The owner makes them; the others share them and so need its flags.
 function(moekv_precompiled target)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "OWNER")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "FROM" "OWNER")
   target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
   if(arg_OWNER)
     target_precompile_headers(${target} PRIVATE ${arg_OWNER})
+  elseif(arg_FROM)
+    target_precompile_headers(${target} REUSE_FROM ${arg_FROM})
   else()
     target_precompile_headers(${target} REUSE_FROM moekv_engine)
   endif()

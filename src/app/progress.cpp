@@ -5,17 +5,13 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <string>
 
 namespace moekv {
-namespace {
 
 std::string clock_text(double seconds) {
   const auto s = static_cast<long>(std::min(seconds, 3.6e8));
   return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) : fmt::format("{}:{:02}", s / 60, s % 60);
 }
-
-}  // namespace
 
 void ProgressLine::show(const Progress& progress) {
   const auto now = Clock::now();

@@ -2,10 +2,14 @@
 #pragma once
 
 #include <chrono>
+#include <string>
 
 #include "engine/replay.hpp"
 
 namespace moekv {
+
+/// m:ss, from an hour on h:mm:ss.
+[[nodiscard]] std::string clock_text(double seconds);
 
 class ProgressLine {
  public:

@@ -8,15 +8,9 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "app/progress.hpp"
+
 namespace moekv {
-namespace {
-
-std::string clock_text(double seconds) {
-  const auto s = static_cast<long>(std::min(seconds, 3.6e8));
-  return fmt::format("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-}
-
-}  // namespace
 
 double cpu_seconds() {
   rusage usage{};

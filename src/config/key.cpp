@@ -82,4 +82,24 @@ bool expect_scalar(const YamlNode& node, std::string_view expected, Complaints& 
   return false;
 }
 
+Key typed_key(std::string_view path, std::string_view unit, std::string_view doc, const ValueType& type, Limits limits) {
+  Key key;
+  key.path = path;
+  key.type = type.type;
+  key.unit = unit;
+  key.doc = doc;
+  key.values = type.names;
+  key.range = type.range(limits);
+  return key;
+}
+
+Key value_key(std::string_view path, std::string_view unit, std::string_view doc, const ValueType& type, Limits limits, void* (*field)(RunSpec&)) {
+  Key key = typed_key(path, unit, doc, type, limits);
+  key.read = [=, &type, unit = key.unit](const YamlNode& node, RunSpec& spec, Complaints& complain) {
+    type.read(node, field(spec), unit, limits, complain);
+  };
+  key.write = [=, &type](const RunSpec& spec) { return type.write(field(const_cast<RunSpec&>(spec))); };
+  return key;
+}
+
 }  // namespace moekv

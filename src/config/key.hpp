@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -145,26 +146,47 @@ template <class T>
     return quote(value);
 }
 
-/// A row for the field that `access(spec)` names.
+/// What a row does with a value of one type. Rows know their values by address, so that a type costs compile time once and not once a key.
+struct ValueType {
+  std::string type;
+  std::vector<std::string> names;  // of a choice
+  std::string (*range)(Limits);
+  void (*read)(const YamlNode& node, void* to, std::string_view unit, Limits limits, Complaints& complain);
+  std::string (*write)(const void* value);
+};
+template <class T>
+[[nodiscard]] const ValueType& value_type() {
+  static const ValueType type = [] {
+    ValueType t;
+    t.type = type_name<T>();
+    if constexpr (std::is_enum_v<T>) t.names = names_of<T>();
+    t.range = range_text<T>;
+    t.read = [](const YamlNode& node, void* to, std::string_view unit, Limits limits, Complaints& complain) {
+      read_value<T>(node, *static_cast<T*>(to), unit, limits, complain);
+    };
+    t.write = [](const void* value) { return write_value<T>(*static_cast<const T*>(value)); };
+    return t;
+  }();
+  return type;
+}
+
+/// A row without `read` and `write`.
+[[nodiscard]] Key typed_key(std::string_view path, std::string_view unit, std::string_view doc, const ValueType& type, Limits limits);
+/// A row for the value of `type` that `field(spec)` points to.
+[[nodiscard]] Key value_key(std::string_view path, std::string_view unit, std::string_view doc, const ValueType& type, Limits limits,
+                            void* (*field)(RunSpec&));
+
+/// A row for the field that `access(spec)` names; `access` has no state.
 template <class Access>
-[[nodiscard]] Key field_key(std::string path, std::string unit, std::string doc, Access access, Limits limits = {}) {
+[[nodiscard]] Key field_key(std::string_view path, std::string_view unit, std::string_view doc, Access, Limits limits = {}) {
   using T = std::remove_cvref_t<std::invoke_result_t<Access, RunSpec&>>;
-  Key key;
-  key.path = std::move(path);
-  key.type = type_name<T>();
-  key.unit = unit;
-  key.doc = std::move(doc);
-  if constexpr (std::is_enum_v<T>) key.values = names_of<T>();
-  key.range = range_text<T>(limits);
-  key.read = [=](const YamlNode& node, RunSpec& spec, Complaints& complain) { read_value<T>(node, access(spec), unit, limits, complain); };
-  key.write = [=](const RunSpec& spec) { return write_value<T>(access(spec)); };
-  return key;
+  return value_key(path, unit, doc, value_type<T>(), limits, [](RunSpec& spec) -> void* { return &Access{}(spec); });
 }
 
 /// A row for a text field that takes one of `values`.
 template <class Access>
-[[nodiscard]] Key text_choice_key(std::string path, std::string doc, const std::vector<std::string>& values, Access access) {
-  Key key = field_key(std::move(path), "", std::move(doc), access);
+[[nodiscard]] Key text_choice_key(std::string_view path, std::string_view doc, const std::vector<std::string>& values, Access access) {
+  Key key = field_key(path, "", doc, access);
   key.type = "choice";
   key.values = values;
   key.read = [=](const YamlNode& node, RunSpec& spec, Complaints& complain) {

@@ -54,28 +54,53 @@ template <class Variant>
   return *targets(const_cast<RunSpec&>(spec)).front();
 }
 
-/// Row of one parameter of rule `Rule`.
-template <class Variant, class Rule, class T>
-[[nodiscard]] Key parameter_key(const std::string& section, const std::string& selector, const Param<Rule, T>& param, RuleTargets<Variant> targets) {
-  Key key;
-  key.path = section + "." + std::string(param.name);
-  key.type = type_name<T>();
-  key.unit = std::string(param.unit);
-  key.doc = std::string(param.doc);
-  if constexpr (std::is_enum_v<T>) key.values = names_of<T>();
-  const Limits limits{param.min, param.max};
-  key.range = range_text<T>(limits);
-  key.rule = std::string(Rule::name);
+/// One parameter of one rule, known by address.
+struct RuleParameter {
+  std::string_view rule, name, unit, doc;
+  Limits limits;
+  const ValueType* type;
+  void* (*field)(void* rule);
+  const void* untouched;  // the rule with the defaults of its parameters
+};
+template <class Rule>
+[[nodiscard]] std::vector<RuleParameter> parameters_of() {
+  static const Rule untouched{};
+  return []<std::size_t... i>(std::index_sequence<i...>) {
+    return std::vector<RuleParameter>{[] {
+      constexpr auto param = std::get<i>(Rule::params);
+      using T = std::remove_cvref_t<decltype(untouched.*param.member)>;
+      return RuleParameter{Rule::name,
+                           param.name,
+                           param.unit,
+                           param.doc,
+                           {param.min, param.max},
+                           &value_type<T>(),
+                           [](void* rule) -> void* { return &(static_cast<Rule*>(rule)->*std::get<i>(Rule::params).member); },
+                           &untouched};
+    }()...};
+  }(std::make_index_sequence<std::tuple_size_v<std::remove_cvref_t<decltype(Rule::params)>>>{});
+}
+
+/// Row of a parameter of the rule that is alternative `index` of `Variant`.
+template <class Variant>
+[[nodiscard]] Key parameter_key(const std::string& section, const std::string& selector, std::size_t index, const RuleParameter& p,
+                                const RuleTargets<Variant>& targets) {
+  constexpr auto address = [](const Variant& v) {
+    return std::visit([](const auto& rule) { return const_cast<void*>(static_cast<const void*>(&rule)); }, v);
+  };
+  Key key = typed_key(section + "." + std::string(p.name), p.unit, p.doc, *p.type, p.limits);
+  key.rule = std::string(p.rule);
   key.selector = selector;
-  key.active = [=](const RunSpec& spec) { return std::holds_alternative<Rule>(first_target(targets, spec)); };
-  key.read = [=, unit = key.unit](const YamlNode& node, RunSpec& spec, Complaints& complain) {
-    Rule rule = std::get<Rule>(first_target(targets, spec));
-    read_value<T>(node, rule.*param.member, unit, limits, complain);
-    for (Variant* target : targets(spec)) *target = rule;
+  key.active = [=](const RunSpec& spec) { return first_target(targets, spec).index() == index; };
+  key.read = [=](const YamlNode& node, RunSpec& spec, Complaints& complain) {
+    const std::vector<Variant*> all = targets(spec);
+    if (all.front()->index() != index) throw std::bad_variant_access();
+    p.type->read(node, p.field(address(*all.front())), p.unit, p.limits, complain);
+    for (Variant* target : all) *target = *all.front();
   };
   key.write = [=](const RunSpec& spec) {
-    const Rule* rule = std::get_if<Rule>(&first_target(targets, spec));
-    return write_value<T>((rule != nullptr ? *rule : Rule{}).*param.member);
+    const Variant& first = first_target(targets, spec);
+    return p.type->write(p.field(first.index() == index ? address(first) : const_cast<void*>(p.untouched)));
   };
   return key;
 }
@@ -103,12 +128,13 @@ void add_rule_keys(std::vector<Key>& keys, const std::string& section, const std
   };
   selector.write = [=](const RunSpec& spec) { return quote(rule_name(first_target(targets, spec))); };
   keys.push_back(selector);
-  for_each_rule<Variant>([&](auto rule) {
-    using Rule = decltype(rule);
-    for_each_field(Rule::params, [&](const auto& param) {
-      keys.push_back(parameter_key<Variant>(section, selector.path, param, targets));
+  std::size_t index = 0;
+  for_each_rule<Variant>([&]<class Rule>(const Rule&) {
+    for (const RuleParameter& p : parameters_of<Rule>()) {
+      keys.push_back(parameter_key<Variant>(section, selector.path, index, p, targets));
       keys.back().written = written;
-    });
+    }
+    index += 1;
   });
 }
 

@@ -10,7 +10,7 @@ namespace moekv {
 namespace {
 
 using S = StepRecord;
-constexpr ClaimClass counted = ClaimClass::counted, derived = ClaimClass::derived;
+using enum ClaimClass;
 
 /// Fields that describe a moment (the end of the window), so that their largest value over windows is reported and not their sum.
 bool is_level(std::int64_t S::*field) {

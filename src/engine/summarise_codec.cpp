@@ -16,7 +16,7 @@ std::string class_title(const RunSpec& spec, std::uint32_t c) {
 
 void add_codec(const RunSpec& spec, std::span<const CodecRecord> codecs, SummaryList& list) {
   if (codecs.empty()) return;
-  constexpr ClaimClass counted = ClaimClass::counted, measured = ClaimClass::measured;
+  using enum ClaimClass;
   const double sampled = total(codecs, &C::sampled_pages), asked = total(codecs, &C::asked_pages);
   list.add("sealed_pages", {"1", counted, "pages sealed"}, total(codecs, &C::sealed_pages));
   list.add_ratio("code_entropy_factor", {"1", measured, "codes of less than 16 bits / their empirical entropy, in a sample of sealed pages"},

@@ -10,7 +10,7 @@
 namespace moekv {
 namespace {
 
-constexpr ClaimClass counted = ClaimClass::counted;
+using enum ClaimClass;
 
 /// One field of one kind of entity: a row of loads per window and the totals of the run. Entities without a row have load 0.
 struct LoadTable {

@@ -12,7 +12,7 @@
 namespace moekv {
 namespace {
 
-constexpr ClaimClass measured = ClaimClass::measured;
+using enum ClaimClass;
 
 /// Change of the loss of one sequence.
 struct Sequence {

@@ -13,9 +13,9 @@ namespace {
 
 constexpr std::size_t block_bytes = 512;
 constexpr std::uint64_t max_name_bytes = 1 << 16;
-using Block = std::array<char, block_bytes>;
+using TarBlock = std::array<char, block_bytes>;
 
-std::string_view field(const Block& block, std::size_t offset, std::size_t length) {
+std::string_view field(const TarBlock& block, std::size_t offset, std::size_t length) {
   const char* begin = block.data() + offset;
   return {begin, ::strnlen(begin, length)};
 }
@@ -30,7 +30,7 @@ std::optional<std::uint64_t> octal(std::string_view text) {
 }
 
 /// Size field: octal text, or base 256 when its first bit is set.
-std::optional<std::uint64_t> member_size(const Block& block) {
+std::optional<std::uint64_t> member_size(const TarBlock& block) {
   const auto first = static_cast<unsigned char>(block[124]);
   if ((first & 0x80U) == 0) return octal({block.data() + 124, 12});
   std::uint64_t value = 0;
@@ -38,7 +38,7 @@ std::optional<std::uint64_t> member_size(const Block& block) {
   return value;
 }
 
-bool checksum_fits(const Block& block) {
+bool checksum_fits(const TarBlock& block) {
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < block_bytes; ++i) sum += i >= 148 && i < 156 ? static_cast<unsigned char>(' ') : static_cast<unsigned char>(block[i]);
   return octal({block.data() + 148, 8}) == sum;
@@ -56,7 +56,7 @@ std::string pax_path(const std::string& records) {
 
 bool looks_like_tar(std::string_view head) {
   if (head.size() < block_bytes || head.substr(257, 5) != "ustar") return false;
-  Block block;
+  TarBlock block;
   std::copy_n(head.begin(), block_bytes, block.begin());
   return checksum_fits(block);
 }
@@ -90,7 +90,7 @@ std::optional<TarMember> TarReader::next() {
   skip_rest();
   std::string long_name;
   for (;;) {
-    Block block;
+    TarBlock block;
     const std::size_t got = stream_->read(std::as_writable_bytes(std::span(block)));
     if (got == 0 || (got == block_bytes && std::all_of(block.begin(), block.end(), [](char c) { return c == 0; }))) return std::nullopt;
     if (got < block_bytes) throw UserError(stream_->name(), "tar archive ends in the middle of a header");

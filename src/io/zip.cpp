@@ -16,7 +16,7 @@
 namespace moekv {
 namespace {
 
-constexpr std::size_t chunk_bytes = 128 << 10;
+constexpr std::size_t member_chunk_bytes = 128 << 10;
 
 class FileSource final : public ByteSource {
  public:
@@ -57,7 +57,7 @@ class StoredSource final : public ByteSource {
  public:
   StoredSource(std::unique_ptr<FileSource> file, std::uint64_t begin, const ZipMember& member)
       : file_(std::move(file)), begin_(begin), size_(member.size_bytes), name_(file_->name() + ":" + member.name) {
-    std::vector<std::byte> chunk(std::min<std::uint64_t>(chunk_bytes, size_));
+    std::vector<std::byte> chunk(std::min<std::uint64_t>(member_chunk_bytes, size_));
     uLong crc = ::crc32(0, nullptr, 0);
     for (std::uint64_t at = 0; at < size_; at += chunk.size()) {
       const auto part = std::span(chunk).first(std::min<std::uint64_t>(chunk.size(), size_ - at));
@@ -83,7 +83,7 @@ class StoredSource final : public ByteSource {
 class DeflatedSource final : public ByteSource {
  public:
   DeflatedSource(std::unique_ptr<FileSource> file, std::uint64_t begin, const ZipMember& member)
-      : file_(std::move(file)), begin_(begin), member_(member), name_(file_->name() + ":" + member.name), input_(chunk_bytes) {
+      : file_(std::move(file)), begin_(begin), member_(member), name_(file_->name() + ":" + member.name), input_(member_chunk_bytes) {
     if (inflateInit2(&z_, -15) != Z_OK) throw SystemError("inflateInit2 failed for " + name_);
     crc_ = ::crc32(0, nullptr, 0);
   }
@@ -100,7 +100,7 @@ class DeflatedSource final : public ByteSource {
       spool_->read_at(offset, out);
       return;
     }
-    std::vector<std::byte> skipped(std::min<std::uint64_t>(offset - position_, chunk_bytes));
+    std::vector<std::byte> skipped(std::min<std::uint64_t>(offset - position_, member_chunk_bytes));
     while (position_ < offset) inflate_into(std::span(skipped).first(std::min<std::uint64_t>(skipped.size(), offset - position_)));
     inflate_into(out);
   }
@@ -112,7 +112,7 @@ class DeflatedSource final : public ByteSource {
     taken_ = position_ = 0;
     crc_ = ::crc32(0, nullptr, 0);
     auto spool = std::make_unique<SpoolFile>();
-    std::vector<std::byte> chunk(chunk_bytes);
+    std::vector<std::byte> chunk(member_chunk_bytes);
     while (position_ < member_.size_bytes) {
       const auto part = std::span(chunk).first(std::min<std::uint64_t>(chunk.size(), member_.size_bytes - position_));
       inflate_into(part);

@@ -10,8 +10,6 @@
 namespace moekv::model_check {
 namespace {
 
-constexpr const char* see_format = "configs/models/README.md describes the format";
-
 /// Attributes of one object: each is asked for once; those that nobody asked for are unknown.
 class Attributes {
  public:

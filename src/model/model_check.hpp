@@ -10,6 +10,8 @@
 
 namespace moekv::model_check {
 
+inline constexpr const char* see_format = "configs/models/README.md describes the format";
+
 /// Attributes of the root and of the layer groups; problems are appended, and what could not be read keeps its default.
 [[nodiscard]] DecoderSpec read_spec(const h5::File& file, std::vector<Problem>& problems);
 

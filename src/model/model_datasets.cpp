@@ -11,7 +11,6 @@
 namespace moekv::model_check {
 namespace {
 
-constexpr const char* see_format = "configs/models/README.md describes the format";
 constexpr std::uint64_t most_width = 1 << 20;  // of an FFN
 
 class Datasets {

@@ -16,7 +16,7 @@ namespace moekv {
 namespace {
 
 constexpr std::uint64_t most_tokens = 1U << 28;
-constexpr const char* see_format = "configs/models/README.md describes token files";
+constexpr const char* see_tokens = "configs/models/README.md describes token files";
 
 struct IntArray {
   std::vector<std::uint64_t> shape;
@@ -38,7 +38,7 @@ std::optional<IntArray> take(NpyArrays& arrays, const std::string& path, const s
   const auto it = arrays.find(name);
   if (it == arrays.end()) return std::nullopt;
   check_size(path + ":" + name, it->second.shape());
-  if (!it->second.is_integer()) throw UserError(path + ":" + name, "is not an array of whole numbers", see_format);
+  if (!it->second.is_integer()) throw UserError(path + ":" + name, "is not an array of whole numbers", see_tokens);
   IntArray out{it->second.shape(), {}};
   if (out.shape[0] > 0) it->second.read_ints(0, 0, out.shape[0], out.values);
   return out;
@@ -48,7 +48,7 @@ std::optional<IntArray> take(const h5::File& file, const std::string& name) {
   if (!file.has(name)) return std::nullopt;
   const h5::Dataset dataset = file.dataset(name);
   check_size(dataset.where(), dataset.dims());
-  if (dataset.type() >= h5::Type::f16) throw UserError(dataset.where(), "is not a dataset of whole numbers", see_format);
+  if (dataset.type() >= h5::Type::f16) throw UserError(dataset.where(), "is not a dataset of whole numbers", see_tokens);
   return IntArray{dataset.dims(), dataset.read<std::int64_t>(most_tokens * 8)};
 }
 
@@ -66,8 +66,8 @@ Arrays read_arrays(const std::string& path) {
     const h5::File file = h5::File::open(path, h5::Access::foreign);
     out = {take(file, "token_ids"), take(file, "next_token_ids"), take(file, "seq_lens")};
   }
-  if (!out.tokens) throw UserError(path, "has no array token_ids", see_format);
-  if (out.targets && out.targets->shape != out.tokens->shape) throw UserError(path, "token_ids and next_token_ids differ in shape", see_format);
+  if (!out.tokens) throw UserError(path, "has no array token_ids", see_tokens);
+  if (out.targets && out.targets->shape != out.tokens->shape) throw UserError(path, "token_ids and next_token_ids differ in shape", see_tokens);
   return out;
 }
 
@@ -83,16 +83,16 @@ std::vector<std::pair<std::size_t, std::size_t>> ranges_of(const std::string& pa
   const std::vector<std::int64_t>& lengths = a.lengths->values;
   const bool flat = shape.size() == 1;
   if (!flat && lengths.size() != shape[0])
-    throw UserError(path, fmt::format("seq_lens has {} values for {} sequences", lengths.size(), shape[0]), see_format);
+    throw UserError(path, fmt::format("seq_lens has {} values for {} sequences", lengths.size(), shape[0]), see_tokens);
   std::size_t at = 0;
   for (std::size_t s = 0; s < lengths.size(); ++s) {
     const std::size_t begin = flat ? at : s * shape[1], room = flat ? shape[0] - at : shape[1];
     if (lengths[s] < 0 || static_cast<std::uint64_t>(lengths[s]) > room)
-      throw UserError(path, fmt::format("seq_lens[{}] is {}, there are {} tokens left", s, lengths[s], room), see_format);
+      throw UserError(path, fmt::format("seq_lens[{}] is {}, there are {} tokens left", s, lengths[s], room), see_tokens);
     at += static_cast<std::size_t>(lengths[s]);
     out.emplace_back(begin, begin + static_cast<std::size_t>(lengths[s]));
   }
-  if (flat && at != shape[0]) throw UserError(path, fmt::format("seq_lens sum to {}, token_ids has {} values", at, shape[0]), see_format);
+  if (flat && at != shape[0]) throw UserError(path, fmt::format("seq_lens sum to {}, token_ids has {} values", at, shape[0]), see_tokens);
   return out;
 }
 

@@ -9,7 +9,7 @@
 namespace moekv::synthetic {
 namespace {
 
-constexpr std::uint32_t block_tokens = 64;
+constexpr std::uint32_t run_tokens = 64;
 
 class Bootstrap final : public TraceSource {
  public:
@@ -17,14 +17,14 @@ class Bootstrap final : public TraceSource {
       : recorded_(std::move(recorded)), info_(recorded_->info()), requests_(make_requests(spec)), seed_(spec.seed) {
     blocks_before_.push_back(0);
     for (std::uint32_t r = 0; r < recorded_->n_requests(); ++r)
-      blocks_before_.push_back(blocks_before_.back() + recorded_->request(RequestId(r)).total_tokens() / block_tokens);
+      blocks_before_.push_back(blocks_before_.back() + recorded_->request(RequestId(r)).total_tokens() / run_tokens);
     info_.source = fmt::format("64-token blocks of {}", info_.path);
     info_.path = "synthetic:bootstrap";
     info_.digest = fmt::format("{}-{:016x}", info_.digest, hash_words(spec.seed, spec.n_requests, spec.prompt_tokens, spec.output_tokens));
     info_.joined = true;
     info_.kv_layers.clear();
     if (blocks_before_.back() == 0)
-      throw UserError(recorded_->info().path, fmt::format("no request has {} tokens to resample", block_tokens),
+      throw UserError(recorded_->info().path, fmt::format("no request has {} tokens to resample", run_tokens),
                       "use a trace with longer requests, or join them");
   }
 
@@ -42,9 +42,9 @@ class Bootstrap final : public TraceSource {
     out.weights.clear();
     out.logits.clear();
     for (std::uint32_t t = begin; t < end;) {
-      const std::uint32_t block = t / block_tokens, stop = std::min(end, (block + 1) * block_tokens);
+      const std::uint32_t block = t / run_tokens, stop = std::min(end, (block + 1) * run_tokens);
       const auto [source, start] = origin(r.value, block);
-      const std::uint32_t from = start + t % block_tokens;
+      const std::uint32_t from = start + t % run_tokens;
       recorded_->read(source, from, from + (stop - t), layer_begin, layer_end, want, part_);
       out.ids.insert(out.ids.end(), part_.ids.begin(), part_.ids.end());
       out.weights.insert(out.weights.end(), part_.weights.begin(), part_.weights.end());
@@ -64,7 +64,7 @@ class Bootstrap final : public TraceSource {
     const std::uint64_t pick = (static_cast<std::uint64_t>(d.v[0]) << 32 | d.v[1]) % blocks_before_.back();
     const auto after = std::upper_bound(blocks_before_.begin(), blocks_before_.end(), pick);
     const auto source = static_cast<std::uint32_t>(after - blocks_before_.begin() - 1);
-    return {RequestId(source), static_cast<std::uint32_t>(pick - blocks_before_[source]) * block_tokens};
+    return {RequestId(source), static_cast<std::uint32_t>(pick - blocks_before_[source]) * run_tokens};
   }
 
   std::unique_ptr<TraceSource> recorded_;

@@ -17,7 +17,7 @@
 namespace moekv {
 namespace {
 
-constexpr std::uint32_t block_tokens = 256;
+constexpr std::uint32_t tokens_per_read = 256;
 
 /// Calls visit(request, rows) for consecutive blocks of every request.
 template <class Visit>
@@ -26,8 +26,8 @@ void for_each_block(TraceSource& trace, WantLogits want, Visit&& visit) {
   const auto layers = static_cast<std::uint32_t>(trace.info().moe_layers.size());
   for (std::uint32_t r = 0; r < trace.n_requests(); ++r) {
     const std::uint32_t n = trace.request(RequestId(r)).total_tokens();
-    for (std::uint32_t t = 0; t < n; t += block_tokens) {
-      trace.read(RequestId(r), t, std::min(t + block_tokens, n), 0, layers, want, rows);
+    for (std::uint32_t t = 0; t < n; t += tokens_per_read) {
+      trace.read(RequestId(r), t, std::min(t + tokens_per_read, n), 0, layers, want, rows);
       visit(r, rows);
     }
   }

@@ -13,7 +13,6 @@
 namespace moekv {
 namespace {
 
-constexpr std::uint32_t block_tokens = 1024;
 constexpr std::string_view expert_prefix = "expert_";
 
 /// What the scores of a file are; judged by its first row.

@@ -15,7 +15,6 @@ namespace moekv {
 namespace {
 
 constexpr std::string_view file_word = "expert_weights_";
-constexpr std::uint32_t block_tokens = 1024;
 
 /// A member of an archive, kept in a spool file.
 class SpoolStream final : public ByteStream {

@@ -12,8 +12,6 @@
 namespace moekv {
 namespace {
 
-constexpr std::size_t block_tokens = 1024;
-
 /// Receives parser events of one file and hands each finished record to the sink. Memory: one record's rows.
 class RecordHandler final : public nlohmann::json_sax<nlohmann::json> {
  public:

@@ -14,7 +14,6 @@ namespace moekv {
 namespace {
 
 using Json = nlohmann::json;
-constexpr std::uint32_t block_tokens = 1024;
 constexpr std::size_t max_line_bytes = std::size_t{512} << 20;
 
 /// Where a step's tokens go: a step of several tokens opens a request, steps of one token after it are its output.

@@ -11,8 +11,6 @@
 namespace moekv {
 namespace {
 
-constexpr std::uint32_t block_tokens = 1024;
-
 /// Positions [begin, end) of one request.
 struct Range {
   std::uint32_t begin, end;

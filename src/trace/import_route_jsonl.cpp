@@ -11,7 +11,6 @@ namespace moekv {
 namespace {
 
 using Json = nlohmann::json;
-constexpr std::uint32_t block_tokens = 1024;
 
 /// Names of the fields in the log, by role.
 struct Fields {

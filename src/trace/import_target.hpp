@@ -10,6 +10,8 @@
 
 namespace moekv {
 
+inline constexpr std::uint32_t block_tokens = 1024;  // that importers append together
+
 /// Calls come in the order open, (begin_request, append...)..., note..., finish.
 class TraceTarget {
  public:

@@ -14,8 +14,6 @@
 namespace moekv {
 namespace {
 
-constexpr std::uint32_t block_tokens = 1024;
-
 /// Requests of a trace without its rows.
 class RequestList final : public TraceTarget {
  public:

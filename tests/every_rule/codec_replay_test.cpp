@@ -1,6 +1,7 @@
 // Every codec of the catalogue in a replay: pages are sealed, decisions stay those of uncompressed pages, sizes are ordered, fidelity is measured.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "io/hdf5.hpp"
 #include "support/replay_fixture.hpp"
 #include "support/temp_dir.hpp"
+#include "support/test_name.hpp"
 
 namespace moekv {
 namespace {
@@ -17,15 +19,13 @@ using testing::gqa_model;
 using testing::run_replay;
 using testing::small_spec;
 
-template <class Variant>
-struct TypesOf;
-template <class... T>
-struct TypesOf<std::variant<T...>> {
-  using type = ::testing::Types<T...>;
-};
-template <class T>
-class CodecInReplay : public ::testing::Test {};
-TYPED_TEST_SUITE(CodecInReplay, TypesOf<Codec>::type);
+std::vector<Codec> codecs() {
+  return []<class... C>(std::variant<C...>*) { return std::vector<Codec>{C{}...}; }(static_cast<Codec*>(nullptr));
+}
+
+class CodecInReplay : public ::testing::TestWithParam<Codec> {};
+INSTANTIATE_TEST_SUITE_P(Catalogue, CodecInReplay, ::testing::ValuesIn(codecs()),
+                         [](const auto& entry) { return testing::test_name(std::visit([](const auto& codec) { return codec.name; }, entry.param)); });
 
 /// Identity maps of `rank` rows for one layer and head that stand for all.
 void write_identity(const std::string& path, std::uint32_t rank, std::uint32_t d) {
@@ -56,10 +56,10 @@ const std::vector<RequestInfo>& requests() {
   return all;
 }
 
-TYPED_TEST(CodecInReplay, SealsPagesAndKeepsDecisions) {
+TEST_P(CodecInReplay, SealsPagesAndKeepsDecisions) {
   const TempDir folder;
-  const TypeParam codec;
-  const PlaneFormat plane = codec.plane(Role::k, 16);
+  const Codec& codec = GetParam();
+  const PlaneFormat plane = std::visit([](const auto& c) { return c.plane(Role::k, 16); }, codec);
   const bool loaded = plane.fit == TableFit::loaded;
   const std::string path = folder.path() + "/maps.h5";
   if (loaded) write_identity(path, 16, 16);
@@ -209,7 +209,8 @@ TEST(CodecTables, LowRankBasesMayBeLoaded) {
   const std::string path = folder.path() + "/maps.h5";
   write_identity(path, 16, 16);
   for (const codec::Latents latents : {codec::Latents::fp16, codec::Latents::int4}) {
-    const RunOutcome out = run_replay(spec_of(codec::LowrankPca{.rank = 16, .latents = latents, .basis = codec::BasisFrom::loaded}, path), requests());
+    const RunOutcome out =
+        run_replay(spec_of(codec::LowrankPca{.rank = 16, .latents = latents, .basis = codec::BasisFrom::loaded}, path), requests());
     EXPECT_GT(testing::totals(out).sealed_entries, 0);
     for (const ProbeRecord& p : out.probes) EXPECT_LT(p.attn_out_err, latents == codec::Latents::fp16 ? 2e-3 : 0.5);
   }

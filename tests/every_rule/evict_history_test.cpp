@@ -1,23 +1,25 @@
 // Every eviction rule against slow oracles that recompute each choice from the whole history.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 
+#include "core/rng.hpp"
 #include "support/evict_world.hpp"
 #include "support/group_oracle.hpp"
 
 namespace moekv {
 namespace {
 
-using testing::AsTypes;
 using testing::EveryEvictRule;
 using testing::random_row;
 using testing::Set;
 using testing::some_positions;
 using testing::World;
 
-TYPED_TEST_SUITE(EveryEvictRule, AsTypes<EvictRule>::type);
+INSTANTIATE_TEST_SUITE_P(Catalogue, EveryEvictRule, ::testing::ValuesIn(testing::evict_rules()),
+                         [](const auto& entry) { return testing::test_name(entry.param.name); });
 
 /// All that happened: attention rows and accesses by step, entry p stored at step p.
 struct History {
@@ -85,7 +87,9 @@ double score_of(const EvictRule& rule, const History& h, std::uint32_t p, const 
       most_average = std::max(most_average, other);
     }
     const double attention = most_average > 0 ? average / most_average : 0;
-    return (attention + 1 / (1 + static_cast<double>(now) - last) + count / most_count + 1 - static_cast<double>(now - p) / static_cast<double>(now)) / 4;
+    return (attention + 1 / (1 + static_cast<double>(now) - last) + count / most_count + 1 -
+            static_cast<double>(now - p) / static_cast<double>(now)) /
+           4;
   }
   if (name == "lrfu") {
     double heat = 0;
@@ -110,74 +114,68 @@ void add_step(History& h, std::uint32_t t) {
   h.accesses.push_back(some_positions(t));
 }
 
-template <class Rule>
-inline constexpr bool has_own_order = Rule::family == evict::Family::queue && evict::follows_access<Rule>;
-
 /// Scores of the competing entries; `all` are the resident ones.
-template <class Rule>
-std::map<std::uint32_t, double> scores_of(const Rule& rule, const History& h, const Set& competing, const Set& all) {
-  std::map<std::uint32_t, double> out;
-  if constexpr (evict::scores_groups<Rule>) {
-    testing::GroupOracle oracle{all, static_cast<std::uint32_t>(h.rows.size()), {}};
-    for (const std::uint32_t p : all) {
-      for (std::size_t s = p; s < h.rows.size(); ++s) oracle.sums[p] += static_cast<double>(h.rows[s].at(p));
-    }
-    const auto group = oracle.scores(rule);
-    for (const std::uint32_t p : competing) out[p] = group.at(p);
-  } else {
-    for (const std::uint32_t p : competing) out[p] = score_of(rule, h, p, competing);
+std::map<std::uint32_t, double> scores_of(const EvictRule& rule, const History& h, const Set& competing, const Set& all) {
+  testing::GroupOracle oracle{all, static_cast<std::uint32_t>(h.rows.size()), {}};
+  for (const std::uint32_t p : all) {
+    for (std::size_t s = p; s < h.rows.size(); ++s) oracle.sums[p] += static_cast<double>(h.rows[s].at(p));
   }
+  const auto group = std::visit(
+      [&]<class Rule>(const Rule& r) -> std::map<std::uint32_t, double> {
+        if constexpr (evict::scores_groups<Rule>) return oracle.scores(r);
+        return {};
+      },
+      rule);
+  std::map<std::uint32_t, double> out;
+  for (const std::uint32_t p : competing) out[p] = group.empty() ? score_of(rule, h, p, competing) : group.at(p);
   return out;
 }
 
-TYPED_TEST(EveryEvictRule, IncrementalEqualsRecomputed) {
-  if constexpr (TypeParam::family == evict::Family::none || has_own_order<TypeParam>) {
-    GTEST_SKIP() << "full never chooses; queues of accesses have their own tests and vectors";
-  } else {
-    const ProtectSpec protect{1, 3};
-    const bool pages = !evict::has_tokens<TypeParam>;
-    const auto rule = testing::small_rule<TypeParam>();
-    const double equal = evict::scores_groups<TypeParam> && !evict::needs_mass<TypeParam> ? 3e-8 : 1e-5;
-    World world(rule, 17, protect, pages ? 1 : 4, pages ? EvictUnit::page : EvictUnit::token);
-    History history;
-    Set expected;
-    const std::uint32_t sinks = std::is_same_v<TypeParam, evict::Streaming> ? 4 : protect.sinks;
-    for (std::uint32_t t = 1; t <= 100; ++t) {
-      add_step(history, t);
-      expected.insert(t - 1);
-      Set competing;
-      for (const std::uint32_t p : expected) {
-        if (p >= sinks && p + protect.recent < t && p + 1 < t) competing.insert(p);
-      }
-      std::vector<std::tuple<double, std::uint32_t>> order;
-      for (const auto& [p, score] : scores_of(rule, history, competing, expected)) order.emplace_back(score, p);
-      // Equal up to rounding is equal: the smaller position goes.
-      std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
-        const double difference = std::get<0>(a) - std::get<0>(b);
-        return std::abs(difference) > equal ? difference < 0 : std::get<1>(a) < std::get<1>(b);
-      });
-      const auto below = static_cast<double>(evict::threshold(rule, {}));
-      const bool due = expected.size() > 17;
-      for (std::size_t i = 0; due && i < order.size(); ++i) {
-        if (i == 0 || std::get<0>(order[i]) < below - equal) expected.erase(std::get<1>(order[i]));
-      }
-      world.access(history.accesses.back());
-      const Set live = world.step(t, history.rows.back());
-      ASSERT_EQ(live, expected) << "step " << t << ", lowest scores " << std::get<0>(order[0]) << " and "
-                                << std::get<0>(order[std::min<std::size_t>(1, order.size() - 1)]);
+TEST_P(EveryEvictRule, IncrementalEqualsRecomputed) {
+  if (!GetParam().chooses || GetParam().has_own_order) GTEST_SKIP() << "full never chooses; queues of accesses have their own tests and vectors";
+  const ProtectSpec protect{1, 3};
+  const bool pages = !GetParam().has_tokens;
+  const EvictRule& rule = GetParam().small;
+  const double equal = GetParam().scores_groups && !GetParam().needs_mass ? 3e-8 : 1e-5;
+  World world(rule, 17, protect, pages ? 1 : 4, pages ? EvictUnit::page : EvictUnit::token);
+  History history;
+  Set expected;
+  const std::uint32_t sinks = GetParam().name == "streaming" ? 4 : protect.sinks;
+  for (std::uint32_t t = 1; t <= 100; ++t) {
+    add_step(history, t);
+    expected.insert(t - 1);
+    Set competing;
+    for (const std::uint32_t p : expected) {
+      if (p >= sinks && p + protect.recent < t && p + 1 < t) competing.insert(p);
     }
+    std::vector<std::tuple<double, std::uint32_t>> order;
+    for (const auto& [p, score] : scores_of(rule, history, competing, expected)) order.emplace_back(score, p);
+    // Equal up to rounding is equal: the smaller position goes.
+    std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+      const double difference = std::get<0>(a) - std::get<0>(b);
+      return std::abs(difference) > equal ? difference < 0 : std::get<1>(a) < std::get<1>(b);
+    });
+    const auto below = std::visit([](const auto& r) { return static_cast<double>(evict::threshold(r, {})); }, rule);
+    const bool due = expected.size() > 17;
+    for (std::size_t i = 0; due && i < order.size(); ++i) {
+      if (i == 0 || std::get<0>(order[i]) < below - equal) expected.erase(std::get<1>(order[i]));
+    }
+    world.access(history.accesses.back());
+    const Set live = world.step(t, history.rows.back());
+    ASSERT_EQ(live, expected) << "step " << t << ", lowest scores " << std::get<0>(order[0]) << " and "
+                              << std::get<0>(order[std::min<std::size_t>(1, order.size() - 1)]);
   }
 }
 
 /// lru, mru, clock and slru against lists kept the slow way, pages of one entry.
-TYPED_TEST(EveryEvictRule, QueuesEqualNaiveLists) {
+TEST_P(EveryEvictRule, QueuesEqualNaiveLists) {
   constexpr std::size_t capacity = 12;
-  const std::string_view name = TypeParam::name;
+  const std::string_view name = GetParam().name;
   if (name != "lru" && name != "mru" && name != "clock" && name != "sieve") GTEST_SKIP() << "not a queue of accesses, or covered by vectors";
-  World world(TypeParam{}, capacity, {0, 0}, 1, EvictUnit::page);
+  World world(GetParam().rule, capacity, {0, 0}, 1, EvictUnit::page);
   std::vector<std::uint32_t> list;  // oldest first
   Set marked;
-  std::uint32_t hand = 0;           // sieve: the unit the hand is at, if it is there
+  std::uint32_t hand = 0;  // sieve: the unit the hand is at, if it is there
   bool hand_set = false;
   for (std::uint32_t t = 1; t <= 200; ++t) {
     const Set accessed = some_positions(t);

@@ -6,15 +6,14 @@
 namespace moekv {
 namespace {
 
-using testing::AsTypes;
 using testing::EveryEvictRule;
 using testing::random_row;
 using testing::Set;
-using testing::small_rule;
 using testing::some_positions;
 using testing::World;
 
-TYPED_TEST_SUITE(EveryEvictRule, AsTypes<EvictRule>::type);
+INSTANTIATE_TEST_SUITE_P(Catalogue, EveryEvictRule, ::testing::ValuesIn(testing::evict_rules()),
+                         [](const auto& entry) { return testing::test_name(entry.param.name); });
 
 /// The residents of every step of two worlds are equal. Returns what was evicted.
 std::size_t expect_equal(World& a, World& b, std::uint32_t steps) {
@@ -29,21 +28,21 @@ std::size_t expect_equal(World& a, World& b, std::uint32_t steps) {
   return evicted;
 }
 
-TYPED_TEST(EveryEvictRule, NumbersOfPagesDoNotMatter) {
+TEST_P(EveryEvictRule, NumbersOfPagesDoNotMatter) {
   for (const EvictUnit unit : {EvictUnit::token, EvictUnit::page}) {
-    if (unit == EvictUnit::token && !evict::has_tokens<TypeParam>) continue;
-    const auto rule = small_rule<TypeParam>();
+    if (unit == EvictUnit::token && !GetParam().has_tokens) continue;
+    const EvictRule& rule = GetParam().small;
     World world(rule, 20, {2, 4}, 4, unit), scrambled(rule, 20, {2, 4}, 4, unit);
     scrambled.scramble(40);
     const std::size_t evicted = expect_equal(world, scrambled, 80);
-    EXPECT_EQ(evicted > 0, TypeParam::family != evict::Family::none);
+    EXPECT_EQ(evicted > 0, GetParam().chooses);
   }
 }
 
-TYPED_TEST(EveryEvictRule, WhatFitsStays) {
+TEST_P(EveryEvictRule, WhatFitsStays) {
   for (const EvictUnit unit : {EvictUnit::token, EvictUnit::page}) {
-    if (unit == EvictUnit::token && !evict::has_tokens<TypeParam>) continue;
-    World world(small_rule<TypeParam>(), 60, {2, 4}, 4, unit);
+    if (unit == EvictUnit::token && !GetParam().has_tokens) continue;
+    World world(GetParam().small, 60, {2, 4}, 4, unit);
     for (std::uint32_t t = 1; t <= 60; ++t) {
       world.access(some_positions(t));
       ASSERT_EQ(world.step(t, random_row(5, t, t)).size(), t);
@@ -53,15 +52,12 @@ TYPED_TEST(EveryEvictRule, WhatFitsStays) {
   }
 }
 
-TYPED_TEST(EveryEvictRule, PagesOfOneEntryAreTokens) {
-  if constexpr (!evict::has_tokens<TypeParam>) {
-    GTEST_SKIP() << "has no tokens";
-  } else {
-    const auto rule = small_rule<TypeParam>();
-    World tokens(rule, 17, {1, 3}, 1, EvictUnit::token), pages(rule, 17, {1, 3}, 1, EvictUnit::page);
-    const std::size_t evicted = expect_equal(tokens, pages, 80);
-    EXPECT_EQ(evicted > 0, TypeParam::family != evict::Family::none);
-  }
+TEST_P(EveryEvictRule, PagesOfOneEntryAreTokens) {
+  if (!GetParam().has_tokens) GTEST_SKIP() << "has no tokens";
+  const EvictRule& rule = GetParam().small;
+  World tokens(rule, 17, {1, 3}, 1, EvictUnit::token), pages(rule, 17, {1, 3}, 1, EvictUnit::page);
+  const std::size_t evicted = expect_equal(tokens, pages, 80);
+  EXPECT_EQ(evicted > 0, GetParam().chooses);
 }
 
 TEST(EvictProperty, DecayOfOneIsTheSumAndOfZeroTheLastAttention) {

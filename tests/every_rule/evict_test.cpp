@@ -1,12 +1,13 @@
 // What every eviction rule must keep (protection, pins, budget, determinism), and published vectors.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "support/evict_world.hpp"
 
 namespace moekv {
 namespace {
 
-using testing::AsTypes;
 using testing::EveryEvictRule;
 using testing::random_row;
 using testing::Set;
@@ -61,14 +62,15 @@ TEST(Vectors, PromptIsEvictedOnlyAfterItsLastChunk) {
   EXPECT_EQ(world.step(40), (Set{32, 33, 34, 35, 36, 37, 38, 39}));
 }
 
-TYPED_TEST_SUITE(EveryEvictRule, AsTypes<EvictRule>::type);
+INSTANTIATE_TEST_SUITE_P(Catalogue, EveryEvictRule, ::testing::ValuesIn(testing::evict_rules()),
+                         [](const auto& entry) { return testing::test_name(entry.param.name); });
 
-TYPED_TEST(EveryEvictRule, ProtectionBudgetAndDeterminism) {
+TEST_P(EveryEvictRule, ProtectionBudgetAndDeterminism) {
   constexpr std::uint64_t budget = 24;
   const ProtectSpec protect{3, 5};
   for (const EvictUnit unit : {EvictUnit::token, EvictUnit::page}) {
-    if (unit == EvictUnit::token && !evict::has_tokens<TypeParam>) continue;
-    const auto rule = testing::small_rule<TypeParam>();
+    if (unit == EvictUnit::token && !GetParam().has_tokens) continue;
+    const EvictRule& rule = GetParam().small;
     World world(rule, budget, protect, 4, unit), twin(rule, budget, protect, 4, unit);
     for (std::uint32_t t = 1; t <= 120; ++t) {
       const auto row = random_row(5, t, t);
@@ -79,7 +81,7 @@ TYPED_TEST(EveryEvictRule, ProtectionBudgetAndDeterminism) {
         ASSERT_GE(gone, protect.sinks);
         ASSERT_LT(gone + protect.recent, t);
       }
-      if (TypeParam::family == evict::Family::none) {
+      if (!GetParam().chooses) {
         ASSERT_EQ(live.size(), t);
       } else {
         ASSERT_LE(live.size(), budget + static_cast<std::uint64_t>(world.counts().overcommit));
@@ -88,18 +90,18 @@ TYPED_TEST(EveryEvictRule, ProtectionBudgetAndDeterminism) {
       ASSERT_EQ(world.counts().budget_excess, 0);
       ASSERT_TRUE(live.count(t - 1) == 1) << "what the step appended is pinned";
     }
-    EXPECT_EQ(world.counts().evictions > 0, TypeParam::family != evict::Family::none);
+    EXPECT_EQ(world.counts().evictions > 0, GetParam().chooses);
   }
 }
 
-TYPED_TEST(EveryEvictRule, BudgetBelowProtectionIsOvercommitNotLoss) {
-  World world(TypeParam{}, 4, {4, 8}, 4, EvictUnit::page);
+TEST_P(EveryEvictRule, BudgetBelowProtectionIsOvercommitNotLoss) {
+  World world(GetParam().rule, 4, {4, 8}, 4, EvictUnit::page);
   for (std::uint32_t t = 1; t <= 40; ++t) {
     const Set live = world.step(t);
     for (std::uint32_t p = 0; p < std::min(4U, t); ++p) ASSERT_EQ(live.count(p), 1U);
     for (std::uint32_t p = t > 8 ? t - 8 : 0; p < t; ++p) ASSERT_EQ(live.count(p), 1U);
   }
-  EXPECT_EQ(world.counts().overcommit > 0, TypeParam::family != evict::Family::none);
+  EXPECT_EQ(world.counts().overcommit > 0, GetParam().chooses);
 }
 
 }  // namespace

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/batcher.hpp"
+#include "engine/laws.hpp"
 #include "support/replay_fixture.hpp"
 
 namespace moekv::testing::lists {

@@ -7,11 +7,14 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string_view>
 #include <vector>
 
+#include "core/rng.hpp"
 #include "device/backend.hpp"
 #include "engine/evictor.hpp"
 #include "support/replay_fixture.hpp"
+#include "support/test_name.hpp"
 
 namespace moekv::testing {
 
@@ -43,8 +46,14 @@ class World {
 
   /// Stores tokens up to `end`, adds `row` (position -> attention) to the rule's state, then decides and executes.
   std::set<std::uint32_t> step(std::uint32_t end, const std::map<std::uint32_t, float>& row = {}) {
-    const BatchItem item{.request = RequestId(0), .home = Rank(0), .begin = length_, .end = end, .query_begin = length_, .observe_begin = length_,
-                         .prompt_tokens = prompt_, .total_tokens = total_};
+    const BatchItem item{.request = RequestId(0),
+                         .home = Rank(0),
+                         .begin = length_,
+                         .end = end,
+                         .query_begin = length_,
+                         .observe_begin = length_,
+                         .prompt_tokens = prompt_,
+                         .total_tokens = total_};
     const StepBatch batch{step_, {item}};
     requests_.begin_step(batch);
     for (; length_ < end; ++length_) {
@@ -60,9 +69,11 @@ class World {
       if (it == row.end()) return;
       if (!geometry_->keeps_state()) return;
       evict::Mass& state = shard_->state(shard_->at(page, slot));
-      std::visit([&](const auto& rule) {
-        if constexpr (requires { rule.mass(0.0F, 0.0F); }) state = {rule.mass(state.value, it->second), state.seen + 1};
-      }, spec_.eviction.rule);
+      std::visit(
+          [&](const auto& rule) {
+            if constexpr (requires { rule.mass(0.0F, 0.0F); }) state = {rule.mass(state.value, it->second), state.seen + 1};
+          },
+          spec_.eviction.rule);
     });
     if (const std::uint32_t kept = geometry_->group_reads().queries; kept > 0) {
       const std::vector<float> q = row_of(3, length_ - 1, spec_.model.n_heads);
@@ -83,11 +94,13 @@ class World {
     for_each_live([&](std::uint32_t page, std::uint32_t, std::uint32_t position) {
       if (positions.count(position) > 0) pages.emplace(position, page);
     });
-    std::visit([&](const auto& rule) {
-      if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
-        for (const auto& [position, page] : pages) shard_->touch_page(rule, page, step_);
-      }
-    }, spec_.eviction.rule);
+    std::visit(
+        [&](const auto& rule) {
+          if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
+            for (const auto& [position, page] : pages) shard_->touch_page(rule, page, step_);
+          }
+        },
+        spec_.eviction.rule);
   }
   /// Channel c of head h of an entry's key (kind 1) or value (2), or of a step's query (3).
   static float value(std::uint32_t kind, std::uint32_t position, std::uint32_t h, std::uint32_t c) {
@@ -172,26 +185,15 @@ inline Set some_positions(std::uint32_t t) {
   return out;
 }
 
-/// The rule with windows that fit short histories.
-template <class Rule>
-Rule small_rule() {
-  Rule rule;
-  if constexpr (requires { rule.lag; }) rule.lag = 4;
-  if constexpr (requires { rule.skip; }) rule.skip = 1;
-  if constexpr (requires { rule.future; }) rule.future = 21;
-  if constexpr (requires { rule.queries; }) rule.queries = 6;
-  if constexpr (requires { rule.window; }) rule.window = 4;
-  return rule;
-}
-
-template <class Rule>
-class EveryEvictRule : public ::testing::Test {};
-
-template <class Variant>
-struct AsTypes;
-template <class... Rules>
-struct AsTypes<std::variant<Rules...>> {
-  using type = ::testing::Types<Rules...>;
+/// A rule of the catalogue, and what its type says of it. Suites take it as a value: a suite by type costs a minute of compile time.
+struct CatalogueRule {
+  std::string_view name;
+  bool chooses, has_tokens, has_own_order, needs_mass, scores_groups;  // has_own_order: a queue that accesses reorder
+  EvictRule rule;
+  EvictRule small;  // with windows that fit short histories
 };
+[[nodiscard]] const std::vector<CatalogueRule>& evict_rules();
+
+class EveryEvictRule : public ::testing::TestWithParam<CatalogueRule> {};
 
 }  // namespace moekv::testing

@@ -1,6 +1,7 @@
 // Scores of rules that look at a whole group, by their definitions in double precision, from the rows of evict_world.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <numbers>

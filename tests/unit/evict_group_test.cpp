@@ -1,6 +1,7 @@
 // Rules that need more than one entry: what the hook reads of store and queries, sums over layers, errors of the codec, loaded weights, thresholds.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -8,6 +9,7 @@
 
 #include "engine/group_scorer.hpp"
 #include "io/hdf5.hpp"
+#include "core/rng.hpp"
 #include "support/replay_fixture.hpp"
 #include "support/temp_dir.hpp"
 

@@ -1,6 +1,7 @@
 // What a replay feeds to eviction rules: attention mass against exact attention, accesses that refresh queues, state of keys and values.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>

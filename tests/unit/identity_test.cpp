@@ -1,6 +1,8 @@
 // Identity (MODEL section 9): without eviction, with raw payload and scope all, every placement gives dense attention to rounding.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "support/replay_fixture.hpp"

@@ -8,6 +8,7 @@
 #include "engine/bounds.hpp"
 #include "engine/oracle/mass_bounds.hpp"
 #include "engine/replay.hpp"
+#include "core/rng.hpp"
 #include "support/replay_fixture.hpp"
 
 namespace moekv {

@@ -1,6 +1,7 @@
 // What a query reads, against a brute-force walk over every live slot of every shard, with evictions and tokens under several experts.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "engine/exact.hpp"

@@ -1,6 +1,7 @@
 // Selection in the engine: identity, growth with the budget, the chosen pages against plain loops over a request's keys, accesses, bytes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <set>
