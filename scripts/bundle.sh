@@ -9,7 +9,7 @@ set -euo pipefail
 build_folder=${1:-build/release}
 out=${2:-results/moekv-bundle.tar.gz}
 [ -x "$build_folder/moekv" ] || {
-  echo "bundle.sh: no program in $build_folder; build it first: cmake --preset release && cmake --build --preset release" >&2
+  echo "bundle.sh: no program in $build_folder; build it first: cmake --preset release && cmake --build --preset release --target all benchmarks" >&2
   exit 2
 }
 mkdir -p "$(dirname "$out")"

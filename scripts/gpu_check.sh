@@ -26,7 +26,7 @@ else
   exists() { [ -x "$(where "$1")" ]; }
 fi
 exists moekv || {
-  echo "gpu_check.sh: no program; build it (cmake --preset cuda && cmake --build --preset cuda) or unpack a bundle" >&2
+  echo "gpu_check.sh: no program; build it (cmake --preset cuda && cmake --build --preset cuda --target all benchmarks) or unpack a bundle" >&2
   exit 2
 }
 doctor=$(program moekv doctor)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up, Release build, all tests; ctest's summary comes last. Exit code: 0 when everything passed.
-# usage: scripts/test.sh [--full]      --full adds: build and tests with ASan and UBSan, clang-tidy, every header compiled alone
+# usage: scripts/test.sh [--full]      --full adds: build and tests with ASan and UBSan, clang-tidy, every header compiled alone, the benchmarks' build
 set -euo pipefail
 full=no
 case "${1-}" in
@@ -23,7 +23,7 @@ test_preset() { # preset, label expression
 if [ "$full" = yes ]; then
   scripts/setup.sh --full
   say "every header alone"
-  build release
+  build release all benchmarks
   test_preset release '^headers$'
   say "clang-tidy"
   scripts/tidy.sh || failed+=("clang-tidy")

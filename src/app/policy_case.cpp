@@ -86,4 +86,17 @@ void Case::finish() {
   if (failed()) throw UserError(std::exchange(state_->problems, {}));
 }
 
+void Case::scalar(const Json& json, std::string_view name, void* to, const ValueType& type, std::string_view unit, Limits limits) {
+  const bool fits = type.is_bool ? json.is_boolean() : type.is_number ? json.is_number() : json.is_string();
+  if (!fits) return complain(name, fmt::format("expected {}, got {}", type.type, describe(json)));
+  Complaints complaints{std::string(name), state_->problems};
+  type.read(node_of(json, name), to, unit, limits, complaints);
+}
+
+void Case::set_parameters(void* rule, const std::vector<RuleParameter>& parameters) {
+  for (const RuleParameter& p : parameters) {
+    if (const Json* field = find(p.name)) scalar(*field, p.name, p.field(rule), *p.type, p.unit, p.limits);
+  }
+}
+
 }  // namespace moekv

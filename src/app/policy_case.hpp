@@ -57,7 +57,7 @@ class Case {
   }
   template <class T>
   [[nodiscard]] T value_or(std::string_view name, T fallback, Limits limits = {}) {
-    if (const Json* field = find(name)) scalar(*field, name, fallback, "", limits);
+    if (const Json* field = find(name)) scalar(*field, name, &fallback, value_type<T>(), "", limits);
     return fallback;
   }
   /// A list of numbers or texts; empty where absent.
@@ -84,9 +84,7 @@ class Case {
   /// Sets the parameters of a rule (a struct with a `params` tuple) from the fields of this object.
   template <class Rule>
   void set_parameters(Rule& rule) {
-    for_each_field(Rule::params, [&](const auto& p) {
-      if (const Json* field = find(p.name)) scalar(*field, p.name, rule.*p.member, p.unit, {p.min, p.max});
-    });
+    set_parameters(&rule, parameters_of<Rule>());
   }
 
   /// Throws every problem, unknown fields included. Nothing happens where there is none.
@@ -107,8 +105,8 @@ class Case {
 
   void note(const std::string& path, const std::string& what, const std::string& suggestion);
   /// One JSON scalar through the reader of configuration values, so that both have the same limits and messages.
-  template <class T>
-  void scalar(const Json& json, std::string_view name, T& out, std::string_view unit, Limits limits);
+  void scalar(const Json& json, std::string_view name, void* to, const ValueType& type, std::string_view unit, Limits limits);
+  void set_parameters(void* rule, const std::vector<RuleParameter>& parameters);
   template <class T>
   [[nodiscard]] std::vector<T> elements(const Json& json, std::string_view name, Limits limits);
   [[nodiscard]] YamlNode node_of(const Json& json, std::string_view name) const;
@@ -119,14 +117,6 @@ class Case {
 
 /// "a list", "a number", ... for messages.
 [[nodiscard]] std::string describe(const Json& json);
-
-template <class T>
-void Case::scalar(const Json& json, std::string_view name, T& out, std::string_view unit, Limits limits) {
-  const bool fits = std::is_same_v<T, bool> ? json.is_boolean() : std::is_arithmetic_v<T> ? json.is_number() : json.is_string();
-  if (!fits) return complain(name, fmt::format("expected {}, got {}", type_name<T>(), describe(json)));
-  Complaints complaints{std::string(name), state_->problems};
-  read_value<T>(node_of(json, name), out, unit, limits, complaints);
-}
 
 template <class T>
 std::vector<T> Case::elements(const Json& json, std::string_view name, Limits limits) {
@@ -147,7 +137,7 @@ std::vector<T> Case::elements(const Json& json, std::string_view name, Limits li
         continue;
       }
     }
-    scalar(json[i], path, out[i], "", limits);
+    scalar(json[i], path, &out[i], value_type<T>(), "", limits);
   }
   return out;
 }

@@ -149,6 +149,7 @@ template <class T>
 /// What a row does with a value of one type. Rows know their values by address, so that a type costs compile time once and not once a key.
 struct ValueType {
   std::string type;
+  bool is_bool = false, is_number = false;
   std::vector<std::string> names;  // of a choice
   std::string (*range)(Limits);
   void (*read)(const YamlNode& node, void* to, std::string_view unit, Limits limits, Complaints& complain);
@@ -159,6 +160,8 @@ template <class T>
   static const ValueType type = [] {
     ValueType t;
     t.type = type_name<T>();
+    t.is_bool = std::is_same_v<T, bool>;
+    t.is_number = std::is_arithmetic_v<T>;
     if constexpr (std::is_enum_v<T>) t.names = names_of<T>();
     t.range = range_text<T>;
     t.read = [](const YamlNode& node, void* to, std::string_view unit, Limits limits, Complaints& complain) {

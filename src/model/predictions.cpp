@@ -8,7 +8,7 @@
 namespace moekv {
 namespace {
 
-constexpr std::size_t block = 64;  // tokens whose logits are in memory at once
+constexpr std::size_t rows_at_once = 64;  // tokens whose logits are in memory at once
 
 /// ln of the sum of exp(logits).
 double log_sum(std::span<const float> logits) {
@@ -42,8 +42,8 @@ std::vector<Prediction> predict(const Decoder& decoder, std::span<const float> x
   const std::size_t vocab = decoder.spec().vocab, hidden = decoder.spec().hidden;
   std::vector<Prediction> out(targets.size());
   std::vector<float> own, other;
-  for (std::size_t first = 0; first < targets.size(); first += block) {
-    const std::size_t n = std::min(block, targets.size() - first);
+  for (std::size_t first = 0; first < targets.size(); first += rows_at_once) {
+    const std::size_t n = std::min(rows_at_once, targets.size() - first);
     decoder.head(x.subspan(first * hidden, n * hidden), own);
     if (!reference.empty()) decoder.head(reference.subspan(first * hidden, n * hidden), other);
 #pragma omp parallel for schedule(static)

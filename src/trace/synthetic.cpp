@@ -12,7 +12,7 @@
 namespace moekv {
 namespace {
 
-constexpr std::string_view where = "synthetic trace";
+constexpr std::string_view label = "synthetic trace";
 
 class SyntheticSource final : public TraceSource {
  public:
@@ -45,7 +45,7 @@ class SyntheticSource final : public TraceSource {
 };
 
 void check_shape(const ModelShape& shape, std::vector<Problem>& problems) {
-  const auto say = [&](std::string what, std::string hint) { problems.push_back({std::string(where), std::move(what), std::move(hint)}); };
+  const auto say = [&](std::string what, std::string hint) { problems.push_back({std::string(label), std::move(what), std::move(hint)}); };
   if (std::none_of(shape.layers.begin(), shape.layers.end(), [](const LayerShape& l) { return l.moe; }))
     say("the model has no MoE layer", "give a model file, or experts, top-k and layers");
   if (shape.layers.size() > native::most_layers) say(fmt::format("{} layers", shape.layers.size()), fmt::format("at most {}", native::most_layers));
@@ -93,10 +93,10 @@ std::unique_ptr<TraceSource> make_synthetic_trace(const SyntheticSpec& spec, con
   const bool bootstrap = spec.preset == "bootstrap";
   if (!bootstrap && !synthetic::is_calibrated(spec.preset) && !synthetic::is_independent(spec.preset))
     problems.push_back(
-        {std::string(where), fmt::format("unknown preset '{}'", spec.preset),
+        {std::string(label), fmt::format("unknown preset '{}'", spec.preset),
          suggest_name(spec.preset, {"flame", "dsv2lite", "gptoss", "uniform", "zipf", "k_hot", "power_law", "deepep_ratio", "bootstrap"})});
   if (bootstrap && spec.bootstrap_path.empty())
-    problems.push_back({std::string(where), "preset bootstrap without a recorded trace", "name a native trace file"});
+    problems.push_back({std::string(label), "preset bootstrap without a recorded trace", "name a native trace file"});
   if (!bootstrap) check_shape(shape, problems);
   synthetic::check_requests(spec, problems);
   if (!problems.empty()) throw UserError(std::move(problems));

@@ -227,15 +227,16 @@ TEST(AllocatorReplay, CakeFollowsEntropyAndVarianceOfTheWindow) {
       }
       preference.push_back(std::pow(entropy, 1 / cake.tau1) * std::pow(variance, 1 / cake.tau2));
     }
-    const double all = preference[0] + preference[1] + preference[2], total = static_cast<double>(n_layers * n_groups * (share - 6));
-    std::uint64_t sum = 0;
+    const double all = preference[0] + preference[1] + preference[2];
+    const std::uint64_t total = n_layers * n_groups * (share - 6);
+    std::vector<double> wanted;
     for (const auto& [key, units] : capacity) {
-      sum += units;
-      const double wanted = preference[std::get<1>(key)] / all * total / n_groups;
-      ASSERT_LT(wanted, n - 6) << "nothing overflows here";
-      EXPECT_NEAR(static_cast<double>(units), wanted + 6, 1.0 + 1e-3) << "request " << request << " layer " << std::get<1>(key);
+      wanted.push_back(preference[std::get<1>(key)] / all * static_cast<double>(total) / n_groups);
+      ASSERT_LT(wanted.back(), n - 6) << "nothing overflows here";
     }
-    EXPECT_EQ(sum, n_layers * n_groups * share);
+    const std::vector<std::uint64_t> expected = rounded(wanted, total);
+    std::size_t i = 0;
+    for (const auto& [key, units] : capacity) EXPECT_EQ(units, expected[i++] + 6) << "request " << request << " layer " << std::get<1>(key);
     EXPECT_GT(std::max({preference[0], preference[1], preference[2]}) / std::min({preference[0], preference[1], preference[2]}), 1.1);
   }
 }
