@@ -172,12 +172,28 @@ TEST(AllocatorReplay, DuoStreamsWhereGatesAreLowAndRetrievesElsewhere) {
   });
 }
 
+/// In layer 1 the last keys of a prompt draw attention, which an allocator that looks at what lies before its window must not see.
+class LoudWindowQkv : public TiltedQkv {
+ public:
+  LoudWindowQkv(const ModelShape& model, std::uint32_t window) : TiltedQkv(model), row_(model.n_kv_heads * model.d_k), window_(window) {}
+  void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override {
+    TiltedQkv::keys_values(layer, r, begin, end, experts, k, v);
+    for (std::uint32_t p = begin; layer.value == 1 && p < end; ++p) {
+      if (p + window_ < testing::lists::lengths[r.value].prompt_tokens) continue;
+      for (std::uint32_t i = 0; i < row_; ++i) k[std::size_t{p - begin} * row_ + i] *= 2;
+    }
+  }
+
+ private:
+  std::uint32_t row_, window_;
+};
+
 TEST(AllocatorReplay, CakeFollowsEntropyAndVarianceOfTheWindow) {
   RunSpec spec = base_spec();
   spec.eviction.rule = evict::H2oSum{};
   const allocate::Cake cake{1.3, 0.9, 8};
   spec.eviction.allocator = cake;
-  TiltedQkv qkv(spec.model);
+  LoudWindowQkv qkv(spec.model, cake.window);
   const ModelShape& m = spec.model;
   std::map<std::uint32_t, Capacities> made;
   std::map<std::uint32_t, BatchItem> at_end;
