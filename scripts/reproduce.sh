@@ -46,6 +46,13 @@ reproduce() { # id
   "$program" sweep "experiments/$id/sweep.yaml" "${overrides[@]}" "${resume[@]}" -q --out "$folder/points" || [ $? -eq 1 ] || return 1
   rm -f "$folder/merged.h5"
   "$program" merge "$folder/points" --out "$folder/merged.h5" || [ $? -eq 1 ] || return 1
+  if [ -f "experiments/$id/model.yaml" ]; then # the same points with the model in the loop
+    resume=()
+    [ ! -d "$folder/model" ] || resume=(--resume)
+    "$program" sweep "experiments/$id/model.yaml" "${resume[@]}" -q --out "$folder/model" || [ $? -eq 1 ] || return 1
+    rm -f "$folder/model.h5"
+    "$program" merge "$folder/model" --out "$folder/model.h5" || [ $? -eq 1 ] || return 1
+  fi
   if [ -f "experiments/$id/bounds.args" ]; then
     rm -f "$folder/bounds.json"
     while read -r line; do

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Writes sweep.yaml: a point for every testable row of published.csv, as mapping.yaml says. A test compares the file with what this writes."""
+"""Writes sweep.yaml and model.yaml: a point for every testable row of published.csv, as mapping.yaml says, on a recording and with the model in the loop.
+A test compares the files with what this writes."""
 import json
 import sys
 from pathlib import Path
@@ -8,18 +9,22 @@ import rows
 
 HEAD = """\
 # Written by make_sweep.py from published.csv and mapping.yaml.
-name: pikv_table
-base: ../base/tinymoe.yaml
-set: {eviction.protect: {sinks: 4, recent: 16}}
+name: {name}
+base: ../base/{base}.yaml
+set: {{eviction.protect: {{sinks: 4, recent: 16}}}}
 axes:
   - cases:
-      - {label: none, routing.router: recorded}
+      - {{label: none, routing.router: recorded}}
 """
 
 
-def text():
+FILES = {"sweep.yaml": ("pikv_table", "tinymoe"), "model.yaml": ("pikv_table_model", "tinymoe_model")}
+
+
+def text(file):
     """Rows without a scheduler evict nothing: a budget of 100 % lets cache_aware, which listens to misses, run in them too."""
-    names, lines = rows.mapping(), [HEAD]
+    (name, base), names = FILES[file], rows.mapping()
+    lines = [HEAD.format(name=name, base=base)]
     for row in rows.published():
         found, _ = rows.settings(row, names)
         if found is None:
@@ -32,4 +37,5 @@ def text():
 
 
 if __name__ == "__main__":
-    (Path(sys.argv[1]) if len(sys.argv) > 1 else rows.HERE / "sweep.yaml").write_text(text(), encoding="utf-8")
+    for file in FILES:
+        ((Path(sys.argv[1]) if len(sys.argv) > 1 else rows.HERE) / file).write_text(text(file), encoding="utf-8")

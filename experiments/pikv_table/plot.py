@@ -4,18 +4,20 @@ import math
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+for folder in ("experiments/lib", "scripts"):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
+import moekv_results  # noqa: E402
 import paper  # noqa: E402
 import rows as published_rows  # noqa: E402
 
 COLUMNS = {
     "group": ("key", ""), "row": ("key", ""), "testable": ("published", "yes, or why not"),
-    "fidelity_loss": ("measured", "relative output error"), "published_drop": ("published", "%"), "loss_change": ("measured", "nat/token, moekv score"),
+    "fidelity_loss": ("measured", "relative output error"), "published_drop": ("published", "%"), "loss_change": ("measured", "nat/token of tinymoe, positions from 256 on"),
     "codes_x": ("counted", "x"), "pages_x": ("counted", "x"), "stored_x": ("counted", "x"), "memory_x": ("counted", "x, peak of the row none over this"), "published_x": ("published", "x"),
     "memory_kib": ("counted", "KiB"), "published_gb": ("published", "GB"), "hit_ratio": ("counted", "1"), "published_hit": ("published", "%"),
     "step_us": ("modelled", "us"), "step_ms": ("time", "ms"), "published_ms": ("published", "ms"),
 }
-PAIRS = (("fidelity_loss", "published_drop"), ("memory_x", "published_x"), ("codes_x", "published_x"), ("memory_kib", "published_gb"), ("hit_ratio", "published_hit"),
+PAIRS = (("fidelity_loss", "published_drop"), ("loss_change", "published_drop"), ("memory_x", "published_x"), ("codes_x", "published_x"), ("memory_kib", "published_gb"), ("hit_ratio", "published_hit"),
          ("step_us", "published_ms"))
 RANKS = {"group": ("key", ""), "measured": ("key", ""), "published": ("key", ""), "rows": ("counted", ""), "rank_correlation": ("measured", "Spearman")}
 
@@ -26,22 +28,22 @@ def middle(text):
     return sum(parts) / len(parts)
 
 
-def loss_change(sweep, point):
-    """Change of tinymoe's loss per token under the row's cache; there where moekv score wrote it into the result."""
-    values = sweep.metrics.get("loss_change")
-    return math.nan if values is None else float(values[point])
+def loss_changes(sweep):
+    """Label -> change of tinymoe's loss per token with that cache in the loop, with its interval over texts: model.yaml's results beside the sweep's."""
+    scored = moekv_results.load_sweep(Path(sweep.path).with_name("model.h5"))
+    return {label: tuple(float(scored.metrics[f"nll_change{end}_tail"][points[0]]) for end in ("", "_low", "_high")) for label, points in paper.groups(scored).items()}
 
 
 def tables(sweep):
     table = paper.Table("pikv_table", COLUMNS, "Published rows (Mistral-7B, one A100) beside moekv on tinymoe (4 x 160 tokens, 4 layers, 4 ranks)")
-    found, names = paper.groups(sweep), published_rows.mapping()
+    found, names, changes = paper.groups(sweep), published_rows.mapping(), loss_changes(sweep)
     base = float(sweep.metrics["kv_peak_bytes"][found["none"][0]])
 
     def measured(label):
         point, *_ = chosen = found[label]
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
         steps = [sweep.metrics["t_step"][p] / sweep.metrics["n_steps"][p] / 1e6 for p in chosen]
-        return dict(testable="yes", fidelity_loss=paper.fidelity(sweep, [point]), loss_change=loss_change(sweep, point), codes_x=get("code_compression_factor"),
+        return dict(testable="yes", fidelity_loss=paper.fidelity(sweep, [point]), loss_change=changes.get(label, math.nan), codes_x=get("code_compression_factor"),
                     pages_x=get("page_compression_factor"), stored_x=get("compression_factor"), memory_x=base / get("kv_peak_bytes"), memory_kib=get("kv_peak_bytes") / 1024,
                     hit_ratio=get("hit_ratio"), step_us=get("t_step_model") / get("n_steps") / 1e3, step_ms=paper.stats.mean_interval(steps))
 
@@ -65,7 +67,7 @@ def tables(sweep):
 
 def figures(named):
     table = named["pikv_table"]
-    figure, axes = paper.grid(2, 3, "page", 4.2)
+    figure, axes = paper.grid(2, 4, "page", 3.8)
     groups = [g for g in table.distinct("group") if g != "reference"]
     for panel, (ours, theirs) in zip(axes, PAIRS):
         for i, group in enumerate(groups):
@@ -75,6 +77,7 @@ def figures(named):
         panel.set_title(f"rank correlation {rho:.2f}", fontsize=7)
         panel.set_xlabel(f"{theirs.replace('_', ' ')} ({table.columns[theirs][1]})")
         panel.set_ylabel(f"{ours.replace('_', ' ')}")
+    axes[len(PAIRS)].axis("off")
     axes[0].legend(fontsize=5.5)
     return {"pikv_table": figure}
 

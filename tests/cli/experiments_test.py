@@ -41,7 +41,7 @@ class Folders(unittest.TestCase):
             self.assertIn(f"scripts/reproduce.sh --only {sweep.parent.name}", (sweep.parent / "README.md").read_text(encoding="utf-8"))
 
     def test_every_sweep_expands_with_and_without_the_settings_of_full(self):
-        for sweep in EXPERIMENTS.glob("*/sweep.yaml"):
+        for sweep in (*EXPERIMENTS.glob("*/sweep.yaml"), *EXPERIMENTS.glob("*/model.yaml")):
             full = sweep.parent / "full.args"
             for extra in ([], full.read_text(encoding="utf-8").split()) if full.exists() else ([],):
                 done = run(PROGRAM, "sweep", sweep, *extra, "--list")
@@ -107,7 +107,8 @@ class Mapping(unittest.TestCase):
             [rows.settings(row, names) for row in rows.published()]
 
     def test_the_sweep_is_what_the_mapping_says(self):
-        self.assertEqual((EXPERIMENTS / "pikv_table/sweep.yaml").read_text(encoding="utf-8"), make_sweep.text())
+        for file in make_sweep.FILES:
+            self.assertEqual((EXPERIMENTS / "pikv_table" / file).read_text(encoding="utf-8"), make_sweep.text(file))
 
 
 class Audit(unittest.TestCase):
