@@ -152,20 +152,7 @@ void RouteLog::emit() {
                            passes_.restarts()));
   }
   if (passes_.gaps() > 0) sink_.warn(fmt::format("the token counter jumps {} times: rows are missing there", passes_.gaps()));
-  if (spool_->missing_rows() > 0) sink_.warn(fmt::format("{} rows of (token, layer) are missing; their experts are absent", spool_->missing_rows()));
-  const std::uint16_t domain = options_.domains.empty() ? 0 : sink_.domain(options_.domains[0]);
-  for (std::uint32_t r = 0; r < spool_->n_requests() && !sink_.full(); ++r) {
-    RequestInfo request;
-    request.prompt_tokens = spool_->tokens(r);
-    request.domain = domain;
-    const std::string where = fmt::format("{}: request {}", place, r);
-    if (!sink_.begin_request(request, where)) continue;
-    for (std::uint32_t begin = 0; begin < spool_->tokens(r); begin += block_tokens) {
-      TokenBlock block;
-      spool_->read(r, begin, std::min(begin + block_tokens, spool_->tokens(r)), has_weights_, block);
-      sink_.append(std::move(block), where);
-    }
-  }
+  spool_->hand_over(has_weights_, options_.domains.empty() ? 0 : sink_.domain(options_.domains[0]), place, sink_);
 }
 
 }  // namespace

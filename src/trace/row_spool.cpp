@@ -101,6 +101,22 @@ void RowSpool::read(std::uint32_t request, std::uint32_t begin, std::uint32_t en
   for (auto& id : out.ids) id = static_cast<std::uint16_t>(id - 1);  // 0 becomes ExpertId::invalid
 }
 
+void RowSpool::hand_over(bool weights, std::uint16_t domain, const std::string& place, ImportSink& sink) const {
+  if (missing_rows() > 0) sink.warn(fmt::format("{} rows of (token, layer) are missing; their experts are absent", missing_rows()));
+  for (std::uint32_t r = 0; r < n_requests() && !sink.full(); ++r) {
+    RequestInfo request;
+    request.prompt_tokens = tokens(r);
+    request.domain = domain;
+    const std::string where = fmt::format("{}: request {}", place, r);
+    if (!sink.begin_request(request, where)) continue;
+    for (std::uint32_t begin = 0; begin < tokens(r); begin += block_tokens) {
+      TokenBlock block;
+      read(r, begin, std::min(begin + block_tokens, tokens(r)), weights, block);
+      sink.append(std::move(block), where);
+    }
+  }
+}
+
 std::uint32_t PassCounter::position(std::uint32_t request, std::uint16_t layer, std::uint64_t token, const std::string& place) {
   constexpr std::uint64_t max_jump = 65536;
   State& state = states_[std::uint64_t{request} << 16 | layer];

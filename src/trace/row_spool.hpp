@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "io/spool.hpp"
+#include "trace/import_sink.hpp"
 #include "trace/writer.hpp"
 
 namespace moekv {
@@ -27,6 +28,8 @@ class RowSpool {
   [[nodiscard]] std::uint64_t missing_rows() const { return n_slots_ - n_distinct_; }
   /// After `sort`: positions [begin, end), all layers; missing rows have absent experts and weight 0.
   void read(std::uint32_t request, std::uint32_t begin, std::uint32_t end, bool weights, TokenBlock& out) const;
+  /// After `sort`: all requests, their tokens as prompt, to `sink`, which also hears of missing rows. `place` is named in its messages.
+  void hand_over(bool weights, std::uint16_t domain, const std::string& place, ImportSink& sink) const;
 
  private:
   [[nodiscard]] std::size_t row_bytes() const {
