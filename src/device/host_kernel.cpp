@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "device/plane_decoder.hpp"
 #include "rules/codec/map.hpp"
 #include "rules/codec/plane.hpp"
 #include "rules/merge.hpp"
