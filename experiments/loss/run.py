@@ -28,7 +28,10 @@ batch: {{load: concurrency(64), max_num_batched_tokens: 4096}}
 probe: {{samples: 2048}}
 """
 # Tried in this order until the program accepts one: what a rule needs beside the common settings.
-EXTRAS = ([], ["eviction.trigger=prefill_end", "prefill.queries=last:32"], ["eviction.action=demote", "eviction.access=mass"])
+MAPS = SOURCE / "experiments/pikv_table"
+EXTRAS = ([], ["eviction.trigger=prefill_end", "prefill.queries=last:32"], ["eviction.action=demote"], ["eviction.policy=h2o.sum", "eviction.budget=100%"],
+          *([f"compression.maps_path={MAPS / name}_{rank}.h5", f"compression.rank={rank}"] for name, rank in (("linear", 8), ("affine", 16))))
+BUDGET = {"flexgen.static": "eviction.percent={}"}  # the others: eviction.budget
 
 
 class Program:
@@ -51,7 +54,7 @@ def settings(program, kinds, budgets, pattern):
             if not re.search(pattern, rule) or rule in ("full", "recorded"):
                 continue
             if kind == "policies":
-                yield from ((kind, rule, b, [f"eviction.policy={rule}", f"eviction.budget={b}%"]) for b in budgets)
+                yield from ((kind, rule, b, [f"eviction.policy={rule}", BUDGET.get(rule, "eviction.budget={}%").format(b)]) for b in budgets)
             elif kind == "codecs":
                 yield kind, rule, None, [f"compression.codec={rule}", "page.slots=32"]
             else:
@@ -63,6 +66,7 @@ def measure(program, options, item):
     kind, rule, budget, overrides = item
     row = {"kind": kind, "rule": rule, "budget": budget, "note": ""}
     stem = re.sub(r"[^\w.+]", "_", f"{kind}_{rule}_{budget or ''}")
+    refusal = ""
     for extra in EXTRAS:
         closed = program.work / f"{stem}_score.h5"
         done = None
@@ -70,7 +74,11 @@ def measure(program, options, item):
             done = program("score", "score.yaml", *overrides, *extra, "--quiet", "--out", closed)
         if done is None or done.returncode != 2:
             break
-    row["settings"] = " ".join(extra)
+        refusal = refusal or done.stderr.strip().splitlines()[-1]
+    else:
+        row["note"] = refusal[:160]  # of the common settings; nothing helped
+        return row
+    row["settings"] = " ".join(extra).replace(f"{SOURCE}/", "")
     if done is not None and done.returncode != 0:
         row["note"] = (done.stderr.strip().splitlines() or ["failed"])[-1][:160]
         return row
