@@ -135,7 +135,7 @@ void Shard::unpack_chain(const ChainMove& head, std::uint32_t request_tokens, Wi
   join_shadow(chain, head, shadow_live, shadow_written);
   chain.ascending = chain.ascending && chain.pages.empty() && head.ascending != 0;
   pages.clear();
-  for (const PageMove& move : in.take<PageMove>(head.n_pages)) {
+  for (const PageMove& move : in.copy<PageMove>(head.n_pages)) {
     const std::uint32_t index = new_page(move.page.sealed ? sealed_pool(group, move.page.page_class) : raw_pool(group), group_index, chain_index);
     Page& page = pages_[index];
     const BlockRef block = page.block;

@@ -77,10 +77,18 @@ class WireReader {
   [[nodiscard]] std::size_t at() const { return at_; }
   template <class T>
   [[nodiscard]] std::span<const T> take(std::size_t n) {
+    static_assert(alignof(T) <= 16, "sections are aligned to 16 bytes: copy");
     MOEKV_EXPECT(at_ + WireWriter::padded(n * sizeof(T)) <= bytes_.size());
     const auto* data = reinterpret_cast<const T*>(bytes_.data() + at_);
     at_ += WireWriter::padded(n * sizeof(T));
     return {data, n};
+  }
+  /// The same for types that are aligned to more than the wire.
+  template <class T>
+  [[nodiscard]] std::vector<T> copy(std::size_t n) {
+    std::vector<T> out(n);
+    std::memcpy(static_cast<void*>(out.data()), take<std::byte>(n * sizeof(T)).data(), n * sizeof(T));
+    return out;
   }
 
  private:

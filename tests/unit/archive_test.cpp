@@ -62,7 +62,7 @@ TEST_F(Archive, LongLinesAreReadUpToTheLimit) {
 
 TEST_F(Archive, DamagedGzipIsRefused) {
   std::string random;
-  for (int i = 0; i < 100'000; ++i) random += static_cast<char>('a' + (i * i) % 23);
+  for (std::int64_t i = 0; i < 100'000; ++i) random += static_cast<char>('a' + (i * i) % 23);
   const std::string bytes = gzipped(random);
   EXPECT_THAT(message_of([&] { lines_of(file("cut.gz", bytes.substr(0, bytes.size() / 2))); }), HasSubstr("ends in the middle"));
   std::string flipped = bytes;
