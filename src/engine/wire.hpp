@@ -87,7 +87,8 @@ class WireReader {
   template <class T>
   [[nodiscard]] std::vector<T> copy(std::size_t n) {
     std::vector<T> out(n);
-    std::memcpy(static_cast<void*>(out.data()), take<std::byte>(n * sizeof(T)).data(), n * sizeof(T));
+    const auto bytes = take<std::byte>(n * sizeof(T));
+    if (n > 0) std::memcpy(static_cast<void*>(out.data()), bytes.data(), bytes.size());
     return out;
   }
 
