@@ -27,7 +27,7 @@ build() {
   local preset=$1
   shift
   local options=()
-  # ccache keeps objects of single sources; without it precompiled headers and sources compiled together save more than half of the time.
+  # ccache keeps objects of single sources; without it precompiled headers and sources compiled together save time.
   if command -v ccache >/dev/null; then
     options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON)
   else
