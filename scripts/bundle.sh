@@ -19,7 +19,7 @@ root=$stage/moekv
 mkdir -p "$root"/{bin,lib,libexec,share,scripts}
 
 # Programs. Tests and benchmark are there where the build made them.
-for program in moekv experiments/bench/gpu_bench tests/parity_attend_test tests/parity_device_test tests/parity_merge_test; do
+for program in moekv experiments/bench/gpu_bench tests/parity_device tests/parity_replay; do
   [ ! -x "$build_folder/$program" ] || install -s -m 755 "$build_folder/$program" "$root/libexec/"
 done
 for program in orterun orted; do

@@ -61,13 +61,12 @@ sanitized() { # tool, test, filter
   fi
 }
 
-for test in parity_attend_test parity_device_test parity_merge_test; do
+for test in parity_device parity_replay; do
   if exists "$test"; then step "$test" "$test.log" parity "$test" '*/cuda'; else note "$test" missing "not built"; fi
 done
-if command -v compute-sanitizer >/dev/null && exists parity_attend_test; then
+if command -v compute-sanitizer >/dev/null && exists parity_device; then
   for tool in memcheck racecheck initcheck synccheck; do
-    step "sanitizer $tool attend" "$tool-attend.log" sanitized "$tool" parity_attend_test '*TaskResults*/cuda:*StoredRows*/cuda'
-    step "sanitizer $tool device" "$tool-device.log" sanitized "$tool" parity_device_test '*Bounds*/cuda:*Leave*/cuda:*Audits*/cuda'
+    step "sanitizer $tool" "$tool.log" sanitized "$tool" parity_device '*TaskResults*/cuda:*StoredRows*/cuda:*Bounds*/cuda:*Leave*/cuda:*Audits*/cuda'
   done
 else
   note "compute-sanitizer" missing "not on PATH"

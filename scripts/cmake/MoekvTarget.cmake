@@ -8,7 +8,8 @@ function(moekv_flags target)
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v2>)  # popcount; kernels choose wider instructions at run time
   endif()
   if(MOEKV_SANITIZE)
-    target_compile_options(${target} PUBLIC -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+    # -O1: tests take a third of the time they take unoptimised. With sanitizers g++ sees uninitialised values where none are.
+    target_compile_options(${target} PUBLIC -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized)
     target_link_options(${target} PUBLIC -fsanitize=address,undefined)
   endif()
   if(MOEKV_CHECKED)

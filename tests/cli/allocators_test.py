@@ -28,23 +28,29 @@ def allocators():
 
 
 class Allocators(program.ProgramTest):
-    def replay(self, name, *overrides, ranks=None):
-        config, out = self.folder / "allocators.yaml", self.folder / "out.h5"
-        config.write_text(SETTINGS)
+    def setUp(self):
+        super().setUp()
+        (self.folder / "allocators.yaml").write_text(SETTINGS)
         (self.folder / "gates.csv").write_text("0.9,0.2\n0.4,0.3\n0.1,0.8\n0.7,0.6\n")
-        extra = [f"eviction.allocator.{x}" for x in EXTRA.get(name, [])]
-        done = program.run("run", config, f"eviction.allocator={name}", *extra, *overrides, "--out", out, ranks=ranks, folder=self.folder)
-        self.assertEqual(done.code, 0, done)
+
+    def settings(self, name):
+        return [f"eviction.allocator={name}", *(f"eviction.allocator.{x}" for x in EXTRA.get(name, []))]
+
+    def replay(self, name, *overrides):
+        out = self.folder / "out.h5"
+        self.run_ok("run", "allocators.yaml", *self.settings(name), *overrides, "--out", out)
         return moekv_results.load(out)
 
     def test_each_replays_alike_and_divides_the_same_sum(self):
         names = allocators()
         self.assertEqual(names, ["uniform", "pyramid", "ada", "pooled", "cake", "duo", "file"])
         digests, sums = {}, {}
+        cases = {name: self.settings(name) for name in names}
+        shared = [self.sweep(SETTINGS, cases, ranks=n) for n in (2, 4)]
         for name in names:
             with self.subTest(name):
                 alone = self.replay(name)
-                self.assertEqual({self.replay(name, ranks=n).digest for n in (2, 4)}, {alone.digest})
+                self.assertEqual({results[name].digest for results in shared}, {alone.digest})
                 self.assertEqual(alone.violations, [])
                 self.assertGreater(alone.metrics["evictions"].value, 0)
                 self.assertNotIn("not_exercised", alone.labels)

@@ -69,7 +69,7 @@ class Score(program.ProgramTest):
             self.assertGreater(same.mean(), 0.999)
 
     def test_what_is_lost_costs_and_more_budget_costs_less(self):
-        few = "trace.max_requests=8"
+        few = "trace.max_requests=4"
         kl = {}
         for budget in ("15%", "30%", "60%"):
             numbers = self.metrics(self.score(few, "eviction.policy=streaming", f"eviction.budget={budget}"))

@@ -55,14 +55,6 @@ class Tier(program.ProgramTest):
         (self.folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
         self.run_ok("trace", "import", "log.jsonl", "-o", "accesses.moekv.h5", "--experts", 16, "--prompt-share", 0)
 
-    def replay(self, policy, capacity):
-        (self.folder / "tier.yaml").write_text(SETTINGS)
-        self.run_ok("run", "tier.yaml", f"eviction.policy={policy}", f"eviction.budget={{pages: {capacity}}}", "--out", "out.h5")
-        shown = json.loads(self.run_ok("show", "--json", "out.h5").out)
-        (self.folder / "out.h5").unlink()
-        self.assertEqual(shown["violations"], [])
-        return {name: metric["value"] for name, metric in shown["metrics"].items()}
-
     def serial(self, accesses, policy, capacity):
         case = {"rule": policy, "capacity": capacity, "accesses": list(accesses)}
         done = subprocess.run([program.PROGRAM, "policy", "evict"], input=json.dumps(case), capture_output=True, text=True, check=True)
@@ -71,10 +63,11 @@ class Tier(program.ProgramTest):
     def test_queues_hit_as_the_serial_loop_does(self):
         for capacity, accesses in sequences():
             self.import_trace(accesses)
+            replays = self.sweep(SETTINGS, {policy: [f"eviction.policy={policy}", f"eviction.budget={{pages: {capacity}}}"] for policy in QUEUES})
             for policy in QUEUES:
                 with self.subTest(policy=policy, capacity=capacity):
                     expected = self.serial(accesses, policy, capacity)
-                    found = self.replay(policy, capacity)
+                    found = replays[policy].metrics
                     distinct = len(set(accesses))
                     self.assertEqual(found["n_req"], len(accesses))
                     self.assertEqual(found["n_hit"] - distinct, expected["hits"], "a page's first access stores it: a hit of the replay, a miss of the loop")

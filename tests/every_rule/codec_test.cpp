@@ -12,10 +12,14 @@
 #include "core/rng.hpp"
 #include "rules/codec/catalogue.hpp"
 #include "rules/codec/plane.hpp"
+#include "support/every_codec.hpp"
 #include "support/test_name.hpp"
 
 namespace moekv {
 namespace {
+
+using testing::CatalogueCodec;
+using testing::EveryCodec;
 
 std::vector<float> gaussian_row(std::uint32_t d, std::uint32_t row, float spread = 1.0F) {
   std::vector<float> x(d);
@@ -90,22 +94,7 @@ double error_bound(const PlaneFormat& f, const std::vector<float>& group, float 
   return scale / 2 + rounded_meta + amax * 1e-6;
 }
 
-/// A codec of the catalogue: a suite by type would cost a minute of compile time.
-struct CatalogueCodec {
-  std::string_view name, doc, source;
-  Codec codec;
-  [[nodiscard]] PlaneFormat plane(Role role, std::uint32_t d) const {
-    return std::visit([&](const auto& c) { return c.plane(role, d); }, codec);
-  }
-};
-std::vector<CatalogueCodec> codecs() {
-  return []<class... C>(std::variant<C...>*) {
-    return std::vector<CatalogueCodec>{{C::name, C::doc, C::source, C{}}...};
-  }(static_cast<Codec*>(nullptr));
-}
-
-class EveryCodec : public ::testing::TestWithParam<CatalogueCodec> {};
-INSTANTIATE_TEST_SUITE_P(Catalogue, EveryCodec, ::testing::ValuesIn(codecs()),
+INSTANTIATE_TEST_SUITE_P(Catalogue, EveryCodec, ::testing::ValuesIn(testing::every_codec()),
                          [](const auto& entry) { return testing::test_name(entry.param.name); });
 
 std::vector<float> page_of_rows(std::uint32_t n, std::uint32_t d, std::uint32_t seed) {

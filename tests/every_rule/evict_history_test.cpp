@@ -18,9 +18,6 @@ using testing::Set;
 using testing::some_positions;
 using testing::World;
 
-INSTANTIATE_TEST_SUITE_P(Catalogue, EveryEvictRule, ::testing::ValuesIn(testing::evict_rules()),
-                         [](const auto& entry) { return testing::test_name(entry.param.name); });
-
 /// All that happened: attention rows and accesses by step, entry p stored at step p.
 struct History {
   std::vector<std::map<std::uint32_t, float>> rows;

@@ -12,9 +12,6 @@ using testing::Set;
 using testing::some_positions;
 using testing::World;
 
-INSTANTIATE_TEST_SUITE_P(Catalogue, EveryEvictRule, ::testing::ValuesIn(testing::evict_rules()),
-                         [](const auto& entry) { return testing::test_name(entry.param.name); });
-
 /// The residents of every step of two worlds are equal. Returns what was evicted.
 std::size_t expect_equal(World& a, World& b, std::uint32_t steps) {
   std::size_t evicted = 0;

@@ -7,25 +7,18 @@
 #include <vector>
 
 #include "core/rng.hpp"
-#include "rules/codec/catalogue.hpp"
-#include "support/test_name.hpp"
+#include "support/every_codec.hpp"
 
 namespace moekv {
 namespace {
 
-std::vector<Codec> codecs() {
-  return []<class... C>(std::variant<C...>*) { return std::vector<Codec>{C{}...}; }(static_cast<Codec*>(nullptr));
-}
+using testing::EveryCodec;
 
-class PlanesOfCodec : public ::testing::TestWithParam<Codec> {};
-INSTANTIATE_TEST_SUITE_P(Catalogue, PlanesOfCodec, ::testing::ValuesIn(codecs()),
-                         [](const auto& entry) { return testing::test_name(std::visit([](const auto& codec) { return codec.name; }, entry.param)); });
-
-TEST_P(PlanesOfCodec, DecodeTogetherAsOneByOne) {
+TEST_P(EveryCodec, DecodesTogetherAsOneByOne) {
   constexpr std::uint32_t n = 40;
   const std::vector<std::uint16_t> slots = {0, 3, 4, 30, 31, 32, 33, 39};
   for (const Role role : {Role::k, Role::v}) {
-    const PlaneFormat f = plane_of(GetParam(), role, 128, 0);
+    const PlaneFormat f = plane_of(GetParam().codec, role, 128, 0);
     for (const std::uint32_t width : {1U, 31U, 64U, 97U, 576U}) {
       std::vector<float> x(std::size_t{n} * width);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] = 8.0F * uniform_float(static_cast<std::uint32_t>(hash_words(1, width, i))) - 3.0F;

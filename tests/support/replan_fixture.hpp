@@ -26,19 +26,14 @@ inline RunOutcome run_replanned(const RunSpec& spec, const AfterStep& after_step
   return run_replay(spec, *transport, *device, trace, after_step);
 }
 
+/// f(shard, page, index in the shard's arrays, entry) for every entry that the cache holds.
 template <class F>
-void for_each_live(const ShardedCache& cache, F&& f) {
-  for (const Shard& shard : cache.shards()) {
-    for (std::uint32_t p = 0; p < shard.pages().size(); ++p) {
-      if (shard.pages()[p].group == no_index) continue;
-      const Group& group = shard.groups()[shard.pages()[p].group];
-      for (std::uint32_t slot = 0; slot < shard.pages()[p].used; ++slot) {
-        if (!shard.live(p, slot)) continue;
-        const std::size_t i = shard.at(p, slot);
-        f(shard, p, i, Entry{group.request.value, group.layer, shard.position(i), shard.copy(i), group.head_group});
-      }
-    }
-  }
+void for_each_entry(ShardedCache& cache, F&& f) {
+  for_each_live(cache, [&](Shard& shard, std::uint32_t page, std::uint32_t slot) {
+    const Group& group = shard.groups()[shard.pages()[page].group];
+    const std::size_t i = shard.at(page, slot);
+    f(shard, page, i, Entry{group.request.value, group.layer, shard.position(i), shard.copy(i), group.head_group});
+  });
 }
 
 }  // namespace moekv::testing

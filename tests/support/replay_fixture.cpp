@@ -1,6 +1,8 @@
 // The random trace and payload, and the loop of a replay without files.
 #include "support/replay_fixture.hpp"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <memory>
 
@@ -184,6 +186,16 @@ StepRecord totals(const RunOutcome& out) {
   StepRecord sum;
   for (const StepRecord& s : out.steps) combine_rows(sum, s);
   return sum;
+}
+
+void expect_dense(const RunOutcome& out, double tolerance) {
+  ASSERT_FALSE(out.probes.empty());
+  for (const ProbeRecord& p : out.probes) {
+    ASSERT_EQ(p.read_tokens, p.history_tokens) << "request " << p.request << " layer " << p.layer << " position " << p.position;
+    ASSERT_NEAR(p.attn_mass_kept, 1.0, 1e-12);
+    ASSERT_LE(p.attn_out_err, tolerance) << "request " << p.request << " layer " << p.layer << " position " << p.position;
+  }
+  EXPECT_TRUE(out.violations.empty()) << out.violations.front();
 }
 
 }  // namespace moekv::testing

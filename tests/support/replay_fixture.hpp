@@ -72,4 +72,20 @@ using AfterStep = std::function<void(const StepBatch&, ShardedCache&, StepDriver
                                     const std::string& backend = "host");
 [[nodiscard]] StepRecord totals(const RunOutcome& out);
 
+/// Every probe read its whole history, with attention within `tolerance` of the exact one; no law was violated.
+void expect_dense(const RunOutcome& out, double tolerance = 1e-5);
+
+/// f(shard, page, slot) for every entry that the cache holds.
+template <class F>
+void for_each_live(ShardedCache& cache, F&& f) {
+  for (const Shard& shard : cache.shards()) {
+    for (std::uint32_t page = 0; page < shard.pages().size(); ++page) {
+      if (shard.pages()[page].group == no_index) continue;
+      for (std::uint32_t slot = 0; slot < shard.pages()[page].used; ++slot) {
+        if (shard.live(page, slot)) f(const_cast<Shard&>(shard), page, slot);
+      }
+    }
+  }
+}
+
 }  // namespace moekv::testing

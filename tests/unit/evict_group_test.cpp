@@ -16,11 +16,12 @@
 namespace moekv {
 namespace {
 
+using testing::for_each_live;
 using testing::RandomQkv;
 using testing::RandomTrace;
 
-RunSpec local_spec(const EvictRule& rule, std::uint32_t n_layers = 1) {
-  RunSpec spec = testing::small_spec(testing::gqa_model(n_layers));
+RunSpec local_spec(const EvictRule& rule, std::uint32_t layers = 1) {
+  RunSpec spec = testing::small_spec(testing::gqa_model(layers));
   spec.cluster.ranks = 1;
   spec.placement.layout = Layout::local;
   spec.eviction.rule = rule;
@@ -41,18 +42,6 @@ RunOutcome run(const RunSpec& spec, std::vector<std::pair<std::uint32_t, std::ui
 RunOutcome run(const RunSpec& spec, std::vector<std::pair<std::uint32_t, std::uint32_t>> requests, const testing::AfterStep& check = {}) {
   const auto backend = make_host_backend(1);
   return run(spec, std::move(requests), *backend, check);
-}
-
-template <class F>
-void for_each_live(ShardedCache& cache, F&& f) {
-  for (const Shard& shard : cache.shards()) {
-    for (std::uint32_t p = 0; p < shard.pages().size(); ++p) {
-      if (shard.pages()[p].group == no_index) continue;
-      for (std::uint32_t slot = 0; slot < shard.pages()[p].used; ++slot) {
-        if (shard.live(p, slot)) f(const_cast<Shard&>(shard), p, slot);
-      }
-    }
-  }
 }
 
 /// keydiff's scores of the entries of one head group of 4 heads, from rows that `key` gives.

@@ -25,20 +25,6 @@ double reduced(const ExactResult& exact, std::uint32_t n_heads, std::size_t n_ke
   return reducer == Reducer::max ? most : reducer == Reducer::sum ? sum : sum / n_heads;
 }
 
-template <class F>
-void for_each_live(ShardedCache& cache, F&& f) {
-  for (const Shard& shard : cache.shards()) {
-    for (std::uint32_t p = 0; p < shard.pages().size(); ++p) {
-      const Page& page = shard.pages()[p];
-      if (page.group == no_index) continue;
-      const Group& group = shard.groups()[page.group];
-      for (std::uint32_t slot = 0; slot < page.used; ++slot) {
-        if (shard.live(p, slot)) f(const_cast<Shard&>(shard), group, shard.at(p, slot));
-      }
-    }
-  }
-}
-
 TEST(EvictState, MassIsThatOfExactAttention) {
   for (const Reducer reducer : {Reducer::mean, Reducer::sum, Reducer::max}) {
     RunSpec spec = testing::small_spec(testing::gqa_model(2));
@@ -73,7 +59,9 @@ TEST(EvictState, MassIsThatOfExactAttention) {
           }
         }
       }
-      for_each_live(cache, [&](Shard& shard, const Group& group, std::size_t i) {
+      testing::for_each_live(cache, [&](Shard& shard, std::uint32_t page, std::uint32_t slot) {
+        const Group& group = shard.groups()[shard.pages()[page].group];
+        const std::size_t i = shard.at(page, slot);
         const Key key{group.request.value, group.layer, shard.position(i)};
         ASSERT_NEAR(static_cast<double>(shard.state(i).value), expected[key], 2e-5 * (1 + expected[key]));
         ASSERT_EQ(shard.state(i).seen, queries[key]);
@@ -128,7 +116,7 @@ TEST(EvictState, LfuUnderDenseAccessEvictsTheNewest) {
   std::set<std::uint32_t> live;
   const auto check = [&](const StepBatch& batch, ShardedCache& cache, StepDriver&) {
     if (batch.items.front().end != 199) return;  // the step before the request ends
-    for_each_live(cache, [&](Shard& shard, const Group&, std::size_t i) { live.insert(shard.position(i)); });
+    testing::for_each_live(cache, [&](Shard& shard, std::uint32_t page, std::uint32_t slot) { live.insert(shard.position(shard.at(page, slot))); });
   };
   const auto transport = make_local_transport();
   const auto backend = make_backend("count", 1);
@@ -147,7 +135,9 @@ TEST(EvictState, KeysAndValuesScoreEntriesOnce) {
   testing::RandomQkv qkv(spec.model, 7);
   std::size_t checked = 0;
   const auto check = [&](const StepBatch&, ShardedCache& cache, StepDriver&) {
-    for_each_live(cache, [&](Shard& shard, const Group& group, std::size_t i) {
+    testing::for_each_live(cache, [&](Shard& shard, std::uint32_t page, std::uint32_t slot) {
+      const Group& group = shard.groups()[shard.pages()[page].group];
+      const std::size_t i = shard.at(page, slot);
       const std::uint32_t d = spec.model.d_k, p = shard.position(i);
       std::vector<float> k(std::size_t{spec.model.n_kv_heads} * d), v(k.size());
       qkv.keys_values(LayerId(0), group.request, p, p + 1, {}, k.data(), v.data());

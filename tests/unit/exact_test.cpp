@@ -13,14 +13,14 @@
 namespace moekv {
 namespace {
 
-struct Case {
+struct Query {
   ModelShape shape;
   LayerShape layer;
   std::uint32_t position;
 };
 
 /// Softmax weights of one head over positions [begin, position], by the definition and with no running maximum.
-std::vector<double> naive_weights(const Case& c, std::uint32_t begin, std::uint32_t head, const std::vector<float>& q, const std::vector<float>& k,
+std::vector<double> naive_weights(const Query& c, std::uint32_t begin, std::uint32_t head, const std::vector<float>& q, const std::vector<float>& k,
                                   const float* sink, double scale) {
   std::vector<double> weights;
   double largest = sink != nullptr ? static_cast<double>(*sink) : -1e300;
@@ -37,10 +37,10 @@ std::vector<double> naive_weights(const Case& c, std::uint32_t begin, std::uint3
   return weights;
 }
 
-class Exact : public testing::TestWithParam<Case> {};
+class Exact : public ::testing::TestWithParam<Query> {};
 
 TEST_P(Exact, EqualsTheNaiveLoop) {
-  const Case& c = GetParam();
+  const Query& c = GetParam();
   const ModelShape& m = c.shape;
   const auto source = make_qkv_generator({.seed = 5}, m);
   const LayerId layer(1);
@@ -97,10 +97,10 @@ TEST_P(Exact, EqualsTheNaiveLoop) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Exact,
-                         testing::Values(Case{test::gqa_shape(6, 2, 32), {}, 700}, Case{test::gqa_shape(2, 2, 64), {}, 5},
-                                         Case{test::mla_shape(3, 64, 16), {}, 300},
-                                         Case{test::gqa_shape(4, 1, 32), {AttentionKind::window, 128, true, true}, 600},
-                                         Case{test::gqa_shape(4, 4, 32), {AttentionKind::full, 0, true, true}, 255}));
+                         ::testing::Values(Query{test::gqa_shape(6, 2, 32), {}, 700}, Query{test::gqa_shape(2, 2, 64), {}, 5},
+                                         Query{test::mla_shape(3, 64, 16), {}, 300},
+                                         Query{test::gqa_shape(4, 1, 32), {AttentionKind::window, 128, true, true}, 600},
+                                         Query{test::gqa_shape(4, 4, 32), {AttentionKind::full, 0, true, true}, 255}));
 
 }  // namespace
 }  // namespace moekv

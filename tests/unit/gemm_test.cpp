@@ -12,7 +12,7 @@
 namespace moekv {
 namespace {
 
-struct Case {
+struct Sizes {
   std::uint32_t rows, columns, tokens;
 };
 
@@ -30,7 +30,7 @@ std::vector<std::byte> stored(const std::vector<float>& values, ElementFormat ty
 
 TEST(Gemm, IsTheSumOfProductsInEveryType) {
   for (const ElementFormat type : {ElementFormat::fp32, ElementFormat::bf16, ElementFormat::fp16}) {
-    for (const Case& c : {Case{1, 1, 1}, {7, 33, 5}, {64, 128, 3}, {129, 31, 70}, {200, 96, 130}}) {
+    for (const Sizes& c : {Sizes{1, 1, 1}, {7, 33, 5}, {64, 128, 3}, {129, 31, 70}, {200, 96, 130}}) {
       const auto x = random(std::size_t{c.tokens} * c.columns, 2);
       const auto w = stored(random(std::size_t{c.rows} * c.columns, 1), type);
       std::vector<float> y(std::size_t{c.tokens} * c.rows, -7);
@@ -49,7 +49,7 @@ TEST(Gemm, IsTheSumOfProductsInEveryType) {
 }
 
 TEST(Gemm, ATokenIsTheSameAloneAndAmongOthers) {
-  const Case c{67, 53, 150};
+  const Sizes c{67, 53, 150};
   const auto x = random(std::size_t{c.tokens} * c.columns, 3);
   const auto w = stored(random(std::size_t{c.rows} * c.columns, 4), ElementFormat::fp32);
   const MatrixView matrix{w.data(), ElementFormat::fp32, c.rows, c.columns};

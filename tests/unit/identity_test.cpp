@@ -12,14 +12,14 @@ namespace {
 
 using testing::run_replay;
 
-struct Case {
+struct Placing {
   Layout layout;
   ShardMap map;
   Dedup dedup = Dedup::none;
 };
 
-const std::vector<Case>& cases() {
-  static const std::vector<Case> all = {
+const std::vector<Placing>& cases() {
+  static const std::vector<Placing> all = {
       {Layout::local, ShardMap::none},           {Layout::head, ShardMap::none},
       {Layout::replicated, ShardMap::none},      {Layout::token, ShardMap::block_cyclic},
       {Layout::token, ShardMap::hash},           {Layout::token, ShardMap::pikv_xor},
@@ -41,20 +41,10 @@ std::vector<ModelShape> shapes() {
   return {testing::gqa_model(), mixed, testing::mla_model()};
 }
 
-void expect_dense(const RunOutcome& out, double tolerance) {
-  ASSERT_FALSE(out.probes.empty());
-  for (const ProbeRecord& p : out.probes) {
-    ASSERT_EQ(p.read_tokens, p.history_tokens) << "request " << p.request << " layer " << p.layer << " position " << p.position;
-    ASSERT_LE(p.attn_out_err, tolerance) << "request " << p.request << " layer " << p.layer << " position " << p.position;
-    ASSERT_NEAR(p.attn_mass_kept, 1.0, 1e-12);
-  }
-  EXPECT_TRUE(out.violations.empty()) << out.violations.front();
-}
-
 TEST(Identity, EveryPlacementIsDenseAttention) {
   for (const ModelShape& shape : shapes()) {
     for (const std::uint32_t ranks : {1U, 3U, 4U}) {
-      for (const Case& c : cases()) {
+      for (const Placing& c : cases()) {
         RunSpec spec = testing::small_spec(shape);
         spec.cluster.ranks = ranks;
         spec.placement.layout = c.layout;
@@ -64,7 +54,7 @@ TEST(Identity, EveryPlacementIsDenseAttention) {
         spec.placement.replicas = 24;
         SCOPED_TRACE(fmt::format("{} ranks {} layout {} map {} dedup {}", shape.name, ranks, static_cast<int>(c.layout), static_cast<int>(c.map),
                                  static_cast<int>(c.dedup)));
-        expect_dense(run_replay(spec, testing::requests_of({{30, 5}, {0, 12}, {1, 1}})), 1e-5);
+        testing::expect_dense(run_replay(spec, testing::requests_of({{30, 5}, {0, 12}, {1, 1}})), 1e-5);
         if (HasFatalFailure()) return;
       }
     }
@@ -73,7 +63,7 @@ TEST(Identity, EveryPlacementIsDenseAttention) {
 
 TEST(Identity, Bf16PayloadStaysWithinItsRounding) {
   for (const ModelShape& shape : shapes()) {
-    for (const Case& c : cases()) {
+    for (const Placing& c : cases()) {
       RunSpec spec = testing::small_spec(shape);
       spec.placement.layout = c.layout;
       spec.placement.map = c.map;
@@ -105,7 +95,7 @@ TEST(Identity, ShardsPageKeysHeadGroupsKeysAndMissingExperts) {
           const auto transport = make_local_transport();
           const auto backend = make_host_backend(0);
           const RunOutcome out = run_replay(spec, *transport, *backend, trace);
-          expect_dense(out, 1e-5);
+          testing::expect_dense(out, 1e-5);
           EXPECT_EQ(testing::totals(out).stored_home > 0, layout == Layout::expert);
           if (HasFatalFailure()) return;
         }

@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "core/id.hpp"
+#include "support/all_rows.hpp"
 #include "support/archives.hpp"
 #include "support/recording_target.hpp"
 #include "support/temp_dir.hpp"
@@ -163,13 +164,6 @@ std::string rows(int n, int stride) {
             "\n";
   }
   return text;
-}
-
-RoutingRows all_rows(TraceSource& trace, std::uint32_t request, WantLogits want = WantLogits::no) {
-  RoutingRows out;
-  trace.read(RequestId(request), 0, trace.request(RequestId(request)).total_tokens(), 0, static_cast<std::uint32_t>(trace.info().moe_layers.size()),
-             want, out);
-  return out;
 }
 
 TEST_F(ImportRequests, NativeFileHoldsWhatWasImported) {

@@ -12,7 +12,7 @@ namespace moekv {
 namespace {
 
 using testing::Entry;
-using testing::for_each_live;
+using testing::for_each_entry;
 using testing::replan_spec;
 
 TEST(PageMove, SealedPagesMoveWithTheirTables) {
@@ -89,7 +89,7 @@ TEST(PageMove, AttentionStateMovesAlong) {
     std::vector<std::map<Entry, evict::Mass>> steps;
     testing::run_replanned(spec, [&](const StepBatch&, ShardedCache& cache, StepDriver&) {
       steps.emplace_back();
-      for_each_live(cache, [&](const Shard& shard, std::uint32_t, std::size_t i, const Entry& e) { steps.back()[e] = const_cast<Shard&>(shard).state(i); });
+      for_each_entry(cache, [&](const Shard& shard, std::uint32_t, std::size_t i, const Entry& e) { steps.back()[e] = const_cast<Shard&>(shard).state(i); });
     });
     return steps;
   };

@@ -13,17 +13,9 @@ namespace moekv {
 namespace {
 
 using testing::Entry;
-using testing::for_each_live;
+using testing::expect_dense;
+using testing::for_each_entry;
 using testing::replan_spec;
-
-void expect_dense(const RunOutcome& out, double tolerance = 1e-5) {
-  ASSERT_FALSE(out.probes.empty());
-  for (const ProbeRecord& p : out.probes) {
-    ASSERT_EQ(p.read_tokens, p.history_tokens) << "request " << p.request << " layer " << p.layer << " position " << p.position;
-    ASSERT_LE(p.attn_out_err, tolerance) << "request " << p.request << " layer " << p.layer << " position " << p.position;
-  }
-  EXPECT_TRUE(out.violations.empty()) << out.violations.front();
-}
 
 TEST(Replan, AttentionStaysDense) {
   ModelShape mixed = testing::gqa_model(4);
@@ -67,14 +59,14 @@ TEST(Replan, EveryEntryIsThereOnceAndWhereThePlanSays) {
   std::vector<std::set<Entry>> expected;
   testing::run_replanned(fixed, [&](const StepBatch&, ShardedCache& cache, StepDriver&) {
     expected.emplace_back();
-    for_each_live(cache, [&](const Shard&, std::uint32_t, std::size_t, const Entry& e) { expected.back().insert(e); });
+    for_each_entry(cache, [&](const Shard&, std::uint32_t, std::size_t, const Entry& e) { expected.back().insert(e); });
   });
   std::size_t step = 0, moved = 0;
   std::map<Entry, std::uint32_t> before;
   testing::run_replanned(replan_spec(2), [&](const StepBatch& batch, ShardedCache& cache, StepDriver& driver) {
     std::map<Entry, std::uint32_t> now;
     const Geometry& geometry = driver.geometry();
-    for_each_live(cache, [&](const Shard& shard, std::uint32_t page, std::size_t i, const Entry& e) {
+    for_each_entry(cache, [&](const Shard& shard, std::uint32_t page, std::size_t i, const Entry& e) {
       EXPECT_TRUE(now.emplace(e, shard.id().value).second) << "an entry lies twice";
       const Group& group = shard.groups()[shard.pages()[page].group];
       const ExpertId expert = group.chains[shard.pages()[page].chain].expert;

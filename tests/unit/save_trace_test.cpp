@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "io/hdf5.hpp"
+#include "support/all_rows.hpp"
 #include "support/temp_dir.hpp"
 #include "trace/stats.hpp"
 #include "trace/synthetic.hpp"
@@ -36,12 +37,6 @@ void save(const std::string& path, RoutingLevel level) {
   spec.info.level = level;
   spec.weight_kind = level == RoutingLevel::ids ? WeightKind::none : WeightKind::renorm;
   save_trace(*trace, path, spec);
-}
-
-RoutingRows all_rows(TraceSource& trace, std::uint32_t r, WantLogits want) {
-  RoutingRows rows;
-  trace.read(RequestId(r), 0, trace.request(RequestId(r)).total_tokens(), 0, static_cast<std::uint32_t>(trace.info().moe_layers.size()), want, rows);
-  return rows;
 }
 
 TEST(SaveTrace, EveryLevelComesBack) {

@@ -26,8 +26,8 @@ class SummariseTest : public ::testing::Test {
   const Summary& at(const std::string& name) {
     const auto it = by_name_.find(name);
     if (it == by_name_.end()) ADD_FAILURE() << "no summary " << name;
-    static const Summary none;
-    return it == by_name_.end() ? none : it->second;
+    static const Summary missing;
+    return it == by_name_.end() ? missing : it->second;
   }
   double value(const std::string& name) { return at(name).value; }
 

@@ -15,13 +15,13 @@
 namespace moekv {
 namespace {
 
-constexpr const char* base =
+constexpr const char* sweep_base =
     "base: {model: tinymoe, backend: count, trace: {synthetic: {n_requests: 2, prompt_tokens: 32}}, placement: {layout: expert}}\n";
 
 class SweepFiles : public ::testing::Test {
  protected:
   Sweep read(const std::string& text, const std::vector<std::string>& overrides = {}) {
-    std::ofstream(folder_.file("s.yaml")) << base << text;
+    std::ofstream(folder_.file("s.yaml")) << sweep_base << text;
     return read_sweep(folder_.file("s.yaml"), overrides);
   }
   /// The values of the points in their order: "lru 8, lru 16".

@@ -21,15 +21,6 @@ RunSpec demote_spec(const EvictRule& rule, BudgetSpec budget, ModelShape model =
   return spec;
 }
 
-void expect_dense(const RunOutcome& out, double tolerance) {
-  ASSERT_FALSE(out.probes.empty());
-  for (const ProbeRecord& p : out.probes) {
-    ASSERT_EQ(p.read_tokens, p.history_tokens) << "request " << p.request << " layer " << p.layer << " position " << p.position;
-    ASSERT_LE(p.attn_out_err, tolerance) << "request " << p.request << " layer " << p.layer << " position " << p.position;
-  }
-  EXPECT_TRUE(out.violations.empty()) << out.violations.front();
-}
-
 void expect_moves(const RunOutcome& out) {
   const StepRecord sum = totals(out);
   EXPECT_GT(sum.demoted_pages, 20);
@@ -68,7 +59,7 @@ TEST(Tier, ATightBudgetIsDenseAttentionForEveryLayoutAndScope) {
         spec.eviction.protect = {0, 0};
         SCOPED_TRACE(fmt::format("{} layout {} scope {}", shape.name, static_cast<int>(layout), static_cast<int>(scope)));
         const RunOutcome out = run_replay(spec, testing::requests_of({{33, 9}, {0, 20}, {1, 1}}));
-        expect_dense(out, 1e-5);
+        testing::expect_dense(out, 1e-5);
         expect_moves(out);
         EXPECT_GT(totals(out).overcommit, 0) << "a query of all pages needs more than two at once";
         if (HasFatalFailure()) return;
@@ -91,7 +82,7 @@ TEST(Tier, EveryRuleOfPagesAndEveryTriggerLosesNothing) {
       spec.prefill.evict = trigger == Trigger::every ? PrefillEvict::chunk : PrefillEvict::end;
       SCOPED_TRACE(fmt::format("rule {} trigger {}", std::visit([](const auto& r) { return r.name; }, rule), static_cast<int>(trigger)));
       const RunOutcome out = run_replay(spec, testing::requests_of({{33, 9}, {0, 20}, {1, 1}}));
-      expect_dense(out, 1e-5);
+      testing::expect_dense(out, 1e-5);
       expect_moves(out);
     }
   }
@@ -207,11 +198,11 @@ TEST(Tier, HitsAndMovesAreThoseOfASlowSimulation) {
 }
 
 TEST(Tier, FlexgenDividesWholeSequences) {
-  constexpr std::uint64_t heads = 32, batch = 4;  // X1: 30, 50 and 20 percent of 128 slices
-  const std::uint64_t first = evict::planned(batch, 30) * heads, both = evict::planned(batch, 80) * heads;
+  constexpr std::uint64_t n_heads = 32, batch = 4;  // X1: 30, 50 and 20 percent of 128 slices
+  const std::uint64_t first = evict::planned(batch, 30) * n_heads, both = evict::planned(batch, 80) * n_heads;
   EXPECT_EQ(first, 32U);
   EXPECT_EQ(both - first, 64U);
-  EXPECT_EQ(batch * heads - both, 32U);
+  EXPECT_EQ(batch * n_heads - both, 32U);
 }
 
 TEST(Tier, FlexgenKeepsItsShareAndLosesNothing) {
@@ -241,7 +232,7 @@ TEST(Tier, FlexgenKeepsItsShareAndLosesNothing) {
     const auto transport = make_local_transport();
     const auto backend = make_backend("host", 0);
     const RunOutcome out = run_replay(spec, *transport, *backend, trace, look);
-    expect_dense(out, 1e-5);
+    testing::expect_dense(out, 1e-5);
     expect_moves(out);
     EXPECT_GT(resident, 0);
     EXPECT_GT(away, 0);
