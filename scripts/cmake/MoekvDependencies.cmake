@@ -23,6 +23,9 @@ find_package(nlohmann_json REQUIRED)
 find_package(Threads REQUIRED)
 find_package(HWY REQUIRED)
 find_package(Eigen3 REQUIRED NO_MODULE)
+# Eigen's products would share their work among OpenMP threads where a source is compiled with OpenMP: values would depend on the number of threads,
+# and be wrong where the linker takes the same function of a source compiled without.
+set_property(TARGET Eigen3::Eigen APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS EIGEN_DONT_PARALLELIZE)
 
 find_path(RANDOM123_INCLUDE_DIR Random123/philox.h REQUIRED)
 # Philox needs no vendor intrinsics; their headers would cost every source half a second.
