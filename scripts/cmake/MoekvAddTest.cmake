@@ -1,3 +1,8 @@
+# moekv_release_optimisation(target -O1): much of a build's time is in the tests' own sources, little of their time is; what they test keeps -O3.
+function(moekv_release_optimisation target level)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:${level}>)
+endfunction()
+
 # moekv_add_test(folder/name SOURCES stem ... [RANKS 1 2 4] [GPU] [LINK libs ...] [TIMEOUT seconds])
 # One program of the sources folder/<stem>_test.cpp, one ctest, labelled with the folder. RANKS makes one ctest per number of MPI processes.
 # GPU: the cases with the parameter "cuda" are a test of their own, label gpu, which is skipped where there is no device.
@@ -29,17 +34,15 @@ function(moekv_add_test name)
   set_property(GLOBAL APPEND PROPERTY MOEKV_TEST_SOURCES ${arg_SOURCES})
   add_executable(${target} ${arg_SOURCES})
   moekv_flags(${target})
-  # Little of their time is in their own sources; the libraries under test keep -O3.
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
   set_target_properties(${target} PROPERTIES UNITY_BUILD ${MOEKV_UNITY} UNITY_BUILD_BATCH_SIZE 12)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(${target} PRIVATE moekv_test_main ${arg_LINK})
   target_compile_definitions(${target} PRIVATE MOEKV_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  if(arg_LINK MATCHES "moekv_test_replay")
+  if(arg_LINK MATCHES "moekv_(test_replay|engine|model|config|results)")
+    moekv_release_optimisation(${target} -O0)
     moekv_precompiled(${target} FROM moekv_test_replay)
-  elseif(arg_LINK MATCHES "moekv_(engine|model|config|results)")
-    moekv_precompiled(${target})
   else()
+    moekv_release_optimisation(${target} -O1)
     moekv_precompiled(${target} FROM moekv_test_main)
   endif()
   set(names)
