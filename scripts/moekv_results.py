@@ -6,6 +6,7 @@
     print(run.status, run.digest, run.params["eviction.policy"])
     m = run.metrics["hit_ratio"]
     print(m.value, "=", m.numerator, "/", m.denominator, m.claim_class, "-", m.definition)
+    print(run.metrics["bytes_wire"].value, "predicted:", run.metrics["bytes_wire"].model)     # by moekv plan, from lengths alone
     steps = run.record("step")                  # dict: column name -> numpy array, one row per window of steps
     print(steps["kv_bytes_stored"].max(), run.units("step", "kv_bytes_stored"))
     frame = run.frame("load")                   # pandas.DataFrame
@@ -42,6 +43,7 @@ class Metric:
     claim_class: str  # counted, measured, modelled or derived
     numerator: float = None
     denominator: float = None
+    model: float = None  # what moekv plan predicts for it, None where it predicts nothing
 
 
 class Run:
@@ -114,9 +116,9 @@ class Sweep:
             self.point_id, self.labels, self.errors, self.digests = (_column(file[name]) for name in ("point_id", "label", "error", "digest"))
             self.repeat, self.wall_time, self.attempts = (_column(file[name]) for name in ("repeat", "wall_time", "attempts"))
             self.reader_labels = [text.split() for text in _column(file["labels"])]  # acausal, not_exercised, ...
-            self.settings, self.params, self.metrics, self.numerators, self.denominators = (
+            self.settings, self.params, self.metrics, self.numerators, self.denominators, self.models = (
                 {name: _column(data) for name, data in file.get(group, {}).items()}
-                for group in ("setting", "param", "metric", "metric_numerator", "metric_denominator"))
+                for group in ("setting", "param", "metric", "metric_numerator", "metric_denominator", "model"))
             self.point_facts = {name: _column(data) for name, data in file["provenance"].get("point", {}).items()}
             self.swept = [name for name, data in file["param"].items() if data.attrs.get("swept", 0)]
             self._about = {name: dict(data.attrs) for group in ("param", "metric") for name, data in file[group].items()}
@@ -190,7 +192,7 @@ def _column(dataset):
 
 def _metric(file, name):
     data = file["metric"][name]
-    parts = [_scalar(file[group][name]) if name in file[group] else None for group in ("metric_numerator", "metric_denominator")]
+    parts = [_scalar(file[group][name]) if name in file.get(group, ()) else None for group in ("metric_numerator", "metric_denominator", "model")]
     return Metric(_scalar(data), data.attrs["units"], data.attrs["definition"], data.attrs["claim_class"], *parts)
 
 

@@ -9,6 +9,7 @@
 #include "comm/mpi_session.hpp"
 #include "config/schema.hpp"
 #include "engine/batcher.hpp"
+#include "engine/plan_cost.hpp"
 #include "model/model_driver.hpp"
 #include "trace/native_file.hpp"
 
@@ -82,11 +83,16 @@ RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Trans
     driver = model_driver(spec, *machinery.decoder, static_cast<const TokenSource&>(*machinery.trace), transport, recorder);
   RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, hooks, driver);
   if (recorder != nullptr && outcome.completed) recorder->finish();
+  if (transport.process() == 0 && outcome.completed) {
+    const auto ranks = spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes());
+    add_predictions(predict_cost(spec, *machinery.trace, ranks), spec, outcome.summary);
+  }
   return outcome;
 }
 
-void add_point_facts(const RunSpec& spec, const TraceInfo& trace, Provenance& provenance) {
-  add_trace_facts(trace, provenance);
+void add_point_facts(const RunSpec& spec, const PointMachinery& machinery, Provenance& provenance) {
+  add_trace_facts(machinery.trace->info(), provenance);
+  if (const std::string device = machinery.backend->device(); !device.empty()) provenance.facts.set("device", device);
   if (!spec.model.path.empty()) {
     provenance.facts.set("model_path", spec.model.path);
     provenance.facts.set("model_digest", native::file_digest(spec.model.path));

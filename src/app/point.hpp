@@ -58,6 +58,6 @@ class PointCache {
                                    TraceRecorder* recorder = nullptr);
 
 /// What the point adds to the provenance of its process: trace and model facts and every configuration key.
-void add_point_facts(const RunSpec& spec, const TraceInfo& trace, Provenance& provenance);
+void add_point_facts(const RunSpec& spec, const PointMachinery& machinery, Provenance& provenance);
 
 }  // namespace moekv

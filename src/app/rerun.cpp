@@ -90,7 +90,7 @@ ExitCode rerun(const RerunArguments& arguments) {
   const std::unique_ptr<Transport> own = own_transport(spec, *job);
   Transport& transport = own ? *own : *job;
   Provenance provenance = collect_provenance({"moekv", "rerun", arguments.result}, transport);
-  add_point_facts(spec, made.trace->info(), provenance);
+  add_point_facts(spec, made, provenance);
   RunOutcome outcome = run_point(spec, made, transport, {});
   if (!first) return ExitCode::ok;
   RunFile now = make_run_file(spec, std::move(outcome), std::move(provenance));

@@ -73,14 +73,14 @@ RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport
   }
 }
 
-Provenance provenance_of(const RunSpec& spec, const RunOptions& options, const TraceInfo& trace, Transport& transport) {
+Provenance provenance_of(const RunSpec& spec, const RunOptions& options, const PointMachinery& made, Transport& transport) {
   std::vector<std::string> argv{"moekv", options.command, options.config};
   argv.insert(argv.end(), options.overrides.begin(), options.overrides.end());
   if (!options.out.empty()) argv.insert(argv.end(), {"--out", options.out});
   if (!options.access_log.empty()) argv.insert(argv.end(), {"--access-log", options.access_log});
   if (!options.record.empty()) argv.insert(argv.end(), {"--record", options.record});
   Provenance provenance = collect_provenance(argv, transport);
-  add_point_facts(spec, trace, provenance);
+  add_point_facts(spec, made, provenance);
   return provenance;
 }
 
@@ -127,8 +127,7 @@ ExitCode run_agreed(const RunOptions& options) {
   });
   const std::unique_ptr<Transport> own = own_transport(spec, *job);
   Transport& transport = own ? *own : *job;
-  Provenance provenance = provenance_of(spec, options, made.trace->info(), transport);
-  if (const std::string device = made.backend->device(); !device.empty()) provenance.facts.set("device", device);
+  Provenance provenance = provenance_of(spec, options, made, transport);
   catch_stop_signals();
   std::optional<AccessLogWriter> log;
   if (first && !options.access_log.empty()) log.emplace(options.access_log);

@@ -132,7 +132,7 @@ class SweepRun {
       mine = current_failure();
     }
     if (const Failure worst = worst_failure(job_, mine); worst.code != ExitCode::ok) return {RunStatus::failed, worst.text, {}};
-    if (first_) add_point_facts(spec, made.trace->info(), provenance);
+    if (first_) add_point_facts(spec, made, provenance);
     return replay_one(spec, made, own ? *own : job_);
   }
 

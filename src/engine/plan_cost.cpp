@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <string_view>
 
 #include "core/error.hpp"
 #include "core/units.hpp"
@@ -166,6 +168,25 @@ PlanCost predict_cost(const RunSpec& spec, const TraceSource& trace, std::uint32
   const Geometry geometry(spec, trace.info(), ranks, plan);
   check_shard_budget(geometry);
   return Prediction(geometry, trace)();
+}
+
+void add_predictions(const PlanCost& cost, const RunSpec& spec, std::vector<Summary>& summary) {
+  const PlannedTraffic& total = cost.total;
+  std::map<std::string_view, double> predicted{{"kv_peak_bytes", cost.page_bytes()}, {"rank_peak_bytes_max", cost.max_rank_page_bytes()}};
+  if (spec.metrics.warmup_steps == 0) {
+    predicted.insert({{"bytes_wire", total.wire()},
+                      {"bytes_logical", total.logical},
+                      {"wire_kv", total.kv},
+                      {"wire_q", total.q},
+                      {"wire_partial", total.partial},
+                      {"wire_lse", total.lse},
+                      {"wire_headers", total.headers},
+                      {"t_step_model", cost.model_ns}});
+  }
+  for (Summary& s : summary) {
+    const auto it = predicted.find(s.name);
+    if (it != predicted.end()) s.model = it->second;
+  }
 }
 
 }  // namespace moekv

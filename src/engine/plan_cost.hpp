@@ -49,4 +49,7 @@ struct PlanCost {
 /// uniform routing for layout expert. Load arrivals advance the clock by page bytes over memory bandwidth and wire bytes over the network.
 [[nodiscard]] PlanCost predict_cost(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks);
 
+/// Sets `model` of the summary numbers that `cost` predicts. Sums over steps are left out where a warm-up is not counted.
+void add_predictions(const PlanCost& cost, const RunSpec& spec, std::vector<Summary>& summary);
+
 }  // namespace moekv

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -367,7 +368,8 @@ struct Summary {
   std::string definition;
   ClaimClass claim = ClaimClass::derived;
   double value = 0;
-  double numerator = 0, denominator = 0;  // of a ratio; both 0 otherwise
+  double numerator = 0, denominator = 0;                     // of a ratio; both 0 otherwise
+  double model = std::numeric_limits<double>::quiet_NaN();  // what moekv plan predicts for it; NaN where it predicts nothing
 };
 
 /// XXH3-128 sums (MODEL section 11): total and per window of 64 steps.

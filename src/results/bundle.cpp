@@ -32,7 +32,7 @@ struct FrameHeader {
 /// Names and order of all fields: a frame of a build with others cannot be read and does not count as there.
 std::uint64_t layout_of_records() {
   static const std::uint64_t layout = [] {
-    std::string names = "1";
+    std::string names = "2";
     RunOutcome outcome;
     for_each_record(outcome, [&](const char* kind, const auto& rows) {
       using Record = typename std::decay_t<decltype(rows)>::value_type;
@@ -122,7 +122,7 @@ template <class Coder>
 void code(Coder& c, Summary& s) {
   for (std::string Summary::*text : {&Summary::name, &Summary::unit, &Summary::definition}) c.value(s.*text);
   c.value(s.claim);
-  for (double Summary::*number : {&Summary::value, &Summary::numerator, &Summary::denominator}) c.value(s.*number);
+  for (double Summary::*number : {&Summary::value, &Summary::numerator, &Summary::denominator, &Summary::model}) c.value(s.*number);
 }
 template <class Coder, class Record>
   requires requires { Record::metrics; }

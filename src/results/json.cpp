@@ -28,6 +28,7 @@ Json metrics_json(const std::vector<Summary>& summary) {
   for (const Summary& s : summary) {
     Json& metric = object[s.name];
     metric = {{"value", number(s.value)}, {"unit", s.unit}, {"claim_class", std::string(to_string(s.claim))}, {"definition", s.definition}};
+    if (std::isfinite(s.model)) metric["model"] = s.model;
     if (s.numerator == 0 && s.denominator == 0) continue;
     metric["numerator"] = number(s.numerator);
     metric["denominator"] = number(s.denominator);

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -28,8 +29,8 @@ struct TextColumn {
 };
 struct MetricColumn {
   Summary about;
-  std::vector<double> value, numerator, denominator;
-  bool ratio = false;
+  std::vector<double> value, numerator, denominator, model;
+  bool ratio = false, predicted = false;
 };
 
 /// Columns by name in the order of their first appearance.
@@ -102,9 +103,11 @@ class Collected {
     constexpr double missing = std::numeric_limits<double>::quiet_NaN();
     MetricColumn& column = metrics.of(s.name, [&](std::size_t n) {
       const std::vector<double> empty(n, missing);
-      return MetricColumn{s, empty, empty, empty, false};
+      return MetricColumn{s, empty, empty, empty, empty};
     });
     column.value[i] = s.value;
+    column.model[i] = s.model;
+    column.predicted = column.predicted || std::isfinite(s.model);
     if (s.numerator == 0 && s.denominator == 0) return;
     column.ratio = true;
     column.numerator[i] = s.numerator;

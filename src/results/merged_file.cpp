@@ -126,10 +126,14 @@ void write_values(h5::File& file, MergedWriter& writer, Collected& all) {
     dataset.set("units", column.unit.empty() ? "1" : column.unit);
     dataset.set("swept", static_cast<std::uint8_t>(column.swept));
   }
-  for (const char* group : {"metric", "metric_numerator", "metric_denominator"}) file.create_group(group);
+  for (const char* group : {"metric", "metric_numerator", "metric_denominator", "model"}) file.create_group(group);
   for (const MetricColumn& m : all.metrics.list()) {
     auto dataset = writer.column("metric/" + m.about.name, m.value, m.about.definition);
     describe(dataset, {m.about.unit, m.about.definition, "cumulative", "global", to_string(m.about.claim)});
+    if (m.predicted) {
+      auto model = writer.column("model/" + m.about.name, m.model, model_definition);
+      describe(model, {m.about.unit, model_definition, "cumulative", "global", "modelled"});
+    }
     if (!m.ratio) continue;
     writer.column("metric_numerator/" + m.about.name, m.numerator, "numerator of the metric");
     writer.column("metric_denominator/" + m.about.name, m.denominator, "denominator of the metric");

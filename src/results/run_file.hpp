@@ -4,6 +4,7 @@
 // /point ...          point_id, status, error, labels, notes, violations, digest, wall_time
 // /param/<key>        every configuration key after defaults
 // /metric/<name>      summary numbers; /metric_numerator/<name> and /metric_denominator/<name> of those that are ratios
+// /model/<name>       what moekv plan predicts for some of them
 // /record/<kind>/<f>  one column per field of the kind's rows; /record/digest the digest of each 64 steps
 // /provenance         attributes: libraries, trace, command line, environment; /provenance/host/<f> one value per process
 #pragma once
@@ -20,6 +21,7 @@ namespace moekv {
 inline constexpr std::string_view run_file_schema = "moekv-sweep/1";
 
 enum class RunStatus : std::uint8_t { pending, ok, failed, interrupted, skipped };
+inline constexpr std::string_view model_definition = "what moekv plan predicts for the metric of this name, from lengths alone";
 inline constexpr std::string_view run_status_names[] = {"pending", "ok", "failed", "interrupted", "skipped"};
 /// failed where a conservation law is violated, interrupted where the run did not complete.
 [[nodiscard]] RunStatus status_of(const RunOutcome& outcome);

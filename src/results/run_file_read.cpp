@@ -90,6 +90,8 @@ void read_records(const h5::Group& records, RunFile& run) {
 
 void read_summary(const h5::File& file, std::vector<Summary>& summary) {
   const h5::Group values = file.group("metric"), numerators = file.group("metric_numerator"), denominators = file.group("metric_denominator");
+  std::optional<h5::Group> models;  // files of older builds have none
+  if (file.has("model")) models = file.group("model");
   for (const std::string& name : values.names()) {
     const h5::Dataset dataset = values.dataset(name);
     Summary s{name, dataset.text("units"), dataset.text("definition"), parse_claim(dataset.text("claim_class"), dataset.where())};
@@ -98,6 +100,7 @@ void read_summary(const h5::File& file, std::vector<Summary>& summary) {
       s.numerator = read_point<double>(numerators, name);
       s.denominator = read_point<double>(denominators, name);
     }
+    if (models && models->has(name)) s.model = read_point<double>(*models, name);
     summary.push_back(std::move(s));
   }
 }

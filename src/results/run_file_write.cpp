@@ -80,9 +80,14 @@ void write_metrics(h5::File& file, PointWriter& point, const std::vector<Summary
   file.create_group("metric");
   file.create_group("metric_numerator");
   file.create_group("metric_denominator");
+  file.create_group("model");
   for (const Summary& s : summary) {
     auto value = point.write("metric/" + s.name, s.value);
     describe(value, {s.unit, s.definition, "cumulative", "global", to_string(s.claim)});
+    if (std::isfinite(s.model)) {
+      auto model = point.write("model/" + s.name, s.model);
+      describe(model, {s.unit, model_definition, "cumulative", "global", "modelled"});
+    }
     if (s.numerator == 0 && s.denominator == 0) continue;
     point.write("metric_numerator/" + s.name, s.numerator);
     point.write("metric_denominator/" + s.name, s.denominator);

@@ -4,6 +4,8 @@ import unittest
 
 import program
 
+import moekv_results  # noqa: E402, on the path that program sets
+
 CONFIG = """\
 name: planned
 model: mixtral-8x7b
@@ -36,6 +38,23 @@ class Plan(program.ProgramTest):
         # two copies of each token, three quarters of them elsewhere
         self.assertAlmostEqual(expert["traffic_total"]["kv_bytes"], 900 * 4 * 2 * 0.75 * 8 * 128 * 2 * 2, delta=1)
         self.assertGreater(expert["traffic_per_decode_step"]["wire_bytes"], 0)
+
+    def test_results_keep_the_prediction_beside_what_was_counted(self):
+        exact = ("kv_peak_bytes", "rank_peak_bytes_max", "bytes_wire", "bytes_logical", "wire_kv", "wire_q", "wire_partial", "wire_lse")
+        (self.folder / "sweep.yaml").write_text("base: plan.yaml\nset: {backend: count}\naxes:\n  - placement.layout: [local, token, head, expert]\n")
+        self.run_ok("sweep", "sweep.yaml", "--out", "plans", "-q")
+        self.run_ok("merge", "plans", "--out", "plans.h5")
+        sweep = moekv_results.load_sweep(self.folder / "plans.h5")
+        for name in exact:
+            with self.subTest(name):
+                counted, predicted = sweep.metrics[name], sweep.models[name]
+                self.assertEqual(list(counted[:3]), list(predicted[:3]))  # expert: an expectation
+                self.assertLessEqual(abs(predicted[3] - counted[3]), 0.1 * counted[3])
+        self.assertGreater(sweep.metrics["bytes_wire"][3], 0)
+        self.run_ok("run", "plan.yaml", "backend=count", "metrics.warmup_steps=2", "--out", "warm.h5")
+        warm = moekv_results.load(self.folder / "warm.h5").metrics
+        self.assertIsNone(warm["bytes_wire"].model, "a plan counts the warm-up too")
+        self.assertGreater(warm["kv_peak_bytes"].model, 0)
 
     def test_table_names_the_paper_and_writes_nothing(self):
         before = self.listing()

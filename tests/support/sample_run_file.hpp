@@ -24,6 +24,7 @@ inline RunFile sample_run() {
   add_trace_facts(trace, provenance);
   RunOutcome outcome = sample_outcome();
   outcome.summary = summarise(sample_spec(), outcome);
+  outcome.summary[5].model = 12.5;
   return make_run_file(sample_spec(), std::move(outcome), std::move(provenance));
 }
 

@@ -63,6 +63,8 @@ TEST_F(RunFileTest, ReadsBackWhatWasWritten) {
   EXPECT_TRUE(difference.measured.empty());
   ASSERT_EQ(read.outcome.summary.size(), written.outcome.summary.size());
   EXPECT_EQ(read.outcome.summary[5].definition, written.outcome.summary[5].definition);
+  EXPECT_EQ(read.outcome.summary[5].model, 12.5);
+  EXPECT_TRUE(std::isnan(read.outcome.summary[6].model));
   for_each_record(written.outcome, [&](std::string_view name, const auto& rows) {
     for_each_record(read.outcome, [&](std::string_view other, const auto& again) {
       if constexpr (std::is_same_v<decltype(rows), decltype(again)>) {
