@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs clang-tidy-16 with .clang-tidy over the sources. Exit code: 0 when there is no finding.
-# usage: scripts/tidy.sh [REGEX...]      only the files whose path matches, e.g. scripts/tidy.sh src/engine
+# usage: scripts/tidy.sh [REGEX...]      only the sources whose path matches, e.g. scripts/tidy.sh src/engine
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -8,10 +8,13 @@ command -v run-clang-tidy-16 >/dev/null || {
   echo "tidy: clang-tidy-16 is not installed; scripts/setup.sh --full installs it" >&2
   exit 3
 }
-cmake --preset tidy >/dev/null
+# All of them are checked as they compile together, each header once for many sources: a third of the time.
+unity=ON
+[ "$#" -eq 0 ] || unity=OFF
+cmake --preset tidy -DMOEKV_UNITY=$unity >/dev/null
 # clang-16 has no omp.h without another package; g++'s serves, less an attribute that clang does not know.
 mkdir -p build/tidy/openmp
 rm -f build/tidy/openmp/omp.h
 sed 's/__malloc__ ([a-z_]*)/__malloc__/' "$(g++ -print-file-name=include/omp.h)" >build/tidy/openmp/omp.h
-[ "$#" -gt 0 ] || set -- "$PWD/src/" "$PWD/tests/"
-run-clang-tidy-16 -quiet -p build/tidy -j "$(build_jobs)" -extra-arg="-isystem$PWD/build/tidy/openmp" "$@"
+[ "$#" -gt 0 ] || set -- "$PWD/src/" "$PWD/tests/" "$PWD/build/tidy/src/.*/Unity/" "$PWD/build/tidy/tests/.*/Unity/"
+run-clang-tidy-16 -quiet -p build/tidy -j "$(build_jobs)" -checks=-bugprone-suspicious-include -extra-arg="-isystem$PWD/build/tidy/openmp" "$@"

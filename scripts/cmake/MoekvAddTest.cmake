@@ -1,8 +1,3 @@
-# moekv_release_optimisation(target -O1): much of a build's time is in the tests' own sources, little of their time is; what they test keeps -O3.
-function(moekv_release_optimisation target level)
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:${level}>)
-endfunction()
-
 # moekv_add_test(folder/name SOURCES stem ... [RANKS 1 2 4] [GPU] [LINK libs ...] [TIMEOUT seconds])
 # One program of the sources folder/<stem>_test.cpp, one ctest, labelled with the folder. RANKS makes one ctest per number of MPI processes.
 # GPU: the cases with the parameter "cuda" are a test of their own, label gpu, which is skipped where there is no device.
@@ -39,7 +34,7 @@ function(moekv_add_test name)
   target_link_libraries(${target} PRIVATE moekv_test_main ${arg_LINK})
   target_compile_definitions(${target} PRIVATE MOEKV_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   if(arg_LINK MATCHES "moekv_(test_replay|engine|model|config|results)")
-    moekv_release_optimisation(${target} -O0)
+    moekv_release_optimisation(${target} -O0)  # much of a build's time is in the tests' own sources, little of their time is
     moekv_precompiled(${target} FROM moekv_test_replay)
   else()
     moekv_release_optimisation(${target} -O1)

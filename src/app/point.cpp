@@ -80,7 +80,7 @@ RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Trans
   } const release{*machinery.backend};
   DriverFactory driver;
   if (machinery.decoder != nullptr)
-    driver = model_driver(spec, *machinery.decoder, static_cast<const TokenSource&>(*machinery.trace), transport, recorder);
+    driver = model_driver(spec, *machinery.decoder, dynamic_cast<const TokenSource&>(*machinery.trace), transport, recorder);
   RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, hooks, driver);
   if (recorder != nullptr && outcome.completed) recorder->finish();
   if (transport.process() == 0 && outcome.completed) {

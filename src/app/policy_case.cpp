@@ -20,7 +20,7 @@ std::string describe(const Json& json) {
 
 Case::Case(const Json& object, const std::string& where) : state_(std::make_shared<State>()) {
   state_->parts.push_back({&object, where, {}});
-  part_ = &state_->parts.back();
+  part_ = &state_->parts.back();  // NOLINT(cppcoreguidelines-prefer-member-initializer): after the push
   if (object.is_object()) return;
   note(where, fmt::format("a case is an object, got {}", describe(object)), "");
   part_->object = &state_->nothing;
@@ -75,7 +75,7 @@ YamlNode Case::node_of(const Json& json, std::string_view name) const {
 
 void Case::finish() {
   for (Part& part : state_->parts) {
-    std::vector<std::string_view> known(part.known.begin(), part.known.end());
+    const std::vector<std::string_view> known(part.known.begin(), part.known.end());
     for (const auto& [name, value] : part.object->items()) {
       if (part.known.contains(name)) continue;
       note(fmt::format("{}/{}", part.where, name), fmt::format("unknown field '{}'", name),

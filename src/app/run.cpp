@@ -1,4 +1,6 @@
 // moekv run: one configuration becomes one replay, or one scored run of a model, and one result file.
+#include "app/run.hpp"
+
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -12,7 +14,6 @@
 #include "app/command.hpp"
 #include "app/point.hpp"
 #include "app/progress.hpp"
-#include "app/run.hpp"
 #include "app/stop_signal.hpp"
 #include "config/names.hpp"
 #include "engine/attention_sample.hpp"
@@ -51,7 +52,8 @@ Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance
 std::unique_ptr<TraceRecorder> make_recorder(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options) {
   if (options.record.empty()) return nullptr;
   const KvType type = spec.payload.element == ElementFormat::bf16 ? KvType::bf16 : KvType::fp16;
-  return std::make_unique<TraceRecorder>(options.record, static_cast<const TokenSource&>(*made.trace), made.decoder->spec(), type, "moekv score", transport);
+  return std::make_unique<TraceRecorder>(options.record, dynamic_cast<const TokenSource&>(*made.trace), made.decoder->spec(), type, "moekv score",
+                                         transport);
 }
 
 RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options, AccessLogWriter* log) {
@@ -103,7 +105,8 @@ const char* log_refusal(const RunSpec& spec) {
   if (divides_later) return "the allocator divides budgets during the run, and the log holds those that requests start with";
   if (spec.eviction.action == EvictAction::demote) return "pages come back from the host tier, which the log does not tell";
   if (!spec.model.path.empty()) return "a model drives the run, and its accesses follow what its caches gave it";
-  if (spec.placement.replan_every_steps > 0) return "pages move to other shards when the plan of experts changes, and the log names pages by their shard";
+  if (spec.placement.replan_every_steps > 0)
+    return "pages move to other shards when the plan of experts changes, and the log names pages by their shard";
   return nullptr;
 }
 
@@ -115,7 +118,8 @@ ExitCode run_agreed(const RunOptions& options) {
   PointCache cache;
   const PointMachinery made = agree(*job, [&] {
     if (options.command == "score" && spec.model.path.empty())
-      throw UserError(spec.config_path, "model.path: missing required key", "name the model file: moekv score CONFIG model.path=FILE trace.tokens=FILE");
+      throw UserError(spec.config_path, "model.path: missing required key",
+                      "name the model file: moekv score CONFIG model.path=FILE trace.tokens=FILE");
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
     if (first && !options.record.empty()) require_writable(options.record, Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
@@ -168,7 +172,7 @@ void add_run(Command& parent, Action& action) {
   Command* run = parent.add_subcommand("run", "replay one configuration and write one result file");
   add_run_options(*run, *options);
   Option* log = run->add_option("--access-log", options->access_log,
-                                     "also write every lookup, write and eviction of pages, for moekv oracle and moekv trace export");
+                                "also write every lookup, write and eviction of pages, for moekv oracle and moekv trace export");
   run->add_option("--attention-rows", options->attention_rows,
                   "with --access-log: exact attention of N pairs of request and layer, for the oracles of attention mass")
       ->needs(log);

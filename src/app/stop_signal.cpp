@@ -6,7 +6,7 @@
 namespace moekv {
 namespace {
 
-volatile std::sig_atomic_t received = 0;
+volatile std::sig_atomic_t received = 0;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables): a signal handler reaches nothing else
 
 extern "C" void request_stop(int signal) { received = signal; }
 

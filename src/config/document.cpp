@@ -181,7 +181,7 @@ std::string describe(const YamlNode& node) {
   }
 }
 
-YamlNode parse_yaml(const std::string& text, std::shared_ptr<TextSource> source, std::vector<Problem>& problems) {
+YamlNode parse_yaml(const std::string& text, const std::shared_ptr<TextSource>& source, std::vector<Problem>& problems) {
   split_lines(text, *source);
   TreeBuilder builder(source, problems);
   const std::size_t before = problems.size();

@@ -50,7 +50,7 @@ struct YamlEntry {
 [[nodiscard]] std::string describe(const YamlNode& node);
 
 /// Parses text that must hold one document. Appends every problem; the tree is what could be read (null when nothing could).
-[[nodiscard]] YamlNode parse_yaml(const std::string& text, std::shared_ptr<TextSource> source, std::vector<Problem>& problems);
+[[nodiscard]] YamlNode parse_yaml(const std::string& text, const std::shared_ptr<TextSource>& source, std::vector<Problem>& problems);
 
 /// Reads a file of at most 1 MiB; a problem where it cannot be read or is not text. Returns whether `text` is usable.
 [[nodiscard]] bool read_text_file(const std::string& path, std::string& text, std::vector<Problem>& problems);

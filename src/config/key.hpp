@@ -108,8 +108,10 @@ void read_number(const YamlNode& node, T& out, std::string_view unit, Limits lim
       return parse_number(node.text, unit);
   }();
   if (!parsed.ok()) return complain(node.at, parsed.error, range_text<T>(limits).empty() ? "" : "allowed: " + range_text<T>(limits));
-  bool inside = static_cast<double>(parsed.value) >= limits.min && static_cast<double>(parsed.value) <= limits.max;
-  if constexpr (std::is_integral_v<T>) inside = inside && std::in_range<T>(parsed.value);
+  const bool inside = static_cast<double>(parsed.value) >= limits.min && static_cast<double>(parsed.value) <= limits.max && [&] {
+    if constexpr (std::is_integral_v<T>) return std::in_range<T>(parsed.value);
+    return true;
+  }();
   if (!inside) {
     if constexpr (std::is_integral_v<T>) limits.max = std::min(limits.max, static_cast<double>(std::numeric_limits<T>::max()));
     return complain(node.at, fmt::format("{} is out of range", node.text), "allowed: " + range_text<T>(limits));

@@ -121,7 +121,7 @@ Key dense_key() {
   key.read = [](const YamlNode& node, RunSpec& spec, Complaints& complain) {
     std::vector<std::uint16_t> dense;
     if (!read_layers(node, static_cast<std::uint32_t>(spec.model.layers.size()), dense, complain)) return;
-    for (std::uint16_t l : dense) spec.model.layers[l].moe = false;
+    for (const std::uint16_t l : dense) spec.model.layers[l].moe = false;
   };
   key.write = [](const RunSpec& spec) {
     std::vector<std::uint16_t> dense;

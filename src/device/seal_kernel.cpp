@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/error.hpp"
 #include "rules/codec/plane.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -101,6 +102,7 @@ void store_codes(const PlaneFormat& f, const RowScale& s, const float* x, std::s
 }  // namespace
 
 void encode_rows_simd(const PlaneRows& from, const PlaneRows& to, std::uint32_t width, std::uint32_t n, float* x) {
+  MOEKV_EXPECT(from.format.scale == ScaleScheme::none);
   const std::size_t from_bytes = code_bytes(from.format, width);
   const std::size_t to_bytes = code_bytes(to.format, width);
   const bool simd = to.format.scale != ScaleScheme::none && reads_codes(to.format) && width % (2 * lanes) == 0;

@@ -120,6 +120,7 @@ void for_each_remaining(const AttentionRows& rows, const std::vector<std::uint32
 
 /// The evictions that lose least: minimum-cost assignment of the forced evictions to entries stored before them. Hungarian algorithm with
 /// potentials, O(evictions^2 entries).
+// NOLINTNEXTLINE(readability-function-size): one algorithm over one set of arrays
 [[nodiscard]] inline std::vector<ForcedEviction> mass_evictions(const AttentionRows& rows, std::size_t budget, std::size_t first = 0) {
   const std::vector<std::uint32_t> steps = forced_steps(rows, budget, first);
   const std::size_t slots = steps.size(), n = slots > 0 ? rows.back().size() : 0;

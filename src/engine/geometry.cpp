@@ -9,7 +9,11 @@
 namespace moekv {
 
 Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ranks, std::shared_ptr<const ExpertPlan> plan)
-    : spec_(&spec), plan_(std::move(plan)) {
+    : spec_(&spec),
+      plan_(std::move(plan)),
+      top_k_(trace.top_k > 0 ? trace.top_k : spec.model.gate.top_k),
+      pages_by_expert_(spec.page.key == PageKey::expert ||
+                       (spec.page.key == PageKey::automatic && spec.placement.layout == Layout::expert && spec.placement.dedup == Dedup::none)) {
   placement_.layout = spec.placement.layout;
   placement_.map = spec.placement.map;
   placement_.dedup = spec.placement.dedup;
@@ -20,10 +24,6 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   placement_.n_tok = spec.placement.n_tok > 0 ? spec.placement.n_tok : placement_.n_shards;
   placement_.n_exp = spec.placement.n_exp > 0 ? spec.placement.n_exp : placement_.n_shards;
   placement_.seed = spec.seed;
-  top_k_ = trace.top_k > 0 ? trace.top_k : spec.model.gate.top_k;
-
-  pages_by_expert_ = spec.page.key == PageKey::expert ||
-                     (spec.page.key == PageKey::automatic && spec.placement.layout == Layout::expert && spec.placement.dedup == Dedup::none);
   page_slots_ = spec.page.slots > 0 ? spec.page.slots : (pages_by_expert_ ? 16 : 64);
   placement_.block_tokens = page_slots_;
   const bool routed = spec.read.scope == ReadScope::routed || spec.eviction.access == AccessSource::routed;
@@ -67,8 +67,8 @@ void Geometry::adopt(std::shared_ptr<const ExpertPlan> plan) {
 std::vector<std::uint64_t> Geometry::shard_experts(const ReplayLayer& layer) const {
   const bool alike = placement_.layout != Layout::expert || placement_.map == ShardMap::pikv_xor;
   const bool unplanned = placement_.map == ShardMap::eplb && (plan_ == nullptr || layer.key_row < 0);
-  if (alike || unplanned) return std::vector<std::uint64_t>(placement_.n_shards, 1);
-  std::vector<std::uint64_t> weight(placement_.n_shards);
+  std::vector<std::uint64_t> weight(placement_.n_shards, alike || unplanned ? 1 : 0);
+  if (alike || unplanned) return weight;
   for (std::uint32_t e = 0; e < placement_.n_experts; ++e) {
     if (placement_.is_shadowed(layer.layer.value, ExpertId(static_cast<std::uint16_t>(e)))) continue;
     std::uint64_t homes = 0;

@@ -41,12 +41,7 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
   }
 }
 
-void Owner::receive(std::uint32_t layer, std::uint64_t step) {
-  layer_ = layer;
-  layer_by_expert_ = geometry_->layout(geometry_->layers()[layer]) == Layout::expert;
-  step_ = step;
-  entries_.clear();
-  queries_.clear();
+std::vector<Owner::Received> Owner::unpack() {
   const ModelShape& model = geometry_->spec().model;
   const std::size_t k = geometry_->needs_experts() ? geometry_->top_k() : 0;
   std::vector<Received> all;
@@ -54,7 +49,7 @@ void Owner::receive(std::uint32_t layer, std::uint64_t step) {
     WireReader in(transport_->received(p));
     while (!in.done()) {
       Received r;
-      r.segment = &in.take<DispatchSegment>(1)[0];
+      r.segment = in.take<DispatchSegment>(1).data();
       r.process = p;
       const HeadSlice slice = geometry_->slice(Rank(r.segment->rank));
       r.entries = in.take<EntryHeader>(r.segment->n_entries);
@@ -70,11 +65,41 @@ void Owner::receive(std::uint32_t layer, std::uint64_t step) {
     }
   }
   std::stable_sort(all.begin(), all.end(), [](const Received& a, const Received& b) { return a.segment->rank < b.segment->rank; });
+  return all;
+}
 
+void Owner::take_in(const Received& r) {
+  const ModelShape& model = geometry_->spec().model;
+  const HeadSlice slice = geometry_->slice(Rank(r.segment->rank));
+  const std::size_t k = geometry_->needs_experts() ? geometry_->top_k() : 0;
+  const std::size_t pb = geometry_->payload_bytes();
+  const std::size_t entry_bytes = geometry_->entry_bytes(slice.kv_count);
+  const std::size_t k_part = std::size_t{slice.kv_count} * model.d_k * pb;
+  for (std::size_t i = 0; i < r.entries.size(); ++i) {
+    const std::byte* at = payload_ ? r.entry_payload.data() + i * entry_bytes : nullptr;
+    entries_.push_back({&r.entries[i], r.entry_experts.subspan(i * k, k), at, payload_ && !model.mla() ? at + k_part : nullptr});
+  }
+  for (std::size_t i = 0; i < r.queries.size(); ++i) {
+    Query q;
+    q.header = &r.queries[i];
+    q.request = RequestId(r.queries[i].request);
+    q.experts = r.query_experts.subspan(i * k, k);
+    q.q = payload_ ? r.query_payload.data() + i * slice.q_count * model.d_k * pb : nullptr;
+    q.rank = Rank(r.segment->rank);
+    q.process = r.process;
+    queries_.push_back(q);
+  }
+}
+
+void Owner::receive(std::uint32_t layer, std::uint64_t step) {
+  layer_ = layer;
+  layer_by_expert_ = geometry_->layout(geometry_->layers()[layer]) == Layout::expert;
+  step_ = step;
+  entries_.clear();
+  queries_.clear();
   pending_cursor_ = 0;
-  for (const Received& r : all) {
+  for (const Received& r : unpack()) {
     const Rank rank(r.segment->rank);
-    const HeadSlice slice = geometry_->slice(rank);
     const std::size_t first_answered = pending_cursor_;
     apply_lse(r.lse, rank, r.process);
     for (const std::uint64_t bits : r.notices) {
@@ -84,23 +109,7 @@ void Owner::receive(std::uint32_t layer, std::uint64_t step) {
         shard(ShardId(s)).forget_copy(n.request, n.layer, n.position, n.copy);
       }
     }
-    const std::size_t pb = geometry_->payload_bytes();
-    const std::size_t entry_bytes = geometry_->entry_bytes(slice.kv_count);
-    const std::size_t k_part = std::size_t{slice.kv_count} * model.d_k * pb;
-    for (std::size_t i = 0; i < r.entries.size(); ++i) {
-      const std::byte* at = payload_ ? r.entry_payload.data() + i * entry_bytes : nullptr;
-      entries_.push_back({&r.entries[i], r.entry_experts.subspan(i * k, k), at, payload_ && !model.mla() ? at + k_part : nullptr});
-    }
-    for (std::size_t i = 0; i < r.queries.size(); ++i) {
-      Query q;
-      q.header = &r.queries[i];
-      q.request = RequestId(r.queries[i].request);
-      q.experts = r.query_experts.subspan(i * k, k);
-      q.q = payload_ ? r.query_payload.data() + i * slice.q_count * model.d_k * pb : nullptr;
-      q.rank = rank;
-      q.process = r.process;
-      queries_.push_back(q);
-    }
+    take_in(r);
     receive_sizes(r, std::span(pending_).subspan(first_answered, pending_cursor_ - first_answered));
   }
   finish_mass();
@@ -137,11 +146,43 @@ void Owner::receive_sizes(const Received& r, std::span<const Pending> answered) 
   for (const auto& [source, counts] : pairs) counters_->received(source, rank, counts);
 }
 
+EntryMeta Owner::describe(const Entry& e, Rank home, CopySet& set) const {
+  static constexpr std::array<std::uint8_t, max_top_k> whole{};
+  const ReplayLayer& replay = geometry_->layers()[layer_];
+  EntryMeta meta;
+  meta.request = RequestId(e.header->request);
+  meta.position = e.header->position;
+  meta.home = home;
+  meta.experts = e.experts;
+  meta.copy_of = {whole.data(), e.experts.size()};
+  if (layer_by_expert_) {
+    set = plan_copies(geometry_->placement(), home, meta.request, replay.layer.value, meta.position, e.experts);
+    if (set.n_copies > 0) {
+      meta.copy = static_cast<std::uint8_t>(e.header->copy);
+      meta.n_copies = set.n_copies;
+      meta.expert = set.expert[meta.copy];
+      meta.smaller_copies = set.smaller[meta.copy];
+      meta.copy_of = {set.copy_of.data(), e.experts.size()};
+    }
+  } else if (geometry_->pages_by_expert() && !e.experts.empty()) {
+    meta.expert = ExpertId(e.experts[0]);
+  }
+  return meta;
+}
+
+void Owner::count_insertion(const Shard& s) {
+  const auto stored = static_cast<std::int64_t>(geometry_->n_head_groups(s.rank()));
+  counters_->page_bytes_moved(s.rank(), geometry_->entry_bytes(geometry_->slice(s.rank()).kv_count));
+  counters_->step.insertions += stored;
+  counters_->layers[layer_].insertions += stored;
+  counters_->shard_load[s.id().value - first_shard_].insertions += stored;
+  counters_->rank_load[s.rank().value - first_.value].insertions += stored;
+}
+
 void Owner::admit() {
   const ModelShape& model = geometry_->spec().model;
   const ReplayLayer& replay = geometry_->layers()[layer_];
   const std::size_t pb = geometry_->payload_bytes();
-  const bool copies = geometry_->layout(replay) == Layout::expert;
   appends_.clear();
   appended_.clear();
   grown_.clear();
@@ -149,26 +190,8 @@ void Owner::admit() {
     const RequestTable::Row& row = (*requests_)[RequestId(e.header->request)];
     Shard& s = shard(ShardId(e.header->shard));
     if (grown_.empty() || grown_.back() != s.rank()) grown_.push_back(s.rank());
-    EntryMeta meta;
-    meta.request = RequestId(e.header->request);
-    meta.position = e.header->position;
-    meta.home = row.home;
-    meta.experts = e.experts;
-    std::array<std::uint8_t, max_top_k> whole{};
-    meta.copy_of = {whole.data(), e.experts.size()};
     CopySet set;
-    if (copies) {
-      set = plan_copies(geometry_->placement(), row.home, meta.request, replay.layer.value, meta.position, e.experts);
-      if (set.n_copies > 0) {
-        meta.copy = static_cast<std::uint8_t>(e.header->copy);
-        meta.n_copies = set.n_copies;
-        meta.expert = set.expert[meta.copy];
-        meta.smaller_copies = set.smaller[meta.copy];
-        meta.copy_of = {set.copy_of.data(), e.experts.size()};
-      }
-    } else if (geometry_->pages_by_expert() && !e.experts.empty()) {
-      meta.expert = ExpertId(e.experts[0]);
-    }
+    const EntryMeta meta = describe(e, row.home, set);
     for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(s.rank()); ++hg) {
       Group& group = s.find_or_add(meta.request, layer_, hg, row.home, row.total_tokens);
       const Shard::Stored stored = s.append(group, meta, step_);
@@ -181,12 +204,7 @@ void Owner::admit() {
       appends_.push_back({stored.block, stored.slot, e.k + head * model.d_k * pb, e.v != nullptr ? e.v + head * model.d_v * pb : nullptr,
                           stored.fresh});
     }
-    const auto stored = static_cast<std::int64_t>(geometry_->n_head_groups(s.rank()));
-    counters_->page_bytes_moved(s.rank(), geometry_->entry_bytes(geometry_->slice(s.rank()).kv_count));
-    counters_->step.insertions += stored;
-    counters_->layers[layer_].insertions += stored;
-    counters_->shard_load[s.id().value - first_shard_].insertions += stored;
-    counters_->rank_load[s.rank().value - first_.value].insertions += stored;
+    count_insertion(s);
   }
   copy_recalled();
   if (payload_ && !appends_.empty()) backend_->append(appends_);

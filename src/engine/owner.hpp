@@ -18,6 +18,8 @@
 
 namespace moekv {
 
+struct CopySet;
+
 class Owner {
  public:
   Owner(const Geometry& geometry, Backend& backend, Transport& transport, Counters& counters, const RequestTable& requests, Rank first, Rank end);
@@ -104,6 +106,10 @@ class Owner {
     std::uint32_t position;
   };
 
+  /// The segments of the received dispatch by rank, in place.
+  [[nodiscard]] std::vector<Received> unpack();
+  /// Notes a segment's entries and queries.
+  void take_in(const Received& segment);
   void receive_sizes(const Received& segment, std::span<const Pending> answered);
   void apply_lse(std::span<const float> lse, Rank rank, int process);
   void add_mass(const Pending& pending, std::span<const float> lse);
@@ -130,6 +136,10 @@ class Owner {
   void score_errors(std::span<const SealOp> ops);
   [[nodiscard]] std::uint32_t heads_of(const Shard& shard, std::uint32_t page) const;
   void build_query(Query& query);
+  /// What a shard keeps of an entry; `set`, which the result points into, is filled for layers of layout expert.
+  [[nodiscard]] EntryMeta describe(const Entry& entry, Rank home, CopySet& set) const;
+  void count_insertion(const Shard& shard);
+  void count_read(const Shard& shard, std::uint32_t shard_index, std::uint32_t wanted, std::int64_t scanned, std::int64_t bytes);
   void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
   ReadFilter filter_of(const Query& query) const;
   std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, const ReadFilter& filter, ReadTally& tally);

@@ -104,6 +104,17 @@ std::span<const std::uint32_t> Owner::pages_of(const Group& group, const ReadFil
   return group_pages_;
 }
 
+void Owner::count_read(const Shard& shard, std::uint32_t shard_index, std::uint32_t wanted, std::int64_t scanned, std::int64_t bytes) {
+  counters_->step.entries_wanted += wanted;
+  counters_->layers[layer_].entries_wanted += wanted;
+  counters_->step.entries_scanned += scanned;
+  counters_->layers[layer_].entries_scanned += scanned;
+  counters_->shard_load[shard_index].load += scanned;
+  counters_->rank_load[shard.rank().value - first_.value].load += scanned;
+  counters_->step.attended_bytes += bytes;
+  counters_->page_bytes_moved(shard.rank(), bytes);
+}
+
 void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row) {
   Shard& s = shards_[shard_index];
   const HeadSlice slice = geometry_->slice(query.rank);
@@ -123,15 +134,7 @@ void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, s
   }
   if (query.header->probe != 0) probe_words_[first_probe + 3] = static_cast<std::uint32_t>(probe_words_.size() - first_probe - 4);
   s.mark_queried(group, step_, query.experts);
-  counters_->step.entries_wanted += read;
-  counters_->layers[layer_].entries_wanted += read;
-  counters_->step.entries_scanned += tally.scanned;
-  counters_->layers[layer_].entries_scanned += tally.scanned;
-  counters_->shard_load[shard_index].load += tally.scanned;
-  counters_->rank_load[s.rank().value - first_.value].load += tally.scanned;
-  const auto bytes = static_cast<std::int64_t>(tally.bytes * n_kv_heads);
-  counters_->step.attended_bytes += bytes;
-  counters_->page_bytes_moved(s.rank(), bytes);
+  count_read(s, shard_index, read, tally.scanned, static_cast<std::int64_t>(tally.bytes * n_kv_heads));
   query.n_read += read;
   if (!payload_) return;
   if (const std::uint32_t kept = geometry_->group_reads().queries; kept > 0 && query.header->observed != 0) {
@@ -232,7 +235,7 @@ void Owner::run_kernel() {
   l_.assign(n_rows_, 0.0F);
   o_.assign(std::size_t{n_rows_} * model.d_v, 0.0F);
   logits_.resize(n_logits_);
-  AttendBatch batch{tasks_, reads_, masks_, q_rows_.data(), geometry_->spec().payload.element, q_row_heads_, model.d_k, model.d_v,
+  const AttendBatch batch{tasks_, reads_, masks_, q_rows_.data(), geometry_->spec().payload.element, q_row_heads_, model.d_k, model.d_v,
                     geometry_->softmax_scale(), m_.data(), l_.data(), o_.data(), geometry_->needs_mass() ? logits_.data() : nullptr};
   backend_->attend(batch);
   backend_->sync();

@@ -97,14 +97,19 @@ void PageMover::pack_chain(Shard& shard, const Leaver& leaver, std::vector<std::
     counters_->layers[group.layer].wire_bytes += static_cast<std::int64_t>(outbox.size() - begin + payload);
   moved_.push_back(head);
   if (!payload_) return;
-  std::byte* at = out.reserve(payload);
+  pack_blocks(shard, group, pages, with_tables, out.reserve(payload));
+}
+
+void PageMover::pack_blocks(const Shard& shard, const Group& group, const std::vector<std::uint32_t>& pages, const std::vector<std::uint32_t>& with_tables,
+                            std::byte* at) {
+  const std::size_t table = table_bytes(shard, group.head_group);
   std::vector<BlockOut> ops;
   for (const std::uint32_t p : pages) {
     const auto with = std::find(with_tables.begin(), with_tables.end(), p);
     std::byte* tables = with != with_tables.end() ? at + static_cast<std::size_t>(with - with_tables.begin()) * table : nullptr;
     ops.push_back({shard.pages()[p].block, nullptr, tables});
   }
-  at += numbers.size() * table;
+  at += with_tables.size() * table;
   for (std::size_t i = 0; i < pages.size(); ++i) {
     ops[i].bytes = at;
     at += block_bytes(shard, group.head_group, shard.pages()[pages[i]]);

@@ -44,6 +44,9 @@ class PageMover {
   [[nodiscard]] ShardId target_of(const Shard& shard, const Group& group, const Chain& chain) const;
   void pack_chains(Owner& owner, std::span<const Leaver> leavers);
   void pack_chain(Shard& shard, const Leaver& leaver, std::vector<std::byte>& outbox, ByteCounts& bytes);
+  /// Copies the blocks of `pages` to `at`, the tables of `with_tables` before them.
+  void pack_blocks(const Shard& shard, const Group& group, const std::vector<std::uint32_t>& pages, const std::vector<std::uint32_t>& with_tables,
+                   std::byte* at);
   /// Tells the home ranks of the chains in `moved`, once a rank, request and layer.
   void tell_homes(Owner& owner, std::span<const ChainMove> moved);
   void receive(Owner& owner, Home& home, std::uint64_t step);

@@ -36,6 +36,22 @@ void Probe::remember_keys(const ReplayLayer& layer, std::span<const HomeToken> t
   }
 }
 
+void Probe::record(const ReplayLayer& layer, const HomeToken& t, std::int64_t history, std::size_t read, const Fidelity& f) {
+  ProbeRecord row;
+  row.request = t.request.value;
+  row.layer = layer.layer.value;
+  row.position = t.position;
+  row.history_tokens = history;
+  row.read_tokens = static_cast<std::int64_t>(read);
+  row.attn_out_err = f.out_err;
+  row.attn_cosine = f.cosine;
+  row.attn_mass_kept = f.mass_kept;
+  row.attn_kl = f.kl;
+  row.topk_recall = f.topk_recall;
+  row.max_abs_err = f.max_abs_err;
+  rows_.push_back(row);
+}
+
 void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
                     const LayerOutput& output) {
   if (!active_ && !sample_.active()) return;
@@ -77,19 +93,7 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     } else {
       f = compare_with_exact(truth, model, exact.begin(), reads, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
     }
-    ProbeRecord row;
-    row.request = t.request.value;
-    row.layer = layer.layer.value;
-    row.position = t.position;
-    row.history_tokens = t.position + 1 - exact.begin();
-    row.read_tokens = static_cast<std::int64_t>(read.size());
-    row.attn_out_err = f.out_err;
-    row.attn_cosine = f.cosine;
-    row.attn_mass_kept = f.mass_kept;
-    row.attn_kl = f.kl;
-    row.topk_recall = f.topk_recall;
-    row.max_abs_err = f.max_abs_err;
-    rows_.push_back(row);
+    record(layer, t, t.position + 1 - exact.begin(), read.size(), f);
   }
   sample_.end_layer();
 }

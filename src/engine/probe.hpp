@@ -15,6 +15,8 @@
 
 namespace moekv {
 
+struct Fidelity;
+
 class Probe {
  public:
   /// `total_queries` is the number of (token, layer) pairs that will attend; about spec.probe.samples of them are measured.
@@ -36,6 +38,7 @@ class Probe {
 
  private:
   void remember_keys(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys);
+  void record(const ReplayLayer& layer, const HomeToken& token, std::int64_t history, std::size_t read, const Fidelity& fidelity);
   [[nodiscard]] bool chosen(RequestId request, LayerId layer, std::uint32_t position) const;
 
   const Geometry* geometry_;

@@ -1,4 +1,6 @@
 // What the codec of a run stored and lost: shares of its page classes, errors of sampled pages, entropy of their codes.
+#include <fmt/format.h>
+
 #include "engine/summarise.hpp"
 #include "engine/summary_list.hpp"
 
@@ -24,10 +26,12 @@ void add_codec(const RunSpec& spec, std::span<const CodecRecord> codecs, Summary
   list.add_ratio("k_reconstruction_err", {"1", measured, "norm(K stored - K) / norm(K), mean over a sample of sealed pages"},
                  total(codecs, &C::k_err_ppm) * 1e-6, sampled);
   list.add_ratio("v_reconstruction_err", {"1", measured, "the same of V"}, total(codecs, &C::v_err_ppm) * 1e-6, sampled);
-  list.add_ratio("page_logit_err",
-                 {"1", measured, "error of the newest query's logits over a page, less its mean, over their deviation; mean over sampled pages with queries"},
-                 total(codecs, &C::logit_err_ppm) * 1e-6, asked);
-  list.add_ratio("page_attention_err", {"1", measured, "relative error of the newest query's softmax over a page, mean over sampled pages with queries"},
+  list.add_ratio(
+      "page_logit_err",
+      {"1", measured, "error of the newest query's logits over a page, less its mean, over their deviation; mean over sampled pages with queries"},
+      total(codecs, &C::logit_err_ppm) * 1e-6, asked);
+  list.add_ratio("page_attention_err",
+                 {"1", measured, "relative error of the newest query's softmax over a page, mean over sampled pages with queries"},
                  total(codecs, &C::attention_err_ppm) * 1e-6, asked);
   std::vector<C> classes;
   for (const C& row : codecs) {
@@ -40,12 +44,12 @@ void add_codec(const RunSpec& spec, std::span<const CodecRecord> codecs, Summary
   if (classes.size() < 2) return;
   const std::string windows = ", summed over the ends of windows";
   for (std::uint32_t c = 0; c < classes.size(); ++c) {
-    const std::string tail = std::to_string(c), title = "class " + tail + " (" + class_title(spec, c) + ")";
-    list.add_ratio("class_page_share_" + tail, {"1", counted, "pages sealed in " + title + " / pages sealed"},
+    const std::string tail = std::to_string(c), title = fmt::format("class {} ({})", tail, class_title(spec, c));
+    list.add_ratio("class_page_share_" + tail, {"1", counted, fmt::format("pages sealed in {} / pages sealed", title)},
                    static_cast<double>(classes[c].sealed_pages), total(codecs, &C::sealed_pages));
-    list.add_ratio("class_entry_share_" + tail, {"1", counted, "live entries in pages of " + title + " / in sealed pages" + windows},
+    list.add_ratio("class_entry_share_" + tail, {"1", counted, fmt::format("live entries in pages of {} / in sealed pages{}", title, windows)},
                    static_cast<double>(classes[c].entries), total(codecs, &C::entries));
-    list.add_ratio("class_byte_share_" + tail, {"1", counted, "block bytes of pages of " + title + " / of sealed pages" + windows},
+    list.add_ratio("class_byte_share_" + tail, {"1", counted, fmt::format("block bytes of pages of {} / of sealed pages{}", title, windows)},
                    static_cast<double>(classes[c].page_bytes), total(codecs, &C::page_bytes));
   }
 }

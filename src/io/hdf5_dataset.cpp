@@ -31,7 +31,7 @@ Handle access_list(const Storage& storage, Type type) {
 Handle creation_list(const Storage& storage) {
   Handle list(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_attr_creation_order(list.id(), H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED);
-  H5Pset_obj_track_times(list.id(), 0);  // equal data, equal bytes
+  H5Pset_obj_track_times(list.id(), false);  // equal data, equal bytes
   if (storage.chunk.empty()) return list;
   const std::vector<hsize_t> chunk(storage.chunk.begin(), storage.chunk.end());
   H5Pset_chunk(list.id(), static_cast<int>(chunk.size()), chunk.data());

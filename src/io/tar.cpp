@@ -99,7 +99,7 @@ std::optional<TarMember> TarReader::next() {
     const char type = block[156];
     if (type == 'L' || type == 'x') {
       const std::string text = read_text(*size);
-      long_name = type == 'L' ? std::string(text.c_str()) : pax_path(text);
+      long_name = type == 'L' ? text.substr(0, text.find('\0')) : pax_path(text);
       continue;
     }
     const std::string_view prefix = field(block, 345, 155);

@@ -191,11 +191,11 @@ void ModelDriver::collect(Transport& transport, RunOutcome& out) {
             [](const DriftRow& a, const DriftRow& b) { return std::tuple(a.layer, a.request) < std::tuple(b.layer, b.request); });
   for (auto it = rows.begin(); it != rows.end();) {
     DriftRecord record;
-    Squares all, tail;
+    Squares all, tail;  // NOLINT(misc-const-correctness): written by member
     record.layer = static_cast<std::int64_t>(it->layer);
     for (; it != rows.end() && static_cast<std::int64_t>(it->layer) == record.layer; ++it) {
       record.n_tokens += static_cast<std::int64_t>(it->n_tokens);
-      for (double Squares::*member : {&Squares::attention_error, &Squares::attention, &Squares::residual_error, &Squares::residual}) {
+      for (double Squares::*const member : {&Squares::attention_error, &Squares::attention, &Squares::residual_error, &Squares::residual}) {
         all.*member += it->all.*member;
         tail.*member += it->tail.*member;
       }

@@ -179,8 +179,8 @@ std::vector<PointProgress> SweepFolder::progress(const SweepList& list, const st
   return out;
 }
 
-SweepJournal::SweepJournal(const SweepFolder& folder, const std::string& part) : path_(folder.journal_folder() + "/" + part + ".jsonl") {
-  fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+SweepJournal::SweepJournal(const SweepFolder& folder, const std::string& part)
+    : path_(folder.journal_folder() + "/" + part + ".jsonl"), fd_(::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
   if (fd_ < 0) throw UserError(path_, std::strerror(errno), "is the folder writable?");
   struct flock lock = whole_file();
   if (::fcntl(fd_, F_OFD_SETLK, &lock) != 0 && (errno == EAGAIN || errno == EACCES)) {  // a file system without locks has none to respect
@@ -189,7 +189,8 @@ SweepJournal::SweepJournal(const SweepFolder& folder, const std::string& part) :
   }
   const off_t size = ::lseek(fd_, 0, SEEK_END);
   char last = '\n';
-  if (size > 0 && ::pread(fd_, &last, 1, size - 1) == 1 && last != '\n') (void)!::write(fd_, "\n", 1);  // ends a torn line
+  if (size > 0 && ::pread(fd_, &last, 1, size - 1) == 1 && last != '\n' && ::write(fd_, "\n", 1) != 1)  // ends a torn line
+    throw UserError(path_, std::strerror(errno), "is there room on the disk?");
 }
 
 SweepJournal::~SweepJournal() {

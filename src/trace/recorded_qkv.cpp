@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.hpp"
 #include "trace/qkv.hpp"
@@ -11,7 +12,7 @@ namespace {
 
 class RecordedQkv final : public QkvSource {
  public:
-  RecordedQkv(TraceSource& trace, const ModelShape& shape) : trace_(trace), shape_(shape) {}
+  RecordedQkv(TraceSource& trace, ModelShape shape) : trace_(trace), shape_(std::move(shape)) {}
 
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts, float* k, float* v) override {
     load(layer, r, begin, end);

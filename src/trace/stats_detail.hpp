@@ -82,7 +82,7 @@ class ReuseStats {
   }
   void add_predecessor(const SequenceView& s, std::uint32_t t);
 
-  std::uint32_t n_experts_, top_k_;
+  std::uint32_t top_k_;
   std::size_t words_;
   std::vector<std::uint64_t> ring_;  // membership bits of the last 129 tokens
   std::uint64_t shared_[std::size(lags)] = {}, possible_[std::size(lags)] = {};

@@ -11,7 +11,7 @@ double ratio(double part, double whole) { return whole > 0.0 ? part / whole : La
 }  // namespace
 
 ReuseStats::ReuseStats(std::uint32_t n_experts, std::uint32_t top_k)
-    : n_experts_(n_experts), top_k_(top_k), words_((n_experts + 63) / 64), ring_(words_ * ring_tokens), kept_by_rank_(top_k), top_count_(n_experts) {}
+    : top_k_(top_k), words_((n_experts + 63) / 64), ring_(words_ * ring_tokens), kept_by_rank_(top_k), top_count_(n_experts) {}
 
 void ReuseStats::add_predecessor(const SequenceView& s, std::uint32_t t) {
   std::uint64_t shared = 0;

@@ -64,7 +64,9 @@ class Score(program.ProgramTest):
             for name in ("kv/q", "kv/k", "kv/v", "routing/logits"):
                 a, b = own[name][:].astype(np.float64), given[name][:][rows].astype(np.float64)
                 self.assertEqual(a.shape, b.shape)
-                self.assertLess(np.abs(a - b).max() / np.abs(b).max(), 2e-3, name)
+                step = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(b), 2.0 ** -14))) - 10)  # of float16 at b
+                noise = 1e-5 * np.sqrt((b ** 2).mean(axis=-1, keepdims=True))  # of float32 sums over a row, in another order
+                self.assertLessEqual((np.abs(a - b) / (step + noise)).max(), 1, name)
             same = own["routing/expert_ids"][:] == given["routing/expert_ids"][:][rows]
             self.assertGreater(same.mean(), 0.999)
 

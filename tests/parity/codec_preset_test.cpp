@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "support/codec_lab.hpp"
+#include "support/every_codec.hpp"
+#include "support/test_name.hpp"
 
 namespace moekv::test {
 namespace {
@@ -69,23 +71,18 @@ const std::map<std::string_view, Stated> stated = {
     {"adaptive", {0.025, 0.012, 0.08, 0.09}},
 };
 
-template <class T>
-class CodecOnPresets : public ::testing::Test {};
-template <class Variant>
-struct TypesOf;
-template <class... T>
-struct TypesOf<std::variant<T...>> {
-  using type = ::testing::Types<T...>;
-};
-TYPED_TEST_SUITE(CodecOnPresets, TypesOf<Codec>::type);
+using CodecOnPresets = moekv::testing::EveryCodec;
+INSTANTIATE_TEST_SUITE_P(Catalogue, CodecOnPresets, ::testing::ValuesIn(moekv::testing::every_codec()),
+                         [](const auto& entry) { return moekv::testing::test_name(entry.param.name); });
 
-TYPED_TEST(CodecOnPresets, AttentionFromStoredPagesKeepsItsBound) {
-  const TypeParam codec;
-  ASSERT_TRUE(stated.contains(codec.name)) << "state the bounds of " << codec.name;
+TEST_P(CodecOnPresets, AttentionFromStoredPagesKeepsItsBound) {
+  const std::string_view name = GetParam().name;
+  const Codec& codec = GetParam().codec;
+  ASSERT_TRUE(stated.contains(name)) << "state the bounds of " << name;
   for (const char preset : {'A', 'B', 'C', 'D'}) {
     const CodecErrors e = measure_codec(head_of(preset), codec, codec, page_slots, raw_sinks);
-    EXPECT_LE(e.out, stated.at(codec.name).of(preset)) << codec.name << " on preset " << preset;
-    EXPECT_LE(e.fold, 2e-5) << "attention differs from that over the stored values: " << codec.name << " on preset " << preset;
+    EXPECT_LE(e.out, stated.at(name).of(preset)) << name << " on preset " << preset;
+    EXPECT_LE(e.fold, 2e-5) << "attention differs from that over the stored values: " << name << " on preset " << preset;
   }
 }
 
@@ -107,12 +104,12 @@ TEST(AdaptiveOnPresets, OneReadListMixesPagesOfSeveralPools) {
   }
 }
 
-TYPED_TEST(CodecOnPresets, AllocatedBytesAreThoseReported) {
-  const TypeParam codec;
+TEST_P(CodecOnPresets, AllocatedBytesAreThoseReported) {
+  const Codec& codec = GetParam().codec;
   const CodecErrors e = measure_codec(head_of('B'), codec, codec, page_slots, 0);
   EXPECT_EQ(e.allocated_bytes, static_cast<std::int64_t>(e.stored_bytes + e.table_bytes));
   EXPECT_LE(e.code_bytes, e.stored_bytes);
-  const PlaneFormat k = codec.plane(Role::k, channels);
+  const PlaneFormat k = GetParam().plane(Role::k, channels);
   const bool smaller = e.stored_bytes < e.raw_bytes;
   EXPECT_EQ(smaller, k.element != ElementFormat::fp32 || classes_of(codec) > 1) << "a codec that stores as much as fp32 compresses nothing";
 }

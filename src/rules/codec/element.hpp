@@ -100,6 +100,7 @@ MOEKV_HD float float_from_e5m2(std::uint8_t c) { return float_from_fp16(static_c
 MOEKV_HD std::uint8_t e2m1_from_float(float x) {
   if (x != x) return 0;
   const float a = x < 0.0F ? -x : x;
+  // NOLINTNEXTLINE(readability-implicit-bool-conversion): how many hold
   const int level = (a > 0.25F) + (a >= 0.75F) + (a > 1.25F) + (a >= 1.75F) + (a > 2.5F) + (a >= 3.5F) + (a > 5.0F);
   return static_cast<std::uint8_t>(level | (x < 0.0F ? 8 : 0));
 }

@@ -18,7 +18,7 @@ MOEKV_HD void put_code(std::byte* codes, std::uint32_t i, std::uint32_t bits, st
 
 [[nodiscard]] MOEKV_HD std::uint32_t take_code(const std::byte* codes, std::uint32_t i, std::uint32_t bits) {
   const std::uint32_t bit = i * bits;
-  std::uint32_t window = static_cast<std::uint32_t>(codes[bit / 8]);
+  auto window = static_cast<std::uint32_t>(codes[bit / 8]);
   if (bit % 8 + bits > 8) window |= static_cast<std::uint32_t>(codes[bit / 8 + 1]) << 8;
   return window >> (bit % 8) & ((1U << bits) - 1U);
 }

@@ -44,7 +44,7 @@ struct ThresholdAdaptive {
   [[nodiscard]] MOEKV_HD float threshold(const Control& c) const { return c.theta < 0 ? theta : c.theta; }
   MOEKV_HD void adapt(Control& c) const {
     if (c.lookups == 0) return;
-    const float eta = static_cast<float>(static_cast<double>(c.hits) / static_cast<double>(c.lookups));
+    const auto eta = static_cast<float>(static_cast<double>(c.hits) / static_cast<double>(c.lookups));
     const float change = gamma * (eta_target - eta);
     const float moved = threshold(c) + (sign == ControlSign::paper ? change : -change);
     c.theta = moved < 0 ? 0.0F : moved > 1 ? 1.0F : moved;

@@ -55,7 +55,7 @@ struct TokenEntropy {
   }
   /// In double: rounding to float could make neighbours equal, and so change what the formula does not.
   MOEKV_HD void choose(const Geometry& g, const TokenView& token, Choice out) const {
-    const double penalty = static_cast<double>(beta * entropy(g, token));
+    const auto penalty = static_cast<double>(beta * entropy(g, token));
     double keys[max_top_k];
     MOEKV_EXPECT(g.top_k <= max_top_k);
     select_masked(

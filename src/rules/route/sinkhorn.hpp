@@ -23,7 +23,7 @@ struct Sinkhorn {
                  Param{"tolerance", &Sinkhorn::tolerance, "1", "ends when the mean change of an expert's factor is below", 0, 1}};
 
   /// d0 = (1/T) / (K d1), d1 = (1/E) / (K' d0) in turn from d1 = 1; K = exp(z - row maximum), which d0 takes up. Gives d1.
-  MOEKV_HD void balance(const Geometry& g, const TokenView* tokens, std::uint32_t n, std::uint32_t n_prefill, float* kernel, float* d1,
+  MOEKV_HD void balance(const Geometry& g, const TokenView* tokens, std::uint32_t n, std::uint32_t n_prefill, const float* kernel, float* d1,
                         float* sums) const {
     for (std::uint32_t e = 0; e < g.n_experts; ++e) d1[e] = 1.0F;
     for (std::uint32_t round = 0; round < iterations; ++round) {
