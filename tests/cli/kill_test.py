@@ -40,9 +40,9 @@ class Kill(program.ProgramTest):
             self.assertEqual(file["status"].attrs["flag_meanings"].split()[file["status"][0]], "ok")
         self.run_ok("show", path)
 
-    def kill_one(self, rank, after_s):
+    def kill_one(self, rank, after_s, **environment):
         """Kills `rank` of a fresh run `after_s` after the ranks exist. Returns the finished job, or None where it ended before."""
-        job = program.start(["run", CONFIG, "--out", "out.h5"], ranks=RANKS, folder=self.folder, OMP_NUM_THREADS="1")
+        job = program.start(["run", CONFIG, "--out", "out.h5"], ranks=RANKS, folder=self.folder, OMP_NUM_THREADS="1", **environment)
         deadline = time.monotonic() + 30
         while len(rank_processes(job.pid)) < RANKS and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -60,7 +60,7 @@ class Kill(program.ProgramTest):
         for attempt in range(EARLY_KILLS):
             after_s = moments.random() * 0.02
             with self.subTest(attempt=attempt, after_s=round(after_s, 4)):
-                self.kill_one(attempt % RANKS, after_s)
+                self.kill_one(attempt % RANKS, after_s, **(program.NO_WAIT if attempt % 3 else {}))
                 for path in self.folder.rglob("*.h5"):
                     self.is_complete(path)
                     path.unlink()
