@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/geometry.hpp"
+#include "engine/records.hpp"
 #include "trace/source.hpp"
 
 namespace moekv {

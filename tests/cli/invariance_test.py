@@ -7,6 +7,7 @@ import numpy as np
 import program
 
 CONFIG = program.SOURCE / "configs/quickstart.yaml"
+FEW = "trace.max_requests=4"
 
 
 def counted(path):
@@ -20,8 +21,6 @@ def counted(path):
     with h5py.File(path) as file:
         file.visititems(visit)
     return found
-
-FEW = "trace.max_requests=4"
 
 
 class Invariance(program.ProgramTest):
