@@ -20,7 +20,7 @@ std::string describe(const Json& json) {
 
 Case::Case(const Json& object, const std::string& where) : state_(std::make_shared<State>()) {
   state_->parts.push_back({&object, where, {}});
-  part_ = &state_->parts.back();  // NOLINT(cppcoreguidelines-prefer-member-initializer): after the push
+  part_ = &state_->parts.back();
   if (object.is_object()) return;
   note(where, fmt::format("a case is an object, got {}", describe(object)), "");
   part_->object = &state_->nothing;

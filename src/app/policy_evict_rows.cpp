@@ -30,6 +30,7 @@ std::vector<std::vector<std::vector<double>>> read_attention(Case& given) {
   return out;
 }
 
+// NOLINTNEXTLINE(readability-function-size): reads a case from its first field to its last
 Json decide_attention(Case& given, const EvictRule& rule) {
   const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
   const Protection protect = read_protection(given, capacity);

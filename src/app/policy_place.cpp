@@ -118,7 +118,7 @@ struct Shadow {
 
 std::vector<double> read_load(Case& given) {
   given.require("load");
-  const std::vector<double> load = given.list<double>("load", {0, 1e300});
+  std::vector<double> load = given.list<double>("load", {0, 1e300});
   if (given.has("load") && !given.failed() && (load.empty() || load.size() > 896)) given.complain("load", "1 to 896 experts");
   return load;
 }

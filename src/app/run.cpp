@@ -45,7 +45,7 @@ Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance
   f.set("digest", to_hex(outcome.digest));
   f.set("feedback", feedback_of(spec));
   f.set("action", std::string(enum_name(spec.eviction.action)));
-  f.set("unlimited", std::int64_t{spec.eviction.budget.kind == BudgetKind::unlimited});
+  f.set("unlimited", std::int64_t{spec.eviction.budget.kind == BudgetKind::unlimited ? 1 : 0});
   return f;
 }
 

@@ -189,7 +189,7 @@ void PageMover::land(Owner& owner, WireReader& in, ByteCounts& bytes, std::uint6
   const std::size_t begin = in.at();
   const ChainMove& head = in.take<ChainMove>(1)[0];
   Shard& shard = owner.shard(ShardId(head.target));
-  const std::uint32_t shard_index = static_cast<std::uint32_t>(&shard - owner.shards().data());
+  const auto shard_index = static_cast<std::uint32_t>(&shard - owner.shards().data());
   std::vector<std::uint32_t> pages;
   shard.unpack_chain(head, (*requests_)[RequestId(head.request)].total_tokens, in, pages);
   const auto numbers = in.take<std::uint32_t>(head.n_tables);

@@ -40,8 +40,8 @@ double Router::recorded_weight(const route::TokenView& token, std::uint16_t expe
   if (reference == end) return 0;
   const ScoreFunction f = rule_geometry_.gate.score;
   const float z = route::finite_logit(token.logits[*reference]), own = route::finite_logit(token.logits[expert]);
-  const double weight = static_cast<double>(token.recorded_weights[reference - ids]);
-  const double reference_score = static_cast<double>(route::score(f, z, z));
+  const auto weight = static_cast<double>(token.recorded_weights[reference - ids]);
+  const auto reference_score = static_cast<double>(route::score(f, z, z));
   return reference_score > 0 ? std::min(1e3, weight * static_cast<double>(route::score(f, own, z)) / reference_score) : 0;
 }
 

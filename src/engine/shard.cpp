@@ -105,7 +105,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
   live_[std::size_t{index} * words_ + slot / 64] |= 1ULL << (slot % 64);
   const bool primary = entry.smaller_copies == 0 || geometry_->spec().read.copies == CopyRule::paper;
   auto& word = primary_[std::size_t{index} * words_ + slot / 64];
-  word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary} << (slot % 64);
+  word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary ? 1U : 0U} << (slot % 64);
   if (geometry_->keeps_state()) state_[i] = step_mass_[i] = {};
   std::fill_n(window_mass_.begin() + static_cast<std::ptrdiff_t>(i * window_heads_), window_heads_, 0.0F);
   if (blockers_kept_) {  // what the slot's last token left
@@ -127,7 +127,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
   page.max_position = std::max(page.max_position, entry.position);
 }
 
-void Shard::count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) {
+void Shard::count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) const {
   if (new_page) {
     chain.shadow_live.push_back(0);
     chain.shadow_written.push_back(0);

@@ -188,7 +188,7 @@ class Shard {
   std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
   void set_blockers(std::uint32_t page, std::uint32_t slot);
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
-  void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page);
+  void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) const;
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
   [[nodiscard]] std::size_t pool_index(const Group& group) const;
   BlockPool& raw_pool(const Group& group) { return raw_pools_[pool_index(group)]; }

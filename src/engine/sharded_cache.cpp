@@ -119,6 +119,7 @@ void ShardedCache::execute_due() {
   counters_.step.t_step += counters_.step.t_admit_evict - before;  // no step of the driver holds it
 }
 
+// NOLINTNEXTLINE(readability-function-size): the phases of a step, in order and timed
 void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   StepRecord& count = counters_.step;
   LayerRecord& layer = counters_.layers[input.layer];

@@ -52,7 +52,7 @@ void add_totals(std::span<const StepRecord> steps, SummaryList& list) {
 }
 
 void add_cache(std::span<const StepRecord> steps, std::string_view suffix, SummaryList& list) {
-  const auto ratio = [&](std::string name, std::string definition, std::int64_t S::*top, std::int64_t S::*bottom) {
+  const auto ratio = [&](const std::string& name, std::string definition, std::int64_t S::*top, std::int64_t S::*bottom) {
     list.add_ratio(name + std::string(suffix), {"1", counted, std::move(definition)}, total(steps, top), total(steps, bottom));
   };
   ratio("hit_ratio", "n_hit / n_req", &S::n_hit, &S::n_req);
@@ -98,6 +98,7 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
   }
 }
 
+// NOLINTNEXTLINE(readability-function-size): a table
 void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecord> traffic, std::int64_t ranks, SummaryList& list) {
   double wire = 0;
   for (const StepRecord& s : steps) wire += static_cast<double>(wire_bytes(s));

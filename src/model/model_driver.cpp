@@ -22,7 +22,7 @@ std::vector<std::uint32_t> positions_of(std::span<const HomeToken> tokens) {
 std::pair<double, double> squares(std::span<const float> a, std::span<const float> b) {
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    const double x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+    const auto x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
     error += (x - y) * (x - y);
     norm += y * y;
   }
@@ -191,7 +191,7 @@ void ModelDriver::collect(Transport& transport, RunOutcome& out) {
             [](const DriftRow& a, const DriftRow& b) { return std::tuple(a.layer, a.request) < std::tuple(b.layer, b.request); });
   for (auto it = rows.begin(); it != rows.end();) {
     DriftRecord record;
-    Squares all, tail;  // NOLINT(misc-const-correctness): written by member
+    Squares all, tail;
     record.layer = static_cast<std::int64_t>(it->layer);
     for (; it != rows.end() && static_cast<std::int64_t>(it->layer) == record.layer; ++it) {
       record.n_tokens += static_cast<std::int64_t>(it->n_tokens);

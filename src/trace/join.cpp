@@ -75,14 +75,14 @@ WriterSpec Recordings::spec(const JoinOptions& options, JoinReport& report) cons
   spec.generator = options.generator;
   spec.seed = static_cast<std::int64_t>(options.seed);
   report.notes.push_back(fmt::format("routing rows from {} ({} recordings, digest {})", options.routing, lengths_.size(), spec.info.digest));
-  if (!spec.info.kv_layers.empty()) report.notes.push_back("recorded q, k, v are left out: their positions do not hold in new sequences");
+  if (!spec.info.kv_layers.empty()) report.notes.emplace_back("recorded q, k, v are left out: their positions do not hold in new sequences");
   spec.info.kv_layers.clear();
   if (spec.info.level == RoutingLevel::candidates) {
-    report.notes.push_back("candidate lists are left out; chosen experts and weights are kept");
+    report.notes.emplace_back("candidate lists are left out; chosen experts and weights are kept");
     spec.info.level = RoutingLevel::weights;
     spec.info.n_candidates = 0;
   }
-  if (file_.has("tokens/token_id")) report.notes.push_back("token ids are left out");
+  if (file_.has("tokens/token_id")) report.notes.emplace_back("token ids are left out");
   return spec;
 }
 
@@ -135,7 +135,7 @@ JoinReport join_requests(const JoinOptions& options, const std::string& out) {
   report.notes.push_back(fmt::format("arrivals and lengths from {} ({})", options.requests, imported.format));
   report.notes.push_back(fmt::format("{} requests fit a recording exactly, {} are the beginning of a longer one, {} are several in a row",
                                      report.exact, report.cut, report.continued));
-  report.notes.push_back("recorded rows fill prompt, then output, whatever they were in the recording");
+  report.notes.emplace_back("recorded rows fill prompt, then output, whatever they were in the recording");
   NativeWriter writer(out, std::move(spec));
   for (std::size_t r = 0; r < plans.size(); ++r) {
     writer.begin_request(list.entries[r].info, list.entries[r].hash_ids);

@@ -43,7 +43,7 @@ std::vector<std::vector<Piece>> concatenate(const std::vector<std::uint32_t>& le
   for (auto& pieces : sequences) {
     for (std::uint32_t filled = 0; filled < n_tokens; filled += pieces.back().n_tokens) {
       if (next == order.size()) {  // all used: shuffle anew (Fisher-Yates)
-        for (std::uint32_t i = static_cast<std::uint32_t>(order.size()); i > 1; --i) std::swap(order[i - 1], order[draw(seed, round, i, i)]);
+        for (auto i = static_cast<std::uint32_t>(order.size()); i > 1; --i) std::swap(order[i - 1], order[draw(seed, round, i, i)]);
         next = 0;
         ++round;
       }

@@ -77,7 +77,7 @@ void check_tokens(const NativeFile& trace, TraceReport& report) {
     std::memcpy(&found, bytes, sizeof(found));
     const std::uint64_t expected = row - trace.token_offset[r];
     if (found != expected) positions.add([&] { return fmt::format("token row {}: request {} has {} where {} is next", row, r, found, expected); });
-    const unsigned given = std::to_integer<unsigned>(*phase.piece(row, row + 1).data);
+    const auto given = std::to_integer<unsigned>(*phase.piece(row, row + 1).data);
     const unsigned due = expected < trace.requests[r].prompt_tokens ? 0 : 1;
     if (given != due)
       phases.add([&] { return fmt::format("token row {}: request {} position {} has phase {}, not {}", row, r, expected, given, due); });

@@ -52,7 +52,7 @@ class AccessLoop {
   [[nodiscard]] std::vector<std::uint32_t> residents() const {
     if constexpr (!queues) return in_order();
     std::vector<std::uint32_t> out;
-    for (std::uint8_t l = 0; l < state_.lists.size(); ++l) {
+    for (std::size_t l = 0; l < state_.lists.size(); ++l) {
       for (const std::uint32_t u : list(l)) {
         if (resident(u)) out.push_back(u);
       }
@@ -60,7 +60,7 @@ class AccessLoop {
     return out;
   }
   /// Units of list `l` of a queue rule, oldest first.
-  [[nodiscard]] std::vector<std::uint32_t> list(std::uint8_t l) const {
+  [[nodiscard]] std::vector<std::uint32_t> list(std::size_t l) const {
     std::vector<std::uint32_t> out;
     for (std::uint32_t u = state_.lists[l].head; u != evict::no_unit; u = nodes_[u].next) out.push_back(u);
     return out;
