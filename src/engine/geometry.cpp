@@ -169,7 +169,7 @@ HeadSlice Geometry::slice(Rank rank) const {
     return {begin, count, begin * model.group_size(), count * model.group_size()};
   }
   // More ranks than KV heads: the ranks of one KV head share its query heads and each holds a replica.
-  const std::uint32_t head = static_cast<std::uint32_t>(std::uint64_t{g} * model.n_kv_heads / n);
+  const auto head = static_cast<std::uint32_t>(std::uint64_t{g} * model.n_kv_heads / n);
   const auto first = static_cast<std::uint32_t>((std::uint64_t{head} * n + model.n_kv_heads - 1) / model.n_kv_heads);
   const auto next = static_cast<std::uint32_t>((std::uint64_t{head + 1} * n + model.n_kv_heads - 1) / model.n_kv_heads);
   const std::uint32_t replicas = next - first;

@@ -90,7 +90,7 @@ MergeReport merge_results(const std::vector<std::string>& inputs, const std::str
     points.push_back(c->point);
   }
   report.unfinished = report.points - report.ok - report.failed;
-  write_merged_file(out, std::move(points), std::move(facts), options.records);
+  write_merged_file(out, std::move(points), facts, options.records);
   return report;
 }
 

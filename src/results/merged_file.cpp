@@ -233,7 +233,7 @@ Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const M
 
 }  // namespace
 
-void write_merged_file(const std::string& out, std::vector<MergedPoint> points, MergedFacts facts, bool records) {
+void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const MergedFacts& facts, bool records) {
   Collected all(points.size());
   for (std::size_t i = 0; i < points.size(); ++i) {
     MergedPoint& point = points[i];

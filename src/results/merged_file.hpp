@@ -24,6 +24,6 @@ struct MergedFacts {
 };
 
 /// Reads the points' files one after another and writes `out`, which appears complete or not at all.
-void write_merged_file(const std::string& out, std::vector<MergedPoint> points, MergedFacts facts, bool records);
+void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const MergedFacts& facts, bool records);
 
 }  // namespace moekv

@@ -149,21 +149,21 @@ std::string to_csv(const PointTable& table, Parameters parameters) {
 }
 
 std::string to_json(const PointTable& table, Parameters parameters) {
-  using Json = nlohmann::ordered_json;
-  Json rows = Json::array();
+  using OrderedJson = nlohmann::ordered_json;
+  OrderedJson rows = OrderedJson::array();
   const auto columns = chosen_columns(table, parameters);
   for (std::size_t i = 0; i < table.n_points; ++i) {
-    Json row = Json::object();
+    OrderedJson row = OrderedJson::object();
     for (const PointColumn* column : columns) {
-      Json& place = column->group.empty() ? row[column->name] : row[column->group][column->name];
+      OrderedJson& place = column->group.empty() ? row[column->name] : row[column->group][column->name];
       if (!column->numeric)
         place = column->texts[i];
       else
-        place = std::isfinite(column->numbers[i]) ? Json(column->numbers[i]) : Json(nullptr);
+        place = std::isfinite(column->numbers[i]) ? OrderedJson(column->numbers[i]) : OrderedJson(nullptr);
     }
     rows.push_back(std::move(row));
   }
-  return rows.dump(1, ' ', false, Json::error_handler_t::replace);
+  return rows.dump(1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 std::string record_csv(const std::string& path, const std::string& kind) {
