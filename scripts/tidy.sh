@@ -8,7 +8,7 @@ command -v run-clang-tidy-16 >/dev/null || {
   echo "tidy: clang-tidy-16 is not installed; scripts/setup.sh --full installs it" >&2
   exit 3
 }
-# All of them are checked as they compile together, each header once for many sources: a third of the time.
+# All of them are checked as they compile together, each header once for many sources.
 unity=ON
 [ "$#" -eq 0 ] || unity=OFF
 cmake --preset tidy -DMOEKV_UNITY=$unity >/dev/null

@@ -7,9 +7,9 @@ function(moekv_flags target)
   if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v2>)  # popcount; kernels choose wider instructions at run time
   endif()
-  moekv_release_optimisation(${target} -O2)  # CMake's own -O3 costs an eighth of the build; moekv_device has it
+  moekv_release_optimisation(${target} -O2)  # CMake's own -O3 takes longer to build; moekv_device has it
   if(MOEKV_SANITIZE)
-    # -O1: tests take a third of the time they take unoptimised. With sanitizers g++ sees uninitialised values where none are.
+    # -O1: unoptimised, the tests take too long. With sanitizers g++ sees uninitialised values where none are.
     target_compile_options(${target} PUBLIC -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized)
     target_link_options(${target} PUBLIC -fsanitize=address,undefined)
   endif()
