@@ -36,7 +36,9 @@ EXTRAS = (
     [],
     ["eviction.trigger=prefill_end", "prefill.queries=last:32"],
     ["eviction.action=demote"],
+    ["eviction.action=demote", "eviction.budget=unlimited"],
 )
+PAYLOAD = re.compile(r"attention|\bkeys?\b|\bvalues?\b|quer(y|ies)|codec")  # in what a policy reads: backend count has none of it
 COLUMNS = ["trace", "kind", "rule", "settings", "backend", "requests", "digest", "lookups", "hit_ratio", "mass_kept", "evictions", "routing_change",
            "labels", "seconds", "note"]
 PROCESSES_EVERY = 5  # of the rules of a large trace; all of the smallest one
@@ -57,12 +59,9 @@ class Program:
         return subprocess.run([*launcher, str(self.path), *map(str, arguments)], capture_output=True, text=True, cwd=self.work, env=self.env)
 
     def rules(self, kind):
-        """Name -> whether it needs payload."""
-        text = self("list", kind).stdout
-        found = {}
-        for block in re.split(r"(?m)^  (?=\S)", text)[1:]:
-            found[block.split()[0]] = "attention mass" in block or "key and value" in block
-        return found
+        """Name -> what it reads."""
+        blocks = re.split(r"(?m)^  (?=\S)", self("list", kind).stdout)[1:]
+        return {block.split()[0]: re.search(r"(?m)^ +reads (.*?);", block)[1] for block in blocks}
 
 
 def find_traces(shared, names):
@@ -91,13 +90,16 @@ def jobs_of(program, names, pattern, budget):
     for name in names:
         count = 0
         for kind, key in (("routers", "routing.router"), ("policies", "eviction.policy")):
-            for rule, payload in program.rules(kind).items():
+            for rule, reads in program.rules(kind).items():
                 if rule == "full" or not re.fullmatch(pattern, rule):
                     continue
+                payload = kind == "policies" and PAYLOAD.search(reads) is not None
                 settings = [f"{key}={rule}", f"eviction.budget={budget}", "backend=host" if payload else "backend=count",
                             "read.scope=all" if payload else "read.scope=routed"]
                 requests = TRACES[name]["host"] if payload else 0
                 settings += ["probe.samples=64" if payload else "probe.samples=0"]
+                if "codec" in reads:  # raw pages have no error
+                    settings.append("compression.codec=int4_token")
                 if requests:
                     settings.append(f"trace.max_requests={requests}")
                 count += 1
@@ -188,7 +190,8 @@ def main():
             f"{minutes:.1f} minutes with {options.jobs} at once. Made by experiments/full_traces/run.py, whose README says what the columns are.")
     write_tables(rows, options.out, head)
     bad = [r for r in rows if "DIFFER" in r["note"] or "broken" in r["note"] or "failed" in r["note"]]
-    print(f"{len(rows)} rows, {len(bad)} bad, {minutes:.1f} minutes: {options.out}.md, .csv")
+    refused = sum("refused" in r["note"] for r in rows)
+    print(f"{len(rows)} rows, {len(bad)} bad, {refused} refused, {minutes:.1f} minutes: {options.out}.md, .csv")
     return 1 if bad else 0
 
 

@@ -49,7 +49,7 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
 /// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half, or a read-set rule that
 /// left no page out, says nothing about it (MODEL section 4).
 void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
-  std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0;
+  std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0, sealed_pages = 0;
   for (const StepRecord& s : out.steps) {
     evictions += s.evictions;
     allocations += s.allocations;
@@ -58,7 +58,9 @@ void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& o
     left_out += s.pages_considered - s.pages_selected;
   }
   const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
-  const bool idle_codec = geometry.compressed() && 2 * sealed < resident;
+  for (const CodecRecord& c : out.codecs) sealed_pages += c.sealed_pages;
+  // A run that ends within its first window has no residents at the end of any window.
+  const bool idle_codec = geometry.compressed() && (2 * sealed < resident || sealed_pages == 0);
   const bool idle_select = selects(spec.read.select) && left_out == 0;
   const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
   if ((evicts && evictions == 0) || idle_allocator || idle_codec || idle_select) out.labels.emplace_back("not_exercised");

@@ -83,7 +83,8 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
   list.add_ratio("sealed_fraction", {"1", counted, "sealed_entries / resident_entries" + windows}, total(steps, &S::sealed_entries), resident);
   list.add_ratio("replication_factor", {"1", counted, "(resident_entries + host_entries) / resident_distinct" + windows},
                  resident + total(steps, &S::host_entries), total(steps, &S::resident_distinct));
-  list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw, pages + metadata);
+  list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw,
+                 raw > 0 ? pages + metadata : 0);
   list.add_ratio("code_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_codes" + windows}, raw, total(steps, &S::kv_bytes_codes));
   list.add_ratio("page_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_stored, page blocks only" + windows}, raw, pages);
   list.add_ratio("removed_fraction", {"1", counted, "1 - kv_bytes_stored / kv_bytes_raw" + windows}, raw - pages, raw);
