@@ -39,16 +39,16 @@ double score_of(const EvictRule& rule, const History& h, std::uint32_t p, const 
   }
   const auto last_of = [&](std::uint32_t q) {
     std::size_t last = q;
-    for (std::size_t s = q; s <= now; ++s) last = h.accesses[s].count(q) > 0 ? s : last;
+    for (std::size_t s = q; s <= now; ++s) last = h.accesses[s].contains(q) ? s : last;
     return last;
   };
   const auto count_of = [&](std::uint32_t q) {
-    return 1 + std::count_if(h.accesses.begin() + q, h.accesses.end(), [&](const Set& set) { return set.count(q) > 0; });
+    return 1 + std::count_if(h.accesses.begin() + q, h.accesses.end(), [&](const Set& set) { return set.contains(q); });
   };
   const auto times = [&] {
     std::vector<std::size_t> t = {p};
     for (std::size_t s = p; s <= now; ++s) {
-      if (h.accesses[s].count(p) > 0) t.push_back(s);
+      if (h.accesses[s].contains(p)) t.push_back(s);
     }
     return t;
   }();

@@ -68,7 +68,7 @@ Matrix int4_g32(const Matrix& x, Along along) {
   for (Eigen::Index r = 0; r < source.rows(); ++r) {
     for (Eigen::Index g = 0; g < source.cols(); g += 32) {
       const auto group = source.row(r).segment(g, 32);
-      const double zero = static_cast<double>(static_cast<_Float16>(group.minCoeff()));
+      const auto zero = static_cast<double>(static_cast<_Float16>(group.minCoeff()));
       const double step = std::max(6e-8, static_cast<double>(static_cast<_Float16>((group.maxCoeff() - group.minCoeff()) / 15)));
       for (Eigen::Index c = 0; c < 32; ++c) out(r, g + c) = std::clamp(std::nearbyint((group(c) - zero) / step), 0.0, 15.0) * step + zero;
     }

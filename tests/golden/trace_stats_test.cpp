@@ -44,11 +44,11 @@ std::string field_of(const std::string& key) {
 
 void expect_equal(const LayerStats& layer, const nlohmann::json& expected, const std::string& where) {
   std::size_t compared = 0;
-  for (const auto& [key, value] : expected.items()) {
+  for (const auto& item : expected.items()) {
     for_each_field(LayerStats::fields, [&](const auto& field) {
-      if (field.name != field_of(key)) return;
+      if (field.name != field_of(item.key())) return;
       ++compared;
-      EXPECT_NEAR(layer.*field.member, value.template get<double>(), 0.005) << where << " " << key;
+      EXPECT_NEAR(layer.*field.member, item.value().template get<double>(), 0.005) << where << " " << item.key();
     });
   }
   EXPECT_EQ(compared, expected.size()) << where;

@@ -1,4 +1,5 @@
-// The transport through device memory, on an emulated device whose sends and receives are MPI's: sizes, contents, own bytes, and a peer that never answers.
+// The transport through device memory, on an emulated device whose sends and receives are MPI's: sizes, contents, own bytes, and a peer that never
+// answers.
 #include "device_transport.hpp"
 
 #include <gtest/gtest.h>
@@ -28,7 +29,8 @@ class MpiPeers final : public kernels::Peers {
   void receive(std::byte* memory, std::uint64_t bytes, int peer) override { receives_.push_back({memory, bytes, peer}); }
   void end_group() override {
     device_.synchronize();
-    for (const Message& m : receives_) MPI_Irecv(m.memory, static_cast<int>(m.bytes), MPI_BYTE, m.peer, 77, MPI_COMM_WORLD, &requests_.emplace_back());
+    for (const Message& m : receives_)
+      MPI_Irecv(m.memory, static_cast<int>(m.bytes), MPI_BYTE, m.peer, 77, MPI_COMM_WORLD, &requests_.emplace_back());
     for (const Message& m : sends_) MPI_Isend(m.memory, static_cast<int>(m.bytes), MPI_BYTE, m.peer, 77, MPI_COMM_WORLD, &requests_.emplace_back());
     MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
     receives_.clear();
@@ -79,7 +81,7 @@ TEST_F(DeviceTransportTest, DeliversExactlyWhatWasSent) {
       const auto got = t->received(p);
       ASSERT_EQ(got.size(), message_size(round, p, t->process())) << round << " from " << p;
       std::size_t wrong = 0;
-      for (std::size_t i = 0; i < got.size(); ++i) wrong += got[i] != content(round, p, t->process(), i);
+      for (std::size_t i = 0; i < got.size(); ++i) wrong += got[i] != content(round, p, t->process(), i) ? 1 : 0;
       EXPECT_EQ(wrong, 0U) << round << " from " << p;
       EXPECT_TRUE(t->outbox(p).empty());
     }

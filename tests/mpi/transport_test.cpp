@@ -52,7 +52,7 @@ std::size_t count_wrong(const Transport& t, int round) {
   for (int p = 0; p < t.n_processes(); ++p) {
     const auto got = t.received(p);
     if (got.size() != message_size(round, p, t.process())) ++wrong;
-    for (std::size_t i = 0; i < got.size(); ++i) wrong += got[i] != content(round, p, t.process(), i);
+    for (std::size_t i = 0; i < got.size(); ++i) wrong += got[i] != content(round, p, t.process(), i) ? 1 : 0;
   }
   return wrong;
 }

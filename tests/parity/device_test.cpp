@@ -1,4 +1,5 @@
-// A device stores what the host stores, bit for bit: entries, sealed pages of every codec with their tables, bounds and scores; blocks come and go unharmed.
+// A device stores what the host stores, bit for bit: entries, sealed pages of every codec with their tables, bounds and scores; blocks come and go
+// unharmed.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -33,21 +34,22 @@ class Twins {
  public:
   explicit Twins(const std::string& name) : device(make_test_backend(name, 1)), host(make_host_backend(1)) {}
 
-  PoolId create_pool(const BlockFormat& f, std::uint32_t n) {
+  PoolId create_pool(const BlockFormat& f, std::uint32_t n) const {
     device->create_pool(f, n);
     return host->create_pool(f, n);
   }
-  void append(std::span<const AppendOp> ops) {
+  void append(std::span<const AppendOp> ops) const {
     device->append(ops);
     host->append(ops);
   }
-  void seal(std::span<const SealOp> ops) {
+  void seal(std::span<const SealOp> ops) const {
     device->seal(ops);
     host->seal(ops);
   }
-  void expect_equal(const BlockRef& block, const BlockFormat& f, const std::string& what) {
+  void expect_equal(const BlockRef& block, const BlockFormat& f, const std::string& what) const {
     std::vector<std::byte> a(f.block_bytes()), b(f.block_bytes()), at(f.shared_bytes()), bt(f.shared_bytes());
-    const BlockOut left{block, a.data(), f.shared_bytes() > 0 ? at.data() : nullptr}, right{block, b.data(), f.shared_bytes() > 0 ? bt.data() : nullptr};
+    const BlockOut left{block, a.data(), f.shared_bytes() > 0 ? at.data() : nullptr},
+        right{block, b.data(), f.shared_bytes() > 0 ? bt.data() : nullptr};
     device->read_blocks({&left, 1});
     host->read_blocks({&right, 1});
     device->sync();
@@ -119,7 +121,8 @@ TEST_P(DeviceParity, SealedPagesOfEveryCodecAreTheHosts) {
       }
       const Entry q = random_entry(random, s, payload);
       const std::uint32_t few = s.slots / 2 + 1;
-      const SealOp ops[] = {{{from, 0}, {to, 2}, s.slots, 0, q.k.data(), q.k.size(), 1, 1}, {{from, 1}, {to, 0}, few, 0, q.k.data(), q.k.size(), 1, 1},
+      const SealOp ops[] = {{{from, 0}, {to, 2}, s.slots, 0, q.k.data(), q.k.size(), 1, 1},
+                            {{from, 1}, {to, 0}, few, 0, q.k.data(), q.k.size(), 1, 1},
                             {{from, 2}, {to, 1}, s.slots, 1, q.k.data(), q.k.size(), 1, 1}};
       twins.seal(ops);
       for (std::uint32_t b = 0; b < 3; ++b) twins.expect_equal({to, b}, sealed, std::string(codec.name) + " d " + std::to_string(s.d_k));

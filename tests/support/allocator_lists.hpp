@@ -105,7 +105,7 @@ Seen replay(const RunSpec& spec, QkvSource& qkv, F&& after) {
 /// The bookkeeping: lists of scored positions, evicted by a function of one request's lists once its budget is exceeded.
 class Oracle {
  public:
-  using List = std::map<std::uint32_t, double>;                        // position -> score, the lowest goes
+  using List = std::map<std::uint32_t, double>;                           // position -> score, the lowest goes
   using Lists = std::map<std::pair<std::uint32_t, std::uint32_t>, List>;  // (layer, head group)
   struct Now {
     std::uint32_t request, length, prompt, pinned_from;
@@ -193,7 +193,7 @@ inline std::vector<std::uint64_t> rounded(const std::vector<double>& wanted, std
     double most = -1;
     for (std::size_t i = 0; i < wanted.size(); ++i) {
       const double remainder = wanted[i] - std::floor(wanted[i] + 1e-9);
-      if (done.count(i) == 0 && remainder > most + 1e-9) most = remainder, best = i;
+      if (!done.contains(i) && remainder > most + 1e-9) most = remainder, best = i;
     }
     done.insert(best);
     out[best] += 1;

@@ -83,7 +83,7 @@ class World {
     const auto before = live();
     evictor_->execute(*shard_);
     step_ += 1;
-    const auto after = live();
+    auto after = live();
     evicted_.clear();
     std::set_difference(before.begin(), before.end(), after.begin(), after.end(), std::back_inserter(evicted_));
     return after;
@@ -92,7 +92,7 @@ class World {
   void access(const std::set<std::uint32_t>& positions) {
     std::map<std::uint32_t, std::uint32_t> pages;
     for_each_live([&](std::uint32_t page, std::uint32_t, std::uint32_t position) {
-      if (positions.count(position) > 0) pages.emplace(position, page);
+      if (positions.contains(position)) pages.emplace(position, page);
     });
     std::visit(
         [&](const auto& rule) {

@@ -201,7 +201,7 @@ struct GroupOracle {
     likeness = softmax(likeness);
     const auto lambda = static_cast<double>(rule.lambda);
     for (const std::uint32_t p : residents)
-      out[p] = scored.count(p) == 0 ? last : lambda * pooled(attention, p, static_cast<int>(rule.pool_kernel), true) - (1 - lambda) * likeness[p];
+      out[p] = !scored.contains(p) ? last : lambda * pooled(attention, p, static_cast<int>(rule.pool_kernel), true) - (1 - lambda) * likeness[p];
     return out;
   }
   [[nodiscard]] Scores of(const evict::Cake& rule, std::uint32_t h) const {
@@ -217,7 +217,7 @@ struct GroupOracle {
         }
         for (const auto& [p, a] : softmax(logits)) both[p] += a / 2;
       }
-      for (const std::uint32_t p : scored) weights[p].push_back(both.count(p) > 0 ? both[p] : 0);
+      for (const std::uint32_t p : scored) weights[p].push_back(both.contains(p) ? both[p] : 0);
     }
     Scores indicator, out;
     for (const std::uint32_t p : scored) {
@@ -227,7 +227,7 @@ struct GroupOracle {
       for (const double a : weights[p]) squares += (a - mean) * (a - mean);
       indicator[p] = mean + static_cast<double>(rule.gamma) * squares / (m - 1);
     }
-    for (const std::uint32_t p : residents) out[p] = scored.count(p) == 0 ? last : pooled(indicator, p, static_cast<int>(rule.pool_kernel), false);
+    for (const std::uint32_t p : residents) out[p] = !scored.contains(p) ? last : pooled(indicator, p, static_cast<int>(rule.pool_kernel), false);
     return out;
   }
   /// Pages of one entry: the bound is the dot product.

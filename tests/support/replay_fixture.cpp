@@ -19,8 +19,8 @@ RandomTrace::RandomTrace(const ModelShape& model, std::vector<RequestInfo> reque
   info_.level = RoutingLevel::weights;
   info_.n_experts = model.gate.n_experts;
   info_.top_k = model.gate.top_k;
-  for (std::uint16_t l = 0; l < model.n_layers(); ++l) {
-    if (model.layers[l].moe) info_.moe_layers.push_back(l);
+  for (std::uint32_t l = 0; l < model.n_layers(); ++l) {
+    if (model.layers[l].moe) info_.moe_layers.push_back(static_cast<std::uint16_t>(l));
   }
 }
 

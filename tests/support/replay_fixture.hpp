@@ -39,7 +39,7 @@ class RandomTrace : public TraceSource {
 class RandomQkv : public QkvSource {
  public:
   /// `rounded`: values that bf16 holds exactly.
-  RandomQkv(const ModelShape& model, std::uint64_t seed, bool rounded = false) : model_(model), seed_(seed), rounded_(rounded) {}
+  RandomQkv(ModelShape model, std::uint64_t seed, bool rounded = false) : model_(std::move(model)), seed_(seed), rounded_(rounded) {}
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts, float* q) override;
   void sink_logits(LayerId layer, float* out) override;

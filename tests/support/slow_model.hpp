@@ -7,6 +7,7 @@
 #include <numbers>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/tiny_model.hpp"
@@ -17,7 +18,7 @@ class SlowModel {
  public:
   using Row = std::vector<double>;
 
-  SlowModel(const std::string& path, const TinyModel& m) : m_(m) {
+  SlowModel(const std::string& path, TinyModel m) : m_(std::move(m)) {
     const h5::File file = h5::File::open(path);
     read(file, "");
   }

@@ -1,4 +1,5 @@
-// A slow simulation of page accesses under action demote, from the trace's rows alone: pages of (request, layer, expert), lru or fifo, budgets in pages.
+// A slow simulation of page accesses under action demote, from the trace's rows alone: pages of (request, layer, expert), lru or fifo, budgets in
+// pages.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +35,7 @@ class TierSimulation {
     }
     for (const PageName& key : looked_up_) {
       lookups += 1;
-      hits += recalled_now_.count(key) == 0 ? 1 : 0;
+      hits += !recalled_now_.contains(key) ? 1 : 0;
     }
     for (const BatchItem& item : batch.items) {
       if (item.finishes()) forget(item.request.value);
@@ -116,10 +117,10 @@ class TierSimulation {
     const BatchItem& row = rows_.at(std::get<0>(key));
     const SimPage& page = pages_.at(key);
     if (row.end < row.prompt_tokens) return true;
-    if (rows_now_.count(std::get<0>(key)) == 0) return false;
+    if (!rows_now_.contains(std::get<0>(key))) return false;
     const bool appended = page.positions.back() >= row.begin;
     const bool partial = page.positions.size() < geometry_->page_slots();
-    if (partial && (appended || looked_up_.count(key) > 0)) return true;
+    if (partial && (appended || looked_up_.contains(key))) return true;
     return appended && row.end != row.prompt_tokens;
   }
 
@@ -129,14 +130,14 @@ class TierSimulation {
     std::set<PageName> all = looked_up_;
     all.insert(entered_.begin(), entered_.end());
     for (const PageName& key : all) {
-      const bool enters = entered_.count(key) > 0;
+      const bool enters = entered_.contains(key);
       if (list_of(key) == list && !pages_[key].away && (enters || lru_)) turns.push_back(key);
     }
     std::size_t resident = order.size();
     std::set<PageName> waiting(turns.begin(), turns.end());
     const auto make_room = [&](std::size_t room) {
       while (resident > room) {
-        const auto victim = std::find_if(order.begin(), order.end(), [&](const PageName& key) { return waiting.count(key) == 0 && !pinned(key); });
+        const auto victim = std::find_if(order.begin(), order.end(), [&](const PageName& key) { return !waiting.contains(key) && !pinned(key); });
         if (victim == order.end()) return;
         due_.push_back(*victim);
         order.erase(victim);
@@ -146,7 +147,7 @@ class TierSimulation {
     const auto limit = static_cast<std::size_t>(budget(list));
     for (const PageName& key : turns) {
       waiting.erase(key);
-      if (entered_.count(key) > 0) {
+      if (entered_.contains(key)) {
         make_room(limit > 0 ? limit - 1 : 0);
         resident += 1;
       } else {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/rng.hpp"
@@ -33,7 +34,7 @@ struct TinyModel {
 
 class TinyWriter {
  public:
-  TinyWriter(const std::string& path, const TinyModel& m) : file_(h5::File::create(path)), m_(m) {}
+  TinyWriter(const std::string& path, TinyModel m) : file_(h5::File::create(path)), m_(std::move(m)) {}
 
   void write() {
     attributes();

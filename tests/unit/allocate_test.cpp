@@ -1,4 +1,6 @@
 // Budget allocators: exact sums, and each against a slow count of its own.
+#include "engine/allocate.hpp"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -9,7 +11,6 @@
 
 #include "core/error.hpp"
 #include "core/rng.hpp"
-#include "engine/allocate.hpp"
 #include "engine/head_table.hpp"
 #include "io/hdf5.hpp"
 #include "support/temp_dir.hpp"
@@ -55,7 +56,8 @@ Rule random_rule(Draw& draw) {
   if constexpr (requires { rule.beta; }) rule.beta = 1 + 30 * draw.real();
   if constexpr (requires { rule.alpha; }) rule.alpha = draw.real();
   if constexpr (requires { rule.floor; }) rule.floor = draw.real();
-  if constexpr (requires { rule.sink; }) rule.sink = static_cast<std::uint32_t>(draw.below(20)), rule.recent = static_cast<std::uint32_t>(draw.below(40));
+  if constexpr (requires { rule.sink; })
+    rule.sink = static_cast<std::uint32_t>(draw.below(20)), rule.recent = static_cast<std::uint32_t>(draw.below(40));
   return rule;
 }
 
@@ -204,7 +206,7 @@ TEST(Cake, PreferencesAreProductsOfRoots) {
 class HeadTables : public ::testing::Test {
  protected:
   std::string write(const std::string& text) {
-    const std::string path = folder_.file("table.csv");
+    std::string path = folder_.file("table.csv");
     std::ofstream(path) << text;
     return path;
   }

@@ -33,7 +33,7 @@ Seen expect_equal(const RunSpec& spec, const Oracle::Evict& evict) {
   TiltedQkv qkv(spec.model);
   Oracle oracle(spec, qkv, evict);
   std::size_t compared = 0;
-  const Seen seen = replay(spec, qkv, [&](const StepBatch& batch, const Residents& live, const Capacities&) {
+  Seen seen = replay(spec, qkv, [&](const StepBatch& batch, const Residents& live, const Capacities&) {
     oracle.step(batch);
     EXPECT_EQ(live, oracle.residents()) << "step " << batch.step;
     compared += live.size();
@@ -148,7 +148,7 @@ TEST(AllocatorReplay, DuoStreamsWhereGatesAreLowAndRetrievesElsewhere) {
     const std::uint64_t left = 12 * now.share - 6 * 8;
     std::uint64_t i = 0;
     for (auto& [key, list] : lists) {
-      const bool retrieves = full.count(key) > 0;
+      const bool retrieves = full.contains(key);
       const std::uint64_t part = left / 6 + (i < left % 6 ? 1 : 0);
       i += retrieves ? 1 : 0;
       cut(now, list, retrieves ? part : 8, retrieves ? protect : ProtectSpec{3, 5});
@@ -165,7 +165,7 @@ TEST(AllocatorReplay, DuoStreamsWhereGatesAreLowAndRetrievesElsewhere) {
       const std::uint32_t n = it->second.end;
       std::set<std::uint32_t> kept;
       for (std::uint32_t p = 0; p < n; ++p) {
-        if (full.count({std::get<1>(key), std::get<2>(key)}) > 0 || p < 3 || p + 5 >= n) kept.insert(p);
+        if (full.contains({std::get<1>(key), std::get<2>(key)}) || p < 3 || p + 5 >= n) kept.insert(p);
       }
       EXPECT_EQ(positions, kept) << "step " << batch.step;
     }

@@ -20,7 +20,7 @@ using nlohmann::json;
 RunSpec read_with(const std::string& model, const std::string& network) {
   const auto path = std::filesystem::temp_directory_path() / ("moekv_models_test_" + std::to_string(::getpid()) + ".yaml");
   std::ofstream(path) << "model: " << model << "\ntrace: {synthetic: {}}\ncluster: {network: " << network << "}\n";
-  const RunSpec spec = read_run_spec(path.string());
+  RunSpec spec = read_run_spec(path.string());
   std::filesystem::remove(path);
   return spec;
 }

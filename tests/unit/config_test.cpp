@@ -28,7 +28,7 @@ class ConfigFile : public ::testing::Test {
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
   std::string write(const std::string& text) {
-    const std::string path = (directory_ / "case.yaml").string();
+    std::string path = (directory_ / "case.yaml").string();
     std::ofstream(path) << text;
     return path;
   }

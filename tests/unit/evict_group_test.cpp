@@ -7,9 +7,9 @@
 #include <map>
 #include <set>
 
+#include "core/rng.hpp"
 #include "engine/group_scorer.hpp"
 #include "io/hdf5.hpp"
-#include "core/rng.hpp"
 #include "support/replay_fixture.hpp"
 #include "support/temp_dir.hpp"
 
@@ -31,8 +31,9 @@ RunSpec local_spec(const EvictRule& rule, std::uint32_t layers = 1) {
   return spec;
 }
 
-RunOutcome run(const RunSpec& spec, std::vector<std::pair<std::uint32_t, std::uint32_t>> requests, Backend& backend, const testing::AfterStep& check = {}) {
-  RandomTrace trace(spec.model, testing::requests_of(std::move(requests)), 5);
+RunOutcome run(const RunSpec& spec, const std::vector<std::pair<std::uint32_t, std::uint32_t>>& requests, Backend& backend,
+               const testing::AfterStep& check = {}) {
+  RandomTrace trace(spec.model, testing::requests_of(requests), 5);
   const auto transport = make_local_transport();
   RunOutcome out = testing::run_replay(spec, *transport, backend, trace, check);
   EXPECT_TRUE(out.violations.empty()) << out.violations.front();

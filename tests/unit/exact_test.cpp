@@ -81,7 +81,7 @@ TEST_P(Exact, EqualsTheNaiveLoop) {
     std::vector<std::uint32_t> order(n);
     std::iota(order.begin(), order.end(), 0U);
     std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return weights[a] > weights[b]; });
-    for (std::uint32_t i = 0; i < 5; ++i) recall += (order[i] % 3 == 0) / 5.0 / m.n_heads;
+    for (std::uint32_t i = 0; i < 5; ++i) recall += (order[i] % 3 == 0 ? 0.2 : 0.0) / m.n_heads;
   }
   damaged[0] += 0.5F;
   const HeadReads reads[] = {{0, m.n_heads, read}};
@@ -98,9 +98,9 @@ TEST_P(Exact, EqualsTheNaiveLoop) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Exact,
                          ::testing::Values(Query{test::gqa_shape(6, 2, 32), {}, 700}, Query{test::gqa_shape(2, 2, 64), {}, 5},
-                                         Query{test::mla_shape(3, 64, 16), {}, 300},
-                                         Query{test::gqa_shape(4, 1, 32), {AttentionKind::window, 128, true, true}, 600},
-                                         Query{test::gqa_shape(4, 4, 32), {AttentionKind::full, 0, true, true}, 255}));
+                                           Query{test::mla_shape(3, 64, 16), {}, 300},
+                                           Query{test::gqa_shape(4, 1, 32), {AttentionKind::window, 128, true, true}, 600},
+                                           Query{test::gqa_shape(4, 4, 32), {AttentionKind::full, 0, true, true}, 255}));
 
 }  // namespace
 }  // namespace moekv

@@ -1,4 +1,5 @@
 // Importers of ESFT text, gpt-oss JSON, dense CSV and NumPy arrays on tiny inputs, good and malformed.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -65,7 +66,7 @@ std::string oss_token(int n, const std::string& ids, const std::string& probs = 
 
 TEST_F(ImportRouting, GptOssDecodeTokensBecomeOutput) {
   const std::string record = oss(oss_token(9, "1, 2") + "," + oss_token(10, "3, 4"));
-  for (const std::string& text : {record, "[" + record + "]", record + "\n" + record}) {
+  for (const std::string& text : {record, fmt::format("[{}]", record), fmt::format("{0}\n{0}", record)}) {
     run(input(file("x.json", text), 8));
     EXPECT_EQ(report.format, "gptoss-json");
     ASSERT_GE(target.requests.size(), 1U);

@@ -25,7 +25,8 @@ TEST(PikvXor, LeavesItsRangeUnlessModuliArePowersOfTwo) {
   for (std::uint32_t n = 1; n <= 64; ++n) {
     std::uint32_t outside = 0;
     for (std::uint32_t t = 0; t < n; ++t) {
-      for (std::uint16_t e = 0; e < n; ++e) {
+      for (std::uint32_t expert = 0; expert < n; ++expert) {
+        const auto e = static_cast<std::uint16_t>(expert);
         outside += shard_of(xor_map(n, false), t, e) >= n ? 1 : 0;
         EXPECT_LT(shard_of(xor_map(n, true), t, e), n);
       }

@@ -56,7 +56,7 @@ void expect_near(const Both& both, double tolerance) {
   near(both.plan.total.logical, both.run.bytes_logical, "logical");
 }
 
-RunSpec with_layout(Layout layout, ShardMap map, ModelShape model = gqa_model()) {
+RunSpec with_layout(Layout layout, ShardMap map, const ModelShape& model = gqa_model()) {
   RunSpec spec = spec_of(model);
   spec.placement.layout = layout;
   spec.placement.map = map;
@@ -169,8 +169,9 @@ TEST(ExpectedPages, MatchTheBinomialSum) {
     double ceil = 0, floor = 0;
     for (std::uint32_t i = 0; i <= n; ++i) {
       const double log_p = std::lgamma(n + 1.0) - std::lgamma(i + 1.0) - std::lgamma(n - i + 1.0) + i * std::log(p) + (n - i) * std::log1p(-p);
-      ceil += std::exp(log_p) * static_cast<double>((i + slots - 1) / slots);
-      floor += std::exp(log_p) * static_cast<double>(i / slots);
+      const std::uint32_t full = i / slots;
+      ceil += std::exp(log_p) * (full + (i % slots > 0 ? 1 : 0));
+      floor += std::exp(log_p) * full;
     }
     const PageExpectation e = expected_pages(n, p, slots);
     EXPECT_NEAR(e.ceil, ceil, 0.01) << n << ' ' << p;

@@ -24,7 +24,7 @@ std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId requ
         const std::size_t i = shard.at(p, slot);
         bool meets = wanted.empty();
         for (std::size_t j = 0; !wanted.empty() && j < shard.experts(i).size(); ++j) {
-          meets = meets || (shard.copy_of(i)[j] == shard.copy(i) && wanted.count(shard.experts(i)[j]) > 0);
+          meets = meets || (shard.copy_of(i)[j] == shard.copy(i) && wanted.contains(shard.experts(i)[j]));
         }
         if (meets) found.insert(shard.position(i));
       }
@@ -36,7 +36,10 @@ std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId requ
 class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap, std::uint32_t>> {};
 
 TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
-  const auto [scope, dedup, map, replan] = GetParam();
+  const ReadScope scope = std::get<0>(GetParam());
+  const Dedup dedup = std::get<1>(GetParam());
+  const ShardMap map = std::get<2>(GetParam());
+  const std::uint32_t replan = std::get<3>(GetParam());
   RunSpec spec = testing::small_spec(testing::gqa_model(2));
   testing::use_expert_layout(spec, map);
   spec.placement.dedup = dedup;
@@ -62,7 +65,8 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
       const auto position = static_cast<std::uint32_t>(row.position);
       std::set<std::uint16_t> wanted;
       RoutingRows rows;
-      trace.read(request, position, position + 1, static_cast<std::uint32_t>(row.layer), static_cast<std::uint32_t>(row.layer) + 1, WantLogits::no, rows);
+      trace.read(request, position, position + 1, static_cast<std::uint32_t>(row.layer), static_cast<std::uint32_t>(row.layer) + 1, WantLogits::no,
+                 rows);
       if (scope == ReadScope::routed) wanted.insert(rows.ids.begin(), rows.ids.end());
       const std::set<std::uint32_t> expected = live_positions(cache, request, static_cast<std::uint32_t>(row.layer), wanted);
       ASSERT_EQ(row.read_tokens, static_cast<std::int64_t>(expected.size())) << "request " << row.request << " position " << row.position;
@@ -92,7 +96,8 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Copies, ReadSet,
-                         ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none, Dedup::shard, Dedup::rank),
+                         ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed),
+                                            ::testing::Values(Dedup::none, Dedup::shard, Dedup::rank),
                                             ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor, ShardMap::eplb), ::testing::Values(0U)));
 INSTANTIATE_TEST_SUITE_P(MovedCopies, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none),

@@ -132,12 +132,13 @@ class BoundsWorld {
           low = std::min(low, static_cast<double>(k[column]));
           high = std::max(high, static_cast<double>(k[column]));
         }
-        const double x = static_cast<double>(q[std::size_t{h} * d_ + c]);
+        const auto x = static_cast<double>(q[std::size_t{h} * d_ + c]);
         score += std::max(x * low, x * high);
       }
       for (const auto& k : keys_[block]) {
         double dot = 0;
-        for (std::uint32_t c = 0; c < d_; ++c) dot += static_cast<double>(q[std::size_t{h} * d_ + c]) * static_cast<double>(k[std::size_t{h / group} * d_ + c]);
+        for (std::uint32_t c = 0; c < d_; ++c)
+          dot += static_cast<double>(q[std::size_t{h} * d_ + c]) * static_cast<double>(k[std::size_t{h / group} * d_ + c]);
         best = std::max(best, dot);
       }
       EXPECT_GE(score, best - 1e-6 * std::abs(best)) << "a bound bounds";
@@ -181,7 +182,7 @@ void expect_scores(BoundsWorld& world, const std::vector<BlockRef>& blocks, std:
   for (std::size_t i = 0; i < std::size_t{2} * row_heads * f.d_k; ++i) {
     values.push_back(world.put(q.data(), i, static_cast<float>(static_cast<int>(random() % 401) - 200) / 32.0F));
   }
-  const std::vector<float> used(values.begin() + static_cast<std::ptrdiff_t>((row_heads + 1) * f.d_k), values.end());
+  const std::vector<float> used(values.begin() + static_cast<std::ptrdiff_t>(std::size_t{row_heads + 1} * f.d_k), values.end());
   select::Quest quest;
   quest.heads = how;
   const SelectRule rule = quest;
