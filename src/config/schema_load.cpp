@@ -55,7 +55,8 @@ void add_load_keys(std::vector<Key>& keys) {
   add(field_key("score.resamples", "", "of the bootstrap over sequences that gives the interval of a change",
                 [](auto& s) -> auto& { return s.score.resamples; }, {100, 1e6}));
   add(field_key("score.seed", "", "of the bootstrap; default: seed", [](auto& s) -> auto& { return s.score.seed; }));
-  add(field_key("metrics.window_steps", "", "steps of a row of results; doubles after every 128 rows of a long run",
+  add(field_key("metrics.window_steps", "",
+                "steps of a row of results; fewer where the longest request takes no more steps, doubled after every 128 rows",
                 [](auto& s) -> auto& { return s.metrics.window_steps; }, {1, 1e9}));
   add(field_key("metrics.per_step", "", "a row per step instead of per window", [](auto& s) -> auto& { return s.metrics.per_step; }));
   add(field_key("metrics.warmup_steps", "", "first steps left out of warm totals, counted", [](auto& s) -> auto& { return s.metrics.warmup_steps; },

@@ -112,9 +112,12 @@ std::uint32_t Batcher::observe_begin(const Request& request, std::uint32_t begin
     queries = all ? PrefillQueries::all : last > 0 ? PrefillQueries::last : PrefillQueries::none;
   }
   switch (queries) {
-    case PrefillQueries::all: return begin;
-    case PrefillQueries::last: return std::clamp(request.prompt > last ? request.prompt - last : 0, begin, end);
-    default: return end;
+    case PrefillQueries::all:
+      return begin;
+    case PrefillQueries::last:
+      return std::clamp(request.prompt > last ? request.prompt - last : 0, begin, end);
+    default:
+      return end;
   }
 }
 
@@ -122,6 +125,14 @@ std::uint64_t Batcher::total_queries() const {
   std::uint64_t n = 0;
   for (const Request& request : requests_) n += request.total - query_begin(request, 0, request.prompt);
   return n;
+}
+
+std::uint64_t Batcher::least_steps() const {
+  const std::uint64_t chunk = geometry_->spec().prefill.chunk_tokens;
+  std::uint64_t n = 0;
+  for (const Request& request : requests_) n = std::max(n, (request.prompt + chunk - 1) / chunk + request.total - request.prompt);
+  const std::uint64_t most = geometry_->spec().batch.max_steps;
+  return most > 0 ? std::min(n, most) : n;
 }
 
 StepBatch Batcher::next() {

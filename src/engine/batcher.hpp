@@ -28,6 +28,8 @@ class Batcher {
   [[nodiscard]] std::uint64_t total_tokens() const { return total_tokens_; }
   /// Tokens of the run that attend (per layer).
   [[nodiscard]] std::uint64_t total_queries() const;
+  /// The run takes at least as many steps as its longest request alone.
+  [[nodiscard]] std::uint64_t least_steps() const;
   [[nodiscard]] std::uint64_t cut_prompts() const { return cut_prompts_; }
   [[nodiscard]] std::vector<RequestRecord>& records() { return records_; }
 
@@ -38,9 +40,9 @@ class Batcher {
     std::int64_t arrival_ns = 0;
   };
   struct Active {
-    std::uint32_t index;          // into requests_
+    std::uint32_t index;  // into requests_
     Rank home;
-    std::uint32_t done = 0;       // tokens stored
+    std::uint32_t done = 0;  // tokens stored
     std::uint64_t planned_bytes = 0;
   };
 
@@ -56,8 +58,8 @@ class Batcher {
   const Geometry* geometry_;
   std::vector<Request> requests_;
   std::vector<RequestRecord> records_;
-  std::vector<Active> active_;        // ascending request id
-  std::vector<std::uint64_t> load_;   // unfinished tokens per rank
+  std::vector<Active> active_;       // ascending request id
+  std::vector<std::uint64_t> load_;  // unfinished tokens per rank
   std::size_t next_ = 0;
   std::uint64_t step_ = 0, total_tokens_ = 0, cut_prompts_ = 0, planned_ = 0;
   std::int64_t clock_ns_ = 0, measured_ns_ = 0;

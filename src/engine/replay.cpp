@@ -28,7 +28,8 @@ std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, boo
   if (!payload) return nullptr;
   const bool recorded = uses_recorded_qkv(spec, trace.info());
   if (recorded && trace.info().kv_layers.empty()) {
-    throw UserError(trace.info().path, "payload.qkv is 'recorded' but the trace has no q, k and v", "use payload.qkv: generated, or a trace with /kv");
+    throw UserError(trace.info().path, "payload.qkv is 'recorded' but the trace has no q, k and v",
+                    "use payload.qkv: generated, or a trace with /kv");
   }
   return recorded ? make_recorded_qkv(trace, spec.model) : make_qkv_generator(spec.payload.generator, spec.model);
 }
@@ -46,8 +47,8 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   return labels;
 }
 
-/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half, or a read-set rule that
-/// left no page out, says nothing about it (MODEL section 4).
+/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half, or a read-set rule
+/// that left no page out, says nothing about it (MODEL section 4).
 void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
   std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0, sealed_pages = 0;
   for (const StepRecord& s : out.steps) {
@@ -59,11 +60,17 @@ void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& o
   }
   const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
   for (const CodecRecord& c : out.codecs) sealed_pages += c.sealed_pages;
-  // A run that ends within its first window has no residents at the end of any window.
+  // A run of one step has no residents at the end of any window.
   const bool idle_codec = geometry.compressed() && (2 * sealed < resident || sealed_pages == 0);
   const bool idle_select = selects(spec.read.select) && left_out == 0;
   const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
   if ((evicts && evictions == 0) || idle_allocator || idle_codec || idle_select) out.labels.emplace_back("not_exercised");
+}
+
+/// Steps of the first windows: at the end of a short run nothing is resident, so its first window ends halfway.
+std::uint64_t window_steps_of(const RunSpec& spec, const Batcher& batcher) {
+  const std::uint64_t steps = spec.metrics.window_steps, least = batcher.least_steps();
+  return least > steps ? steps : std::max<std::uint64_t>(1, std::min(steps, least / 2));
 }
 
 std::uint32_t ranks_of(const RunSpec& spec, const Transport& transport) {
@@ -81,7 +88,7 @@ class Run {
         cache_(geometry_, backend, transport, trace.n_requests()),
         driver_(make_driver ? make_driver(geometry_, cache_, count_queries(geometry_, batcher_)) : trace_driver(trace, backend.has_payload())),
         trace_info_(trace.info()),
-        window_steps_(spec.metrics.window_steps),
+        window_steps_(window_steps_of(spec, batcher_)),
         window_end_(window_steps_) {
     if (hooks.accesses) cache_.record_accesses();
     if (hooks.attention_groups > 0)
@@ -192,7 +199,8 @@ class Run {
     out.requests = batcher_.records();
     out.labels = labels_of(spec_, geometry_, trace_info_);
     label_exercise(spec_, geometry_, out);
-    if (batcher_.cut_prompts() > 0) out.notes.push_back(fmt::format("{} prompts were cut to trace.max_prompt_tokens and end there", batcher_.cut_prompts()));
+    if (batcher_.cut_prompts() > 0)
+      out.notes.push_back(fmt::format("{} prompts were cut to trace.max_prompt_tokens and end there", batcher_.cut_prompts()));
     out.violations = check_laws(spec_, out);
     out.summary = summarise(spec_, out);
     return out;

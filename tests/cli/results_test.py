@@ -51,6 +51,20 @@ class Results(program.ProgramTest):
         self.assertEqual(numbers.code, 1, numbers)
         self.assertIn("record step[1] n_hit (first_step=64, n_steps=64): 70 | 69", numbers.out)
 
+    def test_short_runs_have_the_ratios_of_their_codec(self):
+        """Shorter than a window of 64 steps: the first window ends halfway, where requests are still resident."""
+        config = {"model": "tinymoe", "trace": {"path": str(program.SOURCE / "configs/traces/tinymoe_cut.moekv.h5"), "max_requests": 2, "max_output_tokens": 10},
+                  "cluster": {"ranks": 2}, "page": {"slots": 16}, "compression": "int8_token", "backend": "count"}
+        (self.folder / "short.yaml").write_text(json.dumps(config))
+        self.run_ok("run", "short.yaml", "--out", "short.h5")
+        run = moekv_results.load(self.folder / "short.h5")
+        self.assertGreater(len(run.record("step")["n_steps"]), 1)
+        self.assertLess(run.record("step")["n_steps"].sum(), 64)
+        ratios = [run.metrics[name].value for name in ("code_compression_factor", "page_compression_factor", "compression_factor")]
+        self.assertEqual(ratios, sorted(ratios, reverse=True))
+        self.assertGreater(ratios[1], 1.2)
+        self.assertGreater(run.metrics["sealed_fraction"].value, 0.5)
+
     def test_empty_tables(self):
         path = self.sample("empty.h5", "empty")
         self.run_ok("show", path)
