@@ -102,6 +102,7 @@ void check_model(Checks& c) {
   const ModelShape& m = c.spec().model;
   if (!c.given("model"))
     return c.refuse({"model.name"}, "missing required key", "name a file of configs/models (moekv list models) or give the shape in place");
+  if (m.layers.empty() && c.given("model.path")) return;  // the file was refused, and that was told when the key was read
   if (m.layers.empty())
     return c.refuse({"model.layers.count", "model"}, "missing required key", "give model.layers.count, or a model.name of configs/models");
   if (std::all_of(m.layers.begin(), m.layers.end(), [](const LayerShape& l) { return l.attention == AttentionKind::none; })) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "core/error.hpp"
 #include "io/hdf5_detail.hpp"
 
 namespace moekv::h5 {
@@ -46,7 +47,11 @@ Handle creation_list(const Storage& storage) {
 Dataset Group::dataset(const std::string& name) const {
   refuse_foreign_links(name);
   const std::int64_t id = H5Dopen2(handle_.id(), name.c_str(), H5P_DEFAULT);
-  return {Handle(check(id, "open dataset '" + name + "'"), H5Dclose), origin_, child(name)};
+  Dataset dataset(Handle(check(id, "open dataset '" + name + "'"), H5Dclose), origin_, child(name));
+  const Handle creation(H5Dget_create_plist(dataset.id()), H5Pclose);
+  if (H5Pget_external_count(creation.id()) > 0 || H5Pget_layout(creation.id()) == H5D_VIRTUAL)
+    throw UserError(dataset.where(), "keeps its data in another file", "copy the data into this file, for example with h5repack");
+  return dataset;
 }
 
 Dataset Group::create_dataset(const std::string& name, Type type, const Dims& dims, const Storage& storage) {

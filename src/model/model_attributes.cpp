@@ -118,6 +118,9 @@ void check_spec(const std::string& path, const DecoderSpec& s, std::vector<Probl
   if (s.n_heads % s.n_kv_heads != 0) refuse(fmt::format("{} KV heads do not divide {} query heads", s.n_kv_heads, s.n_heads));
   if (s.rope.style != RopeStyle::none && (s.rope.dim > s.head_dim || s.rope.dim % 2 != 0))
     refuse(fmt::format("rope_dim {} is no even number up to head_dim {}", s.rope.dim, s.head_dim));
+  if (s.rope.yarn_factor > 0 && !(s.rope.theta > 1 && s.rope.yarn_beta_slow > 0 && s.rope.yarn_beta_fast >= s.rope.yarn_beta_slow))
+    refuse(fmt::format("yarn needs rope_theta > 1 and yarn_beta_fast >= yarn_beta_slow > 0, not {}, {} and {}", s.rope.theta, s.rope.yarn_beta_fast,
+                       s.rope.yarn_beta_slow));
   const GateShape& g = s.gate;
   if (g.top_k > g.n_experts) refuse(fmt::format("a token cannot choose {} of {} experts", g.top_k, g.n_experts));
   if (g.n_experts % g.n_group != 0 || g.topk_group > g.n_group || g.topk_group * (g.n_experts / g.n_group) < g.top_k)

@@ -111,14 +111,24 @@ axes:
         whole = (CONFIGS / "models/tinymoe.model.h5").read_bytes()
         cut = self.folder / "cut.h5"
         cut.write_bytes(whole[: len(whole) // 2])
+        apart, weights = self.folder / "apart.h5", self.folder / "weights.bin"
+        apart.write_bytes(whole)
+        with h5py.File(apart, "r+") as file:  # a whole model, but for weights that lie in another file
+            values = file["embed"][:]
+            weights.write_bytes(values.tobytes())
+            del file["embed"]
+            file.create_dataset("embed", values.shape, values.dtype, external=[(str(weights), 0, values.nbytes)])
         for arguments, expected in (
             ((f"model.path={cut}",), "cut.h5"),
+            ((f"model.path={apart}",), "embed: keeps its data in another file"),
             ((f"model.path={CONFIGS / 'traces/tinymoe_cut.moekv.h5'}",), "is no model file"),
             ((f"trace.path={CONFIGS / 'traces/tinymoe_cut.moekv.h5'}",), "trace.path=null on the command line"),
             ((f"trace.tokens={CONFIGS / 'models/tinymoe.model.h5'}",), "has no array token_ids"),
         ):
             with self.subTest(arguments):
-                self.assertIn(expected, self.refuse("score", config, *arguments, "--out", "out.h5"))
+                told = self.refuse("score", config, *arguments, "--out", "out.h5")
+                self.assertIn(expected, told)
+                self.assertEqual(told.count("error:"), 1, told)
         self.assertIn("model.path: missing required key", self.refuse("score", CONFIGS / "quickstart.yaml", "--out", "out.h5"))
         self.assertIn("cut.h5", self.refuse("score", config, f"model.path={cut}", "--out", "out.h5", ranks=2))
 

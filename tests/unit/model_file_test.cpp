@@ -56,6 +56,13 @@ std::vector<Damage> damages() {
       {"negative size", "'vocab' is -3", [](h5::File& f) { f.set("vocab", -3); }},
       {"heads do not divide", "3 KV heads do not divide 4", [](h5::File& f) { f.set("n_kv_heads", 3); }},
       {"odd rotary part", "rope_dim 7 is no even number", [](h5::File& f) { f.set("rope_dim", 7); }},
+      {"yarn without slow channels", "yarn_beta_slow > 0",
+       [](h5::File& f) {
+         f.set("rope_scaling", "yarn");
+         f.set("yarn_factor", 4.0);
+         f.set("yarn_original_tokens", 16);
+         f.set("yarn_beta_slow", 0.0);
+       }},
       {"more experts than there are", "cannot choose 7 of 6", [](h5::File& f) { f.set("top_k", 7); }},
       {"another number of layers", "layers/3: error: group is missing", [](h5::File& f) { f.set("n_layers", 4); }},
       {"a layer too many", "unknown dataset", [](h5::File& f) { f.set("n_layers", 2); }},

@@ -5,7 +5,9 @@
 #include <cmath>
 
 #include "engine/replay.hpp"
+#include "engine/summary_list.hpp"
 #include "model/model_driver.hpp"
+#include "model/predictions.hpp"
 #include "support/slow_model.hpp"
 #include "support/temp_dir.hpp"
 #include "support/tiny_model.hpp"
@@ -283,6 +285,84 @@ TEST(ModelScore, APolicyLooksAtTheQueriesThatAReplayWouldMake) {
     read[queries == PrefillQueries::all ? 1 : 0].push_back(std::llround(1e6 * kept));
   }
   EXPECT_NE(read[0], read[1]) << "the choice of queries matters";
+}
+
+TEST(ModelScore, PredictionsAreThoseOfASoftmaxInDouble) {
+  const Loop loop({});
+  const std::uint32_t n = 70, hidden = loop.options.hidden, vocab = loop.options.vocab;  // more tokens than are in memory at once
+  std::vector<float> x, reference, z, y;
+  std::vector<std::uint32_t> targets;
+  for (std::uint32_t i = 0; i < n * hidden; ++i) {
+    x.push_back(2 * uniform_float(static_cast<std::uint32_t>(hash_words(1, i))) - 1);
+    reference.push_back(x.back() + 0.5F * uniform_float(static_cast<std::uint32_t>(hash_words(2, i))));
+  }
+  for (std::uint32_t t = 0; t < n; ++t) targets.push_back(static_cast<std::uint32_t>(hash_words(3, t) % vocab));
+  loop.decoder->head(x, z);
+  loop.decoder->head(reference, y);
+  const std::vector<Prediction> got = predict(*loop.decoder, x, reference, targets);
+  int same = 0;
+  for (std::uint32_t t = 0; t < n; ++t) {
+    double q = 0, p = 0, kl = 0;
+    std::uint32_t best_q = 0, best_p = 0;
+    for (std::uint32_t i = 0; i < vocab; ++i) {
+      q += std::exp(static_cast<double>(z[t * vocab + i]));
+      p += std::exp(static_cast<double>(y[t * vocab + i]));
+      if (z[t * vocab + i] > z[t * vocab + best_q]) best_q = i;
+      if (y[t * vocab + i] > y[t * vocab + best_p]) best_p = i;
+    }
+    for (std::uint32_t i = 0; i < vocab; ++i) {
+      const double a = std::exp(static_cast<double>(y[t * vocab + i])) / p, b = std::exp(static_cast<double>(z[t * vocab + i])) / q;
+      kl += a * std::log(a / b);
+    }
+    EXPECT_NEAR(got[t].nll, std::log(q) - static_cast<double>(z[t * vocab + targets[t]]), 1e-9);
+    EXPECT_NEAR(got[t].nll_reference, std::log(p) - static_cast<double>(y[t * vocab + targets[t]]), 1e-9);
+    EXPECT_NEAR(got[t].kl, kl, 1e-9);
+    EXPECT_EQ(got[t].same_top1, best_p == best_q ? 1 : 0);
+    same += best_p == best_q ? 1 : 0;
+  }
+  EXPECT_GT(same, 5);
+  EXPECT_LT(same, 65);
+}
+
+TEST(ModelScore, TheChangeOfTheLossAndItsInterval) {
+  // Two sequences of two and of four tokens, prompts of one and two: changes 1 and 0 a token. A resample draws one of them twice, or both.
+  RunOutcome out;
+  for (const std::int64_t request : {0, 1}) {
+    RequestRecord r;
+    r.request = request;
+    r.prompt_tokens = 1 + request;
+    out.requests.push_back(r);
+    for (std::uint32_t p = 0; p < (request == 0 ? 2U : 4U); ++p) {
+      TokenRecord t{};
+      t.request = request;
+      t.position = p;
+      t.nll_reference = 1;
+      t.nll = request == 0 ? 2 : 1;
+      t.kl = p;
+      t.same_top1 = p == 0 ? 1 : 0;
+      out.tokens.push_back(t);
+    }
+  }
+  RunSpec spec;
+  spec.score.resamples = 1000;
+  SummaryList list;
+  add_score(spec, out, list);
+  out.summary = list.take();
+  EXPECT_DOUBLE_EQ(metric(out, "nll"), 8.0 / 6);
+  EXPECT_DOUBLE_EQ(metric(out, "nll_change"), 2.0 / 6);
+  EXPECT_EQ(metric(out, "nll_change_low"), 0);
+  EXPECT_EQ(metric(out, "nll_change_high"), 1);
+  EXPECT_DOUBLE_EQ(metric(out, "kl_reference"), 7.0 / 6);
+  EXPECT_DOUBLE_EQ(metric(out, "top1_agreement"), 2.0 / 6);
+  EXPECT_EQ(metric(out, "n_scored_tail"), 3);  // position 1 of the first, 2 and 3 of the second
+  EXPECT_DOUBLE_EQ(metric(out, "nll_change_tail"), 1.0 / 3);
+  EXPECT_DOUBLE_EQ(metric(out, "kl_reference_tail"), 2);
+  EXPECT_EQ(metric(out, "top1_agreement_tail"), 0);
+  spec.score.from_position = 3;
+  SummaryList later;
+  add_score(spec, out, later);
+  out.summary = later.take();
+  EXPECT_EQ(metric(out, "n_scored_tail"), 1);
 }
 
 TEST(ModelScore, ATokenDependsNotOnItsBatch) {
