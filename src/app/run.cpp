@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -110,6 +111,20 @@ const char* log_refusal(const RunSpec& spec) {
   return nullptr;
 }
 
+/// An output must not take the place of a file that the run reads, or of another output.
+void require_outputs_apart(const RunSpec& spec, const RunOptions& options, const std::string& out) {
+  std::vector<std::string> others{options.config, spec.trace.path, spec.model.path, spec.trace.tokens};
+  for (const std::string& output : {out, options.record, options.access_log}) {
+    if (output.empty()) continue;
+    for (const std::string& other : others) {
+      std::error_code ignored;
+      if (output == other || std::filesystem::equivalent(output, other, ignored))
+        throw UserError(output, "is also an input, or another output, of this run", "choose another name for the output");
+    }
+    others.push_back(output);
+  }
+}
+
 ExitCode run_agreed(const RunOptions& options) {
   std::unique_ptr<Transport> job = make_job_transport();
   const RunSpec spec = read_run_spec_everywhere(options.config, options.overrides, *job);
@@ -120,6 +135,7 @@ ExitCode run_agreed(const RunOptions& options) {
     if (options.command == "score" && spec.model.path.empty())
       throw UserError(spec.config_path, "model.path: missing required key",
                       "name the model file: moekv score CONFIG model.path=FILE trace.tokens=FILE");
+    if (first) require_outputs_apart(spec, options, out);
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
     if (first && !options.record.empty()) require_writable(options.record, Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
