@@ -83,7 +83,8 @@ void print_json(const RunSpec& spec, std::uint32_t ranks, const PlanCost& cost) 
 void print_memory(const RunSpec& spec, std::uint32_t ranks, const PlanCost& cost) {
   const PerRank pages = per_rank(cost.rank_page_bytes), metadata = per_rank(cost.rank_metadata_bytes);
   const auto row = [](const char* what, double mean, double largest) { fmt::print("  {:46} {:>12} {:>12}\n", what, bytes(mean), bytes(largest)); };
-  fmt::print("\nmemory at its largest                                 mean rank fullest rank{}\n", cost.upper_bound ? "  (upper bound)" : "");
+  const char* kind = cost.upper_bound ? "  (upper bound)" : spec.placement.layout == Layout::expert ? "  (expectation)" : "";
+  fmt::print("\nmemory at its largest                                 mean rank fullest rank{}\n", kind);
   row("page blocks, open pages and padding included", pages.mean, pages.largest);
   row("page tables, slot maps, policy state", metadata.mean, metadata.largest);
   row("exchange buffers, kept attention weights", cost.rank_buffer_bytes, cost.rank_buffer_bytes);

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -19,6 +18,7 @@
 #include "config/names.hpp"
 #include "engine/attention_sample.hpp"
 #include "engine/replay.hpp"
+#include "io/pending_file.hpp"
 #include "model/trace_recorder.hpp"
 #include "results/access_log_file.hpp"
 #include "results/json.hpp"
@@ -115,12 +115,7 @@ const char* log_refusal(const RunSpec& spec) {
 void require_outputs_apart(const RunSpec& spec, const RunOptions& options, const std::string& out) {
   std::vector<std::string> others{options.config, spec.trace.path, spec.model.path, spec.trace.tokens};
   for (const std::string& output : {out, options.record, options.access_log}) {
-    if (output.empty()) continue;
-    for (const std::string& other : others) {
-      std::error_code ignored;
-      if (output == other || std::filesystem::equivalent(output, other, ignored))
-        throw UserError(output, "is also an input, or another output, of this run", "choose another name for the output");
-    }
+    require_apart(output, others);
     others.push_back(output);
   }
 }

@@ -45,7 +45,7 @@ PointPlan plan_point(const SweepPoint& point, PointCache& cache) {
     plan.model_ns = std::llround(cost.model_ns);
     plan.tokens = cost.tokens;
     plan.upper_bound = cost.upper_bound;
-    if (plan.job_bytes > available_bytes() && !cost.upper_bound && spec.backend == "host")
+    if (plan.job_bytes > available_bytes() && !cost.evicts && spec.backend == "host")
       plan.refusal =
           fmt::format("needs {}, this host has {} free", format_bytes(std::llround(plan.job_bytes)), format_bytes(std::llround(available_bytes())));
   } catch (const PointFailure& e) {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "app/command.hpp"
+#include "io/pending_file.hpp"
 #include "results/oracle_general.hpp"
 #include "trace/export.hpp"
 
@@ -23,6 +24,7 @@ ExitCode export_file(ExportOptions o) {
   } else if (o.out.empty()) {
     throw UserError("<command line>", "--format needs --out", "name the file to write");
   }
+  require_apart(o.out, {&o.path, 1});
   if (o.format == "oracleGeneral") {
     const OracleGeneralCounts counts = write_oracle_general(AccessLogFile(o.path), o.shard, o.out);
     fmt::print("wrote {}: {} accesses of {} pages\n", o.out, counts.accesses, counts.pages);
@@ -44,7 +46,7 @@ void add_trace_export(Command& parent, Action& action) {
   formats->add_option("--npz", options->npz, "NumPy arrays: ids, weights, logits, seq_lens, prompt_lens, arrival_ns, moe_layer_ids");
   formats->add_option("--jsonl", options->jsonl, "one JSON line per token and layer, as vLLM's route logger writes");
   Option* format = formats->add_option("--format", options->format, "npz, jsonl, or oracleGeneral: page accesses in libCacheSim's binary format")
-                            ->one_of({"npz", "jsonl", "oracleGeneral"});
+                       ->one_of({"npz", "jsonl", "oracleGeneral"});
   formats->require_option(1);
   Option* out = command->add_option("--out,-o", options->out, "file to write with --format")->needs(format);
   command->add_option("--shard", options->shard, "oracleGeneral: accesses of this shard only; default: of all")

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "app/command.hpp"
+#include "io/pending_file.hpp"
 #include "trace/join.hpp"
 
 namespace moekv {
@@ -20,6 +21,8 @@ ExitCode run_join(JoinArguments& a) {
                     "either --requests-from FILE or --concat");
   }
   if (a.options.prompt_share >= 0 && !a.concat) throw UserError("--prompt-share", "the request trace says what is prompt", "use it with --concat");
+  const std::string inputs[] = {a.options.routing, a.options.requests};
+  require_apart(a.out, inputs);
   const JoinReport report = a.concat ? concat_recordings(a.options, a.out) : join_requests(a.options, a.out);
   for (const auto& line : report.notes) fmt::print("{}\n", line);
   fmt::print("{}: {} requests, {} tokens\n", a.out, report.requests, report.tokens);

@@ -176,7 +176,8 @@ void Batcher::finish_step(const StepBatch& batch, std::int64_t model_ns, std::in
     load_[item.home.value] -= item.end - item.begin;
     RequestRecord& record = records_[it->index];
     record.last_step = static_cast<std::int64_t>(batch.step);
-    if (item.begin < std::max(1U, item.prompt_tokens) && item.end >= std::max(1U, item.prompt_tokens)) {
+    const std::uint32_t first = std::min(item.total_tokens, item.prompt_tokens + 1);  // tokens stored once the first output token is
+    if (item.begin < first && item.end >= first) {
       record.kv_ttft_model_ns = clock_ns_ - record.arrival_ns;
       record.kv_ttft_ns = measured_ns_ - start_measured_[it->index];
     }

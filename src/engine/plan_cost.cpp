@@ -56,7 +56,8 @@ PaperMemory paper_memory(const Geometry& geometry, std::uint64_t tokens) {
   const double heads = geometry.spec().model.n_kv_heads / static_cast<double>(geometry.heads_per_group());
   PaperMemory paper;
   paper.row_bytes = static_cast<double>(geometry.layers().size()) * heads *
-                    static_cast<double>(geometry.sealed_format(geometry.heads_per_group(), geometry.largest_class()).block_bytes()) / geometry.page_slots();
+                    static_cast<double>(geometry.sealed_format(geometry.heads_per_group(), geometry.largest_class()).block_bytes()) /
+                    geometry.page_slots();
   paper.tokens = static_cast<double>(tokens);
   paper.shard_capacity = std::sqrt(paper.tokens / (k * ranks));
   if (tokens > 0) paper.bytes = paper.row_bytes * (paper.tokens / (ranks * paper.shard_capacity) + k * paper.shard_capacity);
@@ -80,10 +81,13 @@ class Prediction {
       cost_.mean_decode_step = {};
       add_traffic(cost_.mean_decode_step, sum, 1.0 / static_cast<double>(cost_.decode_steps));
     }
-    cost_.upper_bound = memory_.evicts();
+    cost_.evicts = memory_.evicts();
+    cost_.upper_bound = cost_.evicts && geometry_.placement().layout != Layout::expert;
     cost_.paper = paper_memory(geometry_, cost_.peak_tokens);
-    if (cost_.upper_bound) cost_.notes.emplace_back("evictions may free pages that this counts: an upper bound; eviction notices are not counted");
-    if (memory_.evicts() && !std::holds_alternative<allocate::Uniform>(geometry_.spec().eviction.allocator))
+    if (cost_.evicts)
+      cost_.notes.push_back(
+          fmt::format("evictions may free pages that this counts{}; eviction notices are not counted", cost_.upper_bound ? ": an upper bound" : ""));
+    if (cost_.evicts && !std::holds_alternative<allocate::Uniform>(geometry_.spec().eviction.allocator))
       cost_.notes.emplace_back("planned with equal shares for every layer and head group: the allocator divides the same sum otherwise");
     if (geometry_.placement().layout == Layout::expert)
       cost_.notes.emplace_back("expectation over uniform routing; skewed routing fills some ranks more");

@@ -38,7 +38,8 @@ struct PlanCost {
   PlannedTraffic total, mean_decode_step;   // decode: steps without a prompt chunk
   double model_ns = 0;                      // of all steps: page bytes of the fullest rank over memory bandwidth, wire bytes over the network
   PaperMemory paper;
-  bool upper_bound = false;  // evictions may free pages that this counts
+  bool evicts = false;       // evictions may free pages that this counts
+  bool upper_bound = false;  // evicts, and routing does not decide which rank holds what
   std::vector<std::string> notes;
 
   [[nodiscard]] double page_bytes() const;  // sum over ranks

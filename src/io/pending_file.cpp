@@ -56,6 +56,14 @@ void PendingFile::commit() {
   sync_path(folder_of(final_), O_RDONLY | O_DIRECTORY);
 }
 
+void require_apart(const std::string& output, std::span<const std::string> others) {
+  for (const std::string& other : others) {
+    std::error_code ignored;
+    if (output.empty() || (output != other && !std::filesystem::equivalent(output, other, ignored))) continue;
+    throw UserError(output, "is also an input, or another output", "choose another name for the output");
+  }
+}
+
 void remove_leftovers(const std::string& final_path) {
   const std::regex name(R"(\.(\d{1,9})\.\d+\.tmp)");
   const std::string prefix = std::filesystem::path(final_path).filename().string();

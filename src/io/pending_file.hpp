@@ -1,6 +1,7 @@
 // PendingFile: a file that appears under its name complete or not at all: written aside, synced, renamed.
 #pragma once
 
+#include <span>
 #include <string>
 
 namespace moekv {
@@ -24,6 +25,9 @@ class PendingFile {
   std::string final_, temporary_;
   bool done_ = false;
 };
+
+/// Throws UserError where `output` is the same file as one of `others`, under whatever name. Empty names are no files.
+void require_apart(const std::string& output, std::span<const std::string> others);
 
 /// Removes temporary files beside `final_path` that processes of this host left when they were killed; those of living processes stay.
 void remove_leftovers(const std::string& final_path);

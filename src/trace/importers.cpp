@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "io/gzip.hpp"
+#include "io/pending_file.hpp"
 #include "trace/import_sink.hpp"
 
 namespace moekv {
@@ -121,10 +122,7 @@ ImportReport import_staged(const ImportOptions& options, const std::string& outp
 }  // namespace
 
 ImportReport import_trace(const ImportOptions& options, const std::string& output) {
-  for (const auto& input : options.inputs) {
-    std::error_code ignored;
-    if (std::filesystem::equivalent(input, output, ignored)) throw UserError(output, "is also an input", "choose another name for the output");
-  }
+  require_apart(output, options.inputs);
   const bool native =
       options.format == "native" || (options.format.empty() && !options.inputs.empty() && detect_native(probe_input(options.inputs[0])));
   if (needs_second_pass(options) && !native) return import_staged(options, output);

@@ -161,6 +161,11 @@ void read_requests(NativeFile& trace) {
   const auto arrival = request_column<std::int64_t>(trace, "arrival_ns", n, &no_arrival);
   const auto session = request_column<std::int32_t>(trace, "session", n, &no_session);
   const auto domain = request_column<std::uint16_t>(trace, "domain", n, &first_domain);
+  const auto bad = std::find_if(arrival.begin(), arrival.end(), [](std::int64_t t) { return t < -1; });
+  if (bad != arrival.end()) {
+    throw UserError(trace.info.path + ":/requests/arrival_ns", fmt::format("request {} arrives at {}", bad - arrival.begin(), *bad),
+                    "times are nanoseconds from the first arrival, -1 where unknown");
+  }
   trace.requests.resize(n);
   for (std::uint64_t r = 0; r < n; ++r) trace.requests[r] = {arrival[r], prompt[r], output[r], session[r], domain[r]};
   check_offsets(trace);

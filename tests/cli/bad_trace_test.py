@@ -103,6 +103,18 @@ class BadTraces(program.ProgramTest):
                 self.assertIn("tiny.moekv.h5", message)
                 self.assertEqual(self.refuse("run", "tiny.yaml", "--out", "out.h5", ranks=2, limit_s=20), message)
 
+    def test_an_output_never_replaces_an_input(self):
+        trace_file.write(self.trace)
+        inputs = {path: path.read_bytes() for path in (self.trace, self.folder / "tiny.yaml")}
+        other = self.folder / "other.moekv.h5"
+        other.symlink_to(self.trace.name)
+        for command in (("run", "tiny.yaml", "--out", self.trace), ("run", "tiny.yaml", "--out", other), ("run", "tiny.yaml", "--out", "tiny.yaml"),
+                        ("run", "tiny.yaml", "--out", "log.h5", "--access-log", "log.h5"), ("trace", "export", self.trace, "--npz", other),
+                        ("trace", "join", self.trace, "--concat", "--requests", "1", "--tokens", "9", "-o", self.trace)):
+            with self.subTest(command):
+                self.assertIn("is also an input", self.refuse(*command))
+        self.assertEqual(inputs, {path: path.read_bytes() for path in inputs})
+
     def test_request_trace_has_nothing_to_replay(self):
         (self.folder / "lengths.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:01:51.16,20,5\n2023-11-16 18:01:52.16,9,3\n")
         self.run_ok("trace", "import", "lengths.csv", "--out", self.trace)

@@ -135,7 +135,7 @@ TEST(Plan, BoundsARunWithEviction) {
     spec.eviction.unit = unit;
     spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
     const Both both = plan_and_run(spec);
-    EXPECT_TRUE(both.plan.upper_bound);
+    EXPECT_TRUE(both.plan.evicts && both.plan.upper_bound);
     EXPECT_GE(both.plan.page_bytes() * 1.05, static_cast<double>(both.run.kv_peak_bytes));
     EXPECT_LT(both.plan.page_bytes(), 1.35 * static_cast<double>(both.run.kv_peak_bytes));
   }

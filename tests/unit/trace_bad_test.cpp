@@ -71,6 +71,7 @@ std::vector<BadTrace> bad_traces() {
        "row 2: 3 after 8: not monotone"},
       {"csr_sum", [](h5::File& f) { put<std::uint32_t>(f, "requests/prompt_len", 1, 2); }, on_opening, "/token_offset",
        "request 1 has 13 rows, but prompt_len 2 + output_len 12"},
+      {"arrival", [](h5::File& f) { put<std::int64_t>(f, "requests/arrival_ns", 2, -5); }, on_opening, "/arrival_ns", "request 2 arrives at -5"},
       {"csr_begin", [](h5::File& f) { put<std::uint64_t>(f, "requests/token_offset", 0, 1); }, on_opening, "/token_offset", "begins with 1"},
       {"column_length", [](h5::File& f) { replace(f, "requests/session", h5::Type::i32, {3}); }, on_opening, "/session",
        "claims 12 bytes but stores 0"},
