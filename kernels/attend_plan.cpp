@@ -67,17 +67,37 @@ class Planner {
   }
 
   void number_rows() {
+    plan_.n_merged_rows = plan_.n_task_rows = batch_.merge_offsets.empty() ? 0U : static_cast<std::uint32_t>(batch_.merge_offsets.size() - 1);
     for (const AttendTask& task : batch_.tasks) {
       const std::uint32_t heads = task.n_kv_heads * task.group;
       std::uint64_t slots = 0;
       for (std::uint32_t i = 0; i < task.n_pages; ++i) slots += batch_.pages[task.first_page + i].n_slots;
       plan_.task_row.push_back(plan_.n_task_rows);
-      plan_.task_logits.push_back(plan_.n_logits);
       plan_.task_slots.push_back(slots);
       plan_.n_task_rows += heads;
-      plan_.n_logits += batch_.logits != nullptr ? heads * slots : 0;
+      if (batch_.logits != nullptr || batch_.keep_logits) plan_.n_logits = std::max(plan_.n_logits, task.logits + heads * slots);
     }
     plan_.n_rows = plan_.n_task_rows;
+    if (plan_.n_merged_rows > 0) list_shards();
+  }
+
+  void list_shards() {
+    constexpr std::uint32_t nobody = ~0U;
+    std::vector<std::uint32_t> row_of;  // of a task's row in the batch
+    for (std::uint32_t t = 0; t < batch_.tasks.size(); ++t) {
+      const AttendTask& task = batch_.tasks[t];
+      const std::uint32_t heads = task.n_kv_heads * task.group;
+      if (row_of.size() < task.out + heads) row_of.resize(task.out + heads, nobody);
+      for (std::uint32_t h = 0; h < heads; ++h) row_of[task.out + h] = plan_.task_row[t] + h;
+    }
+    plan_.shard_offsets.push_back(0);
+    for (std::uint32_t row = 0; row < plan_.n_merged_rows; ++row) {
+      for (std::uint32_t i = batch_.merge_offsets[row]; i < batch_.merge_offsets[row + 1]; ++i) {
+        const std::uint32_t part = batch_.merge_parts[i];
+        if (part < row_of.size() && row_of[part] != nobody) plan_.shard_parts.push_back(row_of[part]);
+      }
+      plan_.shard_offsets.push_back(static_cast<std::uint32_t>(plan_.shard_parts.size()));
+    }
   }
 
   void plan_task(std::uint32_t index) {
@@ -122,7 +142,7 @@ class Planner {
       for (std::uint32_t h = kv * task.group; h < (kv + 1) * task.group; h += most) {
         AttendItem item{};
         item.first_q = std::uint64_t{task.query} * batch_.q_row_heads + task.q_head + h;
-        item.logits = plan_.task_logits[index] + h * plan_.task_slots[index];
+        item.logits = task.logits + h * plan_.task_slots[index];
         item.logits_stride = plan_.task_slots[index];
         item.first_page = part.first_page;
         item.n_pages = part.n_pages;

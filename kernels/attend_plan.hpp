@@ -23,14 +23,15 @@ struct PageTable {
 struct AttendPlan {
   std::vector<DevicePage> pages;
   std::vector<AttendItem> tensor, portable;
-  std::vector<std::uint32_t> task_row;          // first of the rows that a task fills; all tasks' rows, then those of parts
-  std::vector<std::uint64_t> task_logits;       // first of its logits
+  std::vector<std::uint32_t> task_row;  // first of the rows that a task fills; merged rows of the batch, all tasks' rows, then those of parts
   std::vector<std::uint64_t> task_slots;
   std::vector<std::uint32_t> merge_offsets, merge_parts, merge_rows;  // rows of tasks that were cut
-  std::uint32_t n_task_rows = 0, n_rows = 0;
-  std::uint64_t n_logits = 0;
-  std::uint32_t page_slots = 0;                 // of the pages of tensor items
-  std::uint32_t tile_slots = 0;                 // of portable items
+  std::vector<std::uint32_t> shard_offsets, shard_parts;              // AttendBatch's merge in rows of the plan; row i of the result is row i
+  std::uint32_t n_merged_rows = 0;
+  std::uint32_t n_task_rows = 0, n_rows = 0;  // up to the last of a task, of a part
+  std::uint64_t n_logits = 0;                 // up to the last one of a task, where logits are wanted
+  std::uint32_t page_slots = 0;               // of the pages of tensor items
+  std::uint32_t tile_slots = 0;               // of portable items
   bool mapped = false, codes = false;
   std::uint64_t tensor_bytes = 0, portable_bytes = 0;  // shared memory of a block
 };

@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "core/units.hpp"
 #include "cuda_check.hpp"
+#include "cuda_graph.hpp"
 #include "cuda_launch.hpp"
 
 namespace moekv::kernels {
@@ -96,8 +97,10 @@ std::byte* CudaDevice::allocate_pinned(std::uint64_t bytes) {
 void CudaDevice::release(std::byte* memory) noexcept { cudaFree(memory); }
 void CudaDevice::release_pinned(std::byte* memory) noexcept { cudaFreeHost(memory); }
 
-void CudaDevice::copy(std::byte* to, const std::byte* from, std::uint64_t bytes) { check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_)); }
-void CudaDevice::clear(std::byte* memory, std::uint64_t bytes) { check(cudaMemsetAsync(memory, 0, bytes, stream_)); }
+void CudaDevice::copy(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
+}
+void CudaDevice::fill(std::byte* memory, std::uint64_t bytes, std::uint8_t value) { check(cudaMemsetAsync(memory, value, bytes, stream_)); }
 void CudaDevice::mark(unsigned index) { check(cudaEventRecord(events_[index], stream_)); }
 void CudaDevice::wait(unsigned index) { check(cudaEventSynchronize(events_[index])); }
 bool CudaDevice::done(unsigned index) {
@@ -108,13 +111,20 @@ bool CudaDevice::done(unsigned index) {
 }
 void CudaDevice::synchronize() { check(cudaStreamSynchronize(stream_)); }
 
+void CudaDevice::begin_capture() { CudaGraph::begin(stream_); }
+std::unique_ptr<DeviceGraph> CudaDevice::end_capture() { return CudaGraph::end(stream_); }
+void CudaDevice::launch(const DeviceGraph& graph) { static_cast<const CudaGraph&>(graph).launch(stream_); }
+
 void CudaDevice::launch(const AppendLaunch& work) { launch_append(work, stream_); }
 void CudaDevice::launch(const WidenLaunch& work) { launch_widen(work, stream_); }
 void CudaDevice::launch(const SealLaunch& work) { launch_seal(work, stream_); }
 void CudaDevice::launch(const ScoreLaunch& work) { launch_score(work, stream_); }
 void CudaDevice::launch(const MergeLaunch& work) { launch_merge(work, stream_); }
-void CudaDevice::launch_portable(const AttendLaunch& work) { launch_attend(work, stream_); }
-void CudaDevice::launch_tensor(const AttendLaunch& work) {
+void CudaDevice::launch(const SelectLaunch& work) { launch_select(work, stream_); }
+void CudaDevice::launch(const MassLaunch& work) { launch_mass(work, stream_); }
+void CudaDevice::launch(const GateLaunch& work) { launch_gate(work, stream_); }
+void CudaDevice::launch(const AttendLaunch& work) {
+  if (!work.on_tensor_cores) return launch_attend(work, stream_);
   if (work.latent) return launch_tensor_latent(work, stream_);
   if (work.d_k == 64) return launch_tensor_64(work, stream_);
   launch_tensor_128(work, stream_);

@@ -35,18 +35,23 @@ class CudaDevice final : public Device {
   std::byte* allocate_pinned(std::uint64_t bytes) override;
   void release_pinned(std::byte* memory) noexcept override;
   void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) override;
-  void clear(std::byte* memory, std::uint64_t bytes) override;
+  void fill(std::byte* memory, std::uint64_t bytes, std::uint8_t value) override;
   void mark(unsigned index) override;
   void wait(unsigned index) override;
   [[nodiscard]] bool done(unsigned index) override;
   void synchronize() override;
+  void begin_capture() override;
+  [[nodiscard]] std::unique_ptr<DeviceGraph> end_capture() override;
+  void launch(const DeviceGraph& graph) override;
   void launch(const AppendLaunch& work) override;
   void launch(const WidenLaunch& work) override;
   void launch(const SealLaunch& work) override;
   void launch(const ScoreLaunch& work) override;
+  void launch(const SelectLaunch& work) override;
+  void launch(const AttendLaunch& work) override;
   void launch(const MergeLaunch& work) override;
-  void launch_portable(const AttendLaunch& work) override;
-  void launch_tensor(const AttendLaunch& work) override;
+  void launch(const MassLaunch& work) override;
+  void launch(const GateLaunch& work) override;
 
  private:
   DeviceChoice choice_;

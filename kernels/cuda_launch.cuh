@@ -14,6 +14,7 @@ extern __shared__ __align__(16) std::byte shared_memory[];
 /// `Body` has a type Work and run(block, work).
 template <class Body>
 __global__ void __launch_bounds__(block_threads) run_blocks(const __grid_constant__ typename Body::Work work) {
+  if (work.count != nullptr && blockIdx.x >= *work.count) return;
   CudaBlock block(shared_memory);
   Body::run(block, work);
 }

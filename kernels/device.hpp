@@ -3,11 +3,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "launches.hpp"
 
 namespace moekv::kernels {
+
+/// Noted work that can be launched again as a whole; ends before its device, when none of it is under way.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
+};
 
 /// All work is done in the order of the calls, on one stream of its own. Host memory that takes part must be pinned, unless stated.
 class Device {
@@ -26,7 +33,8 @@ class Device {
 
   /// Asynchronous; the direction follows from the addresses.
   virtual void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) = 0;
-  virtual void clear(std::byte* memory, std::uint64_t bytes) = 0;
+  virtual void fill(std::byte* memory, std::uint64_t bytes, std::uint8_t value) = 0;
+  void clear(std::byte* memory, std::uint64_t bytes) { fill(memory, bytes, 0); }
 
   /// Marks this point of the work; waits until the work up to the newest mark of that index is done.
   virtual void mark(unsigned index) = 0;
@@ -35,15 +43,21 @@ class Device {
   [[nodiscard]] virtual bool done(unsigned index) = 0;
   virtual void synchronize() = 0;
 
+  /// Copies and launches from here to end_capture are noted, not done.
+  virtual void begin_capture() = 0;
+  /// What was noted; null where the device makes no graph of it.
+  virtual std::unique_ptr<DeviceGraph> end_capture() = 0;
+  virtual void launch(const DeviceGraph& graph) = 0;
+
   virtual void launch(const AppendLaunch& work) = 0;
   virtual void launch(const WidenLaunch& work) = 0;
   virtual void launch(const SealLaunch& work) = 0;
   virtual void launch(const ScoreLaunch& work) = 0;
+  virtual void launch(const SelectLaunch& work) = 0;
+  virtual void launch(const AttendLaunch& work) = 0;
   virtual void launch(const MergeLaunch& work) = 0;
-  /// Any format and shape.
-  virtual void launch_portable(const AttendLaunch& work) = 0;
-  /// Shapes of tensor_shapes.hpp, formats that narrow to q_format, identity maps.
-  virtual void launch_tensor(const AttendLaunch& work) = 0;
+  virtual void launch(const MassLaunch& work) = 0;
+  virtual void launch(const GateLaunch& work) = 0;
 };
 
 }  // namespace moekv::kernels

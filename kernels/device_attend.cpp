@@ -21,16 +21,19 @@ void DeviceBackend::attend(const AttendBatch& batch) {
   std::uint64_t n_queries = 0;
   for (const AttendTask& task : batch.tasks) n_queries = std::max<std::uint64_t>(n_queries, task.query + std::uint64_t{1});
   const std::uint64_t q_bytes = n_queries * batch.q_row_heads * code_bytes({batch.q_format}, batch.d_k);
-  const std::uint64_t n_values = std::uint64_t{plan.n_rows} * (batch.d_v + 2) + plan.n_logits;
+  const std::uint64_t rows = rounded_up(plan.n_rows), n_brought = plan.n_merged_rows > 0 ? plan.n_merged_rows : plan.n_task_rows;
   AttendLaunch work{};
   work.pools = layouts();
-  results_.need(n_values * sizeof(float));
+  const std::uint64_t n_values = rows * (batch.d_v + 2);
+  results_.need((n_values + (batch.keep_logits ? 0 : plan.n_logits)) * sizeof(float));
+  if (batch.keep_logits) kept_.need(plan.n_logits * sizeof(float));
   const std::uint64_t merge_lists = Staging::room<std::uint32_t>(plan.merge_offsets.size()) + Staging::room<std::uint32_t>(plan.merge_parts.size()) +
-                                    Staging::room<std::uint32_t>(plan.merge_rows.size());
+                                    Staging::room<std::uint32_t>(plan.merge_rows.size()) + Staging::room<std::uint32_t>(plan.shard_offsets.size()) +
+                                    Staging::room<std::uint32_t>(plan.shard_parts.size());
   staging_.begin(Staging::room<DevicePage>(plan.pages.size()) + Staging::room<std::uint64_t>(batch.masks.size()) + merge_lists +
-                     Staging::room<AttendItem>(plan.tensor.size()) + Staging::room<AttendItem>(plan.portable.size()) + Staging::room<std::byte>(q_bytes),
-                 2 * Staging::room<float>(plan.n_task_rows) + Staging::room<float>(std::uint64_t{plan.n_task_rows} * batch.d_v) +
-                     Staging::room<float>(plan.n_logits));
+                     Staging::room<AttendItem>(plan.tensor.size()) + Staging::room<AttendItem>(plan.portable.size()) +
+                     Staging::room<std::byte>(q_bytes),
+                 Staging::room<float>(2 * rows + n_brought * batch.d_v) + (batch.logits != nullptr ? Staging::room<float>(plan.n_logits) : 0));
   work.pages = staging_.put(std::span<const DevicePage>(plan.pages));
   work.masks = staging_.put(batch.masks);
   work.q = staging_.put(std::span<const std::byte>(batch.q, q_bytes));
@@ -44,9 +47,9 @@ void DeviceBackend::attend(const AttendBatch& batch) {
   work.codes = plan.codes;
   work.scale = batch.scale;
   work.m = reinterpret_cast<float*>(results_.device());
-  work.l = work.m + plan.n_rows;
-  work.o = work.l + plan.n_rows;
-  work.logits = batch.logits != nullptr ? work.o + std::uint64_t{plan.n_rows} * batch.d_v : nullptr;
+  work.l = work.m + rows;
+  work.o = work.l + rows;
+  if (plan.n_logits > 0) work.logits = batch.keep_logits ? reinterpret_cast<float*>(kept_.device()) : work.m + n_values;
   launch_attention(plan, work);
   deliver_attention(batch, plan, work);
   staging_.end();
@@ -59,39 +62,47 @@ void DeviceBackend::launch_attention(const AttendPlan& plan, AttendLaunch work) 
   merge.offsets = staging_.put(std::span<const std::uint32_t>(plan.merge_offsets));
   merge.parts = staging_.put(std::span<const std::uint32_t>(plan.merge_parts));
   merge.rows = staging_.put(std::span<const std::uint32_t>(plan.merge_rows));
-  merge.n_rows = static_cast<std::uint32_t>(plan.merge_rows.size());
+  merge.n_items = static_cast<std::uint32_t>(plan.merge_rows.size());
   merge.m = merge.m_out = work.m;
   merge.l = merge.l_out = work.l;
   merge.o = merge.o_out = work.o;
   merge.d_v = work.d_v;
-  staging_.send();
-  if (!plan.tensor.empty()) {
-    work.items = tensor;
-    work.n_items = static_cast<std::uint32_t>(plan.tensor.size());
-    work.shared_bytes = plan.tensor_bytes;
-    device_->launch_tensor(work);
-  }
-  if (!plan.portable.empty()) {
-    work.items = portable;
-    work.n_items = static_cast<std::uint32_t>(plan.portable.size());
-    work.shared_bytes = plan.portable_bytes;
-    device_->launch_portable(work);
-  }
-  if (merge.n_rows > 0) device_->launch(merge);
+  work.items = tensor;
+  work.n_items = static_cast<std::uint32_t>(plan.tensor.size());
+  work.shared_bytes = plan.tensor_bytes;
+  work.on_tensor_cores = true;
+  staging_.launch(work);
+  work.items = portable;
+  work.n_items = static_cast<std::uint32_t>(plan.portable.size());
+  work.shared_bytes = plan.portable_bytes;
+  work.on_tensor_cores = false;
+  staging_.launch(work);
+  staging_.launch(merge);
+  merge.offsets = staging_.put(std::span<const std::uint32_t>(plan.shard_offsets));
+  merge.parts = staging_.put(std::span<const std::uint32_t>(plan.shard_parts));
+  merge.rows = nullptr;
+  merge.n_items = plan.n_merged_rows;
+  staging_.launch(merge);
 }
 
 void DeviceBackend::deliver_attention(const AttendBatch& batch, const AttendPlan& plan, const AttendLaunch& work) {
-  const float* m = staging_.bring(work.m, plan.n_task_rows);
-  const float* l = staging_.bring(work.l, plan.n_task_rows);
-  const float* o = staging_.bring(work.o, std::uint64_t{plan.n_task_rows} * batch.d_v);
-  const float* logits = staging_.bring(work.logits, plan.n_logits);
+  // One copy: m and l of all rows, then o of the rows that are wanted, which come first.
+  const std::uint64_t n_brought = plan.n_merged_rows > 0 ? plan.n_merged_rows : plan.n_task_rows;
+  const float* m = staging_.bring(static_cast<const float*>(work.m), static_cast<std::uint64_t>(work.o - work.m) + n_brought * batch.d_v);
+  const float *l = m + (work.l - work.m), *o = m + (work.o - work.m);
+  const float* logits = batch.logits != nullptr ? staging_.bring(static_cast<const float*>(work.logits), plan.n_logits) : nullptr;
+  staging_.deliver(batch.m, m, plan.n_merged_rows);
+  staging_.deliver(batch.l, l, plan.n_merged_rows);
+  staging_.deliver(batch.o, o, std::uint64_t{plan.n_merged_rows} * batch.d_v);
   for (std::size_t t = 0; t < batch.tasks.size(); ++t) {
     const AttendTask& task = batch.tasks[t];
     const std::uint64_t heads = std::uint64_t{task.n_kv_heads} * task.group, row = plan.task_row[t];
-    staging_.deliver(batch.m + task.out, m + row, heads);
-    staging_.deliver(batch.l + task.out, l + row, heads);
-    staging_.deliver(batch.o + std::uint64_t{task.out} * batch.d_v, o + row * batch.d_v, heads * batch.d_v);
-    if (batch.logits != nullptr) staging_.deliver(batch.logits + task.logits, logits + plan.task_logits[t], heads * plan.task_slots[t]);
+    if (plan.n_merged_rows == 0) {
+      staging_.deliver(batch.m + task.out, m + row, heads);
+      staging_.deliver(batch.l + task.out, l + row, heads);
+      staging_.deliver(batch.o + std::uint64_t{task.out} * batch.d_v, o + row * batch.d_v, heads * batch.d_v);
+    }
+    if (batch.logits != nullptr) staging_.deliver(batch.logits + task.logits, logits + task.logits, heads * plan.task_slots[t]);
   }
 }
 
@@ -99,10 +110,11 @@ void DeviceBackend::merge(const MergeBatch& batch) {
   const auto n_rows = static_cast<std::uint32_t>(batch.offsets.size() - 1);
   if (n_rows == 0) return;
   const std::uint64_t n_parts = batch.offsets.back(), n_values = n_parts * batch.d_v;
-  results_.need(std::uint64_t{n_rows} * (batch.d_v + 2) * sizeof(float));
+  const std::uint64_t rows = rounded_up(n_rows);
+  results_.need(rows * (batch.d_v + 2) * sizeof(float));
   staging_.begin(Staging::room<std::uint32_t>(batch.offsets.size()) + Staging::room<std::uint32_t>(n_parts) + 2 * Staging::room<float>(n_parts) +
                      Staging::room<float>(n_values) + Staging::room<float>(n_rows),
-                 2 * Staging::room<float>(n_rows) + Staging::room<float>(std::uint64_t{n_rows} * batch.d_v));
+                 Staging::room<float>(2 * rows + std::uint64_t{n_rows} * batch.d_v));
   const auto list = staging_.part<std::uint32_t>(n_parts);
   const auto m = staging_.part<float>(n_parts), l = staging_.part<float>(n_parts), o = staging_.part<float>(n_values);
   for (std::uint32_t i = 0; i < n_parts; ++i) {  // parts in the order of their use
@@ -115,20 +127,20 @@ void DeviceBackend::merge(const MergeBatch& batch) {
   MergeLaunch work{};
   work.offsets = staging_.put(batch.offsets);
   work.parts = list.device;
-  work.n_rows = n_rows;
+  work.n_items = n_rows;
   work.m = m.device;
   work.l = l.device;
   work.o = o.device;
   work.sink = batch.sink != nullptr ? staging_.put(std::span<const float>(batch.sink, n_rows)) : nullptr;
   work.d_v = batch.d_v;
   work.m_out = reinterpret_cast<float*>(results_.device());
-  work.l_out = work.m_out + n_rows;
-  work.o_out = work.l_out + n_rows;
-  staging_.send();
-  device_->launch(work);
-  staging_.deliver(batch.m_out, staging_.bring(work.m_out, n_rows), n_rows);
-  staging_.deliver(batch.l_out, staging_.bring(work.l_out, n_rows), n_rows);
-  staging_.deliver(batch.o_out, staging_.bring(work.o_out, std::uint64_t{n_rows} * batch.d_v), std::uint64_t{n_rows} * batch.d_v);
+  work.l_out = work.m_out + rows;
+  work.o_out = work.l_out + rows;
+  staging_.launch(work);
+  const float* merged = staging_.bring(static_cast<const float*>(work.m_out), 2 * rows + std::uint64_t{n_rows} * batch.d_v);
+  staging_.deliver(batch.m_out, merged, n_rows);
+  staging_.deliver(batch.l_out, merged + rows, n_rows);
+  staging_.deliver(batch.o_out, merged + 2 * rows, std::uint64_t{n_rows} * batch.d_v);
   staging_.end();
 }
 

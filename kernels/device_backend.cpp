@@ -9,12 +9,15 @@
 #include "core/error.hpp"
 #include "device/audit.hpp"
 #include "device/seal.hpp"
-#include "score_block.hpp"
 
 namespace moekv::kernels {
 
 DeviceBackend::DeviceBackend(std::unique_ptr<Device> device)
-    : device_(std::move(device)), layout_memory_(*device_, Sides::both), staging_(*device_), results_(*device_, Sides::device) {}
+    : device_(std::move(device)),
+      layout_memory_(*device_, Sides::both),
+      staging_(*device_),
+      results_(*device_, Sides::device),
+      kept_(*device_, Sides::device) {}
 
 DeviceBackend::~DeviceBackend() = default;
 
@@ -68,11 +71,30 @@ void DeviceBackend::set_tables(PoolId id, std::uint64_t table_key, std::span<con
 
 void DeviceBackend::release_pools() {
   staging_.finish();
-  device_->synchronize();
+  staging_.graphs().clear();
   row_block_.reset();
   pools_.clear();
   layouts_.clear();
   n_uploaded_ = 0;
+}
+
+DeviceBackend::WidenLists DeviceBackend::widen_lists(std::span<const AppendOp> ops) {
+  std::vector<std::uint32_t> order;
+  for (std::uint32_t i = 0; i < ops.size(); ++i) {
+    if (pool(ops[i].block).format().bounds) order.push_back(i);
+  }
+  const auto block_of = [&](std::uint32_t i) { return std::pair(ops[i].block.pool.value, ops[i].block.index); };
+  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return block_of(a) < block_of(b); });
+  WidenLists lists;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const AppendOp& op = ops[order[i]];
+    if (i == 0 || block_of(order[i]) != block_of(order[i - 1]))
+      lists.items.push_back({pool(op.block).bounds(op.block.index), static_cast<std::uint32_t>(i), 0, op.block.pool.value, ~0U});
+    if (op.fresh) lists.items.back().fresh = lists.items.back().n;
+    lists.items.back().n += 1;
+  }
+  lists.order = std::move(order);
+  return lists;
 }
 
 void DeviceBackend::append(std::span<const AppendOp> ops) {
@@ -83,17 +105,21 @@ void DeviceBackend::append(std::span<const AppendOp> ops) {
     const std::uint64_t k = std::uint64_t{f.n_kv_heads} * code_bytes(f.k, f.d_k);
     return std::pair(k, f.latent ? 0 : std::uint64_t{f.n_kv_heads} * code_bytes(f.v, f.d_v));
   };
-  std::uint64_t bytes = Staging::room<AppendItem>(ops.size());
+  std::uint64_t bytes = 0;
   for (const AppendOp& op : ops) {
     use(op.block);
     const auto [k, v] = row_bytes(op);
     bytes += (k + 15) / 16 * 16 + (v + 15) / 16 * 16;
   }
+  const WidenLists widen = widen_lists(ops);
   const PoolLayout* pools = layouts();
-  staging_.begin(bytes + Staging::alignment, 0);
-  const auto rows = staging_.part<std::byte>(bytes - Staging::room<AppendItem>(ops.size()));
+  staging_.begin(Staging::room<std::byte>(bytes) + Staging::room<AppendItem>(ops.size()) + Staging::room<WidenItem>(widen.items.size()) +
+                     Staging::room<const std::byte*>(widen.order.size()),
+                 0);
+  const auto rows = staging_.part<std::byte>(bytes);
   const auto items = staging_.part<AppendItem>(ops.size());
-  std::vector<const std::byte*> keys;
+  const WidenItem* widen_items = staging_.put(std::span<const WidenItem>(widen.items));
+  const auto keys = staging_.part<const std::byte*>(widen.order.size());
   std::uint64_t at = 0;
   const auto pack = [&](const std::byte* from, std::uint64_t n) -> const std::byte* {
     if (n == 0) return nullptr;
@@ -107,90 +133,17 @@ void DeviceBackend::append(std::span<const AppendOp> ops) {
     const std::byte* packed_k = pack(op.k, k);
     const std::byte* packed_v = pack(op.v, v);
     items.host[i] = {pool(op.block).block(op.block.index), packed_k, packed_v, op.block.pool.value, op.slot};
-    keys.push_back(packed_k);
   }
-  staging_.send();
-  device_->launch(AppendLaunch{pools, items.device, static_cast<std::uint32_t>(ops.size())});
-  staging_.end();
-  widen(ops, keys);
-}
-
-void DeviceBackend::widen(std::span<const AppendOp> ops, std::span<const std::byte* const> keys) {
-  std::vector<std::uint32_t> order;
-  for (std::uint32_t i = 0; i < ops.size(); ++i) {
-    if (pool(ops[i].block).format().bounds) order.push_back(i);
-  }
-  if (order.empty()) return;
-  const auto block_of = [&](std::uint32_t i) { return std::pair(ops[i].block.pool.value, ops[i].block.index); };
-  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return block_of(a) < block_of(b); });
-  std::vector<WidenItem> items;
-  std::vector<const std::byte*> sorted;
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    const AppendOp& op = ops[order[i]];
-    if (i == 0 || block_of(order[i]) != block_of(order[i - 1]))
-      items.push_back({pool(op.block).bounds(op.block.index), static_cast<std::uint32_t>(i), 0, op.block.pool.value, ~0U});
-    if (op.fresh) items.back().fresh = items.back().n;
-    items.back().n += 1;
-    sorted.push_back(keys[order[i]]);
-  }
-  // The keys lie in the batch before: its slot is not used again until this one is done.
-  const PoolLayout* pools = layouts();
-  staging_.begin(Staging::room<WidenItem>(items.size()) + Staging::room<const std::byte*>(sorted.size()), 0);
-  const WidenItem* item_memory = staging_.put(std::span<const WidenItem>(items));
-  const std::byte* const* key_memory = staging_.put(std::span<const std::byte* const>(sorted));
-  staging_.send();
-  device_->launch(WidenLaunch{pools, item_memory, static_cast<std::uint32_t>(items.size()), key_memory});
-  staging_.end();
-}
-
-void DeviceBackend::score_pages(const ScoreBatch& batch) {
-  std::vector<ScoreItem> items;
-  std::vector<const std::byte*> bounds(batch.pages.size());
-  for (std::size_t p = 0; p < bounds.size(); ++p) bounds[p] = pool(batch.pages[p]).bounds(batch.pages[p].index);
-  std::uint64_t shared_bytes = 0, n_queries = 0;
-  for (const ScoreTask& task : batch.tasks) {
-    std::uint32_t most = score_pages_most;
-    while (most > 1 && score_floats(most, task.group, batch.d_k) * sizeof(float) > device_->shared_limit()) most /= 2;
-    shared_bytes = std::max(shared_bytes, score_floats(most, task.group, batch.d_k) * sizeof(float));
-    n_queries = std::max<std::uint64_t>(n_queries, task.query + std::uint64_t{1});
-    const std::uint64_t first_q = std::uint64_t{task.query} * batch.q_row_heads + task.q_head;
-    for (std::uint32_t i = 0; i < task.n_pages;) {
-      const std::uint32_t first = task.first_page + i, id = batch.pages[first].pool.value;
-      std::uint32_t n = 0;
-      while (n < most && i + n < task.n_pages && batch.pages[first + n].pool.value == id) ++n;
-      items.push_back({first_q, first, n, id, task.n_kv_heads, task.group});
-      i += n;
-    }
-  }
-  if (items.empty()) return;
-  if (shared_bytes > device_->shared_limit()) throw PointFailure("scoring pages: the query heads of one KV head do not fit the shared memory of the device");
-  const std::uint64_t q_bytes = n_queries * batch.q_row_heads * code_bytes({batch.q_format}, batch.d_k);
-  const PoolLayout* pools = layouts();
-  results_.need(bounds.size() * sizeof(float));
-  staging_.begin(Staging::room<ScoreItem>(items.size()) + Staging::room<const std::byte*>(bounds.size()) + Staging::room<std::byte>(q_bytes),
-                 Staging::room<float>(bounds.size()));
-  ScoreLaunch work{};
-  work.pools = pools;
-  work.items = staging_.put(std::span<const ScoreItem>(items));
-  work.n_items = static_cast<std::uint32_t>(items.size());
-  work.bounds = staging_.put(std::span<const std::byte* const>(bounds));
-  work.q = staging_.put(std::span<const std::byte>(batch.q, q_bytes));
-  work.q_format = batch.q_format;
-  work.d_k = batch.d_k;
-  work.rule = *batch.rule;
-  work.scores = reinterpret_cast<float*>(results_.device());
-  work.shared_bytes = shared_bytes;
-  staging_.send();
-  device_->launch(work);
-  const float* scores = staging_.bring(work.scores, bounds.size());
-  for (const ScoreTask& task : batch.tasks) staging_.deliver(batch.scores + task.first_page, scores + task.first_page, task.n_pages);
+  for (std::size_t i = 0; i < widen.order.size(); ++i) keys.host[i] = items.host[widen.order[i]].k;
+  staging_.launch(AppendLaunch{pools, items.device, static_cast<std::uint32_t>(ops.size())});
+  staging_.launch(WidenLaunch{pools, widen_items, static_cast<std::uint32_t>(widen.items.size()), keys.device});
   staging_.end();
 }
 
 BackendMemory DeviceBackend::memory() const {
   BackendMemory memory;
   for (const DevicePool& p : pools_) p.add_to(memory);
-  memory.scratch_bytes = staging_.bytes() + results_.bytes() + layout_memory_.bytes();
+  memory.scratch_bytes = staging_.bytes() + results_.bytes() + kept_.bytes() + layout_memory_.bytes();
   return memory;
 }
 

@@ -38,9 +38,14 @@ class DeviceBackend final : public Backend {
   void copy(std::span<const CopyOp> ops) override;
   void attend(const AttendBatch& batch) override;
   void merge(const MergeBatch& batch) override;
+  [[nodiscard]] bool keeps_logits() const override { return true; }
+  void weigh(const WeighBatch& batch) override;
+  bool gate(const GateBatch& batch) override;
   void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) override;
   void sync() override { staging_.finish(); }
   [[nodiscard]] BackendMemory memory() const override;
+  void use_graphs(bool yes) override { staging_.graphs().enable(yes); }
+  [[nodiscard]] BackendWork take_work() override { return staging_.graphs().take_work(); }
 
  private:
   class Addresses;
@@ -51,7 +56,12 @@ class DeviceBackend final : public Backend {
   const PoolLayout* layouts();
   void use(const BlockRef& block) { pool(block).use(block.index); }
 
-  void widen(std::span<const AppendOp> ops, std::span<const std::byte* const> keys);
+  /// Keys by block, as WidenLaunch takes them: `order` are indices of operations.
+  struct WidenLists {
+    std::vector<WidenItem> items;
+    std::vector<std::uint32_t> order;
+  };
+  [[nodiscard]] WidenLists widen_lists(std::span<const AppendOp> ops);
   void copy_bounds(const BlockRef& to, const BlockRef& from);
   void upload_table(DevicePool& to, std::uint64_t key, std::span<const std::byte> bytes);
   void share_tables(std::span<const SealOp> ops);
@@ -68,13 +78,16 @@ class DeviceBackend final : public Backend {
   void launch_attention(const AttendPlan& plan, AttendLaunch work);
   void deliver_attention(const AttendBatch& batch, const AttendPlan& plan, const AttendLaunch& work);
 
+  static constexpr std::uint64_t worth_a_trip = 8192;  // logits whose choices the device makes sooner than the host
+
   std::unique_ptr<Device> device_;
   std::vector<DevicePool> pools_;
   std::vector<PoolLayout> layouts_;
   GrowingMemory layout_memory_;
   std::size_t n_uploaded_ = 0;
   Staging staging_;
-  GrowingMemory results_;          // rows and logits of the newest attention
+  GrowingMemory results_;                 // what the newest batch brings
+  GrowingMemory kept_;                    // logits that `weigh` takes
   std::unique_ptr<HostBlock> row_block_;  // what read_row read last
   BlockRef row_ref_;
 };

@@ -78,8 +78,7 @@ void DeviceBackend::launch_seal(std::span<const SealOp* const> ops) {
   const PoolLayout* pools = layouts();
   staging_.begin(Staging::room<SealItem>(items.size()), 0);
   const SealItem* memory = staging_.put(std::span<const SealItem>(items));
-  staging_.send();
-  device_->launch(SealLaunch{pools, memory, static_cast<std::uint32_t>(items.size()), shared_bytes});
+  staging_.launch(SealLaunch{pools, memory, static_cast<std::uint32_t>(items.size()), shared_bytes});
   staging_.end();
 }
 

@@ -23,29 +23,59 @@ void GrowingMemory::need(std::uint64_t bytes) {
   if (sides_ != Sides::pinned) memory_ = device_->allocate(wanted);
   if (sides_ != Sides::device) mirror_ = device_->allocate_pinned(wanted);
   capacity_ = wanted;
+  if (memory_ != nullptr) device_->fill(memory_, wanted, 0xFF);
 }
 
 void Staging::begin(std::uint64_t in_bytes, std::uint64_t out_bytes) {
   current_ = 1 - current_;
   complete(current_);
-  slot().in.need(in_bytes);
+  slot().in.need(head_bytes + in_bytes);
   slot().out.need(out_bytes);
-  in_ = out_ = 0;
+  in_ = head_bytes;
+  out_ = 0;
+  sent_ = false;
+  batch_.launches.clear();
+  brings_.clear();
 }
 
 void Staging::send() {
   MOEKV_EXPECT(static_cast<std::int64_t>(in_) <= slot().in.bytes());
-  if (in_ > 0) device_->copy(slot().in.device(), slot().in.pinned(), in_);
+  device_->copy(slot().in.device(), slot().in.pinned(), in_);
+  sent_ = true;
+}
+
+void Staging::launch(AnyLaunch any) {
+  const std::size_t number = batch_.launches.size();
+  MOEKV_EXPECT(!sent_ && number < head_bytes / sizeof(std::uint32_t));
+  const bool empty = std::visit(
+      [&](auto& work) {
+        if (work.n_items > 0 && graphs_.enabled()) {
+          reinterpret_cast<std::uint32_t*>(slot().in.pinned())[number] = work.n_items;
+          work.count = reinterpret_cast<const std::uint32_t*>(slot().in.device()) + number;
+          work.n_items = static_cast<std::uint32_t>(rounded_up(work.n_items));
+        }
+        return work.n_items == 0;
+      },
+      any);
+  if (!empty) batch_.launches.push_back(any);
 }
 
 const std::byte* Staging::bring_bytes(const std::byte* device, std::uint64_t bytes) {
   std::byte* to = slot().out.pinned() + take(out_, room<std::byte>(bytes));
   MOEKV_EXPECT(static_cast<std::int64_t>(out_) <= slot().out.bytes());
-  if (bytes > 0) device_->copy(to, device, bytes);
+  if (bytes > 0) brings_.push_back({to, device, bytes});
   return to;
 }
 
 void Staging::end() {
+  MOEKV_EXPECT(static_cast<std::int64_t>(in_) <= slot().in.bytes());
+  if (!sent_ && in_ > head_bytes) {
+    batch_.to = slot().in.device();
+    batch_.from = slot().in.pinned();
+    batch_.bytes = in_;
+    graphs_.run(batch_);
+  }
+  for (const Delivery& b : brings_) device_->copy(b.to, b.from, b.bytes);
   device_->mark(current_);
   slot().busy = true;
 }

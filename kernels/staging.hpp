@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "device.hpp"
+#include "graph_cache.hpp"
 
 namespace moekv::kernels {
 
@@ -22,7 +23,7 @@ class GrowingMemory {
   GrowingMemory(const GrowingMemory&) = delete;
   GrowingMemory& operator=(const GrowingMemory&) = delete;
 
-  /// At least `bytes`. Waits for all work where it has to move; content is lost then.
+  /// At least `bytes`. Waits for all work where it has to move; content is lost then, and new device memory is NaN in every float format.
   void need(std::uint64_t bytes);
   [[nodiscard]] std::byte* device() const { return memory_; }
   [[nodiscard]] std::byte* pinned() const { return mirror_; }
@@ -35,16 +36,17 @@ class GrowingMemory {
   std::uint64_t capacity_ = 0;
 };
 
-/// begin, put ..., send, (launches), bring ..., deliver ..., end. Results are in the caller's memory after finish().
+/// begin, put ..., launch ..., bring ..., deliver ..., end, which enqueues all of it in this order. Results are in the caller's memory after
+/// finish(). Who enqueues other work of his own on what was put calls send before.
 class Staging {
  public:
   static constexpr std::uint64_t alignment = 256;
-  explicit Staging(Device& device) : device_(&device), slots_{Slot(device), Slot(device)} {}
+  explicit Staging(Device& device) : device_(&device), graphs_(device), slots_{Slot(device), Slot(device)} {}
 
-  /// Bytes that `put` or `bring` needs for n values.
+  /// Bytes that `put` or `bring` takes for n values, rounded up as graphs want it.
   template <class T>
   [[nodiscard]] static std::uint64_t room(std::uint64_t n) {
-    return (n * sizeof(T) + alignment - 1) / alignment * alignment;
+    return n == 0 ? 0 : (rounded_up(n) * sizeof(T) + alignment - 1) / alignment * alignment;
   }
   /// The next batch puts at most `in_bytes` and brings at most `out_bytes`, both sums of room().
   void begin(std::uint64_t in_bytes, std::uint64_t out_bytes);
@@ -65,9 +67,11 @@ class Staging {
     if (!values.empty()) std::memcpy(p.host, values.data(), values.size_bytes());
     return p.device;
   }
-  /// Copies what was put.
+  /// Copies what was put, now.
   void send();
-  /// Starts copying n values from device memory; they lie at the returned place when the batch is done.
+  /// A launch whose inputs were put; one without blocks is left out.
+  void launch(AnyLaunch work);
+  /// Copies n values from device memory; they lie at the returned place when the batch is done.
   template <class T>
   const T* bring(const T* device, std::uint64_t n) {
     return reinterpret_cast<const T*>(bring_bytes(reinterpret_cast<const std::byte*>(device), n * sizeof(T)));
@@ -80,6 +84,7 @@ class Staging {
   void end();
   /// Waits for every batch and delivers its results.
   void finish();
+  [[nodiscard]] GraphCache& graphs() { return graphs_; }
   [[nodiscard]] std::int64_t bytes() const;
 
  private:
@@ -104,10 +109,15 @@ class Staging {
   const std::byte* bring_bytes(const std::byte* device, std::uint64_t bytes);
   void complete(unsigned index);
 
+  static constexpr std::uint64_t head_bytes = alignment;  // the numbers of blocks of a batch's launches come first
   Device* device_;
+  GraphCache graphs_;
   std::array<Slot, 2> slots_;
   unsigned current_ = 0;
   std::uint64_t in_ = 0, out_ = 0;
+  bool sent_ = false;
+  DeviceBatch batch_;
+  std::vector<Delivery> brings_;
 };
 
 }  // namespace moekv::kernels

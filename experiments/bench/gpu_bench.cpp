@@ -41,9 +41,28 @@ struct Buffers {
   unsigned* sink = nullptr;
 };
 
+/// What a case shall reach: a share of the bandwidth of `read` or `copy`, or a time.
+enum class GoalOf : std::uint8_t { none, read, copy, microseconds };
+struct Goal {
+  GoalOf of = GoalOf::none;
+  double bound = 0;
+};
+
 struct Row {
   std::string name;
   double bytes, median, p5, p95, of_read, of_copy, ideal_share;
+  Goal goal;
+
+  [[nodiscard]] bool meets() const {
+    if (goal.of == GoalOf::microseconds) return median * 1e6 <= goal.bound;
+    return goal.of == GoalOf::none || (goal.of == GoalOf::read ? of_read : of_copy) >= goal.bound;
+  }
+  [[nodiscard]] std::string goal_text() const {
+    if (goal.of == GoalOf::none) return "";
+    const std::string text = goal.of == GoalOf::microseconds ? fmt::format("<= {:g} us", goal.bound)
+                                                             : fmt::format(">= {:.2f} {}", goal.bound, goal.of == GoalOf::read ? "read" : "copy");
+    return text + (meets() ? ": met" : ": missed");
+  }
 };
 
 class Bench {
@@ -52,7 +71,7 @@ class Bench {
     kernels::check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, 0));
   }
 
-  void run(const std::string& name, const std::unique_ptr<Case>& work) {
+  void run(const std::string& name, const std::unique_ptr<Case>& work, const Goal& goal = {}) {
     Piece piece = work->piece();
     piece.name = name;
     const cudaStream_t stream = device_.stream();
@@ -66,22 +85,29 @@ class Bench {
     const double read = pieces[0].bytes / times[0].quantile(0.5), copy = pieces[2].bytes / times[2].quantile(0.5), empty = times[3].quantile(0.5);
     const double t = times[1].quantile(0.5), rate = piece.bytes / t;
     const double ideal = empty + piece.bytes / read;
-    rows_.push_back({name, piece.bytes, t, times[1].quantile(0.05), times[1].quantile(0.95), rate / read, rate / copy, ideal / t});
+    rows_.push_back({name, piece.bytes, t, times[1].quantile(0.05), times[1].quantile(0.95), rate / read, rate / copy, ideal / t, goal});
     if (rows_.size() == 1)
-      fmt::print("{:<44}{:>9}{:>10}{:>18}{:>9}{:>8}{:>8}{:>8}\n", "case", "MB", "us", "[p5, p95]", "GB/s", "/read", "/copy", "ideal/t");
+      fmt::print("{:<44}{:>9}{:>10}{:>18}{:>9}{:>8}{:>8}{:>8}  {}\n", "case", "MB", "us", "[p5, p95]", "GB/s", "/read", "/copy", "ideal/t", "goal");
     const Row& r = rows_.back();
-    fmt::print("{:<44}{:>9.1f}{:>10.1f}{:>18}{:>9.0f}{:>8.2f}{:>8.2f}{:>8.2f}\n", r.name, r.bytes * 1e-6, r.median * 1e6,
-               fmt::format("[{:.1f}, {:.1f}]", r.p5 * 1e6, r.p95 * 1e6), rate * 1e-9, r.of_read, r.of_copy, r.ideal_share);
+    fmt::print("{:<44}{:>9.1f}{:>10.1f}{:>18}{:>9.0f}{:>8.2f}{:>8.2f}{:>8.2f}  {}\n", r.name, r.bytes * 1e-6, r.median * 1e6,
+               fmt::format("[{:.1f}, {:.1f}]", r.p5 * 1e6, r.p95 * 1e6), rate * 1e-9, r.of_read, r.of_copy, r.ideal_share, r.goal_text());
     std::fflush(stdout);
     baselines_ = {{"read_gb_s", read * 1e-9}, {"copy_gb_s", copy * 1e-9}, {"empty_us", empty * 1e6}};
   }
 
   void attention() {
-    const AttendShape gqa{"32/4/128", 4, 8, 128, 128, false, 64}, small{"32/4/128 P=16", 4, 8, 128, 128, false, 16}, oss{"64/8/64", 8, 8, 64, 64, false, 64},
-        mla{"MLA 16x576", 1, 16, 576, 512, true, 64};
-    const std::vector<std::pair<std::string, Codec>> codecs{{"bf16", codec::Bf16{}}, {"fp8", codec::Fp8Token{}}, {"int8", codec::Int8Token{}},
-                                                            {"int4", codec::Int4Token{}}};
-    for (const auto& [name, codec] : codecs) run(fmt::format("attend {} {} b32 L8K", name, gqa.name), attend_case(device_, gqa, codec, 32, 8192));
+    const AttendShape gqa{"32/4/128", 4, 8, 128, 128, false, 64}, small{"32/4/128 P=16", 4, 8, 128, 128, false, 16},
+        oss{"64/8/64", 8, 8, 64, 64, false, 64}, mla{"MLA 16x576", 1, 16, 576, 512, true, 64};
+    struct OfCodec {
+      std::string name;
+      Codec codec;
+      double share;
+    };
+    for (const auto& [name, codec, share] : {OfCodec{"bf16", codec::Bf16{}, 0.90},
+                                             {"fp8", codec::Fp8Token{}, 0.75},
+                                             {"int8", codec::Int8Token{}, 0.70},
+                                             {"int4", codec::Int4Token{}, 0.55}})
+      run(fmt::format("attend {} {} b32 L8K", name, gqa.name), attend_case(device_, gqa, codec, 32, 8192), {GoalOf::read, share});
     run(fmt::format("attend bf16 {} b32 L8K", small.name), attend_case(device_, small, codec::Bf16{}, 32, 8192));
     run(fmt::format("attend bf16 {} b32 L8K", oss.name), attend_case(device_, oss, codec::Bf16{}, 32, 8192));
     run(fmt::format("attend bf16 {} b64 L8K", mla.name), attend_case(device_, mla, codec::Bf16{}, 64, 8192));
@@ -93,20 +119,34 @@ class Bench {
   }
 
   void rest() {
-    run("append 4096 tokens x 8 heads", append_case(device_, 4096));
+    run("append 4096 tokens x 8 heads", append_case(device_, 4096), {GoalOf::copy, 0.85});
     run("append 64 tokens x 8 heads", append_case(device_, 64));
-    run("seal bf16 -> fp8", seal_case(device_, codec::Fp8Token{}, 2048));
-    run("seal bf16 -> int8", seal_case(device_, codec::Int8Token{}, 2048));
-    run("seal bf16 -> int4", seal_case(device_, codec::Int4Token{}, 2048));
+    run("seal bf16 -> fp8", seal_case(device_, codec::Fp8Token{}, 2048), {GoalOf::copy, 0.90});
+    run("seal bf16 -> int8", seal_case(device_, codec::Int8Token{}, 2048), {GoalOf::copy, 0.90});
+    run("seal bf16 -> int4", seal_case(device_, codec::Int4Token{}, 2048), {GoalOf::copy, 0.80});
     run("score 8192 pages x 8 query heads", score_case(device_, 8192));
+    run("select 1024 of 8192 pages", select_case(device_, 8192, 1), {GoalOf::microseconds, 12});
+    run("select 1024 of 8192 pages x 2048 queries", select_case(device_, 8192, 2048), {GoalOf::read, 1 / 1.5});
+    run("gate 256 tokens, 8 of 256 experts", gate_case(device_, 256, 256, 8), {GoalOf::microseconds, 5});
+    run("gate 4096 tokens, 8 of 128 experts", gate_case(device_, 4096, 128, 8));
+    run("gate 256 tokens, 22 of 896 experts", gate_case(device_, 256, 896, 22));
+    run("mass b32 L8K x 32 heads", mass_case(device_, 32, 8192, 32));
   }
 
   void write() const {
     if (options_.json.empty()) return;
     nlohmann::json out{{"device", device_.description()}, {"rounds", options_.rounds}, {"baselines", baselines_}};
     for (const Row& r : rows_)
-      out["cases"].push_back({{"name", r.name}, {"bytes", r.bytes}, {"median_s", r.median}, {"p5_s", r.p5}, {"p95_s", r.p95}, {"of_read", r.of_read},
-                              {"of_copy", r.of_copy}, {"ideal_over_time", r.ideal_share}});
+      out["cases"].push_back({{"name", r.name},
+                              {"bytes", r.bytes},
+                              {"median_s", r.median},
+                              {"p5_s", r.p5},
+                              {"p95_s", r.p95},
+                              {"of_read", r.of_read},
+                              {"of_copy", r.of_copy},
+                              {"ideal_over_time", r.ideal_share},
+                              {"goal", r.goal_text()},
+                              {"meets_goal", r.meets()}});
     std::ofstream(options_.json) << out.dump(2) << '\n';
   }
 

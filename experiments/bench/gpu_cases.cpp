@@ -59,9 +59,9 @@ class AttendCase final : public Case, private PageTable {
 
   [[nodiscard]] Piece piece() override {
     return {"", bytes_, [this] {
-              if (!plan_.tensor.empty()) device_.launch_tensor(tensor_);
-              if (!plan_.portable.empty()) device_.launch_portable(portable_);
-              if (merge_.n_rows > 0) device_.launch(merge_);
+              if (!plan_.tensor.empty()) device_.launch(tensor_);
+              if (!plan_.portable.empty()) device_.launch(portable_);
+              if (merge_.n_items > 0) device_.launch(merge_);
             }};
   }
 
@@ -102,6 +102,7 @@ class AttendCase final : public Case, private PageTable {
     work.l = work.m + plan_.n_rows;
     work.o = work.l + plan_.n_rows;
     tensor_ = portable_ = work;
+    tensor_.on_tensor_cores = true;
     tensor_.items = put(plan_.tensor);
     tensor_.n_items = blocks_of(plan_.tensor.size());
     tensor_.shared_bytes = plan_.tensor_bytes;
@@ -111,7 +112,7 @@ class AttendCase final : public Case, private PageTable {
     merge_.offsets = put(plan_.merge_offsets);
     merge_.parts = put(plan_.merge_parts);
     merge_.rows = put(plan_.merge_rows);
-    merge_.n_rows = blocks_of(plan_.merge_rows.size());
+    merge_.n_items = blocks_of(plan_.merge_rows.size());
     merge_.m = merge_.m_out = work.m;
     merge_.l = merge_.l_out = work.l;
     merge_.o = merge_.o_out = work.o;

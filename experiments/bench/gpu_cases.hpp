@@ -51,5 +51,11 @@ class Case {
 [[nodiscard]] std::unique_ptr<Case> seal_case(kernels::CudaDevice& device, const Codec& codec, std::uint32_t n_pages);
 /// Scoring `n_pages` pages for one query.
 [[nodiscard]] std::unique_ptr<Case> score_case(kernels::CudaDevice& device, std::uint32_t n_pages);
+/// The gate of `n_tokens` tokens; softmax before the choice.
+[[nodiscard]] std::unique_ptr<Case> gate_case(kernels::CudaDevice& device, std::uint32_t n_tokens, std::uint32_t n_experts, std::uint32_t top_k);
+/// Choosing an eighth of `n_pages` scored pages, for each of `n_rows` queries.
+[[nodiscard]] std::unique_ptr<Case> select_case(kernels::CudaDevice& device, std::uint32_t n_pages, std::uint32_t n_rows);
+/// Masses of `n_requests` queries with `n_heads` heads over `context` tokens each.
+[[nodiscard]] std::unique_ptr<Case> mass_case(kernels::CudaDevice& device, std::uint32_t n_requests, std::uint32_t context, std::uint32_t n_heads);
 
 }  // namespace moekv::bench

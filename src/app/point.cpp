@@ -47,6 +47,7 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
   TraceSource& trace = trace_of(spec);
   auto it = std::find_if(devices_.begin(), devices_.end(), [&](const Device& d) { return d.name == spec.backend && d.threads == spec.threads; });
   if (it == devices_.end()) it = devices_.insert(it, {spec.backend, spec.threads, make_backend(spec.backend, spec.threads)});
+  it->backend->use_graphs(spec.graphs);
   const Geometry geometry(spec, trace.info(), spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(n_processes));
   (void)Batcher(geometry, trace);
   if (!spec.model.path.empty() && spec.model.path != decoder_path_) {

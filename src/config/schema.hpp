@@ -28,7 +28,7 @@ struct KeyValue {
   std::string path, value, unit, doc;
 };
 [[nodiscard]] std::vector<KeyValue> resolved_keys(const RunSpec& spec);
-/// XXH3-128 (hex) of what decides: resolved_yaml without labels, backend, transport and threads, and with file names for paths.
+/// XXH3-128 (hex) of what decides: resolved_yaml without labels, backend, transport, threads and graphs, and with file names for paths.
 [[nodiscard]] std::string config_digest(const RunSpec& spec);
 /// Every key with type, unit, default, allowed values and meaning, for `moekv list keys`.
 [[nodiscard]] std::string config_help();

@@ -18,6 +18,7 @@ void add_general_keys(std::vector<Key>& keys) {
       text_choice_key("transport", "auto = local for one process, else mpi; nccl: from GPU to GPU, one for each process", {"auto", "local", "mpi", "nccl"},
                       [](auto& s) -> auto& { return s.transport; }));
   label(field_key("threads", "", "OpenMP threads of a process; 0 = as the environment says", [](auto& s) -> auto& { return s.threads; }, {0, 4096}));
+  label(field_key("graphs", "", "backend cuda launches batches of work that come back as CUDA graphs", [](auto& s) -> auto& { return s.graphs; }));
   keys.push_back(field_key("step_order", "", "standard: evictions of a step are executed as the next one admits; pikv: before the step attends, as Algorithm 1",
                            [](auto& s) -> auto& { return s.step_order; }));
   keys.push_back(field_key("combine.dtype", "", "type of the partial results o on the wire", [](auto& s) -> auto& { return s.combine; }));

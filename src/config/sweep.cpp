@@ -223,6 +223,7 @@ std::string id_of(const SweepPoint& point) {
   std::string text;
   if (point.spec) {
     text = fmt::format("{}\n{}\n{}\n{}\n", point.spec->config_digest, point.spec->backend, point.spec->transport, point.spec->threads);
+    if (!point.spec->graphs) text += "no graphs\n";
   } else {
     for (const SweepSetting& s : point.settings) text += s.key + ": " + s.value + "\n";
   }

@@ -19,7 +19,7 @@ struct SweepSetting {
 
 /// One configuration of a sweep. `id` depends on nothing but the point itself, so that it names the same run in every sweep.
 struct SweepPoint {
-  std::string id;     // 16 hexadecimal digits of what decides, with backend, threads, label and repeat
+  std::string id;     // 16 hexadecimal digits of what decides, with backend, threads, graphs, label and repeat
   std::string label;  // of a case; may be empty
   std::uint32_t repeat = 0;
   std::vector<SweepSetting> settings;  // what the axes chose, in their order

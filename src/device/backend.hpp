@@ -8,7 +8,9 @@
 #include <string_view>
 
 #include "core/id.hpp"
+#include "rules/attend.hpp"
 #include "rules/codec/format.hpp"
+#include "rules/route/topk.hpp"
 #include "rules/select/catalogue.hpp"
 
 namespace moekv {
@@ -50,9 +52,11 @@ struct ScoreTask {
   std::uint32_t q_head;
   std::uint32_t n_kv_heads;
   std::uint32_t group;
+  std::uint32_t newest = 0;  // which of its pages, counted from the first, holds the newest entry
 };
 
-/// Scores by a rule that needs bounds: of a page, the scores of its query heads in ascending order, reduced as the rule says.
+/// Scores by a rule that needs bounds: of a page, the scores of its query heads in ascending order, reduced as the rule says. Then of each task, in
+/// their order, the pages that select::choose_pages leaves, counted from the task's first: select::n_chosen of them.
 struct ScoreBatch {
   std::span<const ScoreTask> tasks;
   std::span<const BlockRef> pages;
@@ -61,7 +65,8 @@ struct ScoreBatch {
   std::uint32_t q_row_heads;
   std::uint32_t d_k;
   const SelectRule* rule;
-  float* scores;                 // [pages]
+  float* scores;                    // [pages], or null
+  std::uint32_t* chosen = nullptr;  // or null
 };
 
 /// What storing a page lost, over all its slots and KV heads.
@@ -127,11 +132,35 @@ struct AttendBatch {
   ElementFormat q_format;
   std::uint32_t q_row_heads;
   std::uint32_t d_k, d_v;
-  float scale;                   // logit = scale * q.k
-  float* m;                      // [rows]
-  float* l;                      // [rows]
-  float* o;                      // [rows][d_v]
-  float* logits = nullptr;       // kept when the run needs attention mass, else null
+  float scale;              // logit = scale * q.k
+  float* m;                 // [rows]
+  float* l;                 // [rows]
+  float* o;                 // [rows][d_v]
+  float* logits = nullptr;  // where the caller wants them, or null
+  // Where given, m, l and o take merged rows instead, as of MergeBatch without sink: parts are rows of tasks; one that no task fills is empty.
+  std::span<const std::uint32_t> merge_offsets = {}, merge_parts = {};
+  bool keep_logits = false;  // they are kept for `weigh`, by a backend that keeps logits, until the next attend that says so
+};
+
+/// Attention mass of pages of `page_slots` slots each, as slot_mass says, from the logits of an attend whose tasks' `logits` the mass tasks name.
+/// `logits`: what that attend wrote, or null where the backend kept them.
+struct WeighBatch {
+  std::span<const MassTask> tasks;
+  std::span<const MassRead> reads;
+  std::span<const MassPage> pages;
+  std::span<const float> lse;
+  Reducer heads;
+  std::uint32_t page_slots;
+  const float* logits;
+  SlotMass* mass;  // [pages][page_slots]
+};
+
+/// The choice of rule topk for many tokens, each with logits.
+struct GateBatch {
+  const route::Topk* rule;
+  const route::Geometry* geometry;
+  std::span<const route::TokenView> tokens;
+  route::Choice out;  // [tokens][top_k]
 };
 
 /// Merges partial rows: row i of the output is the merge of rows parts[offsets[i] .. offsets[i+1]) in that order. Empty parts are skipped;
@@ -143,6 +172,11 @@ struct MergeBatch {
   std::uint32_t d_v;
   const float* sink = nullptr;   // [output rows]
   float *m_out, *l_out, *o_out;
+};
+
+/// Batches of device work that were launched as a graph, graphs made for that, and batches launched piece by piece.
+struct BackendWork {
+  std::int64_t graph_launches = 0, graph_captures = 0, plain_batches = 0;
 };
 
 struct BackendMemory {
@@ -181,10 +215,18 @@ class Backend {
   virtual void copy(std::span<const CopyOp> ops) = 0;
   virtual void attend(const AttendBatch& batch) = 0;
   virtual void merge(const MergeBatch& batch) = 0;
+  [[nodiscard]] virtual bool keeps_logits() const { return false; }
+  virtual void weigh(const WeighBatch& batch) = 0;
+  /// Makes the rule's choices and returns true, or false where the caller does so sooner.
+  virtual bool gate(const GateBatch& /*batch*/) { return false; }
   /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For rules that score stored rows, probes and tests.
   virtual void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) = 0;
   virtual void sync() = 0;
   [[nodiscard]] virtual BackendMemory memory() const = 0;
+  /// Whether batches that come back may be launched as graphs (yes, at first).
+  virtual void use_graphs(bool /*yes*/) {}
+  /// Work since the last call.
+  [[nodiscard]] virtual BackendWork take_work() { return {}; }
 };
 
 /// "host", "count" or "cuda". Throws DeviceMissing with what to do when the device or the build lacks it. n_threads 0 = OpenMP's default.

@@ -59,6 +59,15 @@ void score_chunk(const Rule& rule, const ScoreBatch& batch, std::span<const Boun
   }
 }
 
+void choose(const ScoreBatch& batch) {
+  std::uint32_t* to = batch.chosen;
+  std::vector<std::uint32_t> pages;
+  for (const ScoreTask& task : batch.tasks) {
+    select::choose_pages(pick_of(*batch.rule), {batch.scores + task.first_page, task.n_pages}, task.newest, pages);
+    to = std::copy(pages.begin(), pages.end(), to);
+  }
+}
+
 }  // namespace
 
 void BoundsStore::widen(std::uint32_t block, const std::byte* k, bool fresh) {
@@ -93,6 +102,12 @@ void BoundsStore::read(std::uint32_t block, std::uint32_t kv_head, float* out) c
 }
 
 void score_pages(const ScoreBatch& batch, std::span<const BoundsStore> bounds, int n_threads) {
+  if (batch.scores == nullptr) {
+    std::vector<float> scores(batch.pages.size());
+    ScoreBatch scored = batch;
+    scored.scores = scores.data();
+    return score_pages(scored, bounds, n_threads);
+  }
   std::vector<Chunk> chunks;
   for (std::uint32_t t = 0; t < batch.tasks.size(); ++t) {
     const ScoreTask& task = batch.tasks[t];
@@ -105,10 +120,12 @@ void score_pages(const ScoreBatch& batch, std::span<const BoundsStore> bounds, i
       {
         Scratch scratch;
 #pragma omp for schedule(dynamic, 1)
-        for (std::int64_t i = 0; i < n; ++i) score_chunk(rule, batch, bounds, chunks[static_cast<std::size_t>(i)], scratch);
-      }
-    }
-  }, *batch.rule);
+            for (std::int64_t i = 0; i < n; ++i) score_chunk(rule, batch, bounds, chunks[static_cast<std::size_t>(i)], scratch);
+          }
+        }
+      },
+      *batch.rule);
+  if (batch.chosen != nullptr) choose(batch);
 }
 
 }  // namespace moekv

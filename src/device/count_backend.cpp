@@ -37,6 +37,7 @@ class CountBackend final : public Backend {
   void sync() override {}
 
   /// It sees no blocks, so pool_bytes is the full size of its pools; nothing is reserved.
+  void weigh(const WeighBatch&) override { refuse("weigh"); }
   [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0, 0, 0}; }
 
  private:

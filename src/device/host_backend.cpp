@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "core/error.hpp"
@@ -73,6 +74,18 @@ class HostBackend final : public Backend {
   }
 
   void score_pages(const ScoreBatch& batch) override { moekv::score_pages(batch, bounds_, n_threads_); }
+  void weigh(const WeighBatch& batch) override {
+    MOEKV_EXPECT(batch.logits != nullptr);
+    const auto n = static_cast<std::int64_t>(batch.pages.size());
+#pragma omp parallel for schedule(static) num_threads(n_threads_) if (n > parallel_copies)
+    for (std::int64_t p = 0; p < n; ++p) {
+      SlotMass* mass = batch.mass + p * batch.page_slots;
+      for (std::uint32_t slot = 0; slot < batch.page_slots; ++slot) {
+        mass[slot] = slot_mass(batch.pages[static_cast<std::size_t>(p)], batch.reads.data(), batch.tasks.data(), batch.logits, batch.lse.data(),
+                               batch.heads, slot);
+      }
+    }
+  }
   void audit(std::span<const SealOp> ops, AuditOf what, float scale, SealAudit* out) override {
     const auto n = static_cast<std::int64_t>(ops.size());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (n > 1)
@@ -131,7 +144,23 @@ class HostBackend final : public Backend {
     }
   }
 
-  void attend(const AttendBatch& batch) override { attend_.attend(batch, views_); }
+  void attend(const AttendBatch& batch) override {
+    if (batch.merge_offsets.empty()) return attend_.attend(batch, views_);
+    std::uint32_t n_rows = 0;
+    for (const std::uint32_t part : batch.merge_parts) n_rows = std::max(n_rows, part + 1);
+    for (const AttendTask& task : batch.tasks) n_rows = std::max(n_rows, task.out + task.n_kv_heads * task.group);
+    part_m_.assign(n_rows, -std::numeric_limits<float>::infinity());
+    part_l_.assign(n_rows, 0.0F);
+    part_o_.resize(std::size_t{n_rows} * batch.d_v);
+    AttendBatch parts = batch;
+    parts.merge_offsets = {};
+    parts.m = part_m_.data();
+    parts.l = part_l_.data();
+    parts.o = part_o_.data();
+    attend_.attend(parts, views_);
+    attend_.merge(
+        {batch.merge_offsets, batch.merge_parts, part_m_.data(), part_l_.data(), part_o_.data(), batch.d_v, nullptr, batch.m, batch.l, batch.o});
+  }
   void merge(const MergeBatch& batch) override { attend_.merge(batch); }
 
   void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) override {
@@ -148,7 +177,8 @@ class HostBackend final : public Backend {
       memory.table_bytes += p.tables().bytes();
     }
     for (const BoundsStore& b : bounds_) memory.bounds_bytes += b.bytes();
-    memory.scratch_bytes = attend_.scratch_bytes();
+    memory.scratch_bytes =
+        attend_.scratch_bytes() + static_cast<std::int64_t>((part_m_.capacity() + part_l_.capacity() + part_o_.capacity()) * sizeof(float));
     return memory;
   }
 
@@ -215,6 +245,7 @@ class HostBackend final : public Backend {
   std::vector<BoundsStore> bounds_;  // [pools]
   std::vector<PoolId> home_;  // of a host pool: the pool that it is for; of others: itself
   HostAttend attend_;
+  std::vector<float> part_m_, part_l_, part_o_;  // rows of tasks that are merged
 };
 
 }  // namespace

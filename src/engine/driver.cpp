@@ -24,7 +24,7 @@ Driver::Driver(Geometry& geometry, const TraceInfo& trace, RowsCome rows, QkvSou
     : geometry_(&geometry),
       cache_(&cache),
       payload_(payload),
-      router_(geometry, trace, rows, cache.counters(), cache.transport()),
+      router_(geometry, trace, rows, cache.counters(), cache.transport(), cache.backend()),
       replanner_(geometry, trace, cache.transport(), cache.counters().step),
       probe_(geometry, qkv, payload, recorded, total_queries) {
   const RunSpec& spec = geometry.spec();

@@ -88,6 +88,8 @@ class Evictor {
   std::uint64_t take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_queue_tokens(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step);
+  /// Notes a choice that rounding may turn: the scores of its last victim and of the next one.
+  void count_close(float gone, float stays);
   /// Takes the pages whose turn it is in the queues of a list, in the order in which accesses apply.
   [[nodiscard]] std::vector<std::uint32_t> turns_of(Shard& shard, EvictList& list) const;
   [[nodiscard]] static bool enters(const Page& page, std::uint64_t step) { return page.entered_step == static_cast<std::uint32_t>(step); }

@@ -1,5 +1,6 @@
 // Evictor, the choice of victims: heads of queues, or the lowest scores, of pages or of tokens.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <tuple>
 
@@ -159,6 +160,12 @@ std::vector<Evictor::Candidate> Evictor::scored(Shard& shard, Group* only, std::
   return candidates;
 }
 
+void Evictor::count_close(float gone, float stays) {
+  constexpr float epsilon = 1e-3F;
+  const float size = std::max(std::abs(gone), std::abs(stays));
+  if (size > 0.0F && stays - gone <= epsilon * size) counters_->step.close_choices += 1;
+}
+
 std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step) {
   std::vector<Candidate> candidates = scored(shard, only, step);
   const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, list.control); }, geometry_->spec().eviction.rule);
@@ -167,8 +174,12 @@ std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, s
     return std::tie(a.late, a.score, a.view.position) < std::tie(b.late, b.score, b.view.position);
   };
   std::stable_sort(candidates.begin(), candidates.end(), before);
+  const std::uint64_t wanted = excess;
   for (const Candidate& c : candidates) {
-    if (excess == 0 && !(c.score < below)) break;
+    if (excess == 0 && !(c.score < below)) {
+      if (geometry_->needs_mass() && wanted > 0 && &c != candidates.data()) count_close((&c)[-1].score, c.score);
+      break;
+    }
     const std::uint64_t w = c.slot == no_index ? weight(shard, shard.pages()[c.page]) : 1;
     if (c.slot == no_index) {
       doom_page(shard, c.page, step);

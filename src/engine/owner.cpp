@@ -276,8 +276,8 @@ void Owner::write_partials(WireWriter& out, std::span<const std::uint32_t> rows,
 
 std::int64_t Owner::buffer_bytes() const {
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
-  return bytes(q_rows_) + bytes(m_) + bytes(l_) + bytes(o_) + bytes(logits_) + bytes(pending_logits_) + bytes(merged_m_) + bytes(merged_l_) + bytes(merged_o_) +
-         bytes(tasks_) + bytes(reads_) + bytes(masks_) + choice_.buffer_bytes();
+  return bytes(q_rows_) + bytes(m_) + bytes(l_) + bytes(o_) + bytes(logits_) + bytes(pending_logits_) + bytes(tasks_) + bytes(reads_) +
+         bytes(masks_) + choice_.buffer_bytes();
 }
 
 }  // namespace moekv

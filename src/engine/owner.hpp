@@ -113,6 +113,8 @@ class Owner {
   void receive_sizes(const Received& segment, std::span<const Pending> answered);
   void apply_lse(std::span<const float> lse, Rank rank, int process);
   void add_mass(const Pending& pending, std::span<const float> lse);
+  /// Takes the attention that every page got to the states of its entries.
+  void absorb_mass(std::uint32_t shard_index, std::uint32_t page, const SlotMass* mass);
   /// Adds a query to the window statistics of the groups it read, where it is one of the prompt's last ones.
   void add_window(const Pending& pending, std::span<const float> lse);
   void finish_mass();
@@ -159,8 +161,9 @@ class Owner {
   void copy_recalled();
   void recall_unsealed();
   [[nodiscard]] bool is_due_to_seal(const Shard& shard, const Page& page) const;
+  /// How the rows of a query's shards become one, in shard order; nothing where each query has one shard.
+  void list_merges();
   void run_kernel();
-  void merge_shards();
   void write_partials(WireWriter& out, std::span<const std::uint32_t> rows, std::uint32_t heads, bool half);
 
   const Geometry* geometry_;
@@ -188,7 +191,7 @@ class Owner {
   std::vector<Query> queries_;
   std::vector<AppendOp> appends_;
   std::vector<CopyOp> moves_;
-  std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_, mass_pages_;  // (shard index, page)
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> appended_, unsealed_;  // (shard index, page)
   std::vector<DuePage> due_;
   std::vector<std::byte> q_rows_;  // [queries][q_row_heads_][d_k]
   std::uint32_t q_row_heads_ = 0;
@@ -202,10 +205,18 @@ class Owner {
   std::vector<std::uint64_t> masks_, query_words_;
   std::uint32_t n_rows_ = 0;
   std::uint64_t n_logits_ = 0;
-  std::vector<float> m_, l_, o_, logits_, pending_logits_, merged_m_, merged_l_, merged_o_;
+  std::vector<float> m_, l_, o_, logits_, pending_logits_;
   std::vector<std::uint32_t> merge_offsets_, merge_parts_;
   std::vector<Pending> pending_;
   std::size_t pending_cursor_ = 0;
+  /// A read of a page whose mass is due.
+  struct MassDue {
+    std::uint32_t shard_index, page;
+    MassRead read;
+  };
+  std::vector<MassDue> mass_due_;
+  std::vector<MassTask> mass_tasks_;
+  std::vector<float> mass_lse_;
 };
 
 }  // namespace moekv

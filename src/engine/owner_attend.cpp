@@ -1,4 +1,4 @@
-// Owner, phase attend: which pages and slots each query reads, the attention kernel, and the merge over the shards of a rank.
+// Owner, phase attend: which pages and slots each query reads, and the attention kernel with the merge over the shards of a rank.
 #include <algorithm>
 #include <bit>
 #include <chrono>
@@ -214,7 +214,6 @@ void Owner::attend() {
   const auto recalled = Clock::now();
   if (!payload_) return;
   run_kernel();
-  merge_shards();
   decode_ns += (Clock::now() - recalled).count();
 }
 
@@ -228,25 +227,12 @@ void Owner::pack_queries() {
   }
 }
 
-void Owner::run_kernel() {
-  const ModelShape& model = geometry_->spec().model;
-  // Rows of head groups that a shard does not hold stay empty partials.
-  m_.assign(n_rows_, -std::numeric_limits<float>::infinity());
-  l_.assign(n_rows_, 0.0F);
-  o_.assign(std::size_t{n_rows_} * model.d_v, 0.0F);
-  logits_.resize(n_logits_);
-  const AttendBatch batch{tasks_, reads_, masks_, q_rows_.data(), geometry_->spec().payload.element, q_row_heads_, model.d_k, model.d_v,
-                    geometry_->softmax_scale(), m_.data(), l_.data(), o_.data(), geometry_->needs_mass() ? logits_.data() : nullptr};
-  backend_->attend(batch);
-  backend_->sync();
-}
-
-void Owner::merge_shards() {
-  const ModelShape& model = geometry_->spec().model;
+void Owner::list_merges() {
+  merge_offsets_.clear();
+  merge_parts_.clear();
   for (Query& query : queries_) query.first_row = query.n_parts > 0 ? part_rows_[query.first_part] : no_index;
   if (std::none_of(queries_.begin(), queries_.end(), [](const Query& q) { return q.n_parts > 1; })) return;
   merge_offsets_.assign(1, 0);
-  merge_parts_.clear();
   for (Query& query : queries_) {
     if (query.n_parts == 0) continue;
     query.first_row = static_cast<std::uint32_t>(merge_offsets_.size() - 1);
@@ -255,15 +241,37 @@ void Owner::merge_shards() {
       merge_offsets_.push_back(static_cast<std::uint32_t>(merge_parts_.size()));
     }
   }
-  const std::size_t rows = merge_offsets_.size() - 1;
-  merged_m_.resize(rows);
-  merged_l_.resize(rows);
-  merged_o_.resize(rows * model.d_v);
-  backend_->merge({merge_offsets_, merge_parts_, m_.data(), l_.data(), o_.data(), model.d_v, nullptr, merged_m_.data(), merged_l_.data(), merged_o_.data()});
+  n_rows_ = static_cast<std::uint32_t>(merge_offsets_.size() - 1);
+}
+
+void Owner::run_kernel() {
+  const ModelShape& model = geometry_->spec().model;
+  list_merges();
+  // Rows of head groups that a shard does not hold stay empty partials.
+  m_.assign(n_rows_, -std::numeric_limits<float>::infinity());
+  l_.assign(n_rows_, 0.0F);
+  o_.assign(std::size_t{n_rows_} * model.d_v, 0.0F);
+  const bool keeps = geometry_->needs_mass() && backend_->keeps_logits();
+  const bool brings = geometry_->needs_mass() && (!keeps || geometry_->window_queries() > 0);
+  logits_.resize(brings ? n_logits_ : 0);
+  const AttendBatch batch{tasks_,
+                          reads_,
+                          masks_,
+                          q_rows_.data(),
+                          geometry_->spec().payload.element,
+                          q_row_heads_,
+                          model.d_k,
+                          model.d_v,
+                          geometry_->softmax_scale(),
+                          m_.data(),
+                          l_.data(),
+                          o_.data(),
+                          brings ? logits_.data() : nullptr,
+                          merge_offsets_,
+                          merge_parts_,
+                          keeps};
+  backend_->attend(batch);
   backend_->sync();
-  m_.swap(merged_m_);
-  l_.swap(merged_l_);
-  o_.swap(merged_o_);
 }
 
 }  // namespace moekv

@@ -74,31 +74,17 @@ void Owner::apply_lse(std::span<const float> lse, Rank rank, int process) {
 }
 
 void Owner::add_mass(const Pending& pending, std::span<const float> lse) {
-  const Reducer reducer = geometry_->spec().eviction.head_reducer;
   for (std::uint32_t t = pending.first_task; t < pending.first_task + pending.n_tasks; ++t) {
     const AttendTask& task = pending_tasks_[t];
-    Shard& s = shards_[pending_shards_[t]];
-    const std::uint32_t heads = task.n_kv_heads * task.group;
-    std::uint64_t slots = 0;
-    for (std::uint32_t p = 0; p < task.n_pages; ++p) slots += pending_reads_[task.first_page + p].n_slots;
-    std::uint64_t column = 0;
-    for (std::uint32_t p = 0; p < task.n_pages; ++p) {
-      const PageRead& read = pending_reads_[task.first_page + p];
-      const std::uint32_t page = pending_pages_[task.first_page + p];
-      mass_pages_.emplace_back(pending_shards_[t], page);
-      for (std::uint32_t slot = 0; slot < read.n_slots; ++slot, ++column) {
-        float sum = 0, most = 0;
-        for (std::uint32_t h = 0; h < heads; ++h) {
-          const float a = exp_fixed(pending_logits_[task.logits + h * slots + column] - lse[task.q_head + h]);
-          sum += a;
-          most = a > most ? a : most;
-        }
-        evict::Mass& mass = s.step_mass(s.at(page, slot));
-        mass.value += reducer == Reducer::max ? most : reducer == Reducer::sum ? sum : sum / static_cast<float>(heads);
-        mass.seen += pending_logits_[task.logits + column] > -std::numeric_limits<float>::infinity() ? 1 : 0;
-      }
+    const auto number = static_cast<std::uint32_t>(mass_tasks_.size());
+    std::uint32_t column = 0;
+    for (std::uint32_t p = task.first_page; p < task.first_page + task.n_pages; ++p) {
+      mass_due_.push_back({pending_shards_[t], pending_pages_[p], {number, column, pending_reads_[p].n_slots}});
+      column += pending_reads_[p].n_slots;
     }
+    mass_tasks_.push_back({task.logits, column, static_cast<std::uint32_t>(mass_lse_.size()) + task.q_head, task.n_kv_heads * task.group});
   }
+  mass_lse_.insert(mass_lse_.end(), lse.begin(), lse.end());
 }
 
 void Owner::add_window(const Pending& pending, std::span<const float> lse) {
@@ -127,22 +113,45 @@ void Owner::add_window(const Pending& pending, std::span<const float> lse) {
   }
 }
 
+void Owner::absorb_mass(std::uint32_t shard_index, std::uint32_t page, const SlotMass* mass) {
+  Shard& s = shards_[shard_index];
+  for (std::uint32_t slot = 0; slot < s.pages()[page].used; ++slot) {
+    if (!s.live(page, slot)) continue;
+    evict::Mass& state = s.state(s.at(page, slot));
+    s.pages()[page].mass += mass[slot].value;
+    std::visit(
+        [&](const auto& rule) {
+          if constexpr (requires { rule.mass(0.0F, 0.0F); }) state = {rule.mass(state.value, mass[slot].value), state.seen + mass[slot].seen};
+        },
+        geometry_->spec().eviction.rule);
+  }
+}
+
 void Owner::finish_mass() {
-  std::sort(mass_pages_.begin(), mass_pages_.end());
-  mass_pages_.erase(std::unique(mass_pages_.begin(), mass_pages_.end()), mass_pages_.end());
-  for (const auto& [shard_index, page] : mass_pages_) {
-    Shard& s = shards_[shard_index];
-    for (std::uint32_t slot = 0; slot < s.pages()[page].used; ++slot) {
-      const std::size_t i = s.at(page, slot);
-      const evict::Mass a = std::exchange(s.step_mass(i), {});
-      if (!s.live(page, slot)) continue;
-      s.pages()[page].mass += a.value;
-      std::visit([&](const auto& rule) {
-        if constexpr (requires { rule.mass(0.0F, 0.0F); }) s.state(i) = {rule.mass(s.state(i).value, a.value), s.state(i).seen + a.seen};
-      }, geometry_->spec().eviction.rule);
+  const auto place = [](const MassDue& due) { return std::pair(due.shard_index, due.page); };
+  // Reads of one page stay in the order of their queries.
+  std::stable_sort(mass_due_.begin(), mass_due_.end(), [&](const MassDue& a, const MassDue& b) { return place(a) < place(b); });
+  std::vector<MassPage> pages;
+  std::vector<MassRead> reads;
+  for (std::size_t i = 0; i < mass_due_.size(); ++i) {
+    if (i == 0 || place(mass_due_[i]) != place(mass_due_[i - 1])) pages.push_back({static_cast<std::uint32_t>(i), 0});
+    pages.back().n_reads += 1;
+    reads.push_back(mass_due_[i].read);
+  }
+  if (!pages.empty()) {
+    const std::uint32_t slots = geometry_->page_slots();
+    std::vector<SlotMass> mass(pages.size() * slots);
+    backend_->weigh({mass_tasks_, reads, pages, mass_lse_, geometry_->spec().eviction.head_reducer, slots,
+                     pending_logits_.empty() ? nullptr : pending_logits_.data(), mass.data()});
+    backend_->sync();
+    for (std::size_t p = 0; p < pages.size(); ++p) {
+      const MassDue& first = mass_due_[pages[p].first_read];
+      absorb_mass(first.shard_index, first.page, &mass[p * slots]);
     }
   }
-  mass_pages_.clear();
+  mass_due_.clear();
+  mass_tasks_.clear();
+  mass_lse_.clear();
   pending_.clear();
 }
 

@@ -31,7 +31,7 @@ PlanMemory::PlanMemory(const Geometry& geometry)
   const double slots = geometry.page_slots();
   const std::uint32_t words = (geometry.page_slots() + 63) / 64;
   const std::uint32_t top_k = geometry.needs_experts() ? geometry.top_k() : 0;
-  const std::uint32_t slot_bytes = 8 + (geometry.keeps_state() ? 16 : 0) + 3 * top_k + (geometry.several_copies() ? 9 : 0);
+  const std::uint32_t slot_bytes = 8 + (geometry.keeps_state() ? 8 : 0) + 3 * top_k + (geometry.several_copies() ? 9 : 0);
   const std::uint32_t blocked_bytes = geometry.blocks_by_expert() ? 2 * geometry.n_experts() * ((geometry.page_slots() + 15) / 16) : 0;
   page_metadata_ = static_cast<double>(sizeof(Page)) + slots * slot_bytes + blocked_bytes + 16.0 * words + 8.0 +
                    static_cast<double>(geometry.raw_format(geometry.heads_per_group()).bounds_bytes());  // 8: place in the chain and shadow counts

@@ -32,29 +32,32 @@ void ReadChoice::offer(std::uint32_t page, const BlockRef& block, std::uint32_t 
 }
 
 void ReadChoice::decide(Backend& backend, ScoreBatch rows) {
+  std::size_t n_picked = 0;
   for (Choice& choice : choices_) {
     choice.scored = choice.task.n_pages > pick_.best + (pick_.newest ? 1 : 0);
+    choice.task.newest = choice.newest;
+    choice.n_chosen = choice.scored ? select::n_chosen(pick_, choice.task.n_pages) : choice.task.n_pages;
+    n_picked += choice.scored ? choice.n_chosen : 0;
     if (choice.scored) tasks_.push_back(choice.task);
   }
-  scores_.resize(pages_.size());
+  picked_.resize(n_picked);
   if (!tasks_.empty()) {
     rows.tasks = tasks_;
     rows.pages = blocks_;
     rows.rule = rule_;
-    rows.scores = scores_.data();
+    rows.chosen = picked_.data();
     backend.score_pages(rows);
     backend.sync();
   }
+  const std::uint32_t* picked = picked_.data();
   for (Choice& choice : choices_) {
     const std::span<const std::uint32_t> offered = std::span(pages_).subspan(choice.task.first_page, choice.task.n_pages);
     choice.first_chosen = static_cast<std::uint32_t>(chosen_.size());
     if (choice.scored) {
-      select::choose_pages(pick_, std::span(scores_).subspan(choice.task.first_page, offered.size()), choice.newest, picked_);
-      for (const std::uint32_t i : picked_) chosen_.push_back(offered[i]);
+      for (std::uint32_t i = 0; i < choice.n_chosen; ++i) chosen_.push_back(offered[*picked++]);
     } else {
       chosen_.insert(chosen_.end(), offered.begin(), offered.end());
     }
-    choice.n_chosen = static_cast<std::uint32_t>(chosen_.size()) - choice.first_chosen;
   }
 }
 
@@ -66,7 +69,7 @@ ReadChoice::Chosen ReadChoice::next() {
 
 std::int64_t ReadChoice::buffer_bytes() const {
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
-  return bytes(choices_) + bytes(pages_) + bytes(chosen_) + bytes(picked_) + bytes(blocks_) + bytes(tasks_) + bytes(scores_);
+  return bytes(choices_) + bytes(pages_) + bytes(chosen_) + bytes(picked_) + bytes(blocks_) + bytes(tasks_);
 }
 
 }  // namespace moekv

@@ -49,7 +49,6 @@ class ReadChoice {
   std::vector<std::uint32_t> pages_, chosen_, picked_;
   std::vector<BlockRef> blocks_;
   std::vector<ScoreTask> tasks_;
-  std::vector<float> scores_;
 };
 
 }  // namespace moekv

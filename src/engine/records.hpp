@@ -34,7 +34,7 @@ struct StepRecord {
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
   std::int64_t demotions = 0, recalls = 0, demoted_pages = 0, recalled_pages = 0, demoted_bytes = 0, recalled_bytes = 0;
   std::int64_t premature_evictions = 0, host_finished_entries = 0, host_entries = 0, host_bytes = 0;
-  std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0, allocations = 0, allocation_error = 0;
+  std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0, close_choices = 0, allocations = 0, allocation_error = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
   std::int64_t query_ranks = 0, query_nodes = 0, store_ranks = 0, store_nodes = 0, cross_shard_switches = 0, expert_reads = 0;
   std::int64_t replans = 0, pages_moved = 0, pages_landed = 0, entries_moved = 0, entries_landed = 0, bytes_moved = 0, replan_evictions = 0, cold_misses = 0;
@@ -48,6 +48,7 @@ struct StepRecord {
   std::int64_t bytes_logical = 0, bytes_received = 0, bytes_self = 0;
   std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0, wire_pages = 0;
   std::int64_t wire_messages = 0, hidden_state_bytes = 0;
+  std::int64_t graph_launches = 0, graph_captures = 0, plain_batches = 0;
   std::int64_t t_read = 0, t_route = 0, t_place = 0, t_dispatch = 0, t_admit = 0, t_attend = 0, t_combine = 0, t_touch = 0, t_record = 0;
   std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_demote = 0, t_recall = 0, t_generate = 0, t_model = 0;
   std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0, t_host_model = 0, t_replan = 0, t_replan_model = 0;
@@ -95,6 +96,7 @@ struct StepRecord {
       Metric{"overcommit", &StepRecord::overcommit, "1", "budget units above the budget that protection or pins kept, or that one step read, summed over steps", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"budget_excess", &StepRecord::budget_excess, "1", "budget units that groups held above budget + admitted in the step + overcommit after due evictions, summed over steps; 0 by law", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"steps_under_pressure", &StepRecord::steps_under_pressure, "1", "(group, step) pairs over budget before eviction", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"close_choices", &StepRecord::close_choices, "1", "choices of victims by attention mass where the last victim's score was within 1e-3 of the next one's, relative: another backend may choose otherwise", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"allocations", &StepRecord::allocations, "1", "times that the allocator made the capacities of lists that share a budget during the run (ada, pooled, cake)", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"allocation_error", &StepRecord::allocation_error, "1", "budget units by which capacities do not sum to the equal shares that they replace; 0 by law", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"chosen_experts", &StepRecord::chosen_experts, "1", "(token, layer, expert) choices of the storing key", Scope::global, ClaimClass::counted, Combine::sum},
@@ -155,6 +157,9 @@ struct StepRecord {
       Metric{"wire_pages", &StepRecord::wire_pages, "byte", "bytes of pages that a replan moved between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_messages", &StepRecord::wire_messages, "1", "non-empty (source, destination) pairs between different ranks, summed over exchanges", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hidden_state_bytes", &StepRecord::hidden_state_bytes, "byte", "expert-parallel hidden states (dispatch and combine, 2 bytes a value) that the same routing would move, for scale", Scope::global, ClaimClass::modelled, Combine::sum},
+      Metric{"graph_launches", &StepRecord::graph_launches, "1", "batches of device work launched as a CUDA graph", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"graph_captures", &StepRecord::graph_captures, "1", "CUDA graphs made for that", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"plain_batches", &StepRecord::plain_batches, "1", "batches of device work launched kernel by kernel: seen for the first time, or graphs are off", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"t_read", &StepRecord::t_read, "ns", "host time of phase read", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_route", &StepRecord::t_route, "ns", "host time of phase route", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_place", &StepRecord::t_place, "ns", "host time of phase place", Scope::rank, ClaimClass::measured, Combine::max},

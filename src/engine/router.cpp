@@ -12,8 +12,14 @@
 
 namespace moekv {
 
-Router::Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, Counters& counters, Transport& transport)
-    : geometry_(&geometry), trace_(&trace), counters_(&counters), transport_(&transport), rows_come_(rows), choices_(trace.moe_layers.size()) {
+Router::Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, Counters& counters, Transport& transport, Backend& backend)
+    : geometry_(&geometry),
+      trace_(&trace),
+      counters_(&counters),
+      transport_(&transport),
+      backend_(&backend),
+      rows_come_(rows),
+      choices_(trace.moe_layers.size()) {
   const RunSpec& spec = geometry.spec();
   rule_geometry_ = {geometry.n_experts(), geometry.top_k(), spec.seed, spec.model.gate};
   rule_geometry_.gate.n_experts = geometry.n_experts();
@@ -137,6 +143,11 @@ void Router::choose(int row, Choices& out) {
   view_tokens(row);
   out.ids.resize(views_.size() * k);
   out.weights.resize(views_.size() * k);
+  if (const auto* rule = std::get_if<route::Topk>(&geometry_->spec().routing.rule);
+      rule != nullptr && backend_->gate({rule, &rule_geometry_, views_, {out.ids.data(), out.weights.data()}})) {
+    backend_->sync();
+    return;
+  }
   std::size_t begin = 0, end = 0;
   for (std::size_t i = 0; i < items_.size(); ++i) {
     end += items_[i].end - items_[i].begin;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/transport.hpp"
+#include "device/backend.hpp"
 #include "engine/counters.hpp"
 #include "engine/geometry.hpp"
 #include "engine/step_batch.hpp"
@@ -20,7 +21,8 @@ enum class RowsCome : std::uint8_t { from_trace, by_layer };
 class Router {
  public:
   /// Throws UserError where the rule needs what the trace does not have, or cannot choose in this geometry.
-  Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, Counters& counters, Transport& transport);
+  /// `backend` may make the choices of rule topk.
+  Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, Counters& counters, Transport& transport, Backend& backend);
 
   /// Phase read: rows of this process's tokens, grouped as `items` (its own items in token order).
   void read(const StepBatch& batch, std::span<const BatchItem> items, TraceSource& trace);
@@ -72,6 +74,7 @@ class Router {
   Counters* counters_;
   route::Geometry rule_geometry_;
   Transport* transport_;
+  Backend* backend_;
   RowsCome rows_come_;
   bool recorded_, wants_logits_;
   std::uint32_t first_row_ = 0, end_row_ = 0;  // rows that some replayed layer needs

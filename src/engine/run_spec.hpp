@@ -9,6 +9,7 @@
 #include "comm/model.hpp"
 #include "core/model_shape.hpp"
 #include "engine/allocate.hpp"
+#include "rules/attend.hpp"
 #include "rules/codec/catalogue.hpp"
 #include "rules/eplb.hpp"
 #include "rules/evict/catalogue.hpp"
@@ -97,7 +98,6 @@ enum class EvictUnit : std::uint8_t { automatic, token, page };   // automatic: 
 enum class AccessSource : std::uint8_t { dense, routed, mass, selected };
 enum class Trigger : std::uint8_t { on_full, watermark, every, prefill_end };
 enum class EvictAction : std::uint8_t { drop, demote };  // demote: to the shard's host tier, back on access
-enum class Reducer : std::uint8_t { mean, sum, max };
 
 /// A budget is an integer. `fraction` is numerator/denominator of prompt + output tokens of each request, rounded once.
 struct BudgetSpec {
@@ -220,13 +220,14 @@ struct RunSpec {
   std::string backend = "host";              // host, count, cuda
   std::string transport = "auto";            // auto = local for one process, else mpi; nccl
   int threads = 0;                           // OpenMP threads of the host backend; 0 = default
+  bool graphs = true;                        // backend cuda launches what comes back as graphs
   std::uint64_t seed = 1;
 
   // Provenance of the specification itself, filled by config/.
   std::string config_path;
   std::string config_yaml;                   // as given
   std::string resolved_yaml;                 // after defaults and overrides, canonical
-  std::string config_digest;                 // XXH3-128 hex of the part of resolved_yaml that decides (no backend, transport, threads)
+  std::string config_digest;                 // XXH3-128 hex of the part of resolved_yaml that decides (no backend, transport, threads, graphs)
 };
 
 }  // namespace moekv

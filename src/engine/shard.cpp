@@ -106,7 +106,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
   const bool primary = entry.smaller_copies == 0 || geometry_->spec().read.copies == CopyRule::paper;
   auto& word = primary_[std::size_t{index} * words_ + slot / 64];
   word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary ? 1U : 0U} << (slot % 64);
-  if (geometry_->keeps_state()) state_[i] = step_mass_[i] = {};
+  if (geometry_->keeps_state()) state_[i] = {};
   std::fill_n(window_mass_.begin() + static_cast<std::ptrdiff_t>(i * window_heads_), window_heads_, 0.0F);
   if (blockers_kept_) {  // what the slot's last token left
     smaller_[i] = 0;

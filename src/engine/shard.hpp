@@ -147,8 +147,6 @@ class Shard {
   [[nodiscard]] std::uint32_t alive_copies(std::size_t i) const { return alive_[i]; }
   [[nodiscard]] std::uint32_t copy(std::size_t i) const { return copy_[i]; }
   [[nodiscard]] evict::Mass& state(std::size_t i) { return state_[i]; }
-  /// Attention of the current step, until it becomes state.
-  [[nodiscard]] evict::Mass& step_mass(std::size_t i) { return step_mass_[i]; }
   /// Attention of the prompt's last queries on an entry, by query head of the head group. Kept where Geometry::window_queries is not 0.
   [[nodiscard]] std::span<float> window_mass(std::size_t i) { return {&window_mass_[i * window_heads_], window_heads_}; }
   /// |sum of capacities - sum of equal shares| of the requests seen since the last call; 0 by law.
@@ -231,7 +229,7 @@ class Shard {
   std::vector<std::uint16_t, LineAligned<std::uint16_t>> blocked_;  // [pages][experts][units of 16 slots]
   std::vector<std::uint16_t> experts_;
   std::vector<std::uint8_t> copy_of_, copy_;
-  std::vector<evict::Mass> state_, step_mass_;
+  std::vector<evict::Mass> state_;
   std::vector<float> window_mass_;       // [slots][query heads of a head group]
   std::vector<evict::QueueNode> nodes_;  // [pages], page units of queue rules
   std::vector<evict::Access> access_;    // [pages], rules with needs_access

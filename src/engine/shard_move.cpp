@@ -189,10 +189,7 @@ void Shard::unpack_slots(std::span<const std::uint32_t> pages, std::uint32_t sha
       shadow_of_[i] = shadow_of[from] + shadow_base;
       std::copy_n(experts.begin() + static_cast<std::ptrdiff_t>(from * top_k_), top_k_, experts_.begin() + static_cast<std::ptrdiff_t>(i * top_k_));
       std::copy_n(copy_of.begin() + static_cast<std::ptrdiff_t>(from * top_k_), top_k_, copy_of_.begin() + static_cast<std::ptrdiff_t>(i * top_k_));
-      if (geometry_->keeps_state()) {
-        state_[i] = state[from];
-        step_mass_[i] = {};
-      }
+      if (geometry_->keeps_state()) state_[i] = state[from];
       if (!copies) continue;
       smaller_[i] = smaller[from];
       alive_[i] = alive[from];

@@ -17,10 +17,7 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
     primary_.resize(total * words_);
     if (queue_pages_) nodes_.resize(total);
     if (access_kept_) access_.resize(total);
-    if (geometry_->keeps_state()) {
-      state_.resize(total * slots_);
-      step_mass_.resize(total * slots_);
-    }
+    if (geometry_->keeps_state()) state_.resize(total * slots_);
     window_mass_.resize(total * slots_ * window_heads_);
     if (top_k_ > 0) {
       experts_.resize(total * slots_ * top_k_);
@@ -136,8 +133,8 @@ Shard::Usage Shard::usage() const {
     u.code_bytes += page.sealed ? std::int64_t{page.live} * codes / slots_ : raw;
   }
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
-  u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) + bytes(primary_) +
-                     bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(step_mass_) + bytes(window_mass_) +
+  u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) +
+                     bytes(primary_) + bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(window_mass_) +
                      bytes(nodes_) + bytes(access_) + u.bounds_bytes;
   for (const Group& group : groups_) {
     u.metadata_bytes += bytes(group.recent.rows) + bytes(group.recent.positions);

@@ -265,6 +265,10 @@ void ShardedCache::take_levels() {
   const std::int64_t tables = backend_->memory().table_bytes;
   count.codec_table_bytes += tables;
   count.metadata_bytes += tables;
+  const BackendWork work = backend_->take_work();
+  count.graph_launches += work.graph_launches;
+  count.graph_captures += work.graph_captures;
+  count.plain_batches += work.plain_batches;
   count.buffer_bytes += transport_->buffer_bytes() + home_.buffer_bytes() + owner_.buffer_bytes();
 }
 

@@ -27,6 +27,7 @@ class ShardedCache {
   [[nodiscard]] Rank end_rank() const { return end_; }
   [[nodiscard]] Counters& counters() { return counters_; }
   [[nodiscard]] Transport& transport() { return *transport_; }
+  [[nodiscard]] Backend& backend() { return *backend_; }
   [[nodiscard]] const RequestTable& requests() const { return requests_; }
   /// Shards of this process's ranks, ascending.
   [[nodiscard]] const std::vector<Shard>& shards() const { return owner_.shards(); }

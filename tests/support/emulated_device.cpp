@@ -2,6 +2,7 @@
 #include "support/emulated_device.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <variant>
@@ -10,9 +11,12 @@
 #include "attend_block.hpp"
 #include "core/error.hpp"
 #include "device_backend.hpp"
+#include "gate_block.hpp"
+#include "mass_block.hpp"
 #include "merge_block.hpp"
 #include "score_block.hpp"
 #include "seal_block.hpp"
+#include "select_block.hpp"
 #include "support/emulated_block.hpp"
 #include "tensor_shapes.hpp"
 
@@ -34,7 +38,8 @@ std::byte* EmulatedDevice::allocate(std::uint64_t bytes) {
 }
 
 void EmulatedDevice::release(std::byte* memory) noexcept {
-  run_until(enqueued_);  // as cudaFree does
+  if (capture_ != nullptr) std::abort();  // not in a capture
+  run_until(enqueued_);                   // as cudaFree does
   left_ += sizes_.at(memory);
   sizes_.erase(memory);
   memory_.erase(memory);
@@ -48,8 +53,23 @@ void EmulatedDevice::require_own(const std::byte* memory, std::uint64_t bytes) c
 }
 
 void EmulatedDevice::enqueue(std::function<void()> work) {
+  if (capture_ != nullptr) return capture_->work.push_back(std::move(work));
   queue_.push_back(std::move(work));
   ++enqueued_;
+}
+
+void EmulatedDevice::begin_capture() {
+  if (capture_ != nullptr) throw std::logic_error("a capture inside a capture");
+  capture_ = std::make_unique<Graph>();
+}
+
+std::unique_ptr<DeviceGraph> EmulatedDevice::end_capture() {
+  std::unique_ptr<Graph> graph = std::move(capture_);
+  return refuses_ ? nullptr : std::move(graph);
+}
+
+void EmulatedDevice::launch(const DeviceGraph& graph) {
+  for (const auto& work : static_cast<const Graph&>(graph).work) enqueue(work);
 }
 
 void EmulatedDevice::run_until(std::uint64_t number) {
@@ -66,51 +86,62 @@ void EmulatedDevice::copy(std::byte* to, const std::byte* from, std::uint64_t by
   enqueue([=] { std::memcpy(to, from, bytes); });
 }
 
-void EmulatedDevice::clear(std::byte* memory, std::uint64_t bytes) {
+void EmulatedDevice::fill(std::byte* memory, std::uint64_t bytes, std::uint8_t value) {
   require_own(memory, bytes);
-  enqueue([=] { std::memset(memory, 0, bytes); });
+  enqueue([=] { std::memset(memory, value, bytes); });
 }
 
-template <class Body>
-void EmulatedDevice::enqueue_blocks(std::uint32_t n, std::uint64_t shared_bytes, Body body) {
-  if (n == 0) throw std::logic_error("a launch without blocks");
+template <class Work, class Body>
+void EmulatedDevice::enqueue_blocks(const Work& work, std::uint64_t shared_bytes, Body body) {
+  if (work.n_items == 0) throw std::logic_error("a launch without blocks");
   if (shared_bytes > shared_limit_) throw std::logic_error("more shared memory than a block may have");
   enqueue([=] {
     std::vector<std::byte> memory;
+    const std::uint32_t n = work.count != nullptr ? *work.count : work.n_items;
+    if (n > work.n_items) throw std::logic_error("more work than blocks");
     for (std::uint32_t i = 0; i < n; ++i) {
       EmulatedBlock block(i, shared_bytes, memory, i % 2 == 1);
-      body(block);
+      body(block, work);
     }
   });
 }
 
 void EmulatedDevice::launch(const AppendLaunch& work) {
-  enqueue_blocks(work.n_items, 0, [work](EmulatedBlock& block) { append_block(block, work); });
+  enqueue_blocks(work, 0, [](EmulatedBlock& block, const auto& w) { append_block(block, w); });
 }
 void EmulatedDevice::launch(const WidenLaunch& work) {
-  enqueue_blocks(work.n_items, 0, [work](EmulatedBlock& block) { widen_block(block, work); });
+  enqueue_blocks(work, 0, [](EmulatedBlock& block, const auto& w) { widen_block(block, w); });
 }
 void EmulatedDevice::launch(const SealLaunch& work) {
-  enqueue_blocks(work.n_items, work.shared_bytes, [work](EmulatedBlock& block) { kernels::seal_block(block, work); });
+  enqueue_blocks(work, work.shared_bytes, [](EmulatedBlock& block, const auto& w) { kernels::seal_block(block, w); });
 }
 void EmulatedDevice::launch(const ScoreLaunch& work) {
-  std::visit([&](const auto& rule) {
-    if constexpr (select::needs_bounds<std::decay_t<decltype(rule)>>)
-      enqueue_blocks(work.n_items, work.shared_bytes, [work, rule](EmulatedBlock& block) { score_block(block, work, rule); });
-  }, work.rule);
+  std::visit(
+      [&](const auto& rule) {
+        if constexpr (select::needs_bounds<std::decay_t<decltype(rule)>>)
+          enqueue_blocks(work, work.shared_bytes, [rule](EmulatedBlock& block, const auto& w) { score_block(block, w, rule); });
+      },
+      work.rule);
+}
+void EmulatedDevice::launch(const SelectLaunch& work) {
+  enqueue_blocks(work, work.shared_bytes, [](EmulatedBlock& block, const auto& w) { select_block(block, w); });
 }
 void EmulatedDevice::launch(const MergeLaunch& work) {
-  enqueue_blocks(work.n_rows, 0, [work](EmulatedBlock& block) { merge_block(block, work); });
+  enqueue_blocks(work, 0, [](EmulatedBlock& block, const auto& w) { merge_block(block, w); });
 }
-void EmulatedDevice::launch_portable(const AttendLaunch& work) {
-  enqueue_blocks(work.n_items, work.shared_bytes, [work](EmulatedBlock& block) { attend_block(block, work); });
+void EmulatedDevice::launch(const MassLaunch& work) {
+  enqueue_blocks(work, 0, [](EmulatedBlock& block, const auto& w) { mass_block(block, w); });
 }
-void EmulatedDevice::launch_tensor(const AttendLaunch& work) {
+void EmulatedDevice::launch(const GateLaunch& work) {
+  enqueue_blocks(work, work.shared_bytes, [](EmulatedBlock& block, const auto& w) { gate_block(block, w); });
+}
+void EmulatedDevice::launch(const AttendLaunch& work) {
   const auto shaped = [&]<ElementFormat element>() {
-    enqueue_blocks(work.n_items, work.shared_bytes, [work](EmulatedBlock& block) {
-      if (work.latent) return tensor_block<TensorLatent<element>>(block, work);
-      if (work.d_k == 64) return tensor_block<Tensor64<element>>(block, work);
-      tensor_block<Tensor128<element>>(block, work);
+    enqueue_blocks(work, work.shared_bytes, [](EmulatedBlock& block, const auto& w) {
+      if (!w.on_tensor_cores) return attend_block(block, w);
+      if (w.latent) return tensor_block<TensorLatent<element>>(block, w);
+      if (w.d_k == 64) return tensor_block<Tensor64<element>>(block, w);
+      tensor_block<Tensor128<element>>(block, w);
     });
   };
   if (work.q_format == ElementFormat::bf16) return shaped.operator()<ElementFormat::bf16>();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "device.hpp"
 #include "device/backend.hpp"
@@ -26,7 +27,7 @@ class EmulatedDevice final : public kernels::Device {
   std::byte* allocate_pinned(std::uint64_t bytes) override { return allocate(bytes); }
   void release_pinned(std::byte* memory) noexcept override { release(memory); }
   void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) override;
-  void clear(std::byte* memory, std::uint64_t bytes) override;
+  void fill(std::byte* memory, std::uint64_t bytes, std::uint8_t value) override;
   void mark(unsigned index) override { marks_[index] = enqueued_; }
   void wait(unsigned index) override { run_until(marks_[index]); }
   [[nodiscard]] bool done(unsigned index) override {
@@ -37,24 +38,36 @@ class EmulatedDevice final : public kernels::Device {
   /// From now on nothing is ever done.
   void never_done() { stuck_ = true; }
   void synchronize() override { run_until(enqueued_); }
+  void begin_capture() override;
+  [[nodiscard]] std::unique_ptr<kernels::DeviceGraph> end_capture() override;
+  /// From now on no graph is made.
+  void refuse_graphs() { refuses_ = true; }
+  void launch(const kernels::DeviceGraph& graph) override;
   void launch(const kernels::AppendLaunch& work) override;
   void launch(const kernels::WidenLaunch& work) override;
   void launch(const kernels::SealLaunch& work) override;
   void launch(const kernels::ScoreLaunch& work) override;
+  void launch(const kernels::SelectLaunch& work) override;
+  void launch(const kernels::AttendLaunch& work) override;
   void launch(const kernels::MergeLaunch& work) override;
-  void launch_portable(const kernels::AttendLaunch& work) override;
-  void launch_tensor(const kernels::AttendLaunch& work) override;
+  void launch(const kernels::MassLaunch& work) override;
+  void launch(const kernels::GateLaunch& work) override;
 
  private:
+  struct Graph final : kernels::DeviceGraph {
+    std::vector<std::function<void()>> work;
+  };
   void enqueue(std::function<void()> work);
   void run_until(std::uint64_t number);
   /// The range lies in memory of this device.
   void require_own(const std::byte* memory, std::uint64_t bytes) const;
-  template <class Body>
-  void enqueue_blocks(std::uint32_t n, std::uint64_t shared_bytes, Body body);
+  /// A launch of n_items blocks, each handed to `body`.
+  template <class Work, class Body>
+  void enqueue_blocks(const Work& work, std::uint64_t shared_bytes, Body body);
 
   std::uint64_t left_, shared_limit_;
-  bool stuck_ = false;
+  bool stuck_ = false, refuses_ = false;
+  std::unique_ptr<Graph> capture_;
   std::map<const std::byte*, std::unique_ptr<std::byte[]>> memory_;
   std::map<const std::byte*, std::uint64_t> sizes_;
   std::deque<std::function<void()>> queue_;

@@ -153,7 +153,7 @@ std::uint64_t PageWorld::task_slots(std::uint32_t task) const {
   return slots;
 }
 
-AttendOutput PageWorld::attend(Backend& backend, bool keep_logits) const {
+AttendOutput PageWorld::attend(Backend& backend, bool keep_logits, bool to_weigh) const {
   AttendOutput out;
   out.m.assign(next_row_ + guard_rows, poison);
   out.l = out.m;
@@ -171,7 +171,8 @@ AttendOutput PageWorld::attend(Backend& backend, bool keep_logits) const {
                     .m = out.m.data(),
                     .l = out.l.data(),
                     .o = out.o.data(),
-                    .logits = keep_logits ? out.logits.data() : nullptr};
+                    .logits = keep_logits ? out.logits.data() : nullptr,
+                    .keep_logits = keep_logits && to_weigh};
   backend.attend(batch);
   backend.sync();
   return out;

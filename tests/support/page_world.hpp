@@ -40,7 +40,8 @@ class PageWorld {
   /// Adds a task that reads exactly `pages`, each with `n_slots` slots.
   void add_task_on(const std::vector<std::uint32_t>& pages, std::uint32_t n_slots);
 
-  [[nodiscard]] AttendOutput attend(Backend& backend, bool keep_logits) const;
+  /// `to_weigh`: the backend keeps the logits too.
+  [[nodiscard]] AttendOutput attend(Backend& backend, bool keep_logits, bool to_weigh = true) const;
   [[nodiscard]] OracleRow oracle(std::uint32_t task, std::uint32_t head) const;  // head in [0, n_kv_heads * group)
   [[nodiscard]] std::uint32_t rows_per_task() const { return geometry_.n_kv_heads * geometry_.group; }
   [[nodiscard]] const std::vector<AttendTask>& tasks() const { return tasks_; }

@@ -147,17 +147,38 @@ MOEKV_HD float softmax_sum(const float* z, std::uint32_t n_experts, float invers
   return sum;
 }
 
+/// Whether weights are shares of a softmax over all experts, the chosen and the others.
+MOEKV_HD bool weighs_all(const GateShape& gate) { return gate.score == ScoreFunction::softmax && gate.order == ScoreOrder::pre && !gate.renormalise; }
+
+/// Largest finite logit of all experts, divided by the temperature.
+MOEKV_HD float softmax_shift(const float* z, std::uint32_t n_experts, float inverse_temperature) {
+  float shift = -std::numeric_limits<float>::infinity();
+  for (std::uint32_t e = 0; e < n_experts; ++e) {
+    const float x = finite_logit(z[e] * inverse_temperature);
+    shift = x > shift ? x : shift;
+  }
+  return shift;
+}
+
+/// Shift and denominator of the softmax over all experts.
+struct SoftmaxOverAll {
+  float shift, sum;
+};
+
 /// Weights of the chosen ids from the logits (routing.md section 1.2): scores, softmax denominator or renormalisation, then `gate.scale`.
-/// Absent ids get 0. When every chosen score vanishes and a sum is asked for, the weights are equal.
-MOEKV_HD void weigh(const GateShape& gate, const float* z, std::uint32_t n_experts, float temperature, std::uint32_t top_k, const std::uint16_t* ids,
-                    float* weights) {
+/// Absent ids get 0. When every chosen score vanishes and a sum is asked for, the weights are equal. all() is asked where weighs_all(gate).
+template <class OverAll>
+MOEKV_HD void weigh_with(const GateShape& gate, const float* z, float temperature, std::uint32_t top_k, const std::uint16_t* ids, float* weights,
+                         OverAll&& all) {
   const float inverse = 1.0F / temperature;
   const bool softmax = gate.score == ScoreFunction::softmax;
-  const bool over_all = softmax && gate.order == ScoreOrder::pre && !gate.renormalise;
-  float shift = -std::numeric_limits<float>::infinity();
-  for (std::uint32_t i = 0; softmax && i < (over_all ? n_experts : top_k); ++i) {
-    if (!over_all && ids[i] == ExpertId::invalid) continue;
-    const float x = finite_logit(z[over_all ? i : ids[i]] * inverse);
+  const bool over_all = weighs_all(gate);
+  SoftmaxOverAll whole{-std::numeric_limits<float>::infinity(), 1.0F};
+  if (over_all) whole = all();
+  float shift = whole.shift;
+  for (std::uint32_t i = 0; softmax && !over_all && i < top_k; ++i) {
+    if (ids[i] == ExpertId::invalid) continue;
+    const float x = finite_logit(z[ids[i]] * inverse);
     shift = x > shift ? x : shift;
   }
   float sum = 0.0F;
@@ -169,12 +190,21 @@ MOEKV_HD void weigh(const GateShape& gate, const float* z, std::uint32_t n_exper
     n += present ? 1 : 0;
   }
   const bool sums_to_one = gate.renormalise || (softmax && !over_all);
-  const float divisor = over_all ? softmax_sum(z, n_experts, inverse, shift) : (sums_to_one ? sum : 1.0F);
+  const float divisor = over_all ? whole.sum : (sums_to_one ? sum : 1.0F);
   const bool vanished = !(divisor > 0.0F);
   for (std::uint32_t i = 0; i < top_k; ++i) {
     const float w = vanished ? 1.0F / static_cast<float>(n) : weights[i] / divisor;
     weights[i] = ids[i] != ExpertId::invalid ? w * gate.scale : 0.0F;
   }
+}
+
+/// The same, with the sums made here.
+MOEKV_HD void weigh(const GateShape& gate, const float* z, std::uint32_t n_experts, float temperature, std::uint32_t top_k, const std::uint16_t* ids,
+                    float* weights) {
+  weigh_with(gate, z, temperature, top_k, ids, weights, [&] {
+    const float inverse = 1.0F / temperature, shift = softmax_shift(z, n_experts, inverse);
+    return SoftmaxOverAll{shift, softmax_sum(z, n_experts, inverse, shift)};
+  });
 }
 
 /// Chooses by the adjusted logits that `rule.adjust` writes, weighs by the token's own (the price of a penalty is a worse expert, not a false

@@ -20,6 +20,7 @@ struct All {
   static constexpr std::string_view source = "plain attention";
   static constexpr std::string_view doc = "every page of the scope";
   static constexpr auto params = std::tuple{};
+  friend bool operator==(const All&, const All&) = default;
 };
 
 }  // namespace select

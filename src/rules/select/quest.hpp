@@ -36,7 +36,10 @@ struct Quest {
       Param{"heads", &Quest::heads, "", "scores of the query heads of a head group -> page"},
       Param{"prompt", &Quest::prompt, "", "what queries of prompt tokens read: every page, or the selected ones"}};
 
-  [[nodiscard]] MOEKV_HD float score(const float* q, const float* low, const float* high, std::uint32_t d) const { return upper_bound(q, low, high, d); }
+  friend bool operator==(const Quest&, const Quest&) = default;
+  [[nodiscard]] MOEKV_HD float score(const float* q, const float* low, const float* high, std::uint32_t d) const {
+    return upper_bound(q, low, high, d);
+  }
   [[nodiscard]] Pick pick() const {
     if (variant == QuestVariant::kernel) return {budget_pages - 1, true};
     return {budget_pages > 3U ? budget_pages : 3U, false};

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/hd.hpp"
+#include "core/math.hpp"
 
 namespace moekv::select {
 
@@ -18,6 +19,7 @@ namespace moekv::select {
 struct Pick {
   std::uint32_t best = 0;
   bool newest = false;  // the newest page is read always and is not among the best
+  friend bool operator==(const Pick&, const Pick&) = default;
 };
 
 /// How the scores of the query heads that share a page become one.
@@ -63,6 +65,18 @@ MOEKV_HD float upper_bound(const float* q, const float* low, const float* high, 
 MOEKV_HD float join(HeadReducer how, float so_far, float score) {
   if (how == HeadReducer::sum) return so_far + score;
   return score > so_far ? score : so_far;
+}
+
+/// How many of n pages are read.
+[[nodiscard]] MOEKV_HD std::uint32_t n_chosen(const Pick& pick, std::uint32_t n) {
+  const std::uint32_t apart = pick.newest && n > 0 ? 1U : 0U, rest = n - apart;
+  return (pick.best < rest ? pick.best : rest) + apart;
+}
+
+/// A number that is larger where the score is; equal for equal scores, and for a score that is no number that of -infinity.
+MOEKV_HD std::uint32_t rank_key(float score) {
+  const std::uint32_t bits = bits_of(score == score ? score + 0.0F : -std::numeric_limits<float>::infinity());  // -0 counts as 0
+  return (bits >> 31U) != 0 ? ~bits : bits | 0x80000000U;
 }
 
 /// Indices of the pages that are read, ascending. Among equal scores the lowest page wins; a score that is no number loses to all.
