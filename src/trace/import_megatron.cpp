@@ -181,26 +181,14 @@ void RouterTrace::emit() {
   sink_.describe(facts, place);
   if (n_other_ > 0) sink_.note(fmt::format("{} records of other blocks or stages (mtp) were left out", n_other_));
   if (has_logits_ && !options_.shape) sink_.warn("the format has no weights and no model is given: weights are the softmax over the chosen logits");
-  if (spool_->missing_rows() > 0) sink_.warn(fmt::format("{} rows of (token, layer) are missing; their experts are absent", spool_->missing_rows()));
   if (n_equal_steps_ > 1) {
     sink_.warn(fmt::format(
         "{} steps have as many tokens as the step before: batched decoding or training micro-batches? Each step became one request", n_equal_steps_));
   }
   const std::uint16_t domain = options_.domains.empty() ? 0 : sink_.domain(options_.domains[0]);
-  for (std::uint32_t r = 0; r < spool_->n_requests() && !sink_.full(); ++r) {
-    RequestInfo request;
-    request.prompt_tokens = prompts_[r];
-    request.output_tokens = spool_->tokens(r) - prompts_[r];
-    request.domain = domain;
-    const std::string where = fmt::format("{}: request {}", place, r);
-    if (!sink_.begin_request(request, where)) continue;
-    for (std::uint32_t begin = 0; begin < spool_->tokens(r); begin += block_tokens) {
-      TokenBlock block;
-      spool_->read(r, begin, std::min(begin + block_tokens, spool_->tokens(r)), false, block);
-      if (has_logits_) weights_from_logits(gate_, block.n_tokens * facts.n_layers, block.logits, block.ids, block.weights);
-      sink_.append(std::move(block), where);
-    }
-  }
+  spool_->hand_over(false, domain, place, sink_, prompts_, [&](TokenBlock& block) {
+    if (has_logits_) weights_from_logits(gate_, block.n_tokens * facts.n_layers, block.logits, block.ids, block.weights);
+  });
 }
 
 }  // namespace

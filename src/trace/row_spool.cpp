@@ -101,17 +101,20 @@ void RowSpool::read(std::uint32_t request, std::uint32_t begin, std::uint32_t en
   for (auto& id : out.ids) id = static_cast<std::uint16_t>(id - 1);  // 0 becomes ExpertId::invalid
 }
 
-void RowSpool::hand_over(bool weights, std::uint16_t domain, const std::string& place, ImportSink& sink) const {
+void RowSpool::hand_over(bool weights, std::uint16_t domain, const std::string& place, ImportSink& sink, std::span<const std::uint32_t> prompts,
+                         const std::function<void(TokenBlock&)>& complete) const {
   if (missing_rows() > 0) sink.warn(fmt::format("{} rows of (token, layer) are missing; their experts are absent", missing_rows()));
   for (std::uint32_t r = 0; r < n_requests() && !sink.full(); ++r) {
     RequestInfo request;
-    request.prompt_tokens = tokens(r);
+    request.prompt_tokens = prompts.empty() ? tokens(r) : prompts[r];
+    request.output_tokens = tokens(r) - request.prompt_tokens;
     request.domain = domain;
     const std::string where = fmt::format("{}: request {}", place, r);
     if (!sink.begin_request(request, where)) continue;
     for (std::uint32_t begin = 0; begin < tokens(r); begin += block_tokens) {
       TokenBlock block;
       read(r, begin, std::min(begin + block_tokens, tokens(r)), weights, block);
+      if (complete) complete(block);
       sink.append(std::move(block), where);
     }
   }

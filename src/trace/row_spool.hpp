@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -28,8 +29,10 @@ class RowSpool {
   [[nodiscard]] std::uint64_t missing_rows() const { return n_slots_ - n_distinct_; }
   /// After `sort`: positions [begin, end), all layers; missing rows have absent experts and weight 0.
   void read(std::uint32_t request, std::uint32_t begin, std::uint32_t end, bool weights, TokenBlock& out) const;
-  /// After `sort`: all requests, their tokens as prompt, to `sink`, which also hears of missing rows. `place` is named in its messages.
-  void hand_over(bool weights, std::uint16_t domain, const std::string& place, ImportSink& sink) const;
+  /// After `sort`: all requests to `sink`, which also hears of missing rows. `place` is named in its messages. `prompts` [requests]: their tokens
+  /// that are prompt, the rest is output; empty: all are prompt. `complete` may add to each block what the rows do not hold.
+  void hand_over(bool weights, std::uint16_t domain, const std::string& place, ImportSink& sink, std::span<const std::uint32_t> prompts = {},
+                 const std::function<void(TokenBlock&)>& complete = {}) const;
 
  private:
   [[nodiscard]] std::size_t row_bytes() const {
