@@ -8,6 +8,8 @@ gpus_per_node=0            # > 0 asks for --gres=gpu:N and starts N tasks on a n
 nodes=1                    # of one job of the sweep
 tasks_per_node=1           # without GPUs; ranks of the configuration are spread over all tasks
 cpus_per_task=1
+memory_per_node=           # 64G: asked for with --mem; no sweep is submitted whose points need more. Empty: what the cluster gives
+gpu_memory=                # 80G: of one GPU; likewise for backend cuda
 time_limit=01:00:00        # of one job; a job that reaches it is requeued and goes on
 grace_seconds=120          # how long before the limit a job is told to end
 most_restarts=20           # of one job

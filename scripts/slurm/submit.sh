@@ -2,19 +2,36 @@
 # Submits a sweep: an array of N jobs, and one that merges when they have ended. `moekv sweep SWEEP --submit` calls it with the folder made ready.
 # usage: submit.sh SITE PROGRAM FOLDER SWEEP N AT_ONCE [key=value ...]
 #        submit.sh SITE PROGRAM run CONFIG [options ...]      one job for one configuration
+#        submit.sh SITE PROGRAM shape                         prints nodes, tasks per node, bytes of a node and of a GPU (0: not named); submits nothing
 # Prints every command it runs; job scripts, logs and job ids lie in FOLDER/slurm.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 site=$(realpath "$1") program=$(realpath "$2")
 shift 2
-sbatch_options=() gpus_per_node=0 nodes=1 tasks_per_node=1 cpus_per_task=1 time_limit=01:00:00 grace_seconds=120
+sbatch_options=() gpus_per_node=0 nodes=1 tasks_per_node=1 cpus_per_task=1 time_limit=01:00:00 grace_seconds=120 memory_per_node='' gpu_memory=''
 # shellcheck source=scripts/slurm/site.sh
 . "$site"
+if [ "$gpus_per_node" -gt 0 ]; then tasks_per_node=$gpus_per_node; fi
+for option in "${sbatch_options[@]}"; do
+  case $option in --mem=*) memory_per_node=${option#--mem=} ;; esac
+done
+
+# bytes SIZE: a size as Slurm reads it, in MiB where it has no unit; 0 for none.
+bytes() {
+  case $1 in
+    '') echo 0 ;;
+    *[0-9]) numfmt --from=iec "$1M" ;;
+    *) numfmt --from=iec "${1%B}" ;;
+  esac
+}
+if [ "$1" = shape ]; then
+  echo "$nodes $tasks_per_node $(bytes "$memory_per_node") $(bytes "$gpu_memory")"
+  exit
+fi
 command -v sbatch >/dev/null || {
   echo "submit.sh: no sbatch on PATH: this machine has no Slurm" >&2
   exit 3
 }
-if [ "$gpus_per_node" -gt 0 ]; then tasks_per_node=$gpus_per_node; fi
 
 # job OPTION... -- ARGUMENT...: writes a job script that starts job.sh with the arguments, submits it, prints the command, sets `id`.
 job() {
@@ -36,6 +53,7 @@ job() {
   echo "sbatch $script -> job $id"
 }
 shape=(--nodes="$nodes" --ntasks-per-node="$tasks_per_node" --cpus-per-task="$cpus_per_task")
+if [ -n "$memory_per_node" ]; then shape+=(--mem="$memory_per_node"); fi
 if [ "$gpus_per_node" -gt 0 ]; then shape+=(--gres=gpu:"$gpus_per_node"); fi
 again=(--requeue --open-mode=append --time="$time_limit" --signal="USR1@$grace_seconds")
 

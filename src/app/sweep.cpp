@@ -76,7 +76,9 @@ ExitCode sweep_agreed(const SweepOptions& options) {
   }
   const SweepFolder folder(folder_of(options, work.list.name));
   (void)agree(*job, [&] {
-    if (first) claim_folder(options, folder, work.list);
+    if (!first) return 0;
+    if (options.submit > 0) check_job_memory(options, work);
+    claim_folder(options, folder, work.list);
     return 0;
   });
   if (options.submit > 0) return first ? submit_sweep(options, folder) : ExitCode::ok;

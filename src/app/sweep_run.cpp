@@ -183,7 +183,8 @@ class SweepRun {
     report_.point(point, index, end.status, end.reason, end.outcome);
   }
 
-  /// Making a file of its own takes a fifth of a second of CPU time: short points share one. A failed point stands alone, so that a retry can take it away.
+  /// Making a file of its own takes a fifth of a second of CPU time: short points share one. A failed point stands alone, so that a retry can take it
+  /// away.
   void write_result(RunFile& run) {
     for (Parameter& p : run.parameters) {
       p.swept = std::any_of(work_.list.swept.begin(), work_.list.swept.end(),

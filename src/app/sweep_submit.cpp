@@ -1,14 +1,19 @@
-// moekv sweep --submit: the folder is made ready here, jobs are written and submitted by scripts/slurm/submit.sh.
+// moekv sweep --submit: memory is compared and the folder made ready here, jobs are written and submitted by scripts/slurm/submit.sh.
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <sstream>
 
 #include "app/sweep.hpp"
+#include "app/sweep_plan.hpp"
 #include "config/library.hpp"
+#include "core/units.hpp"
 
 namespace moekv {
 namespace {
@@ -22,35 +27,124 @@ std::string script_path(const std::string& name) {
   throw UserError("scripts/slurm/" + name, "is not where this program looks", "set MOEKV_CONFIGS to the folder configs beside scripts");
 }
 
-}  // namespace
+std::string site_path(const SweepOptions& options) {
+  if (options.site.empty()) return script_path("site.sh");
+  if (!std::filesystem::is_regular_file(options.site)) throw UserError(options.site, "no such file", "copy scripts/slurm/site.sh and edit the copy");
+  return options.site;
+}
 
-ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder) {
-  std::vector<std::string> command{script_path("submit.sh"),
-                                   options.site.empty() ? script_path("site.sh") : options.site,
-                                   std::filesystem::read_symlink("/proc/self/exe").string(),
-                                   folder.path(),
-                                   options.config,
-                                   fmt::format("{}", options.submit),
-                                   fmt::format("{}", options.at_once == 0 ? options.submit : options.at_once)};
-  command.insert(command.end(), options.overrides.begin(), options.overrides.end());
-  if (!options.only.empty()) command.insert(command.end(), {"--only", options.only});
-  if (options.files != "auto") command.insert(command.end(), {"--files", options.files});
-  if (options.retry_failed) command.emplace_back("--retry-failed");
-  if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
+/// submit.sh with the site, this program and `arguments`.
+std::vector<std::string> submit_command(const SweepOptions& options, std::vector<std::string> arguments) {
+  std::vector<std::string> command{script_path("submit.sh"), site_path(options), std::filesystem::read_symlink("/proc/self/exe").string()};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
+}
+
+/// Exit code of a command; what it prints on stdout goes to `output` where that is not null.
+int run_command(std::vector<std::string> command, std::string* output) {
+  std::array<int, 2> pipe{-1, -1};
+  if (output != nullptr && ::pipe(pipe.data()) != 0) throw SystemError(fmt::format("pipe: {}", std::strerror(errno)));
   std::fflush(stdout);
   const pid_t child = ::fork();
   if (child < 0) throw SystemError(fmt::format("fork: {}", std::strerror(errno)));
   if (child == 0) {
+    if (output != nullptr) ::dup2(pipe[1], STDOUT_FILENO);
     std::vector<char*> arguments;
     for (std::string& word : command) arguments.push_back(word.data());
     arguments.push_back(nullptr);
     ::execv(arguments[0], arguments.data());
     ::_exit(127);
   }
+  if (output != nullptr) {
+    ::close(pipe[1]);
+    std::array<char, 512> text{};
+    for (ssize_t n = 0; (n = ::read(pipe[0], text.data(), text.size())) > 0;) output->append(text.data(), static_cast<std::size_t>(n));
+    ::close(pipe[0]);
+  }
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 70;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 70;
+}
+
+/// What the site file asks for.
+JobShape read_shape(const SweepOptions& options) {
+  std::string text;
+  const int code = run_command(submit_command(options, {"shape"}), &text);
+  std::istringstream in(text);
+  JobShape shape;
+  if (code != 0 || !(in >> shape.nodes >> shape.tasks_per_node >> shape.node_bytes >> shape.device_bytes) || shape.nodes == 0 ||
+      shape.tasks_per_node == 0)
+    throw UserError(site_path(options), "is no site file: nodes, tasks or memory cannot be read from it",
+                    "scripts/slurm/site.sh says what may stand there");
+  return shape;
+}
+
+std::string bytes_text(double bytes) { return format_bytes(std::llround(bytes)); }
+
+bool fits(const JobNeed& need, const JobShape& shape) {
+  return (shape.node_bytes == 0 || need.node_bytes <= shape.node_bytes) && (shape.device_bytes == 0 || need.device_bytes <= shape.device_bytes);
+}
+
+/// The smallest number of nodes on which the point fits; 0 where none does.
+std::uint32_t enough_nodes(const PointPlan& plan, const JobShape& shape) {
+  for (std::uint32_t nodes = shape.nodes + 1; nodes * shape.tasks_per_node <= plan.host_bytes.size(); ++nodes) {
+    if (fits(job_need(plan, nodes, shape.tasks_per_node), shape)) return nodes;
+  }
+  return 0;
+}
+
+[[noreturn]] void refuse(const SweepOptions& options, const std::string& point, const PointPlan& plan, const JobShape& shape, std::size_t n_refused) {
+  const JobNeed need = job_need(plan, shape.nodes, shape.tasks_per_node);
+  const bool node = shape.node_bytes > 0 && need.node_bytes > shape.node_bytes;
+  const std::uint32_t nodes = enough_nodes(plan, shape);
+  throw UserError(
+      site_path(options),
+      fmt::format("point {} needs {} {}, {} is {}{}", point, bytes_text(node ? need.node_bytes : need.device_bytes), node ? "on a node" : "on a GPU",
+                  node ? "memory_per_node" : "gpu_memory", bytes_text(node ? shape.node_bytes : shape.device_bytes),
+                  n_refused > 1 ? fmt::format("; {} more points need too much", n_refused - 1) : ""),
+      fmt::format("{}{}, or leave such points out with --only; moekv sweep --dry-run lists all",
+                  node ? fmt::format("set memory_per_node={}M", std::llround(std::ceil(need.node_bytes / (1U << 20)))) : "take larger GPUs",
+                  nodes > 0 ? fmt::format(" or nodes={}", nodes) : ""));
+}
+
+}  // namespace
+
+void check_job_memory(const SweepOptions& options, const SweepWork& work) {
+  const JobShape shape = read_shape(options);
+  PointCache cache;
+  JobNeed most, bound;  // of what must fit; of what may grow to that before its evictions
+  std::size_t n_refused = 0, worst = 0;
+  PointPlan worst_plan;
+  for (const std::size_t i : work.chosen) {
+    PointPlan plan = plan_point(work.sweep.points[i], cache, shape.nodes * shape.tasks_per_node);
+    if (!plan.refusal.empty()) continue;  // recorded as failed when its turn comes
+    const JobNeed need = job_need(plan, shape.nodes, shape.tasks_per_node);
+    JobNeed& largest = plan.evicts ? bound : most;
+    const bool more = need.node_bytes > largest.node_bytes;
+    largest = {std::max(largest.node_bytes, need.node_bytes), std::max(largest.device_bytes, need.device_bytes)};
+    if (plan.evicts || fits(need, shape) || (++n_refused > 1 && !more)) continue;
+    worst = i;
+    worst_plan = std::move(plan);
+  }
+  if (n_refused > 0) refuse(options, fmt::format("{} {}", worst, work.list.points[worst].id), worst_plan, shape, n_refused);
+  const double needed = std::max(most.node_bytes, bound.node_bytes);
+  if (shape.node_bytes == 0)
+    fmt::print("memory is not compared: {} names no memory_per_node; points need up to {} on a node\n", site_path(options), bytes_text(needed));
+  else if (bound.node_bytes > shape.node_bytes)
+    fmt::print("memory may not suffice: before their evictions points need at most {} on a node, memory_per_node is {}\n",
+               bytes_text(bound.node_bytes), bytes_text(shape.node_bytes));
+}
+
+ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder) {
+  std::vector<std::string> command = submit_command(options, {folder.path(), options.config, fmt::format("{}", options.submit),
+                                                              fmt::format("{}", options.at_once == 0 ? options.submit : options.at_once)});
+  command.insert(command.end(), options.overrides.begin(), options.overrides.end());
+  if (!options.only.empty()) command.insert(command.end(), {"--only", options.only});
+  if (options.files != "auto") command.insert(command.end(), {"--files", options.files});
+  if (options.retry_failed) command.emplace_back("--retry-failed");
+  if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
+  const int code = run_command(command, nullptr);
   if (code == 0) fmt::print("moekv sweep {} --status says how far they are\n", folder.path());
   if (code != 0 && code != 3) throw SystemError(fmt::format("{} ended with exit code {}", command.front(), code));
   return static_cast<ExitCode>(code);

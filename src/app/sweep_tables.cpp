@@ -6,53 +6,22 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
-#include "app/point.hpp"
 #include "app/sweep.hpp"
+#include "app/sweep_plan.hpp"
 #include "core/units.hpp"
-#include "engine/plan_cost.hpp"
 
 namespace moekv {
 namespace {
 
-/// What one point will need, or why it cannot run.
-struct PointPlan {
-  double rank_bytes = 0, job_bytes = 0;  // fullest rank; all ranks together
-  std::int64_t model_ns = 0;
-  std::uint64_t tokens = 0;
-  bool upper_bound = false;
-  std::string refusal;
-};
-
 double available_bytes() { return static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE)); }
 
-PointPlan plan_point(const SweepPoint& point, PointCache& cache) {
-  PointPlan plan;
-  if (!point.spec) {
-    plan.refusal = format_problems(point.problems);
-    return plan;
-  }
-  const RunSpec& spec = *point.spec;
-  try {
-    const PlanCost cost = predict_cost(spec, cache.trace_of(spec), std::max(1U, spec.cluster.ranks));
-    const double metadata = std::accumulate(cost.rank_metadata_bytes.begin(), cost.rank_metadata_bytes.end(), 0.0);
-    const double buffers = cost.rank_buffer_bytes * static_cast<double>(cost.rank_page_bytes.size());
-    const double pages = spec.backend == "count" ? 0.0 : cost.page_bytes();
-    plan.rank_bytes =
-        cost.max_rank_page_bytes() + *std::max_element(cost.rank_metadata_bytes.begin(), cost.rank_metadata_bytes.end()) + cost.rank_buffer_bytes;
-    plan.job_bytes = pages + metadata + buffers;
-    plan.model_ns = std::llround(cost.model_ns);
-    plan.tokens = cost.tokens;
-    plan.upper_bound = cost.upper_bound;
-    if (plan.job_bytes > available_bytes() && !cost.evicts && spec.backend == "host")
-      plan.refusal =
-          fmt::format("needs {}, this host has {} free", format_bytes(std::llround(plan.job_bytes)), format_bytes(std::llround(available_bytes())));
-  } catch (const PointFailure& e) {
-    plan.refusal = e.what();
-  } catch (const UserError& e) {
-    plan.refusal = e.what();
-  }
+/// The plan, refused also where it exceeds the free memory of this host.
+PointPlan plan_here(const SweepPoint& point, PointCache& cache) {
+  PointPlan plan = plan_point(point, cache);
+  if (plan.refusal.empty() && plan.job_bytes > available_bytes() && !plan.evicts && point.spec->backend == "host")
+    plan.refusal =
+        fmt::format("needs {}, this host has {} free", format_bytes(std::llround(plan.job_bytes)), format_bytes(std::llround(available_bytes())));
   return plan;
 }
 
@@ -97,7 +66,7 @@ ExitCode print_plans(const SweepWork& work, bool json) {
   if (!json) fmt::print("index id                 fullest rank     all ranks  modelled time  settings\n");
   for (const std::size_t i : work.chosen) {
     const ListedPoint& point = work.list.points[i];
-    const PointPlan plan = plan_point(work.sweep.points[i], cache);
+    const PointPlan plan = plan_here(work.sweep.points[i], cache);
     refused += plan.refusal.empty() ? 0 : 1;
     largest = std::max(largest, plan.job_bytes);
     model_ns += plan.model_ns;

@@ -11,11 +11,6 @@
 namespace moekv {
 namespace {
 
-/// Ranks [begin of process p, begin of p + 1): contiguous blocks that differ by at most one.
-std::uint32_t first_rank_of(int p, std::uint32_t n_ranks, int n_processes) {
-  return static_cast<std::uint32_t>(std::uint64_t{n_ranks} * static_cast<std::uint64_t>(p) / static_cast<std::uint64_t>(n_processes));
-}
-
 std::vector<int> processes(std::uint32_t n_ranks, int n_processes) {
   std::vector<int> of(n_ranks);
   for (int p = 0; p < n_processes; ++p) {
@@ -231,7 +226,8 @@ void ShardedCache::note_lists(Shard& shard) {
   const EvictionSpec& spec = geometry_->spec().eviction;
   if (spec.budget.kind == BudgetKind::unlimited || spec.scope == EvictScope::shard) return;
   for (const Group& group : shard.groups()) {
-    if (group.in_use) counters_.note_list(group.layer, geometry_->model_head_group(shard.rank(), group.head_group), group.list.budget, group.list.live);
+    if (group.in_use)
+      counters_.note_list(group.layer, geometry_->model_head_group(shard.rank(), group.head_group), group.list.budget, group.list.live);
   }
 }
 

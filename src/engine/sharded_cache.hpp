@@ -17,6 +17,11 @@
 
 namespace moekv {
 
+/// Process p of n hosts the ranks [first_rank_of(p), first_rank_of(p + 1)): contiguous blocks that differ by at most one.
+[[nodiscard]] constexpr std::uint32_t first_rank_of(int p, std::uint32_t n_ranks, int n_processes) {
+  return static_cast<std::uint32_t>(std::uint64_t{n_ranks} * static_cast<std::uint64_t>(p) / static_cast<std::uint64_t>(n_processes));
+}
+
 /// The caches of the logical ranks that this process hosts. All calls are collective over the transport and made in the same order everywhere.
 class ShardedCache {
  public:
@@ -68,7 +73,7 @@ class ShardedCache {
   Owner owner_;
   Evictor evictor_;
   PageMover mover_;
-  std::vector<std::uint32_t> settled_;   // [requests] tokens stored before the last replan: their copies may have moved since
+  std::vector<std::uint32_t> settled_;  // [requests] tokens stored before the last replan: their copies may have moved since
   std::uint64_t step_ = 0;
   bool due_ = false;
   bool peaks_noted_ = false;             // of every rank in this window
