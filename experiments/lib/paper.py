@@ -39,6 +39,11 @@ def mean(sweep, chosen, metric, scale=1.0):
     return stats.over_repeats([sweep.metrics[metric][p] * scale for p in chosen])
 
 
+def predicted(sweep, point, metric):
+    """What `moekv plan` predicts for a metric, from lengths alone; NaN where it predicts nothing."""
+    return float(sweep.models.get(metric, {point: numpy.nan})[point])
+
+
 def fidelity(sweep, chosen, column="attn_out_err"):
     """Mean of a fidelity column over all probes of points, with its interval over requests."""
     rows = [sweep.record("probe", point=p) for p in chosen]
@@ -94,6 +99,14 @@ def lines(axes, table, x, y, by, where=None, label=str, names=None):
             axes.errorbar([value_of(row[x]) for row in rows], values, yerr=bars if bars.any() else None, label=label(name), elinewidth=0.6, capsize=1.5, **look(i))
 
 
+def crosses(axes, table, x, y, by, label="predicted"):
+    """Predictions of y beside what `lines` draws: a cross in the colour of each series, one entry in the legend."""
+    for i, name in enumerate(table.distinct(by)):
+        rows = [row for row in table.where(**{by: name}) if numpy.isfinite(value_of(row[y]))]
+        axes.plot([value_of(row[x]) for row in rows], [value_of(row[y]) for row in rows], linestyle="none", marker="+", markersize=6, markeredgewidth=0.7,
+                  color=look(i)["color"], label=label if i == 0 else None)
+
+
 def bars(axes, labels, values, colour=0, offset=0.0, width=0.8, label=None):
     """Horizontal bars, the first on top; values may be (value, low, high)."""
     places = numpy.arange(len(labels))
@@ -105,6 +118,13 @@ def bars(axes, labels, values, colour=0, offset=0.0, width=0.8, label=None):
     axes.set_yticklabels(labels)
     if not axes.yaxis_inverted():
         axes.invert_yaxis()
+
+
+def shared_legend(figure, axes, top=0.87):
+    """One row of legend above all panels."""
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="upper center", ncol=len(texts), bbox_to_anchor=(0.5, 1.0), handlelength=1.6, columnspacing=0.8)
+    figure.get_layout_engine().set(rect=(0, 0.03, 1, top))
 
 
 def machine(sweep):

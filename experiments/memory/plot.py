@@ -8,10 +8,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import paper  # noqa: E402
 
 BASE = {"G": 4, "L": 512, "E": 16, "k": 2}
-COLUMNS = {"layout": ("key", ""), "axis": ("key", ""), "G": ("key", ""), "L": ("key", ""), "E": ("key", ""), "k": ("key", ""), "tokens": ("counted", "tokens/rank and request"),
+COLUMNS = {"layout": ("key", ""), "axis": ("key", ""), "G": ("key", ""), "L": ("key", ""), "E": ("key", ""), "k": ("key", ""), "tokens": ("counted", "tokens/rank and request"), "predicted": ("modelled", "tokens, moekv plan"),
            "paper": ("derived", "L/G + L/E"), "over_paper": ("counted", "x"), "copies": ("counted", "1"), "saving": ("counted", "x, best of local head token over this")}
 SLOPES = {"layout": ("key", ""), "axis": ("key", ""), "slope": ("counted", "d ln tokens / d ln axis"), "paper": ("derived", "slope of L/G + L/E")}
-LONG = {"case": ("key", ""), "kv_gb": ("counted", "GB, 32 layers"), "claim_gb": ("published", "GB")}
+LONG = {"case": ("key", ""), "kv_gb": ("counted", "GB, 32 layers"), "predicted_gb": ("modelled", "GB, moekv plan"), "claim_gb": ("published", "GB")}
 LAYERS = 32
 
 
@@ -38,14 +38,16 @@ def tables(sweep):
     long = paper.Table("memory_128k", LONG, "One request of 131072 tokens, 32 layers")
     for label, (point, *_) in paper.groups(sweep).items():
         if label.startswith("128K"):
-            long.add(case=label, kv_gb=float(sweep.metrics["kv_peak_bytes"][point]) * LAYERS / 1e9, claim_gb=24)
+            long.add(case=label, kv_gb=float(sweep.metrics["kv_peak_bytes"][point]) * LAYERS / 1e9,
+                     predicted_gb=paper.predicted(sweep, point, "kv_peak_bytes") * LAYERS / 1e9, claim_gb=24)
             continue
         layout, case = label.split("/")
         at = size(sweep, point)
-        tokens = float(paper.per_rank_peak(sweep, point).max()) / token_bytes(sweep, point) / int(sweep.params["trace.synthetic.n_requests"][point])
+        unit = token_bytes(sweep, point) * int(sweep.params["trace.synthetic.n_requests"][point])
+        tokens, predicted = float(paper.per_rank_peak(sweep, point).max()) / unit, paper.predicted(sweep, point, "rank_peak_bytes_max") / unit
         formula = at["L"] / at["G"] + at["L"] / at["E"]
         for axis in [case[0]] if case != "base" else list(BASE):
-            table.add(layout=layout, axis=axis, **{k: str(v) for k, v in at.items()}, tokens=tokens, paper=formula, over_paper=tokens / formula,
+            table.add(layout=layout, axis=axis, **{k: str(v) for k, v in at.items()}, tokens=tokens, predicted=predicted, paper=formula, over_paper=tokens / formula,
                       copies=float(sweep.metrics["replication_factor"][point]))
     order = table.distinct("layout")
     table.rows.sort(key=lambda r: (order.index(r["layout"]), r["axis"], float(r[r["axis"]])))
@@ -67,15 +69,14 @@ def figures(named):
         numbered = paper.Table("axis", table.columns)
         numbered.rows = [{**row, axis: float(row[axis])} for row in table.where(axis=axis)]
         paper.lines(panel, numbered, axis, "tokens", "layout")
+        paper.crosses(panel, numbered, axis, "predicted", "layout")
         rows = numbered.where(layout="expert")
         panel.plot([r[axis] for r in rows], [r["paper"] for r in rows], "k:", label="paper: L/G + L/E")
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
         panel.set_xlabel({"G": "ranks G", "L": "tokens L", "E": "experts E", "k": "experts per token k"}[axis])
     axes[0].set_ylabel("tokens per rank and request (counted)")
-    handles, texts = axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="upper center", ncol=8, bbox_to_anchor=(0.5, 1.0), handlelength=1.6, columnspacing=0.8)
-    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.87))
+    paper.shared_legend(figure, axes[0])
     return {"memory": figure}
 
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import paper  # noqa: E402
 
 CLASSES = ("kv", "q", "partial", "headers", "notices", "lse")
-COLUMNS = {"map": ("key", ""), **{c: ("counted", "KiB/token") for c in CLASSES}, "total": ("counted", "KiB/token"), "copies": ("counted", "per token"), "ranks_stored": ("counted", "per token"),
+COLUMNS = {"map": ("key", ""), **{c: ("counted", "KiB/token") for c in CLASSES}, "total": ("counted", "KiB/token"), "total_plan": ("modelled", "KiB/token, moekv plan for even routing"), "copies": ("counted", "per token"), "ranks_stored": ("counted", "per token"),
            "fanout": ("counted", "ranks/query"), "memory_kib": ("counted", "KiB/rank"), "read_imbalance": ("counted", "max/mean"), "memory_imbalance": ("counted", "max/mean"),
            "pair_imbalance": ("counted", "max/mean"), "step_us": ("modelled", "us")}
 MATRIX = {"map": ("key", ""), "first_step": ("key", ""), "source": ("key", ""), "destination": ("key", ""), "kib": ("counted", "KiB")}
@@ -21,7 +21,7 @@ def tables(sweep):
     for label, (point, *_) in paper.groups(sweep).items():
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
         parts = {c: get("wire_" + c) / get("tokens") / 1024 for c in CLASSES}
-        table.add(map=label, **parts, total=get("bytes_wire_per_token") / 1024, copies=get("replication_factor"),
+        table.add(map=label, **parts, total=get("bytes_wire_per_token") / 1024, total_plan=paper.predicted(sweep, point, "bytes_wire") / get("tokens") / 1024, copies=get("replication_factor"),
                   ranks_stored=get("ranks_per_token"), fanout=get("fanout"), memory_kib=float(paper.per_rank_peak(sweep, point).max()) / 1024,
                   read_imbalance=get("rank_imbalance_ratio"), memory_imbalance=get("rank_memory_imbalance"), pair_imbalance=get("pair_imbalance"),
                   step_us=get("t_step_model") / get("n_steps") / 1e3)
@@ -44,10 +44,12 @@ def bars(table):
         values = numpy.array(table.column(part))
         axes[0].barh(range(len(names)), values, left=left, label=part, color=paper.plot_style.FILLS[i], hatch=paper.plot_style.HATCHES[i], edgecolor="black", linewidth=0.3)
         left += values
+    axes[0].plot(table.column("total_plan"), range(len(names)), "k|", markersize=7, label="predicted, all kinds")
     axes[0].set_yticks(range(len(names)))
     axes[0].set_yticklabels(names)
     axes[0].invert_yaxis()
     axes[0].set_xlabel("KiB between ranks per token (counted)")
+    axes[0].set_xlim(right=1.75 * max(table.column("total")))  # room for the legend
     axes[0].legend(loc="lower right")
     paper.bars(axes[1], [""] * len(names), table.column("read_imbalance"), colour=0, offset=-0.2, width=0.4, label="entries read")
     paper.bars(axes[1], [""] * len(names), table.column("memory_imbalance"), colour=1, offset=0.2, width=0.4, label="peak memory")

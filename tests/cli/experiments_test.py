@@ -164,6 +164,15 @@ class Figures(unittest.TestCase):
         for name in names:
             self.assertEqual(Path("traffic/a", name).read_bytes(), Path("traffic/b", name).read_bytes(), name)
 
+    def test_predictions_stand_beside_what_was_counted(self):
+        self.assertEqual(self.plot("--out", "traffic/c").returncode, 0)
+        table = read_csv("traffic/c/traffic.csv")
+        for row in table.rows:
+            if row["map"] == "local":
+                self.assertEqual((row["total"], row["total_plan"]), (0, 0))
+            else:
+                self.assertTrue(0.5 < row["total_plan"] / row["total"] < 2, row)
+
     def test_check_fails_on_a_changed_number(self):
         expected = Path("traffic/expected")
         self.assertEqual(self.plot("--accept", "--expected", expected).returncode, 0)
