@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a job of the sweep does: one part of the points, requeued for as long as it ends resumable (exit code 75).
+# What a job of the sweep does: one part of the points, requeued for as long as it ends resumable (exit code 75) or is ended by its time limit.
 # usage: job.sh SITE PROGRAM part FOLDER SWEEP N [key=value ...]      one array task
 #        job.sh SITE PROGRAM merge FOLDER                             afterwards
 #        job.sh SITE PROGRAM run CONFIG [options ...]                 one configuration
@@ -14,20 +14,38 @@ export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 for setting in "${launch_environment[@]}"; do export "${setting?}"; done
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
+restarts=${SLURM_RESTART_COUNT:-0}
+requeue() { # REASON
+  if [ "$restarts" -lt "$most_restarts" ]; then
+    echo "job.sh: $1, requeued (restart $((restarts + 1)) of at most $most_restarts)"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600 # ends with the requeue
+  fi
+}
+# At its limit a job gets SIGTERM, and KillWait later SIGKILL; whoever cancels a job sends SIGTERM too.
+# shellcheck disable=SC2317 # called by the trap
+at_limit() { scontrol -o show job "$SLURM_JOB_ID" | grep -q 'Reason=TimeLimit '; }
+trap 'if at_limit; then requeue "ended by its time limit"; fi' TERM
+
+# run COMMAND...: its exit code is `code`; signals are answered while it runs.
+run() {
+  "$@" &
+  local job=$!
+  while kill -0 "$job" 2>/dev/null; do wait "$job"; done
+  wait "$job"
+  code=$?
+}
+
 case $what in
   part)
     folder=$1 sweep=$2 n=$3
     shift 3
-    "${launch[@]}" "$program" sweep "$sweep" "$@" --out "$folder" --resume --part "$SLURM_ARRAY_TASK_ID/$n" --grace "$((grace_seconds / 2))s"
-    code=$?
+    run "${launch[@]}" "$program" sweep "$sweep" "$@" --out "$folder" --resume --part "$SLURM_ARRAY_TASK_ID/$n" --grace "$((grace_seconds / 2))s"
     ;;
   merge)
-    "$program" merge "$1" --out "${1%/}.h5"
-    code=$?
+    run "$program" merge "$1" --out "${1%/}.h5"
     ;;
   run)
-    "${launch[@]}" "$program" run "$@"
-    code=$?
+    run "${launch[@]}" "$program" run "$@"
     ;;
   *)
     echo "job.sh: '$what' is none of part, merge, run" >&2
@@ -35,9 +53,5 @@ case $what in
     ;;
 esac
 
-restarts=${SLURM_RESTART_COUNT:-0}
-if [ "$code" -eq 75 ] && [ "$restarts" -lt "$most_restarts" ]; then
-  echo "job.sh: interrupted, requeued (restart $((restarts + 1)) of at most $most_restarts)"
-  scontrol requeue "$SLURM_JOB_ID" && sleep 600 # ends with the requeue
-fi
+if [ "$code" -eq 75 ]; then requeue interrupted; fi
 exit "$code"

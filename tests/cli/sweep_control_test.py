@@ -1,6 +1,7 @@
 """How a sweep is stopped, gone on with, isolated and judged: signals, limits, crashes, repeats, reports, and results that are run again."""
 import json
-import os
+import re
+import shutil
 import signal
 import time
 import unittest
@@ -12,6 +13,17 @@ import sweep_test
 
 # Two points of the six take long enough to be told to stop.
 LONG = sweep_test.SWEEP.replace("[lru, fifo, clock]", "[lru, fifo]").replace("{range: {from: 20, to: 80, step: 20, unit: \"%\"}}", "[30%]")
+# The second point needs half a GiB, the third keeps no payload.
+NEEDS = """
+base:
+  model: deepseek-v2-lite
+  trace: {synthetic: {preset: uniform, n_requests: 48, prompt_tokens: 1000, output_tokens: 24}, layers: [1-9]}
+  cluster: {ranks: 8}
+  placement: {layout: local}
+  batch: {load: concurrency(48)}
+axes:
+  - cases: [{trace.synthetic.n_requests: 4}, {backend: host}, {backend: count}]
+"""
 REPORT = """
 name: judged
 base:
@@ -64,7 +76,10 @@ class Control(program.ProgramTest):
             ended = '"event":"ok"' if grace == "60s" else f'"reason":"{sent.name}"'
             self.assertIn(ended, self.journal("cut"), f"signal {number}")
         self.run_ok("sweep", name, *large, "--out", "cut", "--resume")
-        self.run_ok("sweep", name, *large, "--out", "whole")
+        whole = self.run_ok("sweep", name, *large, "--out", "whole").out
+        useful, overhead = (float(re.search(text, whole)[1]) for text in (r"([\d.]+) of it inside steps", r"([\d.]+) ms a point outside replays"))
+        self.assertGreaterEqual(useful, 0.95, whole)  # points of a second and less
+        self.assertLessEqual(overhead, 5.0, whole)  # CPU time
         for folder in ("cut", "whole"):
             self.run_ok("merge", folder, "--out", folder + ".h5")
         self.assertIn("4 and 4 points: same decisions and counters", self.run_ok("diff", "cut.h5", "whole.h5").out)
@@ -116,11 +131,38 @@ class Control(program.ProgramTest):
         done = program.run("sweep", name, "--out", "short", "--budget", "0.000000001s", folder=self.folder)
         self.assertEqual(done.code, 75, done)
         self.assertIn("interrupted (budget of time): 4 of 4 points are left", done.err)
+        self.jobs_ask_for_enough_memory()
         self.assertIn("--grace: 'soon' is no duration", self.refuse("sweep", name, "--out", "x", "--grace", "soon"))
-        if not any(os.access(os.path.join(folder, "sbatch"), os.X_OK) for folder in os.environ["PATH"].split(":")):
-            done = program.run("sweep", name, "--out", "queue", "--submit", "2", folder=self.folder)
+
+    def jobs_ask_for_enough_memory(self):
+        """A sweep is not submitted where a job would get less memory than a point is predicted to need; nothing is left behind."""
+        submit = ["sweep", self.write(NEEDS, "needs.yaml"), "--out", "queue", "--submit", "2", "--site", "site.sh"]
+        plans = json.loads(self.run_ok(*submit[:2], "--dry-run", "--json").out)
+        largest = max(p["job_bytes"] for p in plans)
+        self.write("nodes=2\ntasks_per_node=2\nmemory_per_node=300M\n", "site.sh")
+        words = self.refuse(*submit)
+        self.assertRegex(words, r"site.sh: error: point 1 \w+ needs [\d.]+ MiB on a node, memory_per_node is 300.00 MiB \(set ")
+        needed = int(re.search(r"set memory_per_node=(\d+)M or nodes=4, or", words)[1])
+        self.assertAlmostEqual(needed, largest * 1.15 / 2 / 2**20 + 128, delta=2)  # half of the ranks and two processes
+        for text in (f"nodes=2\ntasks_per_node=2\nsbatch_options=(--mem={needed + 1})\n", "nodes=1\ntasks_per_node=2\n"):
+            self.write(text, "site.sh")
+            done = program.run(*submit, folder=self.folder, PATH=self.without_slurm())
             self.assertEqual(done.code, 3, done)
             self.assertIn("no Slurm", done.err)
+            self.assertEqual("memory is not compared: site.sh names no memory_per_node" in done.out, "mem" not in text)
+            shutil.rmtree(self.folder / "queue")
+        self.write("nodes=many\n", "site.sh")
+        self.assertIn("is no site file", self.refuse(*submit))
+        self.assertIn("nothing.sh: error: no such file", self.refuse(*submit[:-1], "nothing.sh"))
+
+    def without_slurm(self):
+        """A PATH with all programs but those of Slurm."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        for name in ("bash", "numfmt", "realpath", "dirname", "basename", "env"):
+            if not (folder / name).exists():
+                (folder / name).symlink_to(shutil.which(name))
+        return str(folder)
 
     def test_report(self):
         name = self.write(REPORT, "judged.yaml")

@@ -84,6 +84,7 @@ class Sweeps(program.ProgramTest):
         self.assertEqual(self.listing(), [name], "looking leaves nothing behind")
         done = self.run_ok("sweep", name)
         self.assertIn("24 of 24 points: 24 ok, 0 failed", done.out)
+        self.assertEqual([path.name for path in self.folder.glob("small.sweep/points/*")], ["0of1.bundle"])  # short points share a file
         self.assertIn("24 ok, 0 failed", self.run_ok("sweep", "small.sweep", "--status").out)
         sweep = self.merged("small.sweep")
         self.assertEqual((sweep.n, sweep.ok.sum(), sweep.attrs["status"]), (POINTS, POINTS, "complete"))

@@ -1,4 +1,7 @@
-"""Sweeps on a real Slurm: an array of four jobs of which one is told to end, as before its limit, and requeued; a merge after them; two nodes."""
+"""Sweeps on a real Slurm: arrays of jobs that are told to end or reach their time limit and are requeued; a merge after them; two nodes; memory."""
+import contextlib
+import os
+import signal
 import sys
 import tempfile
 import unittest
@@ -10,20 +13,8 @@ import program  # noqa: E402
 import sweep_test  # noqa: E402
 
 # Six points for each of four parts, of some tenths of a second: a part can be told to end between two of them.
-SWEEP = """
-name: queue
-base:
-  model: deepseek-v2-lite
-  backend: count
-  trace: {synthetic: {preset: uniform, n_requests: 16, prompt_tokens: 384, output_tokens: 96}, layers: [1-2]}
-  cluster: {ranks: 4}
-  placement: {layout: expert}
-  eviction: {protect: {sinks: 0, recent: 4}}
-axes:
-  - eviction.policy: [lru, fifo, clock]
-  - eviction.budget: {range: {from: 20, to: 80, step: 20, unit: "%"}}
-  - page.slots: [8, 16]
-"""
+SMALL, LARGE = "n_requests: 6, prompt_tokens: 96, output_tokens: 24", "n_requests: 16, prompt_tokens: 384, output_tokens: 96"
+SWEEP = sweep_test.SWEEP.replace("name: small", "name: queue").replace(SMALL, LARGE)
 SITE = """
 sbatch_options=(--partition={partition})
 nodes={nodes}
@@ -32,10 +23,11 @@ gpus_per_node={gpus}
 time_limit=10
 grace_seconds=60
 launch_environment=({environment})
+memory_per_node=1G
 """
 
 
-class OnSlurm(program.ProgramTest):
+class Cluster(program.ProgramTest):
     """One cluster for all tests: starting it takes a second."""
 
     @classmethod
@@ -58,7 +50,7 @@ class OnSlurm(program.ProgramTest):
     def until_done(self, job):
         def done():
             self.lab.restart_at_once(job)
-            return all(state in ("COMPLETED", "FAILED") for state in self.lab.states(job).values())
+            return all(state in ("COMPLETED", "FAILED", "TIMEOUT") for state in self.lab.states(job).values())
 
         self.lab.wait(done, f"job {job} does not end", 150)
 
@@ -68,9 +60,45 @@ class OnSlurm(program.ProgramTest):
         self.lab.wait(lambda: journal.exists() and '"event":"ok"' in journal.read_text(), "no point ends")
         self.lab.run("scancel", "--signal=USR1", f"{job}_{part}")
 
+    def process_of(self, folder, part):
+        """The one process of a part that works on the points of a folder; 0 where none does."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[0] == os.path.realpath(program.PROGRAM).encode() and f"{part}/4".encode() in words and str(self.folder / folder).encode() in words:
+                return int(path.parent.name)
+        return 0
+
+    def halt(self, folder, part):
+        """Stops a part after its first point, so that its job is there when Slurm acts."""
+        journal = self.folder / folder / f"journal/{part}of4.jsonl"
+        self.lab.wait(lambda: journal.exists() and '"event":"ok"' in journal.read_text(), "no point ends")
+        process = self.process_of(folder, part)
+        self.assertNotEqual(process, 0, f"part {part} has ended already")
+        os.kill(process, signal.SIGSTOP)
+        return process
+
+    def halted(self, process):
+        """It stands still, and no signal waits for it."""
+        try:
+            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines() if ":\t" in line)
+        except OSError:
+            return False
+        return status["State"].startswith("T") and not int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+
+    def assert_equals_a_run_here(self, folder):
+        self.run_ok("sweep", "queue.yaml", "--out", "here")
+        self.run_ok("merge", "here", "--out", "here.h5")
+        self.assertIn("same decisions and counters", self.run_ok("diff", "here.h5", folder + ".h5").out)
+        sweep_test.Sweeps.assert_same_numbers(self, "here.h5", folder + ".h5")
+
     def logs(self, folder):
         return {path.name: path.read_text() for path in (self.folder / folder / "slurm").glob("*.log")}
 
+
+class Jobs(Cluster):
     def test_array_with_requeue_and_merge(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
         parts, merge = self.submit("queue.sweep", self.site("site.sh", "one"), 4)
@@ -84,10 +112,7 @@ class OnSlurm(program.ProgramTest):
         self.assertIn("interrupted (SIGUSR1)", logs["part-0.log"])
         self.assertIn("requeued (restart 1 of at most 20)", logs["part-0.log"])
         self.assertIn("24 points: 24 ok", logs["merge.log"])
-        self.run_ok("sweep", "queue.yaml", "--out", "here")
-        self.run_ok("merge", "here", "--out", "here.h5")
-        self.assertIn("same decisions and counters", self.run_ok("diff", "here.h5", "queue.sweep.h5").out)
-        sweep_test.Sweeps.assert_same_numbers(self, "here.h5", "queue.sweep.h5")
+        self.assert_equals_a_run_here("queue.sweep")
 
     def test_two_nodes_with_gpus(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
@@ -108,6 +133,31 @@ class OnSlurm(program.ProgramTest):
     def processes(self, path):
         sweep = sweep_test.moekv_results.load_sweep(path)
         return int(sweep.provenance["n_processes"])
+
+
+class Limits(Cluster):
+    """Slurm looks at limits every thirty seconds: a test of its own, which waits beside others."""
+
+    def test_time_limits(self):
+        (self.folder / "queue.yaml").write_text(SWEEP)
+        parts, merge = self.submit("late.sweep", self.site("site.sh", "one"), 4)
+        warned = self.halt("late.sweep", 0)
+        self.halt("late.sweep", 1)
+        self.lab.end_in(f"{parts}_0", 75)  # the warning is due a minute and half before it
+        self.lab.end_in(f"{parts}_1", 1)
+        self.lab.wait(lambda: not self.halted(warned), "Slurm sends no warning")
+        with contextlib.suppress(ProcessLookupError):  # Slurm may have let it go on itself
+            os.kill(warned, signal.SIGCONT)
+        self.until_done(parts)
+        self.until_done(merge)
+        logs = self.logs("late.sweep")
+        self.assertEqual(set(self.lab.states(parts).values()), {"COMPLETED"}, f"{logs}\n{self.lab.log()}")
+        self.assertIn("interrupted (SIGUSR1)", logs["part-0.log"])
+        self.assertIn("job.sh: interrupted, requeued (restart 1 of at most 20)", logs["part-0.log"])
+        self.assertIn("DUE TO TIME LIMIT", logs["part-1.log"])
+        self.assertIn("job.sh: ended by its time limit, requeued (restart 1 of at most 20)", logs["part-1.log"])
+        self.assertIn("24 points: 24 ok", logs["merge.log"])
+        self.assert_equals_a_run_here("late.sweep")
 
 
 if __name__ == "__main__":
