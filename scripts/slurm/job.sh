@@ -21,17 +21,20 @@ requeue() { # REASON
     scontrol requeue "$SLURM_JOB_ID" && sleep 600 # ends with the requeue
   fi
 }
-# At its limit a job gets SIGTERM, and KillWait later SIGKILL; whoever cancels a job sends SIGTERM too.
+# The warning before the limit comes to this shell alone, and goes on to its child: srun and mpirun pass it to their processes. At its limit a job gets
+# SIGTERM, and KillWait later SIGKILL; whoever cancels a job sends SIGTERM too.
+child=
 # shellcheck disable=SC2317 # called by the trap
 at_limit() { scontrol -o show job "$SLURM_JOB_ID" | grep -q 'Reason=TimeLimit '; }
+trap '[ -z "$child" ] || kill -USR1 "$child"' USR1
 trap 'if at_limit; then requeue "ended by its time limit"; fi' TERM
 
 # run COMMAND...: its exit code is `code`; signals are answered while it runs.
 run() {
   "$@" &
-  local job=$!
-  while kill -0 "$job" 2>/dev/null; do wait "$job"; done
-  wait "$job"
+  child=$!
+  while kill -0 "$child" 2>/dev/null; do wait "$child"; done
+  wait "$child"
   code=$?
 }
 

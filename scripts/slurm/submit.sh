@@ -55,7 +55,7 @@ job() {
 shape=(--nodes="$nodes" --ntasks-per-node="$tasks_per_node" --cpus-per-task="$cpus_per_task")
 if [ -n "$memory_per_node" ]; then shape+=(--mem="$memory_per_node"); fi
 if [ "$gpus_per_node" -gt 0 ]; then shape+=(--gres=gpu:"$gpus_per_node"); fi
-again=(--requeue --open-mode=append --time="$time_limit" --signal="USR1@$grace_seconds")
+again=(--requeue --open-mode=append --time="$time_limit" --signal="B:USR1@$grace_seconds")
 
 if [ "$1" = run ]; then
   shift

@@ -123,12 +123,12 @@ class Lab:
             raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}")
         return done.stdout
 
-    def wait(self, condition, what, limit_s=60):
+    def wait(self, condition, what, limit_s=60, step_s=0.1):
         deadline = time.monotonic() + limit_s
         while not condition():
             if time.monotonic() > deadline:
                 raise AssertionError(f"{what}\n{self.log()}")
-            time.sleep(0.1)
+            time.sleep(step_s)
 
     def states(self, job):
         """States of a job's tasks: {"0": "COMPLETED", ...}; of one without tasks {"": ...}."""

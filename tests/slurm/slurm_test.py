@@ -22,6 +22,7 @@ tasks_per_node={tasks}
 gpus_per_node={gpus}
 time_limit=10
 grace_seconds=60
+launch=({launch})
 launch_environment=({environment})
 memory_per_node=1G
 """
@@ -38,8 +39,8 @@ class Cluster(program.ProgramTest):
         if not hasattr(cls, "enterClassContext"):
             cls.addClassCleanup(cls.lab.__exit__)
 
-    def site(self, name, partition, nodes=1, tasks=1, gpus=0, environment=""):
-        (self.folder / name).write_text(SITE.format(partition=partition, nodes=nodes, tasks=tasks, gpus=gpus, environment=environment))
+    def site(self, name, partition, nodes=1, tasks=1, gpus=0, environment="", launch="srun --mpi=pmix"):
+        (self.folder / name).write_text(SITE.format(partition=partition, nodes=nodes, tasks=tasks, gpus=gpus, environment=environment, launch=launch))
         return self.folder / name
 
     def submit(self, folder, site, parts, *more):
@@ -60,25 +61,37 @@ class Cluster(program.ProgramTest):
         self.lab.wait(lambda: journal.exists() and '"event":"ok"' in journal.read_text(), "no point ends")
         self.lab.run("scancel", "--signal=USR1", f"{job}_{part}")
 
-    def process_of(self, folder, part):
+    def process_of(self, folder, part, parts):
         """The one process of a part that works on the points of a folder; 0 where none does."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().split(b"\0")
             except OSError:
                 continue
-            if words[0] == os.path.realpath(program.PROGRAM).encode() and f"{part}/4".encode() in words and str(self.folder / folder).encode() in words:
+            if words[0] == os.path.realpath(program.PROGRAM).encode() and f"{part}/{parts}".encode() in words and str(self.folder / folder).encode() in words:
                 return int(path.parent.name)
         return 0
 
-    def halt(self, folder, part):
-        """Stops a part after its first point, so that its job is there when Slurm acts."""
-        journal = self.folder / folder / f"journal/{part}of4.jsonl"
-        self.lab.wait(lambda: journal.exists() and '"event":"ok"' in journal.read_text(), "no point ends")
-        process = self.process_of(folder, part)
-        self.assertNotEqual(process, 0, f"part {part} has ended already")
-        os.kill(process, signal.SIGSTOP)
-        return process
+    def halt(self, *wanted):
+        """Stops each (folder, part, parts) after its first point, so that its job is there when Slurm acts. Returns their processes."""
+        found = {}
+
+        def all_halted():
+            for folder, part, parts in set(wanted) - set(found):
+                journal = self.folder / folder / f"journal/{part}of{parts}.jsonl"
+                if journal.exists() and '"event":"ok"' in journal.read_text():
+                    process = found[folder, part, parts] = self.process_of(folder, part, parts)
+                    self.assertNotEqual(process, 0, f"part {part} has ended already")
+                    self.addCleanup(self.send, process, signal.SIGKILL)
+                    self.send(process, signal.SIGSTOP)
+            return len(found) == len(wanted)
+
+        self.lab.wait(all_halted, "no point ends", step_s=0.02)
+        return [found[key] for key in wanted]
+
+    def send(self, process, number):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
     def halted(self, process):
         """It stands still, and no signal waits for it."""
@@ -141,19 +154,22 @@ class Limits(Cluster):
     def test_time_limits(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
         parts, merge = self.submit("late.sweep", self.site("site.sh", "one"), 4)
-        warned = self.halt("late.sweep", 0)
-        self.halt("late.sweep", 1)
-        self.lab.end_in(f"{parts}_0", 75)  # the warning is due a minute and half before it
+        single, _ = self.submit("direct.sweep", self.site("direct.sh", "one", launch=""), 1, "--only", "0-7")
+        *warned, _ = self.halt(("late.sweep", 0, 4), ("direct.sweep", 0, 1), ("late.sweep", 1, 4))
+        for job in (f"{parts}_0", f"{single}_0"):
+            self.lab.end_in(job, 75)  # the warning is due a minute and half before it
         self.lab.end_in(f"{parts}_1", 1)
-        self.lab.wait(lambda: not self.halted(warned), "Slurm sends no warning")
-        with contextlib.suppress(ProcessLookupError):  # Slurm may have let it go on itself
-            os.kill(warned, signal.SIGCONT)
-        self.until_done(parts)
-        self.until_done(merge)
-        logs = self.logs("late.sweep")
-        self.assertEqual(set(self.lab.states(parts).values()), {"COMPLETED"}, f"{logs}\n{self.lab.log()}")
-        self.assertIn("interrupted (SIGUSR1)", logs["part-0.log"])
-        self.assertIn("job.sh: interrupted, requeued (restart 1 of at most 20)", logs["part-0.log"])
+        self.lab.wait(lambda: not any(map(self.halted, warned)), "Slurm sends no warning")
+        for process in warned:
+            self.send(process, signal.SIGCONT)  # Slurm may have let it go on itself
+        for job in (parts, merge, single):
+            self.until_done(job)
+        logs, alone = self.logs("late.sweep"), self.logs("direct.sweep")["part-0.log"]
+        self.assertEqual({*self.lab.states(parts).values(), *self.lab.states(single).values()}, {"COMPLETED"}, f"{logs}\n{alone}\n{self.lab.log()}")
+        for log in (logs["part-0.log"], alone):
+            self.assertIn("interrupted (SIGUSR1)", log)
+            self.assertIn("job.sh: interrupted, requeued (restart 1 of at most 20)", log)
+        self.assertIn("8 of 8 points: 8 ok", alone)
         self.assertIn("DUE TO TIME LIMIT", logs["part-1.log"])
         self.assertIn("job.sh: ended by its time limit, requeued (restart 1 of at most 20)", logs["part-1.log"])
         self.assertIn("24 points: 24 ok", logs["merge.log"])
