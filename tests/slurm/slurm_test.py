@@ -82,7 +82,7 @@ class Cluster(program.ProgramTest):
                 if journal.exists() and '"event":"ok"' in journal.read_text():
                     process = found[folder, part, parts] = self.process_of(folder, part, parts)
                     self.assertNotEqual(process, 0, f"part {part} has ended already")
-                    self.addCleanup(self.send, process, signal.SIGKILL)
+                    self.addCleanup(lambda key=(folder, part, parts), old=process: self.process_of(*key) == old and self.send(old, signal.SIGKILL))
                     self.send(process, signal.SIGSTOP)
             return len(found) == len(wanted)
 
