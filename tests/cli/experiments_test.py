@@ -165,7 +165,7 @@ class Figures(unittest.TestCase):
             self.assertEqual(Path("traffic/a", name).read_bytes(), Path("traffic/b", name).read_bytes(), name)
 
     def test_predictions_stand_beside_what_was_counted(self):
-        self.assertEqual(self.plot("--out", "traffic/c").returncode, 0)
+        self.assertEqual(self.plot("--accept", "--expected", "traffic/c").returncode, 0)
         table = read_csv("traffic/c/traffic.csv")
         for row in table.rows:
             if row["map"] == "local":
