@@ -67,7 +67,7 @@ ExitCode run_import(ImportArguments& arguments) {
     options.progress = [&progress](const ImportProgress& done) { progress.show(done); };
     report = import_trace(options, arguments.out);
   }
-  for (const auto& line : report.warnings) fmt::print(stderr, "warning: {}\n", line);
+  for (const auto& line : report.warnings) fmt::print(stderr, "warning: {}\n", printable(line));
   if (!arguments.quiet) {
     for (const auto& line : report.notes) fmt::print("{}\n", line);
   }

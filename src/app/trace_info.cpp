@@ -7,6 +7,7 @@
 #include <string>
 
 #include "app/command.hpp"
+#include "core/text.hpp"
 #include "core/units.hpp"
 #include "trace/native_file.hpp"
 #include "trace/native_format.hpp"
@@ -103,7 +104,7 @@ void print_facts(const native::NativeFile& trace, const Json& facts) {
   const TraceInfo& t = trace.info;
   const Json& requests = facts["requests"];
   const auto line = [](std::string_view name, const std::string& value) {
-    if (!value.empty()) fmt::print("{:<10}{}\n", name, value);
+    if (!value.empty()) fmt::print("{:<10}{}\n", name, printable(value));
   };
   line("trace", t.path);
   line("digest", t.digest);
@@ -120,8 +121,8 @@ void print_facts(const native::NativeFile& trace, const Json& facts) {
   line("license", t.license);
   line("workload", t.workload);
   for (const Json& d : facts["datasets"]) {
-    fmt::print("  {:<20} {:<5} [{}]  {}\n", d["name"].get<std::string>(), d["type"].get<std::string>(), fmt::join(d["shape"].get<h5::Dims>(), " x "),
-               format_bytes(d["stored_bytes"].get<std::int64_t>()));
+    fmt::print("  {:<20} {:<5} [{}]  {}\n", printable(d["name"].get<std::string>()), d["type"].get<std::string>(),
+               fmt::join(d["shape"].get<h5::Dims>(), " x "), format_bytes(d["stored_bytes"].get<std::int64_t>()));
   }
   for (const Json& entry : facts["import_log"]) line("import", entry.get<std::string>());
 }
@@ -147,7 +148,7 @@ ExitCode show_info(const InfoOptions& options) {
   }
   if (!report.errors.empty()) throw UserError(report.errors);
   print_facts(trace, facts);
-  for (const Problem& p : report.warnings) fmt::print("{}: warning: {} ({})\n", p.where, p.what, p.suggestion);
+  for (const Problem& p : report.warnings) fmt::print("{}: warning: {} ({})\n", printable(p.where), printable(p.what), p.suggestion);
   if (options.check) fmt::print("checked: every row is sound, {} warning{}\n", report.warnings.size(), report.warnings.size() == 1 ? "" : "s");
   return ExitCode::ok;
 }

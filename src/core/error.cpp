@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/text.hpp"
+
 namespace moekv {
 
 std::string format_problems(const std::vector<Problem>& problems) {
@@ -12,16 +14,15 @@ std::string format_problems(const std::vector<Problem>& problems) {
   for (std::size_t i = 0; i < std::min(problems.size(), most); ++i) {
     const Problem& p = problems[i];
     if (i > 0) text += '\n';
-    text += (p.where.empty() ? "" : p.where + ": ") + "error: " + p.what;
-    if (!p.suggestion.empty()) text += " (" + p.suggestion + ")";
-    if (!p.excerpt.empty()) text += '\n' + p.excerpt;
+    text += (p.where.empty() ? "" : printable(p.where) + ": ") + "error: " + printable(p.what);
+    if (!p.suggestion.empty()) text += " (" + printable(p.suggestion) + ")";
+    if (!p.excerpt.empty()) text += '\n' + printable(p.excerpt, "\n\t");
   }
   if (problems.size() > most) text += "\n... and " + std::to_string(problems.size() - most) + " more";
   return text;
 }
 
-UserError::UserError(std::vector<Problem> problems)
-    : std::runtime_error(format_problems(problems)), problems_(std::move(problems)) {}
+UserError::UserError(std::vector<Problem> problems) : std::runtime_error(format_problems(problems)), problems_(std::move(problems)) {}
 
 UserError::UserError(std::string where, std::string what, std::string suggestion)
     : UserError(std::vector<Problem>{{std::move(where), std::move(what), std::move(suggestion)}}) {}
