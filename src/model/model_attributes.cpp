@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <set>
 
 #include "model/model_check.hpp"
@@ -50,6 +51,13 @@ class Attributes {
     }
     problems_.push_back({object_.where(), fmt::format("attribute '{}' is '{}'", name, value), fmt::format("allowed: {}", fmt::join(names, ", "))});
   }
+  /// Refuses attributes that say nothing because the file did not make a choice.
+  void refuse_unless(bool chosen, std::initializer_list<const char*> names, std::string_view choice) {
+    for (const char* name : names) {
+      if (!chosen && object_.has_attribute(name))
+        problems_.push_back({object_.where(), fmt::format("attribute '{}' says nothing without {}", name, choice), see_format});
+    }
+  }
   void refuse_others() {
     for (const std::string& name : object_.attribute_names()) {
       if (!asked_.contains(name)) problems_.push_back({object_.where(), fmt::format("unknown attribute '{}'", name), see_format});
@@ -93,7 +101,9 @@ void read_rope(Attributes& a, DecoderSpec& spec) {
   a.number("yarn_beta_slow", rope.yarn_beta_slow, 0, 1e6, false);
   a.number("yarn_attention_factor", rope.yarn_attention_factor, 0, 1e3, false);
   a.number("yarn_truncate", rope.yarn_truncate, 0, 1, false);
-  if (!yarn) rope.yarn_factor = 0;
+  a.refuse_unless(rope.style != RopeStyle::none, {"rope_scaling"}, "a rope_style other than none");
+  a.refuse_unless(yarn, {"yarn_factor", "yarn_original_tokens", "yarn_beta_fast", "yarn_beta_slow", "yarn_attention_factor", "yarn_truncate"},
+                  "rope_scaling = yarn");
 }
 
 void read_gate(Attributes& a, DecoderSpec& spec) {
@@ -110,6 +120,7 @@ void read_gate(Attributes& a, DecoderSpec& spec) {
   a.choice("activation", spec.activation, {"swiglu", "swiglu_clamped"}, false);
   a.number("swiglu_alpha", spec.swiglu_alpha, 0, 1e3, false);
   a.number("swiglu_limit", spec.swiglu_limit, 0, 1e6, false);
+  a.refuse_unless(spec.activation == Activation::swiglu_clamped, {"swiglu_alpha", "swiglu_limit"}, "activation = swiglu_clamped");
 }
 
 /// Combinations that no decoder has.

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <utility>
 
 #include "core/error.hpp"
 #include "core/units.hpp"
@@ -15,7 +17,7 @@
 namespace moekv {
 namespace {
 
-constexpr std::size_t most_datasets = 1 << 16;
+constexpr std::size_t most_objects = 1 << 16;
 constexpr std::uint64_t most_deflation = 1100;  // bytes that a byte of deflate can stand for
 
 /// Stored type of a dataset; a problem for one that is none of weights.
@@ -59,27 +61,54 @@ bool all_finite(const Tensor& t) {
   return no_exponent_full<std::uint16_t>(t.data.data(), t.data.size() / 2, t.type == ElementFormat::fp16 ? 0x7C00U : 0x7F80U);
 }
 
-/// Datasets below `group` by path.
-void collect(const h5::Group& group, const std::string& prefix, int depth, std::map<std::string, h5::Dims>& dims, std::uint64_t& bytes,
-             std::vector<Problem>& problems) {
+/// What a file has below its root.
+struct Contents {
+  std::map<std::string, h5::Dims> dims;  // of datasets by path
+  std::vector<std::string> groups;       // paths
+  std::uint64_t bytes = 0;
+};
+
+void refuse_attributes(const h5::Object& object, std::string_view allowed, std::vector<Problem>& problems) {
+  for (const std::string& name : object.attribute_names()) {
+    if (name != allowed) problems.push_back({object.where(), fmt::format("attribute '{}' says nothing here", name), model_check::see_format});
+  }
+}
+
+/// Adds what lies below `group`.
+void collect(const h5::Group& group, const std::string& prefix, int depth, Contents& contents, std::vector<Problem>& problems) {
   for (const std::string& name : group.names()) {
-    if (dims.size() > most_datasets || problems.size() > 32) return;
+    if (contents.dims.size() + contents.groups.size() > most_objects || problems.size() > 32) return;
     if (group.is_group(name)) {
       if (depth > 3) {
         problems.push_back({group.where(), fmt::format("group '{}' is nested too deeply", name), "the format has three levels"});
-      } else {
-        collect(group.group(name), prefix + name + "/", depth + 1, dims, bytes, problems);
+        continue;
       }
+      const h5::Group child = group.group(name);
+      if (prefix != "layers/") refuse_attributes(child, "", problems);  // those of layers were read
+      contents.groups.push_back(prefix + name);
+      collect(child, prefix + name + "/", depth + 1, contents, problems);
       continue;
     }
     const h5::Dataset dataset = group.dataset(name);
     const h5::Dims shape = dataset.dims();
     const ElementFormat type = type_of(dataset, problems);
-    dims[prefix + name] = shape;
+    refuse_attributes(dataset, dataset.type() == h5::Type::u16 ? "encoding" : "", problems);
+    contents.dims[prefix + name] = shape;
     const std::uint64_t own = elements_of(shape) * (element_bits(type) / 8);
-    bytes += own;
+    contents.bytes += own;
     if (own / most_deflation > dataset.stored_bytes() || (own > 0 && dataset.stored_bytes() == 0))
       problems.push_back({dataset.where(), "holds no data, or less than its shape needs", "the file is damaged or incomplete"});
+  }
+}
+
+/// Groups that hold nothing of the format: with datasets in them, these were refused.
+void check_groups(const std::string& path, const std::vector<std::string>& groups, std::size_t n_layers, std::vector<Problem>& problems) {
+  std::set<std::string> known{"layers"};
+  for (std::size_t l = 0; l < n_layers; ++l) {
+    for (const char* part : {"", "/attn", "/ffn"}) known.insert(fmt::format("layers/{}{}", l, part));
+  }
+  for (const std::string& group : groups) {
+    if (!known.contains(group)) problems.push_back({path + ":/" + group, "unknown group", model_check::see_format});
   }
 }
 
@@ -114,8 +143,12 @@ ModelFile::ModelFile(const std::string& path) : path_(path), file_(h5::File::ope
   std::vector<Problem> problems;
   spec_ = model_check::read_spec(file_, problems);
   if (!problems.empty()) throw UserError(std::move(problems));
-  collect(file_, "", 0, dims_, weight_bytes_, problems);
+  Contents contents;
+  collect(file_, "", 0, contents, problems);
+  dims_ = std::move(contents.dims);
+  weight_bytes_ = contents.bytes;
   if (problems.empty()) model_check::check_datasets(path, dims_, spec_, problems);
+  if (problems.empty()) check_groups(path, contents.groups, spec_.layers.size(), problems);
   if (problems.size() > 32) problems.resize(32);
   if (!problems.empty()) throw UserError(std::move(problems));
   const std::uint64_t memory = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
