@@ -201,7 +201,8 @@ class Run {
     label_exercise(spec_, geometry_, out);
     if (batcher_.cut_prompts() > 0)
       out.notes.push_back(fmt::format("{} prompts were cut to trace.max_prompt_tokens and end there", batcher_.cut_prompts()));
-    out.violations = check_laws(spec_, out);
+    const std::vector<std::string> laws = check_laws(spec_, out);
+    out.violations.insert(out.violations.end(), laws.begin(), laws.end());  // after those of the driver
     out.summary = summarise(spec_, out);
     return out;
   }

@@ -31,6 +31,7 @@ std::pair<double, double> interval(const std::vector<Sequence>& sequences, const
     }
     means.push_back(sum.change / sum.tokens);
   }
+  if (std::any_of(means.begin(), means.end(), [](double m) { return std::isnan(m); })) return {std::nan(""), std::nan("")};
   std::sort(means.begin(), means.end());
   return {percentile(means, 2.5), percentile(means, 97.5)};
 }
@@ -68,7 +69,7 @@ void add_part(std::span<const TokenRecord> tokens, const ScoreSpec& score, const
   list.add("n_scored" + suffix, {"1", ClaimClass::counted, "tokens that were predicted" + which}, n);
   list.add_ratio("nll" + suffix, {"nat", measured, "-ln p(next token), mean over tokens" + which}, nll, n);
   list.add("perplexity" + suffix, {"1", measured, "exp(nll)" + which}, std::exp(nll / n));
-  if (!tokens.empty() && !std::isnan(tokens.front().nll_reference)) add_change(tokens, score, suffix, which, list);
+  if (score.reference == ScoreReference::dense) add_change(tokens, score, suffix, which, list);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // KvHistory: the keys and values that a model made, kept in fp32 for the exact attention that probes compare with.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <unordered_map>
@@ -19,6 +20,7 @@ class KvHistory final : public QkvSource {
   /// Adds rows of the next positions: k and v [tokens][n_kv_heads][head_dim].
   void add(LayerId layer, RequestId r, std::span<const float> k, std::span<const float> v);
   void forget(RequestId r) { requests_.erase(r.value); }
+  [[nodiscard]] std::size_t n_requests() const { return requests_.size(); }
 
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts, float* k, float* v) override;
   /// Queries are not kept: never called.

@@ -41,7 +41,8 @@ ModelDriver::ModelDriver(Geometry& geometry, ShardedCache& cache, const Decoder&
       tokens_file_(&tokens),
       history_(std::move(history)),
       reference_(std::move(reference)),
-      recorder_(recorder) {}
+      recorder_(recorder),
+      numbers_(geometry.spec().payload.element) {}
 
 ModelDriver::~ModelDriver() = default;
 
@@ -53,6 +54,7 @@ void ModelDriver::keep_tracks() {
 void ModelDriver::begin(const StepBatch& batch) {
   router_.begin(batch, items_);
   batch_ = batch;
+  numbers_.begin_step(batch.step);
 }
 
 void ModelDriver::enter(const ReplayLayer& layer) {
@@ -65,6 +67,7 @@ void ModelDriver::enter(const ReplayLayer& layer) {
     angles_ = decoder_->angles(positions_of(tokens_));
   }
   decoder_->attention_inputs(layer.layer.value, x_, angles_, {q32_, k32_, v32_});
+  numbers_.attention_inputs(layer.layer, tokens_, q32_, k32_, v32_);
   if (recorder_ != nullptr) recorder_->add_qkv(layer.layer.value, q32_, k32_, v32_);
   if (!history_) return;
   const std::size_t width = k32_.size() / std::max<std::size_t>(1, tokens_.size());
@@ -99,6 +102,7 @@ void ModelDriver::leave(const ReplayLayer& layer) {
   } else {
     decoder_->add_dense(l, h_, x_);
   }
+  numbers_.values(NumberCheck::Stage::residual, layer.layer, tokens_, x_);
   if (keeps_tracks_) tracks_[l] = {output_.o, x_};
   if (reference_) measure_drift(layer);
 }
@@ -106,6 +110,7 @@ void ModelDriver::leave(const ReplayLayer& layer) {
 void ModelDriver::run_experts(const ReplayLayer& layer) {
   StepRecord& count = cache_->counters().step;
   decoder_->gate(layer.layer.value, h_, gate_);
+  numbers_.values(NumberCheck::Stage::gate, layer.layer, tokens_, gate_.logits);
   router_.give(layer.row, gate_.logits, gate_.ids, gate_.weights);
   std::int64_t route_ns = 0;
   PhaseTimer timer;
@@ -165,12 +170,16 @@ void ModelDriver::score() {
       predict(*decoder_, x_, reference_ ? std::span<const float>(reference_->driver().residual()) : std::span<const float>(), targets);
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
     const Prediction& p = predictions[i];
+    const bool finite = std::isfinite(p.nll) && (!reference_ || (std::isfinite(p.nll_reference) && std::isfinite(p.kl)));
+    if (!finite) numbers_.note(NumberCheck::Stage::prediction, geometry_->layers().back().layer, tokens_[i]);
     scores_.push_back({tokens_[i].request.value, tokens_[i].position, targets[i], p.nll, p.nll_reference, p.kl, p.same_top1});
   }
 }
 
 void ModelDriver::collect(Transport& transport, RunOutcome& out) {
   Driver::collect(transport, out);
+  numbers_.collect("", transport, out);
+  if (reference_) reference_->driver().numbers_.collect(" of the reference", transport, out);
   for (const auto& part : transport.gather(std::as_bytes(std::span(scores_)))) {
     const std::size_t first = out.tokens.size();
     out.tokens.resize(first + part.size() / sizeof(TokenRecord));

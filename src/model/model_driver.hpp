@@ -8,6 +8,7 @@
 #include "engine/driver.hpp"
 #include "model/decoder.hpp"
 #include "model/kv_history.hpp"
+#include "model/number_check.hpp"
 #include "model/token_source.hpp"
 #include "model/trace_recorder.hpp"
 
@@ -31,6 +32,7 @@ class ModelDriver final : public Driver {
   void keep_tracks();
   [[nodiscard]] const std::vector<LayerTrack>& tracks() const { return tracks_; }
   [[nodiscard]] const std::vector<float>& residual() const { return x_; }
+  /// Where the model left the range of numbers, out.violations says so.
   void collect(Transport& transport, RunOutcome& out) override;
 
  private:
@@ -64,6 +66,7 @@ class ModelDriver final : public Driver {
   RopeAngles angles_;
   std::vector<float> x_, h_;  // residual streams, input of an FFN
   GateOutput gate_;
+  NumberCheck numbers_;
   bool keeps_tracks_ = false;
   std::vector<LayerTrack> tracks_;  // [layers], where kept
   std::vector<DriftRow> drift_;     // [requests][layers] of this process's requests, by request

@@ -10,12 +10,16 @@ namespace {
 
 constexpr std::size_t rows_at_once = 64;  // tokens whose logits are in memory at once
 
-/// ln of the sum of exp(logits).
+/// ln of the sum of exp(logits); NaN where one of them is not finite.
 double log_sum(std::span<const float> logits) {
   const auto most = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
   double sum = 0;
-  for (const float z : logits) sum += std::exp(static_cast<double>(z) - most);
-  return most + std::log(sum);
+  bool finite = true;
+  for (const float z : logits) {
+    sum += std::exp(static_cast<double>(z) - most);
+    finite = finite && std::isfinite(z);
+  }
+  return finite ? most + std::log(sum) : std::numeric_limits<double>::quiet_NaN();
 }
 
 Prediction compare(std::span<const float> own, std::span<const float> reference, std::uint32_t target) {

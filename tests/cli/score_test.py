@@ -106,6 +106,19 @@ axes:
             self.assertEqual(len(kl), 2)
             self.assertGreater(kl[0], kl[1])
 
+    def test_weights_that_overflow_end_with_exit_code_1(self):
+        model = self.folder / "model.h5"
+        model.write_bytes((CONFIGS / "models/tinymoe.model.h5").read_bytes())
+        with h5py.File(model, "r+") as file:
+            shape = file["layers/2/ffn/experts_up"].shape
+            del file["layers/2/ffn/experts_up"]
+            file["layers/2/ffn/experts_up"] = np.full(shape, 3e38, "f4")
+        for ranks in (None, 2):
+            done = program.run("score", CONFIGS / "examples/score.yaml", *DENSE, "trace.max_requests=2", f"model.path={model}", "--quiet", "--out", "o.h5",
+                               folder=self.folder, ranks=ranks)
+            self.assertEqual(done.code, 1, done)
+            self.assertIn("first for the residual stream of request 0, position 0, layer 2 (step 0)", done.err)
+
     def test_bad_input_is_refused_and_leaves_nothing(self):
         config = CONFIGS / "examples/score.yaml"
         whole = (CONFIGS / "models/tinymoe.model.h5").read_bytes()
