@@ -47,16 +47,18 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   return labels;
 }
 
-/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half, or a read-set rule
-/// that left no page out, says nothing about it (MODEL section 4).
+/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half, a read-set rule
+/// that left no page out, or a router that listens to misses and chose as recorded, says nothing about it (MODEL section 4).
 void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
-  std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0, sealed_pages = 0;
+  std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0, sealed_pages = 0, routed = 0, rerouted = 0;
   for (const StepRecord& s : out.steps) {
     evictions += s.evictions;
     allocations += s.allocations;
     sealed += s.sealed_entries;
     resident += s.resident_entries;
     left_out += s.pages_considered - s.pages_selected;
+    routed += s.routed_pairs;
+    rerouted += s.routed_changed;
   }
   const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
   for (const CodecRecord& c : out.codecs) sealed_pages += c.sealed_pages;
@@ -64,7 +66,8 @@ void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& o
   const bool idle_codec = geometry.compressed() && (2 * sealed < resident || sealed_pages == 0);
   const bool idle_select = selects(spec.read.select) && left_out == 0;
   const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
-  if ((evicts && evictions == 0) || idle_allocator || idle_codec || idle_select) out.labels.emplace_back("not_exercised");
+  const bool idle_router = reads_cache(spec.routing.rule) && routed > 0 && rerouted == 0;
+  if ((evicts && evictions == 0) || idle_allocator || idle_codec || idle_select || idle_router) out.labels.emplace_back("not_exercised");
 }
 
 /// Steps of the first windows: at the end of a short run nothing is resident, so its first window ends halfway.
