@@ -82,11 +82,13 @@ class SlowModel {
   [[nodiscard]] std::pair<double, double> angle(std::size_t i, double position) const {
     double f = std::pow(100.0, -2.0 * static_cast<double>(i) / m_.rope_dim);
     if (!m_.yarn) return {position * f, 1};
-    const auto dim = [&](double turns) { return m_.rope_dim * std::log(16 / (turns * 2 * std::numbers::pi)) / (2 * std::log(100.0)); };
-    const double low = std::max(0.0, std::floor(dim(32))), high = std::min(m_.rope_dim - 1.0, std::ceil(dim(1)));
+    const auto dim = [&](double turns) { return m_.rope_dim * std::log(m_.yarn_original / (turns * 2 * std::numbers::pi)) / (2 * std::log(100.0)); };
+    const double from = dim(m_.yarn_fast), to = dim(m_.yarn_slow);
+    const double low = std::max(0.0, m_.yarn_truncate ? std::floor(from) : from);
+    const double high = std::min(m_.rope_dim - 1.0, m_.yarn_truncate ? std::ceil(to) : to);
     const double share = std::clamp((static_cast<double>(i) - low) / std::max(high - low, 0.001), 0.0, 1.0);
     f = share * f / 4 + (1 - share) * f;
-    return {position * f, 0.1 * std::log(4.0) + 1};
+    return {position * f, m_.yarn_factor_of_attention > 0 ? m_.yarn_factor_of_attention : 0.1 * std::log(4.0) + 1};
   }
   void turn(Row& x, std::size_t heads, std::size_t position) const {
     for (std::size_t h = 0; h < heads; ++h) {

@@ -18,7 +18,10 @@ struct TinyModel {
   std::uint32_t n_layers = 3, hidden = 24, vocab = 19, n_heads = 4, n_kv_heads = 2, head_dim = 12, n_experts = 6, top_k = 2, width = 10;
   std::string rope_style = "half";
   std::uint32_t rope_dim = 12;
-  bool yarn = false, tied = false, biases = false, sinks = false, router_bias = false, choice_bias = false, expert_biases = false;
+  bool yarn = false, yarn_truncate = true;
+  std::uint32_t yarn_original = 16;
+  double yarn_fast = 32, yarn_slow = 1, yarn_factor_of_attention = 0;
+  bool tied = false, biases = false, sinks = false, router_bias = false, choice_bias = false, expert_biases = false;
   bool shared = false, shared_router = false, clamped = false, weight_on_input = false, dense_first = false, head = true;
   enum class HeadNorm : std::uint8_t { none, each, whole } head_norm = HeadNorm::none;
   std::uint32_t window = 0;  // of layer 1
@@ -75,7 +78,11 @@ class TinyWriter {
     if (m_.yarn) {
       file_.set("rope_scaling", "yarn");
       file_.set("yarn_factor", 4.0);
-      file_.set("yarn_original_tokens", 16);
+      file_.set("yarn_original_tokens", m_.yarn_original);
+      file_.set("yarn_beta_fast", m_.yarn_fast);
+      file_.set("yarn_beta_slow", m_.yarn_slow);
+      if (!m_.yarn_truncate) file_.set("yarn_truncate", 0);
+      if (m_.yarn_factor_of_attention > 0) file_.set("yarn_attention_factor", m_.yarn_factor_of_attention);
     }
     file_.set("gate_score", m_.gate_score);
     file_.set("gate_order", m_.gate_order);

@@ -63,6 +63,13 @@ std::vector<Damage> damages() {
          f.set("yarn_original_tokens", 16);
          f.set("yarn_beta_slow", 0.0);
        }},
+      {"yarn that is not chosen", "attribute 'yarn_factor' says nothing without rope_scaling = yarn", [](h5::File& f) { f.set("yarn_factor", 4.0); }},
+      {"clamp that is not chosen", "attribute 'swiglu_limit' says nothing without activation", [](h5::File& f) { f.set("swiglu_limit", 7.0); }},
+      {"attribute of the layers", ":/layers: error: attribute 'window_tokens' says", [](h5::File& f) { f.group("layers").set("window_tokens", 9); }},
+      {"attribute of an attention", "layers/0/attn: error: attribute 'rope' says", [](h5::File& f) { f.group("layers/0/attn").set("rope", 0); }},
+      {"encoding of floats", "embed: error: attribute 'encoding' says", [](h5::File& f) { f.dataset("embed").set("encoding", "bf16"); }},
+      {"empty group", "layers/1/moe: error: unknown group", [](h5::File& f) { f.create_group("layers/1/moe"); }},
+      {"name that a terminal obeys", "unknown attribute 'a\\n\\x1b[2Jb'", [](h5::File& f) { f.set("a\n\x1b[2Jb", 1); }},
       {"more experts than there are", "cannot choose 7 of 6", [](h5::File& f) { f.set("top_k", 7); }},
       {"another number of layers", "layers/3: error: group is missing", [](h5::File& f) { f.set("n_layers", 4); }},
       {"a layer too many", "unknown dataset", [](h5::File& f) { f.set("n_layers", 2); }},
@@ -204,6 +211,16 @@ TEST(TokenFile, TargetsFollowTheirTokens) {
   EXPECT_EQ(all(tokens.targets(RequestId(1))), (Tokens{5}));
   EXPECT_EQ(tokens.request(RequestId(0)).prompt_tokens, 1U);
   EXPECT_EQ(tokens.request(RequestId(0)).output_tokens, 1U);
+  h5::File given = h5::File::open(folder.file("tokens.h5"), h5::Access::update);
+  given.write("next_token_ids", std::vector<std::int32_t>{6, 7, 8, 9, 10});
+  given.close();
+  const TokenSource own(folder.file("tokens.h5"), 0, spec);
+  EXPECT_EQ(all(own.inputs(RequestId(0))), (Tokens{1, 2, 3}));
+  EXPECT_EQ(all(own.targets(RequestId(0))), (Tokens{6, 7, 8}));
+  EXPECT_EQ(all(own.inputs(RequestId(1))), (Tokens{4, 5}));
+  EXPECT_EQ(all(own.targets(RequestId(1))), (Tokens{9, 10}));
+  EXPECT_EQ(own.request(RequestId(0)).prompt_tokens, 2U);
+  EXPECT_EQ(own.request(RequestId(0)).output_tokens, 1U);
 }
 
 }  // namespace

@@ -1,95 +1,21 @@
 // A model in the loop against a slow forward pass in double: every option of the model file, and what caches, routers and chunks do to the loss.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <cmath>
+#include <functional>
 
-#include "engine/replay.hpp"
-#include "engine/summary_list.hpp"
-#include "model/model_driver.hpp"
-#include "model/predictions.hpp"
-#include "support/slow_model.hpp"
-#include "support/temp_dir.hpp"
-#include "support/tiny_model.hpp"
+#include "support/model_loop.hpp"
 
 namespace moekv {
 namespace {
 
-using testing::SlowModel;
+using ::testing::Contains;
+using testing::evict_half;
+using testing::Loop;
+using testing::metric;
+using ::testing::Not;
 using testing::TinyModel;
-
-constexpr std::uint32_t n_sequences = 3, n_tokens = 41;  // 40 predictions each
-
-std::vector<std::uint32_t> sequence(std::uint32_t s, std::uint32_t vocab) {
-  std::vector<std::uint32_t> out;
-  for (std::uint32_t t = 0; t < n_tokens; ++t) out.push_back(static_cast<std::uint32_t>(hash_words(17, s, t) % vocab));
-  return out;
-}
-
-/// A tiny model in a folder of its own, with a token file.
-struct Loop {
-  explicit Loop(const TinyModel& m) : options(m), model_path(folder.file("model.h5")), tokens_path(folder.file("tokens.h5")) {
-    testing::write_tiny_model(model_path, m);
-    h5::File file = h5::File::create(tokens_path);
-    std::vector<std::uint32_t> all;
-    for (std::uint32_t s = 0; s < n_sequences; ++s) {
-      const auto own = sequence(s, m.vocab);
-      all.insert(all.end(), own.begin(), own.end());
-    }
-    file.write("token_ids", std::span<const std::uint32_t>(all), {n_sequences, n_tokens});
-    file.close();
-    const ModelFile open(model_path);
-    decoder = std::make_unique<Decoder>(open);
-    tokens = std::make_unique<TokenSource>(tokens_path, 0, open.spec());
-  }
-
-  [[nodiscard]] RunSpec spec() const {
-    RunSpec s;
-    s.model = shape_of(decoder->spec(), model_path);
-    s.trace.tokens = tokens_path;
-    s.cluster.ranks = 2;
-    s.payload.element = ElementFormat::fp32;
-    s.eviction.access = AccessSource::dense;
-    s.prefill.chunk_tokens = 7;
-    s.probe.samples = 40;
-    s.page.slots = 8;
-    s.score.resamples = 100;
-    return s;
-  }
-  [[nodiscard]] RunOutcome run(const RunSpec& s, const std::string& record = {}) const {
-    omp_set_num_threads(1);  // there is too little to do for more
-    const auto transport = make_local_transport();
-    const auto backend = make_backend("host", 0);
-    std::unique_ptr<TraceRecorder> recorder;
-    if (!record.empty()) recorder = std::make_unique<TraceRecorder>(record, *tokens, decoder->spec(), KvType::fp16, "test", *transport);
-    RunOutcome out = replay(s, *tokens, *backend, *transport, {}, model_driver(s, *decoder, *tokens, *transport, recorder.get()));
-    if (recorder) recorder->finish();
-    return out;
-  }
-  [[nodiscard]] std::vector<double> truth() const {
-    SlowModel slow(model_path, options);
-    std::vector<double> out;
-    for (std::uint32_t s = 0; s < n_sequences; ++s) {
-      const auto own = slow.losses(sequence(s, options.vocab));
-      out.insert(out.end(), own.begin(), own.end());
-    }
-    return out;
-  }
-
-  TinyModel options;
-  TempDir folder;
-  std::string model_path, tokens_path;
-  std::unique_ptr<Decoder> decoder;
-  std::unique_ptr<TokenSource> tokens;
-};
-
-double metric(const RunOutcome& out, const std::string& name) {
-  for (const Summary& s : out.summary) {
-    if (s.name == name) return s.value;
-  }
-  ADD_FAILURE() << "no metric " << name;
-  return std::nan("");
-}
 
 std::vector<std::pair<std::string, TinyModel>> every_option() {
   using HeadNorm = TinyModel::HeadNorm;
@@ -98,11 +24,17 @@ std::vector<std::pair<std::string, TinyModel>> every_option() {
       {"interleaved, tied", {.rope_style = "interleaved", .tied = true}},
       {"part of the head turns, one layer does not", {.rope_dim = 4, .skips_rope = true}},
       {"no rope, own scale", {.rope_style = "none", .attention_scale = 0.2}},
-      {"yarn, window", {.yarn = true, .window = 9}},
-      {"norm of each head, biases", {.biases = true, .head_norm = HeadNorm::each}},
-      {"norm of whole projections, softmax not renormalised", {.head_norm = HeadNorm::whole, .renormalise = false}},
+      {"yarn with channels inside its ramp, window", {.yarn = true, .yarn_original = 4096, .yarn_fast = 200, .yarn_slow = 20, .window = 9}},
+      {"yarn whose ramp has no length, norm of each head, biases", {.yarn = true, .yarn_slow = 3, .biases = true, .head_norm = HeadNorm::each}},
+      {"norm of whole projections, softmax not renormalised, groups and a bias of the choice",
+       {.choice_bias = true, .head_norm = HeadNorm::whole, .renormalise = false, .n_group = 3, .topk_group = 2}},
       {"gpt-oss",
        {.yarn = true,
+        .yarn_truncate = false,
+        .yarn_original = 4096,
+        .yarn_fast = 200,
+        .yarn_slow = 20,
+        .yarn_factor_of_attention = 1.4,
         .biases = true,
         .sinks = true,
         .router_bias = true,
@@ -180,13 +112,9 @@ TEST(ModelScore, LayoutsChunksAndBatchesLeaveADenseModelAlone) {
 TEST(ModelScore, WhatIsLostIsMeasured) {
   const Loop loop({});
   RunSpec s = loop.spec();
-  s.eviction.rule = evict::Streaming{};
-  s.eviction.unit = EvictUnit::token;
-  s.eviction.protect = {1, 2};
-  s.eviction.budget.kind = BudgetKind::fraction;
+  evict_half(s);
   double before = -1;
   for (const std::uint64_t denominator : {2U, 4U, 8U}) {
-    s.eviction.budget.numerator = 1;
     s.eviction.budget.denominator = denominator;
     const RunOutcome out = loop.run(s);
     EXPECT_TRUE(out.violations.empty());
@@ -205,6 +133,30 @@ TEST(ModelScore, WhatIsLostIsMeasured) {
   }
 }
 
+TEST(ModelScore, TheReferenceIsDenseWhateverTheRunDoes) {
+  const Loop loop({.n_layers = 2});
+  const std::vector<double> truth = loop.truth();
+  const auto expect_dense = [&](const char* what, const std::function<void(RunSpec&)>& change) {
+    SCOPED_TRACE(what);
+    RunSpec s = loop.spec();
+    change(s);
+    const RunOutcome out = loop.run(s);
+    ASSERT_EQ(out.tokens.size(), truth.size());
+    double most = 0;
+    for (std::size_t i = 0; i < truth.size(); ++i) {
+      EXPECT_NEAR(out.tokens[i].nll_reference, truth[i], 2e-5) << "token " << i;
+      most = std::max(most, std::abs(out.tokens[i].nll - truth[i]));
+    }
+    EXPECT_GT(most, 1e-4);
+  };
+  expect_dense("combine", [](RunSpec& s) {
+    s.combine = CombineType::bf16;
+    s.placement.layout = Layout::token;
+    s.placement.map = ShardMap::block_cyclic;
+  });
+  expect_dense("codec", [](RunSpec& s) { s.compression.k = s.compression.v = codec::Int4Token{}; });
+}
+
 TEST(ModelScore, ARouterChangesWhichExpertsCompute) {
   const Loop loop({.top_k = 1});
   RunSpec s = loop.spec();
@@ -214,10 +166,17 @@ TEST(ModelScore, ARouterChangesWhichExpertsCompute) {
   EXPECT_GT(metric(out, "kl_reference"), 0.01);
   s.routing.rule = route::Topk{};
   EXPECT_EQ(metric(loop.run(s), "nll_change"), 0) << "top-k of the logits is the model's own gate";
+  s.routing.rule = route::CacheAware{.lambda = 20};
+  EXPECT_THAT(loop.run(s).labels, Contains("not_exercised")) << "nothing is missed";
+  evict_half(s);
+  s.eviction.access = AccessSource::routed;  // of which the router hears
+  const RunOutcome missed = loop.run(s);
+  EXPECT_THAT(missed.labels, Not(Contains("not_exercised")));
+  EXPECT_GT(metric(missed, "routing_change_rate"), 0);
 }
 
 TEST(ModelScore, ARecordedTraceReplaysToTheSameDecisions) {
-  const Loop loop({.sinks = false, .window = 9});
+  const Loop loop({.sinks = false, .window = 9, .renormalise = false});
   RunSpec s = loop.spec();
   s.payload.element = ElementFormat::fp16;  // as q, k and v are recorded
   s.placement.layout = Layout::expert;
@@ -234,6 +193,9 @@ TEST(ModelScore, ARecordedTraceReplaysToTheSameDecisions) {
   const RunOutcome scored = loop.run(s, path);
   EXPECT_GT(metric(scored, "evictions"), 0);
   const auto trace = open_native_trace(path);
+  EXPECT_EQ(trace->request(RequestId(2)).prompt_tokens, 20U);
+  EXPECT_EQ(trace->request(RequestId(2)).output_tokens, 20U);
+  EXPECT_EQ(h5::File::open(path).text("weight_kind"), "raw_softmax");
   RunSpec again = s;
   again.model.path.clear();
   const auto transport = make_local_transport();
@@ -261,6 +223,7 @@ TEST(ModelScore, APolicyLooksAtTheQueriesThatAReplayWouldMake) {
     s.prefill.last = 3;
     const std::string path = loop.folder.file("recorded.moekv.h5");
     const RunOutcome scored = loop.run(s, path);
+    EXPECT_EQ(h5::File::open(path).text("weight_kind"), "renorm");
     const auto trace = open_native_trace(path);
     RunSpec again = s;
     again.model.path.clear();
@@ -285,84 +248,6 @@ TEST(ModelScore, APolicyLooksAtTheQueriesThatAReplayWouldMake) {
     read[queries == PrefillQueries::all ? 1 : 0].push_back(std::llround(1e6 * kept));
   }
   EXPECT_NE(read[0], read[1]) << "the choice of queries matters";
-}
-
-TEST(ModelScore, PredictionsAreThoseOfASoftmaxInDouble) {
-  const Loop loop({});
-  const std::uint32_t n = 70, hidden = loop.options.hidden, vocab = loop.options.vocab;  // more tokens than are in memory at once
-  std::vector<float> x, reference, z, y;
-  std::vector<std::uint32_t> targets;
-  for (std::uint32_t i = 0; i < n * hidden; ++i) {
-    x.push_back(2 * uniform_float(static_cast<std::uint32_t>(hash_words(1, i))) - 1);
-    reference.push_back(x.back() + 0.5F * uniform_float(static_cast<std::uint32_t>(hash_words(2, i))));
-  }
-  for (std::uint32_t t = 0; t < n; ++t) targets.push_back(static_cast<std::uint32_t>(hash_words(3, t) % vocab));
-  loop.decoder->head(x, z);
-  loop.decoder->head(reference, y);
-  const std::vector<Prediction> got = predict(*loop.decoder, x, reference, targets);
-  int same = 0;
-  for (std::uint32_t t = 0; t < n; ++t) {
-    double q = 0, p = 0, kl = 0;
-    std::uint32_t best_q = 0, best_p = 0;
-    for (std::uint32_t i = 0; i < vocab; ++i) {
-      q += std::exp(static_cast<double>(z[t * vocab + i]));
-      p += std::exp(static_cast<double>(y[t * vocab + i]));
-      if (z[t * vocab + i] > z[t * vocab + best_q]) best_q = i;
-      if (y[t * vocab + i] > y[t * vocab + best_p]) best_p = i;
-    }
-    for (std::uint32_t i = 0; i < vocab; ++i) {
-      const double a = std::exp(static_cast<double>(y[t * vocab + i])) / p, b = std::exp(static_cast<double>(z[t * vocab + i])) / q;
-      kl += a * std::log(a / b);
-    }
-    EXPECT_NEAR(got[t].nll, std::log(q) - static_cast<double>(z[t * vocab + targets[t]]), 1e-9);
-    EXPECT_NEAR(got[t].nll_reference, std::log(p) - static_cast<double>(y[t * vocab + targets[t]]), 1e-9);
-    EXPECT_NEAR(got[t].kl, kl, 1e-9);
-    EXPECT_EQ(got[t].same_top1, best_p == best_q ? 1 : 0);
-    same += best_p == best_q ? 1 : 0;
-  }
-  EXPECT_GT(same, 5);
-  EXPECT_LT(same, 65);
-}
-
-TEST(ModelScore, TheChangeOfTheLossAndItsInterval) {
-  // Two sequences of two and of four tokens, prompts of one and two: changes 1 and 0 a token. A resample draws one of them twice, or both.
-  RunOutcome out;
-  for (const std::int64_t request : {0, 1}) {
-    RequestRecord r;
-    r.request = request;
-    r.prompt_tokens = 1 + request;
-    out.requests.push_back(r);
-    for (std::uint32_t p = 0; p < (request == 0 ? 2U : 4U); ++p) {
-      TokenRecord t{};
-      t.request = request;
-      t.position = p;
-      t.nll_reference = 1;
-      t.nll = request == 0 ? 2 : 1;
-      t.kl = p;
-      t.same_top1 = p == 0 ? 1 : 0;
-      out.tokens.push_back(t);
-    }
-  }
-  RunSpec spec;
-  spec.score.resamples = 1000;
-  SummaryList list;
-  add_score(spec, out, list);
-  out.summary = list.take();
-  EXPECT_DOUBLE_EQ(metric(out, "nll"), 8.0 / 6);
-  EXPECT_DOUBLE_EQ(metric(out, "nll_change"), 2.0 / 6);
-  EXPECT_EQ(metric(out, "nll_change_low"), 0);
-  EXPECT_EQ(metric(out, "nll_change_high"), 1);
-  EXPECT_DOUBLE_EQ(metric(out, "kl_reference"), 7.0 / 6);
-  EXPECT_DOUBLE_EQ(metric(out, "top1_agreement"), 2.0 / 6);
-  EXPECT_EQ(metric(out, "n_scored_tail"), 3);  // position 1 of the first, 2 and 3 of the second
-  EXPECT_DOUBLE_EQ(metric(out, "nll_change_tail"), 1.0 / 3);
-  EXPECT_DOUBLE_EQ(metric(out, "kl_reference_tail"), 2);
-  EXPECT_EQ(metric(out, "top1_agreement_tail"), 0);
-  spec.score.from_position = 3;
-  SummaryList later;
-  add_score(spec, out, later);
-  out.summary = later.take();
-  EXPECT_EQ(metric(out, "n_scored_tail"), 1);
 }
 
 TEST(ModelScore, ATokenDependsNotOnItsBatch) {
