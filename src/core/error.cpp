@@ -16,7 +16,7 @@ std::string format_problems(const std::vector<Problem>& problems) {
     if (i > 0) text += '\n';
     text += (p.where.empty() ? "" : printable(p.where) + ": ") + "error: " + printable(p.what);
     if (!p.suggestion.empty()) text += " (" + printable(p.suggestion) + ")";
-    if (!p.excerpt.empty()) text += '\n' + printable(p.excerpt, "\n\t");
+    if (!p.excerpt.empty()) text += '\n' + printable(p.excerpt, "\n\r\t");
   }
   if (problems.size() > most) text += "\n... and " + std::to_string(problems.size() - most) + " more";
   return text;

@@ -169,37 +169,63 @@ TEST(ModelScore, WhatOverflowsIsToldAndNotScored) {
   struct Case {
     const char *name, *expected;
     h5::Dims dims;
+    std::size_t n_large;  // of its values, the others are small
     ScoreReference reference;
+    std::size_t n_violations;
   };
+  using enum ScoreReference;
   const std::string law = "law 'what a model computes is finite and fits payload.element' does not hold: ";
-  for (const auto& [name, expected, dims, reference] : {
-           Case{"layers/0/attn/q", "first for the q, k or v of request 0, position 0, layer 0 (step 0)", {48, 24}, ScoreReference::dense},
-           Case{"layers/1/ffn/experts_up", "first for the residual stream of request 0, position 0, layer 1", {6, 10, 24}, ScoreReference::none},
-           Case{"layers/0/ffn/router", "first for the gate logits of request 0, position 0, layer 0", {6, 24}, ScoreReference::none},
-           Case{"head", "120 times, first for the prediction of request 0, position 0, layer 2", {19, 24}, ScoreReference::dense},
+  for (const Case& c : {
+           Case{"layers/0/attn/q", "first for the q, k or v of request 0, position 0, layer 0 (step 0)", {48, 24}, 1152, dense, 2},
+           Case{"layers/1/ffn/experts_up", "first for the residual stream of request 0, position 0, layer 1", {6, 10, 24}, 1440, none, 1},
+           Case{"layers/0/ffn/router", "first for the gate logits of request 0, position 0, layer 0", {6, 24}, 144, none, 1},
+           Case{"head", "120 times, first for the prediction of request 0, position 0, layer 2", {19, 24}, 456, dense, 1},
+           Case{"head", "120 times, first for the prediction of request 0, position 0, layer 2", {19, 24}, 24, none, 1},  // often the logit is -inf
        }) {
-    SCOPED_TRACE(name);
+    SCOPED_TRACE(c.name);
     Loop loop({});
     {
       h5::File file = h5::File::open(loop.model_path, h5::Access::update);
-      file.remove(name);
-      std::uint64_t n = 1;
-      for (const std::uint64_t d : dims) n *= d;
-      file.write(name, std::span<const float>(std::vector<float>(n, 3e38F)), dims);
+      std::vector<float> values(file.dataset(c.name).read<float>().size(), 0.1F);
+      std::fill_n(values.begin(), c.n_large, 3e38F);
+      file.remove(c.name);
+      file.write(c.name, std::span<const float>(values), c.dims);
       file.close();
     }
     loop.decoder = std::make_unique<Decoder>(ModelFile(loop.model_path));
     RunSpec s = loop.spec();
-    s.score.reference = reference;
+    s.score.reference = c.reference;
     const RunOutcome out = loop.run(s);
-    ASSERT_EQ(out.violations.size(), reference == ScoreReference::dense && std::string(name) != "head" ? 2U : 1U);
+    ASSERT_EQ(out.violations.size(), c.n_violations);
     EXPECT_THAT(out.violations[0], HasSubstr(law));
-    EXPECT_THAT(out.violations[0], HasSubstr(expected));
-    if (std::string(name) != "head") continue;
+    EXPECT_THAT(out.violations[0], HasSubstr(c.expected));
+    if (c.n_large != 456) continue;
     EXPECT_TRUE(std::isnan(metric(out, "nll")));
     EXPECT_TRUE(std::isnan(metric(out, "nll_change"))) << "metrics are not left out";
     EXPECT_TRUE(std::isnan(metric(out, "nll_change_low")));
   }
+}
+
+TEST(NumberCheck, KnowsWhatAttentionAndPayloadHold) {
+  const HomeToken token{RequestId(7), 5, Rank(0)};
+  const auto told = [&](ElementFormat payload, float q, float k, float v) {
+    NumberCheck check(payload);
+    check.begin_step(3);
+    check.attention_inputs(LayerId(1), std::span(&token, 1), std::vector<float>{1, q}, std::vector<float>{k}, std::vector<float>{v});
+    RunOutcome out;
+    check.collect(" of the reference", *make_local_transport(), out);
+    return out.violations.empty() ? std::string() : out.violations[0];
+  };
+  using enum ElementFormat;
+  EXPECT_EQ(told(fp32, 9e15F, -9e15F, 3e38F), "");
+  EXPECT_EQ(told(fp16, 65504, -65504, 65504), "");
+  EXPECT_EQ(told(bf16, 7e4F, -7e4F, 7e4F), "");
+  const char* place = "1 times, first for the q, k or v of the reference of request 7, position 5, layer 1 (step 3)";
+  EXPECT_THAT(told(fp32, -2e16F, 1, 1), HasSubstr(place));
+  EXPECT_THAT(told(fp32, 1, 2e16F, 1), HasSubstr(place));
+  EXPECT_THAT(told(fp16, 65520, 1, 1), HasSubstr(place));
+  EXPECT_THAT(told(fp16, 1, 1, -65520), HasSubstr(place));
+  EXPECT_THAT(told(fp32, 1, 1, std::nanf("")), HasSubstr(place));
 }
 
 }  // namespace
