@@ -6,6 +6,7 @@
 
 #include "app/command.hpp"
 #include "config/reader.hpp"
+#include "core/text.hpp"
 #include "trace/importers.hpp"
 
 namespace moekv {
