@@ -9,7 +9,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 RESAMPLES = 20000
-COLUMNS = ("kind", "rule", "budget", "settings", "change", "low", "high", "p_holm", "kl", "top1", "drift", "out_err", "mass_kept", "labels", "note")
+COLUMNS = ("kind", "rule", "budget", "settings", "against", "change", "low", "high", "p_holm", "kl", "top1", "drift", "out_err", "mass_kept", "labels", "note")
 
 
 def metric(file, name):
@@ -20,17 +20,35 @@ def labels_of(file):
     return {label for label in file["labels"][0].decode().split() if label not in ("feedback",)}
 
 
-def closed_loop(path):
-    """Change of the loss per sequence, tail positions, and its neighbours."""
+def overrides_of(path):
+    """Those of the command that made a result."""
+    with h5py.File(path) as file:
+        argv = [a.decode() if isinstance(a, bytes) else a for a in file["provenance"].attrs["argv"]]
+    return [a for a in argv[3:] if "=" in a]
+
+
+def losses_of(path):
+    with h5py.File(path) as file:
+        record = file["record/token"]
+        return dict(zip(zip(record["request"][:], record["position"][:]), record["nll"][:]))
+
+
+def closed_loop(path, other=None):
+    """Change of the loss per sequence, tail positions, and its neighbours; against another result where one is given."""
     with h5py.File(path) as file:
         record = file["record/token"]
         request, position = record["request"][:], record["position"][:]
-        change = record["nll"][:] - record["nll_reference"][:]
+        losses = losses_of(other) if other else {}
+        reference = np.array([losses[token] for token in zip(request, position)]) if other else record["nll_reference"][:]
+        change = record["nll"][:] - reference
         prompts = dict(zip(file["record/request/request"][:], file["record/request/prompt_tokens"][:]))
         tail = position >= np.array([prompts[r] for r in request])
         sums = {r: (change[tail & (request == r)].sum(), int((tail & (request == r)).sum())) for r in sorted(prompts)}
-        return {"sequences": [s for s in sums.values() if s[1] > 0], "kl": metric(file, "kl_reference_tail"), "top1": metric(file, "top1_agreement_tail"),
-                "drift": metric(file, "attention_drift_tail"), "change": metric(file, "nll_change_tail"), "labels": " ".join(sorted(labels_of(file)))}
+        row = {"sequences": [s for s in sums.values() if s[1] > 0], "change": change[tail].mean(), "labels": " ".join(sorted(labels_of(file)))}
+        if other:
+            return row
+        return {**row, "kl": metric(file, "kl_reference_tail"), "top1": metric(file, "top1_agreement_tail"),
+                "drift": metric(file, "attention_drift_tail")}
 
 
 def open_loop(path):
