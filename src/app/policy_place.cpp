@@ -120,6 +120,8 @@ std::vector<double> read_load(Case& given) {
   given.require("load");
   std::vector<double> load = given.list<double>("load", {0, 1e300});
   if (given.has("load") && !given.failed() && (load.empty() || load.size() > 896)) given.complain("load", "1 to 896 experts");
+  if (!given.failed() && std::all_of(load.begin(), load.end(), [](double x) { return x == 0; }))
+    given.complain("load", "every load is 0, so there is nothing to plan by", "give the counts of the experts' choices");
   return load;
 }
 

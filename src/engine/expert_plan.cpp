@@ -47,6 +47,8 @@ std::vector<std::int64_t> read_counts(const std::string& path, const TraceInfo& 
     if (!(x >= 0 && x <= 1e15)) throw UserError(path + ":/load", fmt::format("{} is no count", x), "counts lie in 0..1e15");
     counts.push_back(std::llround(x));
   }
+  if (std::all_of(counts.begin(), counts.end(), [](std::int64_t n) { return n == 0; }))
+    throw UserError(path + ":/load", "every count is 0, so there is nothing to plan by", "count the experts' choices, or set placement.load: trace");
   return counts;
 }
 

@@ -17,10 +17,13 @@ void Router::compare_load(const ReplayLayer& layer) {
     }
   }
   const Placement& placement = geometry_->placement();
-  if (placement.layout != Layout::expert || layer.key_is_previous_token || geometry_->spec().routing.key == RoutingKey::query_router) return;
+  if (placement.layout != Layout::expert || geometry_->spec().routing.key == RoutingKey::query_router) return;
+  if (layer.key_is_previous_token && rows_come_ != RowsCome::from_trace) return;  // a chunk of a model's prompt is keyed by the token before it
   if (layer.key_row != layer.row) view_tokens(layer.key_row);
+  const std::uint32_t ahead = layer.key_is_previous_token ? 1 : 0;  // the choice of a token names where the next one is stored
   const auto far = [&](const BatchItem& item, const route::TokenView& token, const std::uint16_t* ids) {
-    const CopySet copies = plan_copies(placement, item.home, item.request, layer.layer.value, token.position, {ids, k});
+    if (token.position + ahead >= item.total_tokens) return std::ptrdiff_t{0};
+    const CopySet copies = plan_copies(placement, item.home, item.request, layer.layer.value, token.position + ahead, {ids, k});
     return std::count_if(copies.shard.begin(), copies.shard.begin() + copies.n_copies, [&](ShardId s) { return placement.owner(s) != item.home; });
   };
   std::size_t t = 0;

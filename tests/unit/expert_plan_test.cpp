@@ -124,6 +124,8 @@ TEST(ExpertPlan, CountsFileIsChecked) {
   EXPECT_THROW((void)plan_experts(spec, trace, 4, *transport), UserError);
   write(12, -1);
   EXPECT_THROW((void)plan_experts(spec, trace, 4, *transport), UserError);
+  write(12, 0);
+  EXPECT_THROW((void)plan_experts(spec, trace, 4, *transport), UserError) << "zeros say nothing";
   write(12, 5);
   EXPECT_EQ(plan_experts(spec, trace, 4, *transport)->shard.size(), 3U * 12);
 }

@@ -76,6 +76,22 @@ TEST(RouterPrice, IsWhatAHandCounts) {
   EXPECT_DOUBLE_EQ(value_of(summary, "expert_imbalance_gained"), 12.0 / 7 - 1.5);
 }
 
+TEST(RouterPrice, APreviousTokensExpertsNameWhereTheNextIsStored) {
+  RunSpec spec = testing::small_spec(testing::gqa_model(1));
+  spec.model.gate.n_experts = 4;
+  spec.model.gate.top_k = 2;
+  testing::use_expert_layout(spec);
+  spec.cluster.ranks = 2;
+  spec.routing.key = RoutingKey::previous_token;
+  spec.routing.rule = route::Topk{};
+  FourTokens trace;
+  const auto transport = make_local_transport();
+  const auto backend = make_count_backend();
+  const RunOutcome out = testing::run_replay(spec, *transport, *backend, trace);
+  // Tokens 1, 2, 3 by the choices of 0, 1, 2: copies on rank 1 are 0 + 2 + 1 against 0 + 0 + 1.
+  EXPECT_DOUBLE_EQ(value_of(summarise(spec, out), "store_traffic_change"), 3.0);
+}
+
 TEST(RouterPrice, OfTheRecordedChoiceIsNotReported) {
   RunSpec spec = testing::small_spec();
   testing::use_expert_layout(spec);
