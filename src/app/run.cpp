@@ -46,7 +46,8 @@ Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance
   f.set("digest", to_hex(outcome.digest));
   f.set("feedback", feedback_of(spec));
   f.set("action", std::string(enum_name(spec.eviction.action)));
-  f.set("unlimited", std::int64_t{spec.eviction.budget.kind == BudgetKind::unlimited ? 1 : 0});
+  const bool planned = std::visit([](const auto& rule) { return evict::places<std::decay_t<decltype(rule)>>; }, spec.eviction.rule);
+  f.set("unlimited", std::int64_t{spec.eviction.budget.kind == BudgetKind::unlimited && !planned ? 1 : 0});
   return f;
 }
 
@@ -104,7 +105,6 @@ ExitCode report(const RunFile& run, const RunOptions& options, const std::string
 const char* log_refusal(const RunSpec& spec) {
   const bool divides_later = std::visit([](const auto& allocator) { return allocator.when != allocate::When::start; }, spec.eviction.allocator);
   if (divides_later) return "the allocator divides budgets during the run, and the log holds those that requests start with";
-  if (spec.eviction.action == EvictAction::demote) return "pages come back from the host tier, which the log does not tell";
   if (!spec.model.path.empty()) return "a model drives the run, and its accesses follow what its caches gave it";
   if (spec.placement.replan_every_steps > 0)
     return "pages move to other shards when the plan of experts changes, and the log names pages by their shard";

@@ -8,11 +8,12 @@
 
 namespace moekv {
 
-/// In the order of a step: evictions due from the step before, budgets that begin, writes, lookups, requests that end.
-enum class AccessKind : std::uint8_t { evicted, opened, written, hit, miss, finished };
+/// In the order of a step: evictions due from the step before, budgets that begin, writes, lookups, pages that came back, requests that end.
+enum class AccessKind : std::uint8_t { evicted, opened, written, hit, miss, finished, recalled };
 
 /// Pages [first, first + count) of one chain of the shadow index. `opened`: a budget of `count` pages begins, of the group or, where `request` is
 /// AccessEvent::whole_shard, of the shard. `finished`: every page of the request leaves the shard. `written`: the pages become resident.
+/// `evicted` under action demote: they go to the host tier; `recalled`: they come back from it.
 struct AccessEvent {
   static constexpr std::uint32_t whole_shard = 0xFFFFFFFFU;
   static constexpr std::uint32_t unlimited = 0xFFFFFFFFU;  // `count` of an opened budget without limit

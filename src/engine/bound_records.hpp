@@ -19,7 +19,7 @@ struct BoundRecord {
       Metric{"shard", &BoundRecord::shard, "1", "shard with its own budgets; -1: one cache of the capacity of all shards together", Scope::shard, ClaimClass::counted, Combine::key},
       Metric{"n_req", &BoundRecord::n_req, "1", "lookups in the log", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"n_miss", &BoundRecord::n_miss, "1", "those that missed in the run", Scope::shard, ClaimClass::counted, Combine::sum},
-      Metric{"written_pages", &BoundRecord::written_pages, "1", "pages that became resident by a write; compulsory, no misses", Scope::shard, ClaimClass::counted, Combine::sum},
+      Metric{"written_pages", &BoundRecord::written_pages, "1", "pages that became resident by a write, or came back without a lookup; compulsory, no misses", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"capacity_pages", &BoundRecord::capacity_pages, "1", "largest capacity: of each open budget its pages, or what the run held there where that was more", Scope::shard, ClaimClass::counted, Combine::max},
       Metric{"opt_bypass_miss", &BoundRecord::opt_bypass_miss, "1", "misses of the offline optimum that may decline to keep a page", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"opt_forced_miss", &BoundRecord::opt_forced_miss, "1", "misses of the offline optimum that keeps what a step touched until the step ends", Scope::shard, ClaimClass::counted, Combine::sum},

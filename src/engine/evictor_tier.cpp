@@ -17,8 +17,9 @@ Evictor::Lookups Evictor::look_up_tiers(Shard& shard, Group& group, Chain& chain
     list = &shard.list_of(page);
     found.lookups += 1;
     found.requested += page.live;
-    const bool returned = page.returned && enters(page, step);
-    if (!page.away && !returned) {
+    const bool returned = page.returned && enters(page, step), hit = !page.away && !returned;
+    shard.note(hit ? AccessKind::hit : AccessKind::miss, group, chain, page.shadow);
+    if (hit) {
       found.hits += 1;
       continue;
     }

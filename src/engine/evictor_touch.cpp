@@ -114,7 +114,7 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   const EvictionSpec& spec = geometry_->spec().eviction;
   auto& pages = shard.pages();
   const auto [lookups, hits, requested, missed, cold] = demotes_ ? look_up_tiers(shard, group, chain, step) : look_up(shard, group, chain);
-  if (shard.records_accesses()) note_lookups(shard, group, chain);
+  if (shard.records_accesses() && !demotes_) note_lookups(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   std::visit([&](const auto& rule) {
     if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) touch_pages(rule, shard, group, chain, step);

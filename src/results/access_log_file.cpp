@@ -49,7 +49,7 @@ constexpr std::tuple event_columns{
                                     [](EventRow& r, std::uint16_t v) { r.event.expert = v; }},
     Column<std::uint8_t, EventRow>{"side", "1: raw side page of the sink tokens", [](const EventRow& r) { return r.event.side; },
                                    [](EventRow& r, std::uint8_t v) { r.event.side = v; }},
-    Column<std::uint8_t, EventRow>{"kind", "0 evicted, 1 budget opened, 2 written, 3 hit, 4 miss, 5 request finished",
+    Column<std::uint8_t, EventRow>{"kind", "0 evicted, 1 budget opened, 2 written, 3 hit, 4 miss, 5 request finished, 6 recalled from the host tier",
                                    [](const EventRow& r) { return static_cast<std::uint8_t>(r.event.kind); },
                                    [](EventRow& r, std::uint8_t v) { r.event.kind = static_cast<AccessKind>(v); }},
     Column<std::uint32_t, EventRow>{"first", "first page, counted from 0 in the full history of request, layer, head group and expert",
@@ -197,7 +197,7 @@ bool AccessLogFile::has_attention() const { return file_->file.has("attention");
 
 void AccessLogFile::for_each_event(const std::function<void(std::uint64_t, const AccessEvent&)>& f) const {
   read_table<EventRow>(file_->file.group("event"), event_columns, [&](const EventRow& row) {
-    if (row.event.kind > AccessKind::finished)
+    if (row.event.kind > AccessKind::recalled)
       throw UserError(path_ + ":/event/kind", fmt::format("{} is no kind of event", static_cast<int>(row.event.kind)), "the file is damaged");
     f(row.step, row.event);
   });

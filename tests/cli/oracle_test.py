@@ -92,6 +92,21 @@ class Oracle(program.ProgramTest):
         self.assertEqual(printed["metrics"]["opt_miss_ratio"]["value"], value["opt_miss_ratio"])
         self.assertEqual(printed["records"]["bound"]["shard"], [0, 1, 2, 3, -1])
 
+    def test_pages_that_come_back(self):
+        demote = ["eviction.action=demote", "eviction.policy=2q"]
+        one = self.columns(self.log(*demote, name="one"))
+        self.assertEqual(set(one["event/kind"]), set(range(7)))
+        self.assertEqual(one, self.columns(self.log(*demote, ranks=4, name="four")))
+        run = moekv_results.load(self.folder / "one.run.h5")
+        self.assertEqual(sum(n for kind, n in zip(one["event/kind"], one["event/count"]) if kind == 6), run.record("step")["recalled_pages"].sum())
+        self.run_ok("oracle", "one.h5", "--result", "one.run.h5")
+        value = {name: metric.value for name, metric in moekv_results.load(self.folder / "one.run.h5").metrics.items()}
+        self.assertEqual(value["miss_capacity"] + value["miss_placement"] + value["miss_policy"], value["n_miss"])
+        self.assertLess(0, value["opt_miss_ratio"])
+        self.assertLess(value["opt_miss_ratio"], 1 - value["hit_ratio"])
+        self.run_ok("trace", "export", "one.h5", "--format", "oracleGeneral", "--out", "pages.bin")
+        self.assertEqual((self.folder / "pages.bin").stat().st_size, 24 * value["n_req"])
+
     def test_attention_oracles(self):
         self.log(*ATTENTION, options=["--attention-rows", "4"])
         printed = json.loads(self.run_ok("oracle", "log.h5", "--result", "log.run.h5", "--json").out)["metrics"]

@@ -16,7 +16,7 @@ namespace moekv::testing {
 /// A random run of two shards with one page chain each: what it writes and looks up, what it holds, and when its requests end.
 struct Scenario {
   struct Step {
-    std::vector<std::uint32_t> written, looked_up, gone;  // pages; gone: at the end of the step
+    std::vector<std::uint32_t> written, looked_up, returned, gone;  // pages; returned: without a lookup; gone: at the end of the step
     std::vector<std::uint64_t> capacity;                  // of shard 0, shard 1, after the step's evictions
   };
   std::vector<Step> steps;
@@ -36,7 +36,8 @@ inline AccessEvent event(AccessKind kind, std::uint32_t shard, std::uint32_t req
 }
 
 /// Pages 0..n-1; page p is of request p / 4 % 2 and of shard p % 2. Request 0 ends in the middle. The run may exceed its budget by one page.
-inline Scenario random_scenario(std::uint64_t seed) {
+/// `demotes`: most pages that are looked up and not held come back, and now and then another.
+inline Scenario random_scenario(std::uint64_t seed, bool demotes = false) {
   Scenario out;
   auto draw = [&, n = std::uint64_t{0}](std::uint64_t below) mutable { return static_cast<std::uint32_t>(hash_words(seed, n++) % below); };
   const std::uint32_t n_pages = 6 + draw(3), n_steps = 6 + draw(4), end_of_first = 3 + draw(3);
@@ -82,6 +83,14 @@ inline Scenario random_scenario(std::uint64_t seed) {
       recorder.add(event(held.contains(p) ? AccessKind::hit : AccessKind::miss, p % 2, request_of(p), index[p]));
       out.n_req += 1;
       out.n_miss += held.contains(p) ? 0 : 1;
+    }
+    for (const std::uint32_t p : alive) {
+      if (!demotes || held.contains(p)) continue;
+      const bool wanted = std::find(step.looked_up.begin(), step.looked_up.end(), p) != step.looked_up.end();
+      if (draw(6) >= (wanted ? 5U : 3U)) continue;
+      if (!wanted) step.returned.push_back(p);
+      recorder.add(event(AccessKind::recalled, p % 2, request_of(p), index[p]));
+      held.insert(p);
     }
     if (s == end_of_first) {
       for (std::uint32_t shard = 0; shard < 2; ++shard) {

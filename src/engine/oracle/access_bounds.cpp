@@ -70,9 +70,9 @@ class Pass {
       case AccessKind::written:
         for (std::size_t r = 0; r < rules.size(); ++r) (void)touch(r, op, step);
         row(op.id).written_pages += 1;
-        if (!held_[op.id]) resize(trace_.budget_of(op.id), [&] { usage_[trace_.budget_of(op.id)] += 1; });
-        held_[op.id] = true;
-        return;
+        return enter(op.id);
+      case AccessKind::recalled:  // after its lookup, which every cache saw
+        return enter(op.id);
       default:
         return look_up(op, step);
     }
@@ -108,6 +108,13 @@ class Pass {
       a.policy_lost += own && !hit ? 1 : 0;
       a.policy_gained += !own && hit ? 1 : 0;
     }
+  }
+
+  void enter(std::uint32_t page) {
+    if (held_[page]) return;
+    held_[page] = true;
+    const std::uint32_t budget = trace_.budget_of(page);
+    resize(budget, [&] { usage_[budget] += 1; });
   }
 
   void leave(std::uint32_t page) {

@@ -61,9 +61,13 @@ void AccessTrace::add(std::uint64_t step, const AccessEvent& e) {
       pages.push_back(n_pages());
       tenants_[tenant->second].pages.push_back(n_pages());
       budget_of_page_.push_back(budget_for(e));
+      looked_up_.push_back(0);
     }
     if (i >= pages.size()) fail(fmt::format("page {} of request {}, layer {} is accessed before it is written", i, e.request, e.layer));
-    push(e.kind, pages[i]);
+    if (e.kind == AccessKind::hit || e.kind == AccessKind::miss) looked_up_[pages[i]] = step_begin_.size();
+    // A page that comes back without a lookup comes to every cache, as a written one does.
+    const bool given = e.kind == AccessKind::recalled && looked_up_[pages[i]] != step_begin_.size();
+    push(given ? AccessKind::written : e.kind, pages[i]);
   }
 }
 

@@ -66,6 +66,7 @@ class AccessTrace {
   [[noreturn]] void fail(const std::string& what) const;
 
   std::string path_;
+  std::vector<std::size_t> looked_up_;  // [pages] number of steps when it was last looked up
   std::uint64_t last_step_ = 0;
   std::map<Chain, std::vector<std::uint32_t>> chains_;  // pages by index, of requests that live
   std::map<Owner, std::uint32_t> open_budgets_;
