@@ -72,7 +72,8 @@ void list_codecs() {
   fmt::print(
       "\n  Selectors, which multiply a codec's compression (moekv policy codec):\n"
       "      pyramid_budget: entries kept per layer, falling linearly (PyramidKV, arXiv 2406.02069); window = 8, capacity = 512, beta = 20\n"
-      "      chunk_retain: the chunks with the highest mean scores (ChunkKV, arXiv 2502.00299); chunk = 10, ratio = 0.5\n");
+      "      chunk_retain: the chunks with the highest mean scores (ChunkKV, arXiv 2502.00299); chunk = 10, ratio = 0.5; in a replay pages are the\n"
+      "        chunks: eviction.policy chunk_retain\n");
   fmt::print("  PiKV's names stand for:\n     ");
   for (const RuleAlias& a : rule_aliases<Codec>) fmt::print(" {} = {};", a.alias, a.name);
   fmt::print("\n");

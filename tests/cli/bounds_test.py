@@ -10,7 +10,7 @@ import program
 
 ACCESS_RULES = ["fifo", "lru", "mru", "clock", "sieve", "slru", "2q", "s3fifo", "arc", "lfu", "lrfu", "lru_plus.raw", "lru_plus.norm",
                 "least_stale.cyclic_layer", "least_stale.ewma_interval", "threshold.adaptive", "pikv.quest_legacy", "random"]
-MASS_RULES = ["h2o.sum", "h2o.mean_seen", "h2o.decay", "h2o.sq", "tova", "snapkv", "pikv.h2o", "pikv.duo_layersum", "fifo", "streaming", "random",
+MASS_RULES = ["h2o.sum", "h2o.mean_seen", "h2o.decay", "h2o.sq", "tova", "snapkv", "chunk_retain", "pikv.h2o", "pikv.duo_layersum", "fifo", "streaming", "random",
               "pikv.sl_indicator"]
 NEEDS_TIERS = {"flexgen.static", "pikv.flexgen_inv"}  # they weigh tiers and reaches, not a sequence
 NEEDS_ROWS = {"knorm", "paged_eviction", "pikv.quest_mlp", "keydiff", "lagkv", "cur", "expected_attention", "r_kv", "cake", "quest.evict"}

@@ -53,7 +53,7 @@ double score_of(const EvictRule& rule, const History& h, std::uint32_t p, const 
     return t;
   }();
   const auto last = static_cast<double>(last_of(p)), count = static_cast<double>(count_of(p));
-  if (name == "h2o.sum") return sum;
+  if (name == "h2o.sum" || name == "chunk_retain") return sum;
   if (name == "h2o.mean_seen") return sum / static_cast<double>(now + 1 - p);
   if (name == "h2o.decay") return decayed;
   if (name == "h2o.sq") return squares;
@@ -93,7 +93,7 @@ double score_of(const EvictRule& rule, const History& h, std::uint32_t p, const 
     for (const std::size_t t : times) heat += std::exp2(-static_cast<double>(now - t) / 128);
     return heat;
   }
-  if (name == "least_stale.cyclic_layer") return 0;
+  if (name == "least_stale.cyclic_layer") return 0;  // one layer: LeastStale below has several
   if (name == "flexgen.static" || name == "pikv.flexgen_inv") return 0;  // one sequence, one place: all alike
   if (name == "least_stale.ewma_interval") {
     double gap = 1;
@@ -162,6 +162,48 @@ TEST_P(EveryEvictRule, IncrementalEqualsRecomputed) {
     ASSERT_EQ(live, expected) << "step " << t << ", lowest scores " << std::get<0>(order[0]) << " and "
                               << std::get<0>(order[std::min<std::size_t>(1, order.size() - 1)]);
   }
+}
+
+/// The last layer's oldest unit goes, however much another was accessed: a pool of several layers against a plain list, pages of one token.
+TEST(LeastStale, OfALaterTurnGoesFirst) {
+  constexpr std::uint32_t n_layers = 3;
+  RunSpec spec = testing::small_spec(testing::gqa_model(n_layers));
+  spec.cluster.ranks = 1;
+  spec.eviction.rule = evict::LeastStaleCyclic{};
+  spec.eviction.scope = EvictScope::shard;
+  spec.eviction.budget = {BudgetKind::pages, 8, 1, 1};
+  spec.eviction.protect = {0, 0};
+  spec.page.slots = 1;
+  spec.probe.samples = 0;
+  testing::RandomTrace trace(spec.model, testing::requests_of({{0, 25}}), 5);
+  const auto transport = make_local_transport();
+  const auto backend = make_count_backend();
+  using Unit = std::pair<std::uint32_t, std::uint32_t>;  // layer, position
+  std::set<Unit> held, due;
+  std::map<std::uint32_t, std::uint32_t> gone;  // layer -> units
+  const auto check = [&](const StepBatch& batch, ShardedCache& cache, StepDriver&) {
+    if (batch.items.front().finishes()) return;
+    const std::uint32_t now = batch.items.front().begin;
+    for (const Unit& u : due) held.erase(u), gone[u.first] += 1;
+    for (std::uint32_t l = 0; l < n_layers; ++l) held.insert({l, now});
+    std::set<Unit> live;
+    testing::for_each_live(cache, [&](Shard& s, std::uint32_t page, std::uint32_t slot) {
+      live.insert({s.groups()[s.pages()[page].group].layer, s.position(s.at(page, slot))});
+    });
+    ASSERT_EQ(live, held) << "step " << now;
+    std::vector<Unit> order;
+    for (const Unit& u : held) {
+      if (u.second < now) order.push_back(u);
+    }
+    std::sort(order.begin(), order.end(), [](const Unit& a, const Unit& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
+    order.resize(held.size() > 8 ? held.size() - 8 : 0);
+    due = {order.begin(), order.end()};
+  };
+  const RunOutcome out = testing::run_replay(spec, *transport, *backend, trace, check);
+  EXPECT_TRUE(out.violations.empty());
+  EXPECT_GT(gone[2], 15U);
+  EXPECT_GT(gone[1], 15U);
+  EXPECT_GT(gone[0], 0U);
 }
 
 /// lru, mru, clock and slru against lists kept the slow way, pages of one entry.

@@ -3,6 +3,7 @@
 
 #include <variant>
 
+#include "rules/evict/chunk_retain.hpp"
 #include "rules/evict/clock.hpp"
 #include "rules/evict/expected_attention.hpp"
 #include "rules/evict/fifo.hpp"
@@ -24,7 +25,7 @@ namespace moekv {
 
 using EvictRule = std::variant<                                                                                          //
     evict::Full, evict::Random, evict::Fifo, evict::Streaming,                                                           // no history
-    evict::H2oSum, evict::H2oMeanSeen, evict::H2oDecay, evict::H2oSquares, evict::Tova, evict::SnapKv,                   // attention mass
+    evict::H2oSum, evict::H2oMeanSeen, evict::H2oDecay, evict::H2oSquares, evict::Tova, evict::SnapKv, evict::ChunkRetain,  // attention mass
     evict::Lru, evict::Mru, evict::Clock, evict::Sieve, evict::Slru, evict::TwoQueue, evict::S3Fifo, evict::Arc,         // queues of accesses
     evict::Lfu, evict::Lrfu, evict::LruPlusRaw, evict::LruPlusNorm, evict::LeastStaleCyclic, evict::LeastStaleInterval,  // counts of accesses
     evict::Knorm, evict::PagedEviction,                                                                                  // the entry itself
