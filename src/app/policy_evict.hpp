@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "app/policy_case.hpp"
+#include "config/names.hpp"
+#include "engine/page_state.hpp"
 #include "rules/evict/catalogue.hpp"
 
 namespace moekv::policy_evict {
@@ -24,23 +26,43 @@ struct Protection {
 };
 [[nodiscard]] Protection read_protection(Case& given, std::uint32_t capacity);
 
+/// What goes at once: pages of `slots` positions (1: single entries), and which of equal scores stays. Fields "page_slots", "page_reducer", "ties".
+struct Units {
+  std::uint32_t slots = 1;
+  PageReducer reducer = PageReducer::mean;
+  Ties ties = Ties::newest;
+};
+[[nodiscard]] Units read_units(Case& given);
+
 struct Entry {
   std::uint32_t position;
   evict::Mass mass;
   evict::Access access;
   float cost = 0;
-  float score = 0;
+  std::uint32_t layer = 0;
+  float score = 0;  // of its unit
 };
 
-/// Indices of victims, lowest score first, ties by lowest position: n of them, and all that score below `below`.
-[[nodiscard]] std::vector<std::size_t> victims(const std::vector<Entry>& entries, std::size_t n, float below, std::uint32_t length, const Protection& protect);
+/// Calls f(begin, end) for the entries of each unit; entries ascend by position.
+template <class F>
+void for_each_unit(const std::vector<Entry>& entries, const Units& units, F&& f) {
+  for (std::size_t begin = 0, end = 0; begin < entries.size(); begin = end) {
+    while (end < entries.size() && entries[end].position / units.slots == entries[begin].position / units.slots) ++end;
+    f(begin, end);
+  }
+}
+
+/// Indices of victims in the order in which their units go: at least n entries, and all that score below `below`. A unit with a protected entry stays.
+[[nodiscard]] std::vector<std::size_t> victims(const std::vector<Entry>& entries, const Units& units, std::size_t n, float below, std::uint32_t length,
+                                               const Protection& protect);
 [[nodiscard]] Json positions_of(const std::vector<Entry>& entries);
 [[nodiscard]] Json scores_of(const std::vector<Entry>& entries);
 void remove(std::vector<Entry>& entries, std::vector<std::size_t> gone);
 
-/// Scores of entries that compete, as a replay gives them to token units. `group` has what a rule of groups reads besides states and positions.
+/// Scores of units that compete, as a replay gives them. `group` has what a rule of groups reads besides states and positions.
 template <class Rule>
-void score(const Rule& rule, std::vector<Entry>& entries, std::uint64_t step, std::uint32_t newest, std::uint64_t seed, evict::GroupView group = {}) {
+void score(const Rule& rule, std::vector<Entry>& entries, const Units& units, std::uint64_t step, std::uint32_t newest, std::uint64_t seed,
+           evict::GroupView group = {}) {
   std::vector<float> states;
   std::vector<std::uint32_t> positions;
   for (const Entry& e : entries) {
@@ -54,14 +76,19 @@ void score(const Rule& rule, std::vector<Entry>& entries, std::uint64_t step, st
     group.positions = positions.data();
     rule.score_group(group, states.data());
   }
+  for_each_unit(entries, units, [&](std::size_t begin, std::size_t end) {
+    PageState page;
+    for (std::size_t i = begin; i < end; ++i) page.add(states[i]);
+    states[begin] = page.reduced(units.reducer);
+  });
   evict::Peers peers;
-  for (std::size_t i = 0; i < entries.size(); ++i) {
+  for_each_unit(entries, units, [&](std::size_t i, std::size_t) {
     peers.last = std::max(peers.last, entries[i].access.last);
     peers.count = std::max(peers.count, entries[i].access.count);
     peers.state = std::max(peers.state, states[i]);
-  }
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    evict::UnitView view{0, 0, entries[i].position, step, states[i], seed};
+  });
+  for_each_unit(entries, units, [&](std::size_t i, std::size_t end) {
+    evict::UnitView view{0, entries[i].layer, entries[i].position, step, states[i], seed};
     view.age = newest > entries[i].position ? newest - entries[i].position : 0;
     view.access = entries[i].access;
     view.peers = peers;
@@ -72,7 +99,8 @@ void score(const Rule& rule, std::vector<Entry>& entries, std::uint64_t step, st
     } else {
       entries[i].score = static_cast<float>(entries[i].position);  // queues of tokens without accesses: the oldest goes
     }
-  }
+    for (std::size_t j = i + 1; j < end; ++j) entries[j].score = entries[i].score;
+  });
 }
 
 }  // namespace moekv::policy_evict

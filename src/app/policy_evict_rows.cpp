@@ -2,7 +2,6 @@
 #include <numeric>
 
 #include "app/policy_evict.hpp"
-#include "config/names.hpp"
 
 namespace moekv::policy_evict {
 
@@ -23,6 +22,8 @@ std::vector<std::vector<std::vector<double>>> read_attention(Case& given) {
         return out;
       }
       heads.push_back(head.get<std::vector<double>>());
+      if (std::any_of(heads.back().begin(), heads.back().end(), [](double a) { return !(a >= 0 && a <= 1e30); }))
+        given.complain(fmt::format("attention/{}", t), "has a weight that is no attention", "weights lie in 0..1e30");
       if (heads.back().size() != heads.front().size()) given.complain(fmt::format("attention/{}", t), "heads have rows of unequal length");
     }
     out.push_back(std::move(heads));
@@ -34,6 +35,7 @@ std::vector<std::vector<std::vector<double>>> read_attention(Case& given) {
 Json decide_attention(Case& given, const EvictRule& rule) {
   const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
   const Protection protect = read_protection(given, capacity);
+  const Units units = read_units(given);
   const bool layers = std::visit([](const auto& r) { return evict::sums_layers<std::decay_t<decltype(r)>>; }, rule);  // then the lists of a row are layers
   const auto reducer = layers ? Reducer::sum : given.value_or("head_reducer", Reducer::mean);
   const auto seed = given.value_or("seed", std::uint64_t{1});
@@ -75,13 +77,13 @@ Json decide_attention(Case& given, const EvictRule& rule) {
         if (over == "all") lost -= a;
         if constexpr (requires { r.mass(0.0F, 0.0F); }) entries[i].mass = {r.mass(entries[i].mass.value, static_cast<float>(a)), entries[i].mass.seen + 1};
       }
-      score(r, entries, t, t, seed);
+      score(r, entries, units, t, t, seed);
     }, rule);
     scores = scores_of(entries);
     const bool never = std::visit([](const auto& r) { return r.family == evict::Family::none; }, rule);
     if (never || entries.size() <= capacity) continue;
     const float below = std::visit([](const auto& r) { return evict::threshold(r, {}); }, rule);
-    const auto gone = victims(entries, entries.size() - capacity, below, t + 1, protect);
+    const auto gone = victims(entries, units, entries.size() - capacity, below, t + 1, protect);
     for (const std::size_t i : gone) evictions.push_back(entries[i].position);
     remove(entries, gone);
   }

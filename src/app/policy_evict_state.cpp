@@ -18,15 +18,30 @@ Protection read_protection(Case& given, std::uint32_t capacity) {
   return out;
 }
 
-std::vector<std::size_t> victims(const std::vector<Entry>& entries, std::size_t n, float below, std::uint32_t length, const Protection& protect) {
-  std::vector<std::size_t> order;
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    if (entries[i].position >= protect.sinks && entries[i].position + protect.recent < length) order.push_back(i);
+Units read_units(Case& given) {
+  Units units;
+  units.slots = given.value_or("page_slots", 1U, {1, 1e6});
+  units.reducer = given.value_or("page_reducer", PageReducer::mean);
+  units.ties = given.value_or("ties", Ties::newest);
+  return units;
+}
+
+std::vector<std::size_t> victims(const std::vector<Entry>& entries, const Units& units, std::size_t n, float below, std::uint32_t length,
+                                 const Protection& protect) {
+  std::vector<std::pair<std::size_t, std::size_t>> order;
+  for_each_unit(entries, units, [&](std::size_t begin, std::size_t end) {
+    if (entries[begin].position >= protect.sinks && entries[end - 1].position + protect.recent < length) order.emplace_back(begin, end);
+  });
+  std::stable_sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+    const Entry &x = entries[a.first], &y = entries[b.first];
+    return x.score != y.score ? x.score < y.score : goes_first(units.ties, x.position, y.position);
+  });
+  std::vector<std::size_t> gone;
+  for (const auto& [begin, end] : order) {
+    if (gone.size() >= n && !(entries[begin].score < below)) break;
+    for (std::size_t i = begin; i < end; ++i) gone.push_back(i);
   }
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return entries[a].score < entries[b].score; });
-  const auto lower = std::count_if(order.begin(), order.end(), [&](std::size_t i) { return entries[i].score < below; });
-  order.resize(std::min(std::max(n, static_cast<std::size_t>(lower)), order.size()));
-  return order;
+  return gone;
 }
 
 Json scores_of(const std::vector<Entry>& entries) {
@@ -83,14 +98,13 @@ struct Rows {
   }
 };
 
-Rows read_rows(Case& given, const EvictRule& rule) {
+Rows read_rows(Case& given, const EvictRule& rule, const Units& units) {
   Rows rows;
   rows.keys = given.matrix<float>("keys");
   rows.values = given.matrix<float>("values");
   rows.queries = given.matrix<float>("queries");
   rows.query_heads = given.value_or("query_heads", 1U, {1, 1e4});
   rows.turns = given.list<double>("rope_turns");  // turns per position of channel i with channel i + n
-  const auto page_slots = given.value_or("page_slots", 1U, {1, 1e6});
   std::visit([&](const auto& r) {
     using Rule = std::decay_t<decltype(r)>;
     if constexpr (evict::needs_payload<Rule> || evict::reads_store<Rule>) given.require("keys");
@@ -113,11 +127,12 @@ Rows read_rows(Case& given, const EvictRule& rule) {
   const auto n_queries = static_cast<std::uint32_t>(rows.queries.n_rows / rows.query_heads);
   const auto n = static_cast<std::uint32_t>(rows.keys.n_rows);
   for (std::uint32_t j = 0; j < n_queries; ++j) rows.query_positions.push_back(n > n_queries ? n - n_queries + j : j);  // those of the last entries
-  for (std::uint32_t i = 0; i < n; ++i) rows.pages.push_back(i / page_slots);
+  for (std::uint32_t i = 0; i < n; ++i) rows.pages.push_back(i / units.slots);
   return rows;
 }
 
-/// State of entries: part "state" with the lists last, count, mass, heat, cost and error, and of a controller theta, and eta to move it by.
+/// State of entries: part "state" with the lists last, count, mass, heat, gap (what least_stale.ewma_interval keeps as heat), layer, cost and error,
+/// and of a controller theta, and eta to move it by.
 struct State {
   std::vector<Entry> entries;
   evict::Control control;
@@ -127,13 +142,18 @@ struct State {
 State read_state(Case& given, std::size_t n_rows) {
   Case state = given.part("state");
   const auto last = state.list<std::uint32_t>("last"), count = state.list<std::uint32_t>("count");
-  const auto mass = state.list<float>("mass"), heat = state.list<float>("heat"), error = state.list<float>("error"), cost = state.list<float>("cost");
+  const auto mass = state.list<float>("mass"), error = state.list<float>("error"), cost = state.list<float>("cost");
+  const auto layer = state.list<std::uint32_t>("layer", {0, 65535});
+  const bool gaps = state.has("gap");
+  if (gaps && state.has("heat")) state.complain("gap", "is heat by another name", "give one of them");
+  const auto heat = state.list<float>(gaps ? "gap" : "heat");
   State out;
   if (state.has("theta")) out.control.theta = state.value<float>("theta", {0, 1});
   if (state.has("eta")) out.eta = state.value<float>("eta", {0, 1});
-  const std::size_t n = std::max({n_rows, last.size(), count.size(), mass.size(), heat.size(), error.size(), cost.size()});
+  const std::size_t n = std::max({n_rows, last.size(), count.size(), mass.size(), heat.size(), error.size(), cost.size(), layer.size()});
   for (const auto& [name, size] : std::initializer_list<std::pair<const char*, std::size_t>>{
-           {"last", last.size()}, {"count", count.size()}, {"mass", mass.size()}, {"heat", heat.size()}, {"error", error.size()}, {"cost", cost.size()}}) {
+           {"last", last.size()}, {"count", count.size()}, {"mass", mass.size()}, {gaps ? "gap" : "heat", heat.size()}, {"error", error.size()},
+           {"cost", cost.size()}, {"layer", layer.size()}}) {
     if (size != 0 && size != n) state.complain(name, fmt::format("has {} values for {} entries", size, n));
   }
   for (std::uint32_t i = 0; i < n && !given.failed(); ++i) {
@@ -142,6 +162,7 @@ State read_state(Case& given, std::size_t n_rows) {
     if (!count.empty()) e.access.count = count[i];
     if (!heat.empty()) e.access.heat = heat[i];
     if (!cost.empty()) e.cost = cost[i];
+    if (!layer.empty()) e.layer = layer[i];
     out.entries.push_back(e);
   }
   return out;
@@ -153,12 +174,13 @@ Json decide_state(Case& given, const EvictRule& rule) {
   const auto capacity = given.value<std::uint32_t>("capacity", {0, 1e9});
   const Protection protect = read_protection(given, capacity);
   const auto seed = given.value_or("seed", std::uint64_t{1});
-  const Rows rows = read_rows(given, rule);
+  const Units units = read_units(given);
+  const Rows rows = read_rows(given, rule, units);
   State state = read_state(given, rows.keys.n_rows);
   std::vector<Entry>& entries = state.entries;
   const std::size_t n = entries.size();
   const auto now = given.value_or("now", static_cast<std::uint64_t>(n > 0 ? n - 1 : 0));
-  if (n == 0) given.complain("", "nothing to decide on", "give accesses, attention, keys, or state with last, count, mass, heat, cost or error");
+  if (n == 0) given.complain("", "nothing to decide on", "give accesses, attention, keys, or state with last, count, mass, heat, gap, layer, cost or error");
   given.finish();
   float below = 0;
   std::visit([&](const auto& r) {
@@ -166,7 +188,7 @@ Json decide_state(Case& given, const EvictRule& rule) {
     if constexpr (evict::needs_payload<Rule>) {
       for (std::uint32_t i = 0; i < n; ++i) entries[i].mass.value = r.stored(rows.stored(i, seed));
     }
-    score(r, entries, now, static_cast<std::uint32_t>(now), seed, rows.view());
+    score(r, entries, units, now, static_cast<std::uint32_t>(now), seed, rows.view());
     if constexpr (requires { r.adapt(state.control); }) {
       if (state.eta) {  // in parts of a million
         state.control.lookups = 1000000;
@@ -177,7 +199,7 @@ Json decide_state(Case& given, const EvictRule& rule) {
     below = evict::threshold(r, state.control);
   }, rule);
   const Json scores = scores_of(entries);
-  const auto gone = victims(entries, n > capacity ? n - capacity : 0, below, static_cast<std::uint32_t>(n), protect);
+  const auto gone = victims(entries, units, n > capacity ? n - capacity : 0, below, static_cast<std::uint32_t>(n), protect);
   Json evictions = Json::array();
   for (const std::size_t i : gone) evictions.push_back(entries[i].position);
   remove(entries, gone);

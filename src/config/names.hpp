@@ -31,6 +31,8 @@ constexpr auto enum_names(Trigger) { return Names<4>{"on_full", "watermark", "ev
 constexpr auto enum_names(EvictAction) { return Names<2>{"drop", "demote"}; }
 constexpr auto enum_names(evict::PlanAxis) { return Names<4>{"sequence", "token_prefix", "token_suffix", "page_hash"}; }
 constexpr auto enum_names(Reducer) { return Names<3>{"mean", "sum", "max"}; }
+constexpr auto enum_names(PageReducer) { return Names<4>{"mean", "sum", "max", "min"}; }
+constexpr auto enum_names(Ties) { return Names<2>{"newest", "oldest"}; }
 constexpr auto enum_names(PrefillQueries) { return Names<4>{"auto", "none", "last", "all"}; }
 constexpr auto enum_names(PrefillEvict) { return Names<2>{"end", "chunk"}; }
 constexpr auto enum_names(LoadKind) { return Names<2>{"concurrency", "arrivals"}; }

@@ -130,6 +130,7 @@ void add_eviction_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.eviction.action; }));
   add(field_key("eviction.head_reducer", "", "mass of the query heads -> head group", [](auto& s) -> auto& { return s.eviction.head_reducer; }));
   add(field_key("eviction.page_reducer", "", "state of the tokens -> page", [](auto& s) -> auto& { return s.eviction.page_reducer; }));
+  add(field_key("eviction.ties", "", "policies that score: which of equal units stays", [](auto& s) -> auto& { return s.eviction.ties; }));
   add(path_key(
       "eviction.weights_path", "HDF5 file of a policy that loads weights: hidden [n, d_k + d_v], out [n], and if given hidden_bias [n], out_bias [1]",
       +[](RunSpec& s) -> std::string& { return s.eviction.weights_path; }));

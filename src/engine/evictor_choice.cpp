@@ -1,10 +1,10 @@
 // Evictor, the choice of victims: heads of queues, or the lowest scores, of pages or of tokens.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <tuple>
 
 #include "engine/evictor.hpp"
+#include "engine/page_state.hpp"
 
 namespace moekv {
 
@@ -100,17 +100,15 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
           out.push_back({view, p, slot});
         }
       } else if (page_standing(shard, page, p) == Standing::evictable) {
-        float sum = 0, most = -std::numeric_limits<float>::infinity();
+        PageState state;
         std::uint32_t first = no_index;
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
           if (!shard.live(p, slot)) continue;
           const std::size_t i = shard.at(p, slot);
-          const float state = state_of(shard, i);
-          sum += state;
-          most = std::max(most, state);
+          state.add(state_of(shard, i));
           first = std::min(first, shard.position(i));
         }
-        place(first, spec.page_reducer == Reducer::max ? most : spec.page_reducer == Reducer::sum ? sum : sum / static_cast<float>(page.live));
+        place(first, state.reduced(spec.page_reducer));
         if (accesses) view.access = shard.access(p);
         out.push_back({view, p, no_index});
         out.back().late = demotes_ && enters(page, step);
@@ -169,9 +167,10 @@ void Evictor::count_close(float gone, float stays) {
 std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step) {
   std::vector<Candidate> candidates = scored(shard, only, step);
   const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, list.control); }, geometry_->spec().eviction.rule);
-  // Lowest score first; among equals the smallest position goes (newest wins), then the earlier group.
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return std::tie(a.late, a.score, a.view.position) < std::tie(b.late, b.score, b.view.position);
+  // Lowest score first; among equals by position (`ties`), then the earlier group.
+  const auto before = [ties = geometry_->spec().eviction.ties](const Candidate& a, const Candidate& b) {
+    const auto x = std::tie(a.late, a.score), y = std::tie(b.late, b.score);
+    return x != y ? x < y : goes_first(ties, a.view.position, b.view.position);
   };
   std::stable_sort(candidates.begin(), candidates.end(), before);
   const std::uint64_t wanted = excess;

@@ -98,6 +98,8 @@ enum class EvictUnit : std::uint8_t { automatic, token, page };   // automatic: 
 enum class AccessSource : std::uint8_t { dense, routed, mass, selected };
 enum class Trigger : std::uint8_t { on_full, watermark, every, prefill_end };
 enum class EvictAction : std::uint8_t { drop, demote };  // demote: to the shard's host tier, back on access
+enum class PageReducer : std::uint8_t { mean, sum, max, min };
+enum class Ties : std::uint8_t { newest, oldest };  // which of equal scores stays
 
 /// A budget is an integer. `fraction` is numerator/denominator of prompt + output tokens of each request, rounded once.
 struct BudgetSpec {
@@ -126,7 +128,8 @@ struct EvictionSpec {
   std::uint32_t every_steps = 32;            // trigger every
   EvictAction action = EvictAction::drop;
   Reducer head_reducer = Reducer::mean;      // query heads -> head group
-  Reducer page_reducer = Reducer::mean;      // tokens -> page
+  PageReducer page_reducer = PageReducer::mean;  // tokens -> page
+  Ties ties = Ties::newest;
   std::string weights_path;                  // HDF5 file of a rule that loads weights; empty: drawn from the seed
   std::uint64_t seed = 1;
 };
@@ -224,6 +227,7 @@ struct RunSpec {
   std::uint64_t seed = 1;
 
   // Provenance of the specification itself, filled by config/.
+  std::vector<std::string> notes;            // what a reader of the result must know of the names that were given
   std::string config_path;
   std::string config_yaml;                   // as given
   std::string resolved_yaml;                 // after defaults and overrides, canonical

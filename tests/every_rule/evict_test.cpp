@@ -35,12 +35,24 @@ TEST(Vectors, StreamingKeepsSinksAndTheLastTokens) {
 
 TEST(Vectors, PageReducersDecideWhichPageGoes) {
   const std::map<std::uint32_t, float> row = {{0, .5F}, {1, 0}, {2, .2F}, {3, .22F}, {4, .3F}, {5, .05F}, {6, 0}};
-  for (const auto& [reducer, gone] : {std::pair(Reducer::sum, 4U), std::pair(Reducer::mean, 4U), std::pair(Reducer::max, 2U)}) {
+  for (const auto& [reducer, gone] :
+       {std::pair(PageReducer::sum, 4U), std::pair(PageReducer::mean, 4U), std::pair(PageReducer::max, 2U), std::pair(PageReducer::min, 0U)}) {
     World world(evict::Tova{}, 6, {0, 1}, 2, EvictUnit::page);
     world.reduce_pages(reducer);
     world.step(6);       // three pages, which fit
     world.step(7, row);  // and one too many
     EXPECT_EQ(world.evicted(), (std::vector<std::uint32_t>{gone, gone + 1}));
+  }
+}
+
+TEST(Vectors, TiesDecideWhichOfEqualsStays) {
+  const std::map<std::uint32_t, float> row = {{0, .25F}, {1, .25F}, {2, .25F}, {3, .25F}};
+  for (const auto& [ties, gone] : {std::pair(Ties::newest, 0U), std::pair(Ties::oldest, 2U)}) {
+    World world(evict::Tova{}, 3, {0, 0}, 8, EvictUnit::token);
+    world.break_ties(ties);
+    world.step(3);
+    world.step(4, row);  // 3 is pinned
+    EXPECT_EQ(world.evicted(), std::vector<std::uint32_t>{gone});
   }
 }
 

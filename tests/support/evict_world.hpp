@@ -110,7 +110,8 @@ class World {
     static const ModelShape shape = gqa_model(1);
     return shape;
   }
-  void reduce_pages(Reducer reducer) { spec_.eviction.page_reducer = reducer; }
+  void reduce_pages(PageReducer reducer) { spec_.eviction.page_reducer = reducer; }
+  void break_ties(Ties ties) { spec_.eviction.ties = ties; }
   /// Takes and frees pages under another request, so that the next ones get other numbers than in a new shard.
   void scramble(std::uint32_t n) {
     std::vector<std::uint32_t> order;
