@@ -14,6 +14,7 @@
 #include "config/reader.hpp"
 #include "core/units.hpp"
 #include "engine/plan_cost.hpp"
+#include "engine/summarise.hpp"
 
 namespace moekv {
 namespace {
@@ -117,6 +118,8 @@ ExitCode plan(const PlanOptions& options) {
   const auto trace = open_trace(spec);
   const std::uint32_t ranks = std::max(1U, spec.cluster.ranks);
   PlanCost cost = predict_cost(spec, *trace, ranks);
+  cost.notes.insert(cost.notes.begin(), spec.notes.begin(), spec.notes.end());
+  if (const std::string unshrunk = unshrunk_codec(spec); !unshrunk.empty()) cost.notes.push_back(unshrunk);
   if (spec.cluster.ranks == 0) cost.notes.emplace_back("cluster.ranks is not given: planned for one rank");
   if (options.json) {
     print_json(spec, ranks, cost);

@@ -27,7 +27,8 @@ void for_each_rule(F&& f) {
   }(std::make_index_sequence<std::variant_size_v<Variant>>{});
 }
 
-/// Other names of a catalogue's rules. A configuration may use them; what is written and stored is the rule's own name.
+/// Other names of a catalogue's rules. A configuration may use them; what is written and stored is the rule's own
+/// name, with a note.
 template <class Variant>
 inline constexpr std::span<const RuleAlias> rule_aliases{};
 template <>
@@ -125,6 +126,7 @@ void add_rule_keys(std::vector<Key>& keys, const std::string& section, const std
       if (rule.name != rule_names<Variant>()[index]) return;
       for (Variant* target : targets(spec)) *target = rule;
     });
+    if (own.text != node.text) spec.notes.push_back(section + "." + choice + " " + node.text + " stands for " + own.text);
   };
   selector.write = [=](const RunSpec& spec) { return quote(rule_name(first_target(targets, spec))); };
   keys.push_back(selector);

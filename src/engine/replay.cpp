@@ -47,8 +47,9 @@ std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry
   return labels;
 }
 
-/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half, a read-set rule
-/// that left no page out, or a router that listens to misses and chose as recorded, says nothing about it (MODEL section 4).
+/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half or stores no less than
+/// raw pages do, a read-set rule that left no page out, or a router that listens to misses and chose as recorded, says nothing about it (MODEL
+/// section 4).
 void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
   std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0, sealed_pages = 0, routed = 0, rerouted = 0;
   for (const StepRecord& s : out.steps) {
@@ -63,7 +64,9 @@ void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& o
   const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
   for (const CodecRecord& c : out.codecs) sealed_pages += c.sealed_pages;
   // A run of one step has no residents at the end of any window.
-  const bool idle_codec = geometry.compressed() && (2 * sealed < resident || sealed_pages == 0);
+  const std::string unshrunk = unshrunk_codec(spec);
+  if (!unshrunk.empty()) out.notes.push_back(unshrunk);
+  const bool idle_codec = geometry.compressed() && (2 * sealed < resident || sealed_pages == 0 || !unshrunk.empty());
   const bool idle_select = selects(spec.read.select) && left_out == 0;
   const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
   const bool idle_router = reads_cache(spec.routing.rule) && routed > 0 && rerouted == 0;
@@ -201,6 +204,7 @@ class Run {
     if (transport_.process() != 0) return out;
     out.requests = batcher_.records();
     out.labels = labels_of(spec_, geometry_, trace_info_);
+    out.notes = spec_.notes;
     label_exercise(spec_, geometry_, out);
     if (batcher_.cut_prompts() > 0)
       out.notes.push_back(fmt::format("{} prompts were cut to trace.max_prompt_tokens and end there", batcher_.cut_prompts()));

@@ -54,4 +54,22 @@ void add_codec(const RunSpec& spec, std::span<const CodecRecord> codecs, Summary
   }
 }
 
+std::string unshrunk_codec(const RunSpec& spec) {
+  const ModelShape& model = spec.model;
+  const std::uint32_t raw = element_bits(spec.payload.element);
+  const auto bits = [&](const PlaneFormat& f, std::uint32_t d) { return f.raw() ? d * raw : stored_width(f, d) * element_bits(f.element); };
+  if (classes_of(spec.compression.k) > 1 || classes_of(spec.compression.v) > 1) return {};
+  const PlaneFormat k = plane_of(spec.compression.k, Role::k, model.d_k), v = plane_of(spec.compression.v, Role::v, model.d_v);
+  const bool latent = model.mla();
+  if ((k.raw() && (latent || v.raw())) || bits(k, model.d_k) + (latent ? 0 : bits(v, model.d_v)) < (model.d_k + (latent ? 0 : model.d_v)) * raw) return {};
+  const bool of_k = !k.raw();
+  const std::uint32_t d = of_k ? model.d_k : model.d_v;
+  const std::string why = fmt::format("codec {} stores all {} channels of {}, so nothing is compressed: ",
+                                      class_name(of_k ? spec.compression.k : spec.compression.v, 0), d, of_k ? "K" : "V");
+  const MapKind map = (of_k ? k : v).map;
+  if (map == MapKind::basis) return why + fmt::format("give a compression.rank below {}", d);
+  if (map == MapKind::select && d > 16) return why + fmt::format("give a compression.pruned of {:.4g} or more", 16.0 / d);
+  return why + "take a codec of fewer bits";
+}
+
 }  // namespace moekv

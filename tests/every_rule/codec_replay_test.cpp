@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "engine/codec_tables.hpp"
+#include "engine/replay.hpp"
+#include "engine/summarise.hpp"
 #include "io/hdf5.hpp"
 #include "support/replay_fixture.hpp"
 #include "support/temp_dir.hpp"
@@ -19,8 +21,20 @@ using testing::gqa_model;
 using testing::run_replay;
 using testing::small_spec;
 
+constexpr std::uint32_t d_replayed = 32;
+
+/// Every codec; bases and pruning leave half of the channels, loaded maps (identities here) all.
 std::vector<Codec> codecs() {
-  return []<class... C>(std::variant<C...>*) { return std::vector<Codec>{C{}...}; }(static_cast<Codec*>(nullptr));
+  std::vector<Codec> all = []<class... C>(std::variant<C...>*) { return std::vector<Codec>{C{}...}; }(static_cast<Codec*>(nullptr));
+  for (Codec& codec : all) {
+    std::visit([](auto& c) {
+      if constexpr (requires { c.pruned; }) c.pruned = 0.5F;
+      if constexpr (requires { c.rank; }) {
+        if (c.plane(Role::k, d_replayed).fit != TableFit::loaded) c.rank = std::min(c.rank, d_replayed / 2);
+      }
+    }, codec);
+  }
+  return all;
 }
 
 class CodecInReplay : public ::testing::TestWithParam<Codec> {};
@@ -41,8 +55,9 @@ void write_identity(const std::string& path, std::uint32_t rank, std::uint32_t d
   file.close();
 }
 
-RunSpec spec_of(const Codec& codec, const std::string& maps_path = {}) {
+RunSpec spec_of(const Codec& codec, const std::string& maps_path = {}, std::uint32_t d = 16) {
   RunSpec spec = small_spec(gqa_model(2));
+  spec.model.d_k = spec.model.d_v = d;
   spec.page.slots = 32;
   spec.placement.layout = Layout::token;
   spec.placement.map = ShardMap::block_cyclic;
@@ -59,13 +74,14 @@ const std::vector<RequestInfo>& requests() {
 TEST_P(CodecInReplay, SealsPagesAndKeepsDecisions) {
   const TempDir folder;
   const Codec& codec = GetParam();
-  const PlaneFormat plane = std::visit([](const auto& c) { return c.plane(Role::k, 16); }, codec);
+  constexpr std::uint32_t d = d_replayed;
+  const PlaneFormat plane = std::visit([](const auto& c) { return c.plane(Role::k, d); }, codec);
   const bool loaded = plane.fit == TableFit::loaded;
   const std::string path = folder.path() + "/maps.h5";
-  if (loaded) write_identity(path, 16, 16);
-  static const RunOutcome raw = run_replay(spec_of(codec::Fp32{}), requests());
-  static const RunOutcome sealed = run_replay(spec_of(codec::Int8Token{}), requests());  // sealing ends pages early
-  const RunOutcome out = run_replay(spec_of(codec, loaded ? path : ""), requests());
+  if (loaded) write_identity(path, d, d);
+  static const RunOutcome raw = run_replay(spec_of(codec::Fp32{}, {}, d), requests());
+  static const RunOutcome sealed = run_replay(spec_of(codec::Int8Token{}, {}, d), requests());  // sealing ends pages early
+  const RunOutcome out = run_replay(spec_of(codec, loaded ? path : "", d), requests());
   const bool one_way = classes_of(codec) == 1;
   if (one_way) {
     EXPECT_EQ(to_hex(out.digest), to_hex((plane.raw() ? raw : sealed).digest));
@@ -75,7 +91,12 @@ TEST_P(CodecInReplay, SealsPagesAndKeepsDecisions) {
   if (plane.raw() && one_way) return;
   EXPECT_GT(sum.sealed_entries, 0);
   EXPECT_LE(sum.kv_bytes_codes, sum.kv_bytes_stored);
-  EXPECT_LE(sum.kv_bytes_codes, sum.kv_bytes_raw);
+  EXPECT_LT(sum.kv_bytes_codes, sum.kv_bytes_raw);
+  if (!loaded) {
+    RunSpec half = spec_of(codec, {}, d);
+    half.payload.element = ElementFormat::bf16;
+    EXPECT_EQ(unshrunk_codec(half), "");
+  }
   EXPECT_EQ(sum.codec_table_bytes > 0, plane.has_table() && plane.scope != TableScope::page);
   std::int64_t sealed_pages = 0, sampled = 0;
   for (const CodecRecord& row : out.codecs) {
@@ -95,6 +116,25 @@ TEST_P(CodecInReplay, SealsPagesAndKeepsDecisions) {
   if (loaded && one_way) {  // identity maps lose what fp16 loses
     for (const ProbeRecord& p : out.probes) EXPECT_LT(p.attn_out_err, 2e-3);
   }
+}
+
+TEST(CodecReplay, ACodecThatStoresEveryChannelIsNotExercised) {
+  const auto run = [](const Codec& codec, std::uint32_t d) {
+    RunSpec spec = spec_of(codec, {}, d);
+    spec.payload.element = ElementFormat::bf16;
+    testing::RandomTrace trace(spec.model, requests(), 11);
+    const auto transport = make_local_transport();
+    const auto backend = make_host_backend(1);
+    return replay(spec, trace, *backend, *transport);
+  };
+  const auto says = [](const RunOutcome& out, const std::string& what) {
+    return std::any_of(out.notes.begin(), out.notes.end(), [&](const std::string& note) { return note.find(what) != std::string::npos; });
+  };
+  const auto idle = [](const RunOutcome& out) { return std::find(out.labels.begin(), out.labels.end(), "not_exercised") != out.labels.end(); };
+  const RunOutcome padded = run(codec::PruneThink{}, 32), pruned = run(codec::PruneThink{.pruned = 0.5F}, 32), basis = run(codec::LowrankPca{}, 16);
+  EXPECT_TRUE(idle(padded) && says(padded, "all 32 channels of K") && says(padded, "compression.pruned of 0.5 or more"));
+  EXPECT_TRUE(!idle(pruned) && pruned.notes.empty());
+  EXPECT_TRUE(idle(basis) && says(basis, "compression.rank below 16"));
 }
 
 /// A codec with several classes, in a replay: what its rows say of them.

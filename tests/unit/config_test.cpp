@@ -104,6 +104,14 @@ TEST(Schema, PathsAreUniqueAndDocumented) {
     EXPECT_TRUE(key.rule.empty() || !plain.contains(key.path)) << key.path << " is a key and a parameter of " << key.rule;
 }
 
+TEST_F(ConfigFile, AnAliasSaysWhatItStandsFor) {
+  const RunSpec spec = read(base + "compression: {k: {codec: fastv}, v: {codec: QuantizedCompressor}}\n");
+  EXPECT_EQ(spec.notes, (std::vector<std::string>{"compression.k.codec fastv stands for chan_prune.crop",
+                                                  "compression.v.codec QuantizedCompressor stands for int8_token.asym"}));
+  EXPECT_TRUE(read(base + "compression: {codec: int8_token}\n").notes.empty());
+  EXPECT_EQ(read(spec.resolved_yaml).notes, std::vector<std::string>{});
+}
+
 TEST_F(ConfigFile, DefaultsComeFromRunSpec) {
   const RunSpec spec = read(base), untouched;
   EXPECT_EQ(spec.name, "case");
