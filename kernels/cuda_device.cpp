@@ -66,7 +66,7 @@ CudaDevice::~CudaDevice() {
 }
 
 std::string CudaDevice::description() const {
-  const char* shared = choice_.n_processes > choice_.n_devices ? ", shared by several processes (time-sliced)" : "";
+  const char* shared = time_sliced() ? ", shared by several processes (time-sliced)" : "";
   int driver = 0;
   check(cudaDriverGetVersion(&driver));
   return fmt::format("{} (sm_{}{}, {} multiprocessors, {}, driver CUDA {}.{}; {} of {} visible{})", properties_.name, properties_.major,

@@ -28,6 +28,7 @@ class CudaDevice final : public Device {
   CudaDevice& operator=(const CudaDevice&) = delete;
 
   [[nodiscard]] std::string description() const override;
+  [[nodiscard]] bool time_sliced() const override { return choice_.n_processes > choice_.n_devices; }
   [[nodiscard]] std::uint64_t shared_limit() const override { return shared_limit_; }
   [[nodiscard]] cudaStream_t stream() const { return stream_; }
   std::byte* allocate(std::uint64_t bytes) override;

@@ -22,6 +22,8 @@ class Device {
   static constexpr unsigned n_marks = 4;
   virtual ~Device() = default;
   [[nodiscard]] virtual std::string description() const = 0;
+  /// Whether other processes of the job use the device too, by turns.
+  [[nodiscard]] virtual bool time_sliced() const { return false; }
   /// Shared memory that one block may have.
   [[nodiscard]] virtual std::uint64_t shared_limit() const = 0;
 

@@ -24,6 +24,7 @@ class DeviceBackend final : public Backend {
 
   [[nodiscard]] std::string_view name() const override { return "cuda"; }
   [[nodiscard]] std::string device() const override { return device_->description(); }
+  [[nodiscard]] bool time_sliced() const override { return device_->time_sliced(); }
   [[nodiscard]] bool has_payload() const override { return true; }
   PoolId create_pool(const BlockFormat& format, std::uint32_t max_blocks) override;
   PoolId create_host_pool(PoolId of, std::uint32_t max_blocks) override;

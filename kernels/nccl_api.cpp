@@ -1,56 +1,35 @@
-// dlopen and dlsym of libnccl.
+// The functions of libnccl by name.
 #include "nccl_api.hpp"
 
-#include <dlfcn.h>
-#include <fmt/format.h>
-
-#include <array>
-#include <cstdlib>
-
-#include "core/error.hpp"
+#include "library.hpp"
 
 namespace moekv::kernels {
 namespace {
 
-template <class Function>
-void find(void* library, const char* path, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  if (function == nullptr) throw DeviceMissing(fmt::format("transport 'nccl': {} has no {}; NCCL 2.18 or newer is needed, or use transport: mpi", path, name));
-}
-
-NcclApi load(void* library, const char* path) {
+NcclApi load() {
+  const Library library("transport 'nccl'", "NCCL", "MOEKV_NCCL_LIB", {"libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2"}, "NCCL 2.18 or newer",
+                        "use transport: mpi");
   NcclApi api{};
-  find(library, path, "ncclGetVersion", api.get_version);
-  find(library, path, "ncclGetUniqueId", api.get_unique_id);
-  find(library, path, "ncclCommInitRank", api.init_rank);
-  find(library, path, "ncclCommDestroy", api.destroy);
-  find(library, path, "ncclCommAbort", api.abort);
-  find(library, path, "ncclCommGetAsyncError", api.async_error);
-  find(library, path, "ncclGetErrorString", api.error_string);
-  find(library, path, "ncclGetLastError", api.last_error);
-  find(library, path, "ncclGroupStart", api.group_start);
-  find(library, path, "ncclGroupEnd", api.group_end);
-  find(library, path, "ncclSend", api.send);
-  find(library, path, "ncclRecv", api.receive);
-  api.path = path;
+  library.find("ncclGetVersion", api.get_version);
+  library.find("ncclGetUniqueId", api.get_unique_id);
+  library.find("ncclCommInitRank", api.init_rank);
+  library.find("ncclCommDestroy", api.destroy);
+  library.find("ncclCommAbort", api.abort);
+  library.find("ncclCommGetAsyncError", api.async_error);
+  library.find("ncclGetErrorString", api.error_string);
+  library.find("ncclGetLastError", api.last_error);
+  library.find("ncclGroupStart", api.group_start);
+  library.find("ncclGroupEnd", api.group_end);
+  library.find("ncclSend", api.send);
+  library.find("ncclRecv", api.receive);
+  api.path = library.path();
   return api;
-}
-
-NcclApi open() {
-  std::string tried;
-  for (const char* path : {static_cast<const char*>(std::getenv("MOEKV_NCCL_LIB")), "libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2"}) {
-    if (path == nullptr) continue;
-    if (void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL)) return load(library, path);
-    tried += fmt::format("{}{}", tried.empty() ? "" : ", ", path);
-  }
-  throw DeviceMissing(
-      fmt::format("transport 'nccl': no NCCL library (tried {}); set MOEKV_NCCL_LIB to the path of libnccl.so.2, or use transport: mpi", tried));
 }
 
 }  // namespace
 
 const NcclApi& nccl_api() {
-  static const NcclApi api = open();
+  static const NcclApi api = load();
   return api;
 }
 

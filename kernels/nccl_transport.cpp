@@ -5,10 +5,10 @@
 #include <cstring>
 #include <exception>
 #include <source_location>
-#include <span>
 #include <string>
 #include <vector>
 
+#include "agree.hpp"
 #include "core/error.hpp"
 #include "cuda_check.hpp"
 #include "cuda_device.hpp"
@@ -24,8 +24,8 @@ constexpr double default_timeout_s = 120;
 void require(ncclResult_t code, ncclComm_t comm, const std::source_location& where = std::source_location::current()) {
   if (code == ncclSuccess || code == ncclInProgress) return;
   const NcclApi& nccl = nccl_api();
-  throw SystemError(fmt::format("NCCL: {}: {} ({}:{} {})", nccl.error_string(code), nccl.last_error(comm), where.file_name(), where.line(),
-                                where.function_name()));
+  throw SystemError(
+      fmt::format("NCCL: {}: {} ({}:{} {})", nccl.error_string(code), nccl.last_error(comm), where.file_name(), where.line(), where.function_name()));
 }
 
 class NcclPeers final : public Peers {
@@ -45,8 +45,12 @@ class NcclPeers final : public Peers {
   NcclPeers& operator=(const NcclPeers&) = delete;
 
   void start_group() override { require(nccl_.group_start(), comm_); }
-  void send(const std::byte* memory, std::uint64_t bytes, int peer) override { require(nccl_.send(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
-  void receive(std::byte* memory, std::uint64_t bytes, int peer) override { require(nccl_.receive(memory, bytes, ncclUint8, peer, comm_, stream_), comm_); }
+  void send(const std::byte* memory, std::uint64_t bytes, int peer) override {
+    require(nccl_.send(memory, bytes, ncclUint8, peer, comm_, stream_), comm_);
+  }
+  void receive(std::byte* memory, std::uint64_t bytes, int peer) override {
+    require(nccl_.receive(memory, bytes, ncclUint8, peer, comm_, stream_), comm_);
+  }
   void end_group() override { require(nccl_.group_end(), comm_); }
   void poll() override {
     ncclResult_t state = ncclSuccess;
@@ -84,22 +88,9 @@ Finding look(const Transport& job) {
   return found;
 }
 
-std::string text_of(const std::vector<std::byte>& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
-std::vector<std::byte> bytes_of(const std::string& text) { return {std::as_bytes(std::span(text)).begin(), std::as_bytes(std::span(text)).end()}; }
-
-/// Collective. First text that is not empty, of the lowest process, on every process.
-std::string first_text(Transport& job, const std::string& mine) {
-  std::vector<std::byte> first;
-  for (const auto& text : job.gather(bytes_of(mine))) {
-    if (first.empty()) first = text;
-  }
-  job.broadcast(first);
-  return text_of(first);
-}
-
 /// Collective. Throws on every process where one has no GPU or library, or two have the same GPU: nobody waits for a process that has left.
 void require_own_gpus(Transport& job, const Finding& found) {
-  if (const std::string missing = first_text(job, found.missing); !missing.empty()) throw DeviceMissing(missing);
+  require_all(job, found.missing);
   const auto all = job.gather(bytes_of(found.gpu));
   std::string shared;
   for (std::size_t a = 0; a < all.size() && shared.empty(); ++a) {
@@ -121,7 +112,7 @@ double timeout_s() {
 }  // namespace
 }  // namespace kernels
 
-std::unique_ptr<Transport> make_nccl_transport(Transport& job) {
+std::unique_ptr<Transport> make_nccl_transport(Transport& job, OwnBytes own) {
   using namespace kernels;
   const Finding found = look(job);
   require_own_gpus(job, found);
@@ -134,7 +125,7 @@ std::unique_ptr<Transport> make_nccl_transport(Transport& job) {
   job.broadcast(bytes);
   std::memcpy(&id, bytes.data(), sizeof id);
   auto peers = std::make_unique<NcclPeers>(id, job.n_processes(), job.process(), device->stream());
-  return std::make_unique<DeviceTransport>(job, std::move(device), std::move(peers), timeout_s());
+  return std::make_unique<DeviceTransport>(job, std::move(device), std::move(peers), timeout_s(), own);
 }
 
 }  // namespace moekv

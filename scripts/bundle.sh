@@ -30,7 +30,7 @@ done
 # Open MPI finds its plugins, help texts and settings below one folder; those for networks that need their own libraries stay out.
 mpi_lib=$(dirname "$(ldd "$build_folder/moekv" | awk '/libmpi\.so/ {print $3}' | xargs readlink -f)")
 for plugins in "$mpi_lib/openmpi3" "$mpi_lib/openmpi" "$mpi_lib/openmpi/lib/openmpi3" "$mpi_lib/../openmpi/lib/openmpi3"; do
-  [ -d "$plugins" ] || continue
+  compgen -G "$plugins/mca_*.so" >/dev/null || continue
   mkdir -p "$root/lib/openmpi3"
   find "$plugins/" -maxdepth 1 -name 'mca_*.so' | grep -Ev 'openib|ofi|psm|ucx|usnic|verbs|monitoring|oshmem|memheap|scoll|spml|sshmem' |
     xargs -r cp -Lt "$root/lib/openmpi3"
@@ -52,38 +52,38 @@ mkdir -p "$root/etc"
 [ ! -d /etc/openmpi ] || cp -rL /etc/openmpi "$root/etc/openmpi"
 
 # Everything those load, but glibc and what belongs to the driver.
-find "$root/libexec" "$root/lib" -type f -print0 | xargs -0 -n1 ldd 2>/dev/null | awk '$3 ~ /^\// {print $3}' | sort -u |
-  grep -Ev '/(ld-linux|libc|libm|libdl|librt|libpthread|libresolv|libutil|libnsl|libcuda|libnvidia)[-.0-9a-z]*\.so' | xargs -r cp -Lnt "$root/lib"
+find "$root/libexec" "$root/lib" -type f -print0 | { xargs -0 -n1 ldd 2>/dev/null || true; } | awk '$3 ~ /^\// {print $3}' | sort -u |
+  grep -Ev '/(ld-linux[-a-z0-9_]*|lib(c|m|dl|rt|pthread|resolv|util|nsl)(-[0-9.]+)?|libcuda|libnvidia[-a-z]*)\.so' | xargs -r cp -Lnt "$root/lib"
 
 cp -r configs "$root/"
-cp scripts/gpu_check.sh scripts/moekv_results.py "$root/scripts/"
+cp scripts/gpu_check.sh scripts/mpi_env.sh scripts/moekv_results.py "$root/scripts/"
 cp README.md LICENSE "$root/"
 
-cat >"$root/bin/moekv" <<'WRAPPER'
-#!/usr/bin/env bash
-# Starts a program of this folder (its own name, or the first argument after --exec) with the libraries that lie beside it.
-# MOEKV_SITE_MPI=1 leaves the environment of Open MPI as it is, for the site's own.
+cat >"$root/bin/environment" <<'ENVIRONMENT'
+# shellcheck shell=bash
+# Sourced by what starts a program of this folder: the libraries and the Open MPI that lie in it. MOEKV_SITE_MPI=1 leaves the environment of Open MPI as
+# it is, for the site's own.
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-program=moekv
-if [ "${1-}" = --exec ]; then
-  program=$2
-  shift 2
-fi
-export LD_LIBRARY_PATH="$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export PATH="$root/bin:$PATH" LD_LIBRARY_PATH="$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 if [ "${MOEKV_SITE_MPI:-0}" != 1 ]; then
   export OPAL_PREFIX="$root" OPAL_BINDIR="$root/libexec" OPAL_LIBDIR="$root/lib" OPAL_PKGLIBDIR="$root/lib/openmpi3" OPAL_DATADIR="$root/share"
   export OPAL_PKGDATADIR="$root/share/openmpi" OPAL_SYSCONFDIR="$root/etc/openmpi" OMPI_MCA_mca_base_component_path="$root/lib/openmpi3"
   export PMIX_INSTALL_PREFIX="$root" PMIX_MCA_mca_base_component_path="$root/lib/pmix2/lib/pmix"
   if [ -z "${SLURM_JOB_ID-}" ] && ! command -v ssh rsh >/dev/null; then export OMPI_MCA_plm="${OMPI_MCA_plm:-isolated}"; fi
 fi
-exec "$root/libexec/$program" "$@"
-WRAPPER
-chmod +x "$root/bin/moekv"
-cat >"$root/bin/mpirun" <<'WRAPPER'
+ENVIRONMENT
+for program in moekv mpirun; do
+  cat >"$root/bin/$program" <<'WRAPPER'
 #!/usr/bin/env bash
-# The mpirun of this folder: bin/mpirun -n 2 bin/moekv run ...
-exec "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/moekv" --exec orterun "$@"
+# bin/moekv run ..., or bin/mpirun -n 2 bin/moekv run ...
+folder=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+. "$folder/environment"
 WRAPPER
-chmod +x "$root/bin/mpirun"
+done
+# shellcheck disable=SC2016
+echo 'exec "$root/libexec/moekv" "$@"' >>"$root/bin/moekv"
+# shellcheck disable=SC2016
+echo 'exec "$root/libexec/orterun" "$@"' >>"$root/bin/mpirun"
+chmod +x "$root/bin/moekv" "$root/bin/mpirun"
 tar -C "$stage" -czf "$out" moekv
 say "bundle: $out ($(du -h "$out" | cut -f1)); unpack it anywhere, then bin/moekv doctor and scripts/gpu_check.sh"

@@ -81,7 +81,10 @@ Finding check_program() {
           ""};
 }
 
-Finding check_mpi() { return {"MPI", Verdict::ok, MpiSession::library_version(), ""}; }
+Finding check_mpi() {
+  const char* device = MpiSession::takes_device_memory() ? "takes device memory, which moekv hands it none of" : "takes no device memory";
+  return {"MPI", Verdict::ok, fmt::format("{}; {}", MpiSession::library_version(), device), ""};
+}
 
 Finding check_launcher() {
   const std::string mpirun = find_program("mpirun");
@@ -114,7 +117,8 @@ Finding check_openmp() {
 std::string cpu_flags() {
   std::ifstream cpuinfo("/proc/cpuinfo");
   for (std::string line; std::getline(cpuinfo, line);) {
-    if ((line.starts_with("flags") || line.starts_with("Features")) && line.find(':') != std::string::npos) return line.substr(line.find(':') + 1) + " ";
+    if ((line.starts_with("flags") || line.starts_with("Features")) && line.find(':') != std::string::npos)
+      return line.substr(line.find(':') + 1) + " ";
   }
   return " ";
 }
@@ -125,7 +129,8 @@ Finding check_instructions() {
   for (const char* name : {"avx2", "fma", "f16c", "avx512f", "avx512bw", "asimd"}) {
     if (flags.find(fmt::format(" {} ", name)) != std::string::npos) found += fmt::format("{}{}", found.empty() ? "" : ", ", name);
   }
-  if (found.empty()) return {"instructions", Verdict::warn, "no vector instructions found", "the host backend chooses a slower kernel; results are the same"};
+  if (found.empty())
+    return {"instructions", Verdict::warn, "no vector instructions found", "the host backend chooses a slower kernel; results are the same"};
   return {"instructions", Verdict::ok, found, ""};
 }
 
@@ -175,17 +180,40 @@ Finding check_driver() {
   return {"GPU driver", Verdict::ok, fmt::format("{}, {} device(s){}", text, devices, names), ""};
 }
 
-Finding check_nccl() {
-  const char* chosen = std::getenv("MOEKV_NCCL_LIB");
-  for (const char* name : {chosen, "libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2"}) {
-    if (name == nullptr) continue;
-    const Library nccl(name);
-    const auto get_version = nccl.function<int(int*)>("ncclGetVersion");
-    int version = 0;
-    if (get_version == nullptr || get_version(&version) != 0) continue;
-    return {"NCCL", Verdict::ok, fmt::format("{}.{}.{} ({})", version / 10000, version % 10000 / 100, version % 100, name), ""};
+/// The first of a library's places that has it and its function `version`, with what the function says.
+template <class Version>
+Finding check_library(std::string_view topic, const char* variable, const std::string& file, Version version, const std::string& use) {
+  std::vector<std::string> paths{file, "/usr/local/cuda/lib64/" + file};
+  if (const char* chosen = std::getenv(variable)) paths.insert(paths.begin(), chosen);
+  for (const std::string& path : paths) {
+    const std::string found = version(Library(path.c_str()));
+    if (!found.empty()) return {topic, Verdict::ok, fmt::format("{} ({})", found, path), ""};
   }
-  return {"NCCL", Verdict::missing, "no libnccl.so.2", "needed for transport nccl only; set MOEKV_NCCL_LIB to its path"};
+  return {topic, Verdict::missing, "no " + file, fmt::format("needed for {} only; set {} to its path", use, variable)};
+}
+
+Finding check_nccl() {
+  return check_library(
+      "NCCL", "MOEKV_NCCL_LIB", "libnccl.so.2",
+      [](const Library& nccl) -> std::string {
+        const auto get_version = nccl.function<int(int*)>("ncclGetVersion");
+        int version = 0;
+        if (get_version == nullptr || get_version(&version) != 0) return {};
+        return fmt::format("{}.{}.{}", version / 10000, version % 10000 / 100, version % 100);
+      },
+      "transport nccl");
+}
+
+Finding check_cublas() {
+  return check_library(
+      "cuBLAS", "MOEKV_CUBLAS_LIB", "libcublas.so.13",
+      [](const Library& cublas) -> std::string {
+        const auto get_property = cublas.function<int(int, int*)>("cublasGetProperty");
+        int major = 0, minor = 0;
+        if (get_property == nullptr || get_property(0, &major) != 0 || get_property(1, &minor) != 0) return {};
+        return fmt::format("{}.{}", major, minor);
+      },
+      "moekv score on backend cuda");
 }
 
 Finding check_slurm() {
@@ -208,7 +236,7 @@ ExitCode run_doctor() {
   constexpr std::string_view words[] = {"ok", "warn", "missing"};
   int warnings = 0;
   for (const auto& check : {check_program, check_mpi, check_launcher, check_yielding, check_openmp, check_instructions, check_memory, check_hdf5,
-                            check_locking, check_cuda_build, check_driver, check_nccl, check_slurm, check_python}) {
+                            check_locking, check_cuda_build, check_driver, check_nccl, check_cublas, check_slurm, check_python}) {
     const Finding f = check();
     fmt::print("{:<8}{:<14}{}\n", words[static_cast<std::size_t>(f.verdict)], f.topic, f.found);
     if (!f.advice.empty()) fmt::print("{:<22}-> {}\n", "", f.advice);

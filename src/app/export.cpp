@@ -1,19 +1,24 @@
-// moekv export: a result file as CSV or JSON, for programs that do not read HDF5.
+// moekv export: a result file, or the traffic in it, as text for programs that do not read HDF5.
 #include <fmt/format.h>
 
+#include <charconv>
 #include <fstream>
 #include <memory>
+#include <optional>
 
 #include "app/command.hpp"
 #include "io/pending_file.hpp"
 #include "results/point_table.hpp"
+#include "results/run_file.hpp"
+#include "results/traffic_matrix.hpp"
 
 namespace moekv {
 namespace {
 
 struct ExportArguments {
   std::string input, out, record;
-  bool csv = false, json = false, params = false;
+  bool csv = false, json = false, params = false, nccl_tests_matrix = false;
+  std::string window;  // a step; empty = the busiest
 };
 
 void put(const std::string& text, const std::string& path) {
@@ -29,7 +34,22 @@ void put(const std::string& text, const std::string& path) {
   pending.commit();
 }
 
+std::int64_t step_of(const std::string& text) {
+  std::int64_t step = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), step);
+  if (code != std::errc{} || end != text.data() + text.size() || step < 0)
+    throw UserError("<command line>", "--window " + text + ": not a step", "steps count from 0");
+  return step;
+}
+
 ExitCode export_file(const ExportArguments& arguments) {
+  if (arguments.nccl_tests_matrix) {
+    const std::optional<std::int64_t> step = arguments.window.empty() ? std::nullopt : std::optional(step_of(arguments.window));
+    const TrafficMatrix matrix = traffic_matrix(read_run_file(arguments.input).outcome.traffic, step, arguments.input);
+    put(matrix.nccl_tests_csv(), arguments.out);
+    fmt::print(stderr, "window from step {}; an entry of 1 stands for {} bytes\n", matrix.first_step, matrix.largest());
+    return ExitCode::ok;
+  }
   const Parameters parameters = arguments.params ? Parameters::all : Parameters::swept;
   if (!arguments.record.empty()) {
     put(record_csv(arguments.input, arguments.record), arguments.out);
@@ -50,6 +70,11 @@ void add_export(Command& parent, Action& action) {
   Option* json = command->add_flag("--json", arguments->json, "JSON: an array of objects")->excludes(csv);
   command->add_flag("--params", arguments->params, "every configuration key, not only those that vary");
   command->add_option("--record", arguments->record, "the rows of this record instead: step, layer, load, traffic ... (CSV)")->excludes(json);
+  Option* matrix =
+      command->add_flag("--nccl-tests-matrix", arguments->nccl_tests_matrix,
+                        "bytes from rank to rank in one window instead, as shares of the largest: the parameter file of nccl-tests' alltoallv");
+  command->add_option("--window", arguments->window, "with --nccl-tests-matrix: the window that holds this step; default: the busiest")
+      ->needs(matrix);
   command->add_option("--out,-o", arguments->out, "file to write; default: standard output");
   command->footer("examples:\n  moekv export evict.h5 --csv --out evict.csv\n  moekv export evict.h5 --record step > steps.csv");
   command->callback([arguments, &action] { action.run = [arguments] { return export_file(*arguments); }; });

@@ -50,10 +50,11 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
   it->backend->use_graphs(spec.graphs);
   const Geometry geometry(spec, trace.info(), spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(n_processes));
   (void)Batcher(geometry, trace);
-  if (!spec.model.path.empty() && spec.model.path != decoder_path_) {
+  const std::string decoder_key = fmt::format("{}\n{}", spec.model.path, spec.backend == "cuda" ? "cuda" : "host");
+  if (!spec.model.path.empty() && decoder_key != decoder_key_) {
     decoder_ = nullptr;  // the old weights go before the new ones come
-    decoder_ = std::make_unique<Decoder>(ModelFile(spec.model.path));
-    decoder_path_ = spec.model.path;
+    decoder_ = std::make_unique<Decoder>(ModelFile(spec.model.path), make_gemm(spec.backend));
+    decoder_key_ = decoder_key;
   }
   return {&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get()};
 }
@@ -62,7 +63,7 @@ void PointCache::clear() {
   traces_.clear();
   devices_.clear();
   decoder_ = nullptr;
-  decoder_path_.clear();
+  decoder_key_.clear();
 }
 
 std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job) {
@@ -70,6 +71,7 @@ std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job) {
     throw UserError(spec.config_path, "transport: mpi needs a launcher", "start with mpirun -n N moekv run ..., or use transport: auto");
   }
   if (spec.transport == "nccl") return make_nccl_transport(job);
+  if (spec.transport == "ipc") return make_ipc_transport(job);
   const bool local = spec.transport == "local" || (spec.transport == "auto" && job.n_processes() == 1);
   return local ? make_local_transport() : nullptr;
 }

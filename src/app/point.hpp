@@ -44,7 +44,7 @@ class PointCache {
   };
   std::vector<Trace> traces_;  // the latest last
   std::vector<Device> devices_;
-  std::string decoder_path_;
+  std::string decoder_key_;  // file and where it computes
   std::unique_ptr<Decoder> decoder_;
 };
 

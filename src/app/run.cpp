@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -16,6 +17,7 @@
 #include "app/progress.hpp"
 #include "app/stop_signal.hpp"
 #include "config/names.hpp"
+#include "device/profile.hpp"
 #include "engine/attention_sample.hpp"
 #include "engine/replay.hpp"
 #include "io/pending_file.hpp"
@@ -36,6 +38,29 @@ void connect(const RunOptions& options, AccessLogWriter* log, ReplayHooks& hooks
   hooks.attention = [log](std::span<const AttentionRow> rows, std::span<const AttentionCell> cells) { log->add(rows, cells); };
 }
 
+/// Steps that a profiler records: [begin, end).
+struct ProfileSteps {
+  std::uint64_t begin = 0, end = 0;
+};
+
+/// Reads "A:B". UserError where it is none, or where the backend has no GPU to profile.
+ProfileSteps profile_steps(const RunSpec& spec, const RunOptions& options) {
+  ProfileSteps steps;
+  const std::string& text = options.profile_steps;
+  if (text.empty()) return steps;
+  const char *at = text.data(), *const last = at + text.size();
+  const auto first = std::from_chars(at, last, steps.begin);
+  const bool colon = first.ec == std::errc{} && first.ptr != last && *first.ptr == ':';
+  const auto second = colon ? std::from_chars(first.ptr + 1, last, steps.end) : first;
+  if (!colon || second.ec != std::errc{} || second.ptr != last || steps.begin >= steps.end)
+    throw UserError("<command line>", fmt::format("--profile-steps {}: not A:B with A < B", text),
+                    "steps count from 0, and B is not recorded: --profile-steps 100:110");
+  if (spec.backend != "cuda")
+    throw UserError("<command line>", fmt::format("--profile-steps starts and stops a profiler of the GPU, and backend {} uses none", spec.backend),
+                    "use backend=cuda, or leave the option out");
+  return steps;
+}
+
 /// What an oracle must know of the run.
 Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance& provenance) {
   Facts f;
@@ -51,6 +76,15 @@ Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance
   return f;
 }
 
+/// Says so where a run ended before the steps that a profiler waits for.
+void note_profile(const ProfileSteps& profiled, const RunOutcome& outcome) {
+  std::int64_t steps = 0;
+  for (const StepRecord& s : outcome.steps) steps += s.n_steps;
+  if (static_cast<std::uint64_t>(steps) < profiled.end)
+    fmt::print(stderr, "--profile-steps: the run has {} steps, of which {} were recorded\n", steps,
+               static_cast<std::uint64_t>(steps) > profiled.begin ? static_cast<std::uint64_t>(steps) - profiled.begin : 0);
+}
+
 std::unique_ptr<TraceRecorder> make_recorder(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options) {
   if (options.record.empty()) return nullptr;
   const KvType type = spec.payload.element == ElementFormat::bf16 ? KvType::bf16 : KvType::fp16;
@@ -64,6 +98,11 @@ RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport
   connect(options, log, hooks);
   if (!options.quiet) hooks.progress = [&](const Progress& progress) { line.show(progress); };
   hooks.interrupted = [] { return stop_requested(); };
+  const ProfileSteps profiled = profile_steps(spec, options);
+  hooks.profile_begin = profiled.begin;
+  hooks.profile_end = profiled.end;
+  hooks.profile_start = start_capture;
+  hooks.profile_stop = stop_capture;
   try {
     const auto recorder = make_recorder(spec, made, transport, options);
     RunOutcome outcome = run_point(spec, made, transport, hooks, recorder.get());
@@ -131,6 +170,7 @@ ExitCode run_agreed(const RunOptions& options) {
       throw UserError(spec.config_path, "model.path: missing required key",
                       "name the model file: moekv score CONFIG model.path=FILE trace.tokens=FILE");
     if (first) require_outputs_apart(spec, options, out);
+    (void)profile_steps(spec, options);
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
     if (first && !options.record.empty()) require_writable(options.record, Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
@@ -148,6 +188,7 @@ ExitCode run_agreed(const RunOptions& options) {
   if (first && !options.access_log.empty()) log.emplace(options.access_log);
   RunOutcome outcome = run_replay(spec, made, transport, options, log ? &*log : nullptr);
   const bool completed = outcome.completed;
+  if (const ProfileSteps profiled = profile_steps(spec, options); first && profiled.begin < profiled.end) note_profile(profiled, outcome);
   if (log && completed) log->finish(log_facts(spec, outcome, provenance));
   ExitCode code = ExitCode::interrupted;
   if (first && !completed) fmt::print(stderr, "interrupted: nothing was written\n");
@@ -174,6 +215,9 @@ void add_run_options(Command& command, RunOptions& options) {
   command.add_option("config", options.config, "YAML file (moekv list keys names every key)")->required();
   command.add_option("overrides", options.overrides, "key.path=value ...: replace keys of the file; key=null removes one");
   command.add_option("--out,-o", options.out, "result file; default: <name>.h5, which must not exist");
+  command.add_option("--profile-steps", options.profile_steps,
+                     "A:B: a GPU profiler that waits for it records steps A to B - 1 (nsys profile --capture-range=cudaProfilerApi, ncu "
+                     "--profile-from-start off)");
   command.add_flag("--json", options.json, "print the summary as JSON");
   command.add_flag("--quiet,-q", options.quiet, "no progress and no table");
 }

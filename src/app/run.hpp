@@ -14,6 +14,7 @@ struct RunOptions {
   std::vector<std::string> overrides;
   std::string out, access_log, record;  // record: a trace of what a model in the loop did
   std::uint32_t attention_rows = 0;
+  std::string profile_steps;  // "a:b"
   bool json = false, quiet = false;
 };
 

@@ -1,6 +1,12 @@
 // Start and end of MPI, and how to tell a launched process from a plain one.
 #include "comm/mpi_session.hpp"
 
+#if __has_include(<mpi-ext.h>)
+#include <mpi.h>
+// First mpi.h.
+#include <mpi-ext.h>
+#endif
+
 #include <array>
 #include <cstdlib>
 #include <exception>
@@ -67,6 +73,14 @@ std::string MpiSession::library_version() {
   if (MPI_Get_library_version(text.data(), &length) != MPI_SUCCESS) return "unknown";
   const std::string_view all = text.data();
   return std::string(all.substr(0, all.find('\n')));
+}
+
+bool MpiSession::takes_device_memory() {
+#ifdef MPIX_CUDA_AWARE_SUPPORT
+  return MPIX_Query_cuda_support() == 1;
+#else
+  return false;
+#endif
 }
 
 bool MpiSession::launched_by_launcher() { return launched_by_process_manager() || slurm_step_tasks() > 1; }

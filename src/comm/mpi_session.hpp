@@ -22,6 +22,8 @@ class MpiSession {
   [[noreturn]] static void abort(int code);
   /// "Open MPI v4.1.4, ...", for provenance. Needs no session.
   [[nodiscard]] static std::string library_version();
+  /// Whether MPI itself says that it takes device memory. moekv hands it none: messages pass through host memory.
+  [[nodiscard]] static bool takes_device_memory();
   /// True when mpirun, srun or another launcher started this process. A plain process needs no MPI and must not start it.
   [[nodiscard]] static bool launched_by_launcher();
 

@@ -15,7 +15,7 @@ namespace moekv {
 class Transport {
  public:
   virtual ~Transport() = default;
-  [[nodiscard]] virtual std::string_view name() const = 0;  // "local", "mpi", "nccl"
+  [[nodiscard]] virtual std::string_view name() const = 0;  // "local", "mpi", "nccl", "ipc"
   [[nodiscard]] virtual int n_processes() const = 0;
   [[nodiscard]] virtual int process() const = 0;
   [[nodiscard]] virtual std::string host_name() const = 0;
@@ -44,8 +44,14 @@ class Transport {
 /// MPI_COMM_WORLD; needs a live MpiSession and must end before it. Collective, the destructor too. Messages above `piece_bytes` travel in pieces
 /// (MPI counts are ints), with the same value on every process.
 [[nodiscard]] std::unique_ptr<Transport> make_mpi_transport(std::size_t piece_bytes = std::size_t{1} << 30);
+/// What becomes of bytes that a process sends to itself. `through_device` lets one process try what several need.
+enum class OwnBytes : std::uint8_t { handed_over, through_device };
 /// Exchanges go from GPU to GPU by NCCL, everything else through `job`, which must live as long. Collective: where the build, libnccl or a GPU is
 /// missing, every process throws DeviceMissing; where two processes share a GPU, UserError.
-[[nodiscard]] std::unique_ptr<Transport> make_nccl_transport(Transport& job);
+[[nodiscard]] std::unique_ptr<Transport> make_nccl_transport(Transport& job, OwnBytes own = OwnBytes::handed_over);
+/// Exchanges go from GPU to GPU of one node through memory that the processes map into each other (CUDA IPC), everything else through `job`, which
+/// must live as long. Collective, the destructor too. Where the build or a GPU is missing every process throws DeviceMissing; where processes run on
+/// several nodes or cannot map each other's memory, UserError.
+[[nodiscard]] std::unique_ptr<Transport> make_ipc_transport(Transport& job);
 
 }  // namespace moekv

@@ -14,9 +14,9 @@ void add_general_keys(std::vector<Key>& keys) {
       field_key("seed", "", "seed of every hash of the run, and the default of every other seed", [](auto& s) -> auto& { return s.seed; }));
   label(text_choice_key("backend", "host: CPU; count: no payload, decisions, bytes and modelled time only; cuda: one GPU per process",
                         {"host", "count", "cuda"}, [](auto& s) -> auto& { return s.backend; }));
-  label(
-      text_choice_key("transport", "auto = local for one process, else mpi; nccl: from GPU to GPU, one for each process", {"auto", "local", "mpi", "nccl"},
-                      [](auto& s) -> auto& { return s.transport; }));
+  label(text_choice_key("transport",
+                        "auto = local for one process, else mpi; nccl: from GPU to GPU, one for each process; ipc: from GPU to GPU of one node",
+                        {"auto", "local", "mpi", "nccl", "ipc"}, [](auto& s) -> auto& { return s.transport; }));
   label(field_key("threads", "", "OpenMP threads of a process; 0 = as the environment says", [](auto& s) -> auto& { return s.threads; }, {0, 4096}));
   label(field_key("graphs", "", "backend cuda launches batches of work that come back as CUDA graphs", [](auto& s) -> auto& { return s.graphs; }));
   keys.push_back(field_key("step_order", "", "standard: evictions of a step are executed as the next one admits; pikv: before the step attends, as Algorithm 1",

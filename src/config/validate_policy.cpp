@@ -184,8 +184,8 @@ void check_backend(Checks& c) {
   if (s.transport == "local" && c.n_processes() > 1) {
     c.refuse({"transport"}, fmt::format("transport local is one process, and there are {}", c.n_processes()), "use transport: auto or mpi");
   }
-  if (s.transport == "nccl" && s.backend != "cuda") {
-    c.refuse({"transport", "backend"}, fmt::format("transport nccl sends from GPU to GPU, and backend {} uses none", s.backend),
+  if ((s.transport == "nccl" || s.transport == "ipc") && s.backend != "cuda") {
+    c.refuse({"transport", "backend"}, fmt::format("transport {} sends from GPU to GPU, and backend {} uses none", s.transport, s.backend),
              "use transport: auto, or backend: cuda");
   }
   if (s.backend != "count") return;

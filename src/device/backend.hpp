@@ -194,6 +194,8 @@ class Backend {
   [[nodiscard]] virtual std::string_view name() const = 0;
   /// What computes, for provenance: model, driver, how many processes share it; empty for this machine's processors.
   [[nodiscard]] virtual std::string device() const { return {}; }
+  /// Whether other processes of the job compute on the same device by turns, so that measured times hold theirs too.
+  [[nodiscard]] virtual bool time_sliced() const { return false; }
   /// False for `count`: nothing that touches payload may then be called.
   [[nodiscard]] virtual bool has_payload() const = 0;
   /// Makes room for up to `max_blocks` blocks; memory is taken from the system at once where it can be reserved. Throws PointFailure when it cannot.

@@ -54,7 +54,8 @@ void tile(const GemmBlock& b, std::uint32_t t, std::uint32_t r) {
   for (std::uint32_t i = 0; i < T; ++i) {
     for (std::uint32_t j = 0; j < R; ++j) {
       float total = hn::GetLane(hn::SumOfLanes(d, sum[i][j]));
-      for (std::size_t rest = c; rest < columns; ++rest) total += x[i * columns + rest] * load_raw(format, w + j * row_bytes, static_cast<std::uint32_t>(rest));
+      for (std::size_t rest = c; rest < columns; ++rest)
+        total += x[i * columns + rest] * load_raw(format, w + j * row_bytes, static_cast<std::uint32_t>(rest));
       b.y[std::size_t{t + i} * b.w.rows + r + j] = total;
     }
   }
@@ -78,9 +79,12 @@ void block_of(const GemmBlock& b) {
 
 void multiply_block(const GemmBlock& b) {
   switch (b.w.type) {
-    case ElementFormat::bf16: return block_of<ElementFormat::bf16>(b);
-    case ElementFormat::fp16: return block_of<ElementFormat::fp16>(b);
-    default: return block_of<ElementFormat::fp32>(b);
+    case ElementFormat::bf16:
+      return block_of<ElementFormat::bf16>(b);
+    case ElementFormat::fp16:
+      return block_of<ElementFormat::fp16>(b);
+    default:
+      return block_of<ElementFormat::fp32>(b);
   }
 }
 
@@ -103,6 +107,17 @@ void multiply(const MatrixView& w, const float* x, std::uint32_t n, float* y) {
     HWY_DYNAMIC_DISPATCH(multiply_block)({w, x, y, t, std::min(n, t + token_block), r, std::min(w.rows, r + row_block)});
   }
 }
+
+namespace {
+
+class HostGemm final : public Gemm {
+ public:
+  void multiply(const MatrixView& w, const float* x, std::uint32_t n, float* y) override { moekv::multiply(w, x, n, y); }
+};
+
+}  // namespace
+
+std::unique_ptr<Gemm> make_host_gemm() { return std::make_unique<HostGemm>(); }
 
 }  // namespace moekv
 #endif

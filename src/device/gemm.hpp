@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <string_view>
 
 #include "rules/codec/format.hpp"
 
@@ -26,5 +28,19 @@ struct GemmBlock {
 /// y[t][r] = sum over c of w[r][c] x[t][c] for t < n; rows of x and y are contiguous. Every element is one sum in an order of its own, so it depends
 /// neither on n nor on its neighbours nor on threads.
 void multiply(const MatrixView& w, const float* x, std::uint32_t n, float* y);
+
+/// Where products are computed. Not thread-safe. Matrices must not change while a Gemm that has seen them lives: it may keep copies of its own.
+class Gemm {
+ public:
+  virtual ~Gemm() = default;
+  /// As the function multiply, but for the order of a sum, which is each implementation's. x and y are host memory; y is there at return.
+  virtual void multiply(const MatrixView& w, const float* x, std::uint32_t n, float* y) = 0;
+};
+
+[[nodiscard]] std::unique_ptr<Gemm> make_host_gemm();
+/// cuBLAS on the GPU of this process. Throws DeviceMissing, with what to do, where build, device or library is missing.
+[[nodiscard]] std::unique_ptr<Gemm> make_cuda_gemm();
+/// What goes with a backend: cuBLAS for cuda, the host for every other.
+[[nodiscard]] std::unique_ptr<Gemm> make_gemm(std::string_view backend);
 
 }  // namespace moekv

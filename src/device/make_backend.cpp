@@ -1,6 +1,7 @@
-// Backends by name.
+// Backends, and products that go with them, by name.
 #include "core/error.hpp"
 #include "device/backend.hpp"
+#include "device/gemm.hpp"
 
 namespace moekv {
 
@@ -10,5 +11,7 @@ std::unique_ptr<Backend> make_backend(std::string_view name, int n_threads) {
   if (name == "cuda") return make_cuda_backend();
   throw UserError("backend", "unknown backend '" + std::string(name) + "'", suggest_name(name, {"host", "count", "cuda"}));
 }
+
+std::unique_ptr<Gemm> make_gemm(std::string_view backend) { return backend == "cuda" ? make_cuda_gemm() : make_host_gemm(); }
 
 }  // namespace moekv

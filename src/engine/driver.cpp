@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "device/profile.hpp"
 #include "engine/phase_timer.hpp"
 #include "rules/codec/element.hpp"
 
@@ -85,9 +86,11 @@ void Driver::make_payload(const ReplayLayer& layer, LayerInput& input) {
 void Driver::run_layer(std::uint32_t index) {
   StepRecord& count = cache_->counters().step;
   const ReplayLayer& layer = geometry_->layers()[index];
+  PhaseRange range("model");
   PhaseTimer model;
   enter(layer);
   model.lap(count.t_model);
+  range.next("route");
   PhaseTimer phase;
   route(layer);
   phase.lap(count.t_route);
@@ -96,11 +99,14 @@ void Driver::run_layer(std::uint32_t index) {
   input.layer = index;
   input.tokens = tokens_;
   if (geometry_->needs_experts()) input.experts = keys_;
+  range.next("generate");
   PhaseTimer generate;
   if (payload_) make_payload(layer, input);
   generate.lap(count.t_generate);
+  range.next("layer");
   cache_->layer_step(input, output_);
   if (payload_) probe_.measure(layer, tokens_, keys_, q32_, output_);
+  range.next("model");
   model = {};
   leave(layer);
   model.lap(count.t_model);
@@ -114,6 +120,7 @@ std::int64_t Driver::run(const StepBatch& batch) {
   };
   const std::int64_t before = sum();
   if (replanner_.due(batch.step)) {
+    const PhaseRange range("replan");
     PhaseTimer stall;
     cache_->replan(*geometry_, replanner_.plan(count));
     stall.lap(count.t_replan);
@@ -121,7 +128,10 @@ std::int64_t Driver::run(const StepBatch& batch) {
   collect_tokens(batch);
   cache_->begin_step(batch);
   PhaseTimer timer;
-  begin(batch);
+  {
+    const PhaseRange range("read");
+    begin(batch);
+  }
   timer.lap(count.t_read);
   for (std::uint32_t l = 0; l < geometry_->layers().size(); ++l) run_layer(l);
   cache_->end_step(batch);

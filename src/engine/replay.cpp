@@ -8,6 +8,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "device/profile.hpp"
 #include "engine/batcher.hpp"
 #include "engine/laws.hpp"
 #include "engine/phase_timer.hpp"
@@ -87,6 +88,7 @@ class Run {
  public:
   Run(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks, const DriverFactory& make_driver)
       : spec_(spec),
+        backend_(backend),
         transport_(transport),
         hooks_(hooks),
         geometry_(spec, trace.info(), ranks_of(spec, transport), plan_experts(spec, trace, ranks_of(spec, transport), transport)),
@@ -107,9 +109,12 @@ class Run {
     std::uint64_t step = 0;
     for (; !batcher_.done() && !interrupted; ++step) {
       if (spec_.batch.max_steps > 0 && step == spec_.batch.max_steps) break;
+      if (step == hooks_.profile_begin && step < hooks_.profile_end) profile(hooks_.profile_start, true);
       one_step(step);
+      if (step + 1 == hooks_.profile_end) profile(hooks_.profile_stop, false);
       interrupted = poll_interrupt();
     }
+    profile(hooks_.profile_stop, false);
     cache_.execute_due();
     close_window(step);
     RunOutcome out = finish((std::chrono::steady_clock::now() - start).count());
@@ -118,6 +123,13 @@ class Run {
   }
 
  private:
+  /// Begins or ends what a profiler records, once each.
+  void profile(const std::function<void()>& call, bool begins) {
+    if (profiling_ == begins || !call) return;
+    call();
+    profiling_ = begins;
+  }
+
   std::unique_ptr<Driver> trace_driver(TraceSource& trace, bool payload) {
     qkv_ = make_qkv(spec_, trace, payload);
     return std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, uses_recorded_qkv(spec_, trace.info()), cache_,
@@ -125,6 +137,7 @@ class Run {
   }
 
   void one_step(std::uint64_t step) {
+    const PhaseRange range("step");
     const StepBatch batch = batcher_.next();
     Counters& counters = cache_.counters();
     if (spec_.metrics.per_step ? step > 0 : step == window_end_) {
@@ -182,6 +195,7 @@ class Run {
 
   void close_window(std::uint64_t next_step) {
     if (cache_.counters().step.n_steps == 0) return;
+    const PhaseRange range("record");
     PhaseTimer timer;
     cache_.take_levels();
     timer.lap(cache_.counters().step.t_record);
@@ -201,6 +215,8 @@ class Run {
     Counters& counters = cache_.counters();
     counters.collect(transport_, out);
     driver_->collect(transport_, out);
+    std::int64_t sliced = backend_.time_sliced() ? 1 : 0;
+    transport_.allreduce_max({&sliced, 1});
     if (transport_.process() != 0) return out;
     out.requests = batcher_.records();
     out.labels = labels_of(spec_, geometry_, trace_info_);
@@ -208,6 +224,7 @@ class Run {
     label_exercise(spec_, geometry_, out);
     if (batcher_.cut_prompts() > 0)
       out.notes.push_back(fmt::format("{} prompts were cut to trace.max_prompt_tokens and end there", batcher_.cut_prompts()));
+    if (sliced > 0) out.notes.emplace_back("several processes shared a GPU by turns (time-sliced): measured times hold those of other processes too");
     const std::vector<std::string> laws = check_laws(spec_, out);
     out.violations.insert(out.violations.end(), laws.begin(), laws.end());  // after those of the driver
     out.summary = summarise(spec_, out);
@@ -215,6 +232,7 @@ class Run {
   }
 
   const RunSpec& spec_;
+  Backend& backend_;
   Transport& transport_;
   const ReplayHooks& hooks_;
   Geometry geometry_;
@@ -227,6 +245,7 @@ class Run {
   std::uint64_t window_steps_, window_end_;
   std::uint64_t n_windows_ = 0;
   std::uint64_t done_tokens_ = 0;
+  bool profiling_ = false;
 };
 
 }  // namespace

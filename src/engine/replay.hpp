@@ -26,9 +26,12 @@ struct ReplayHooks {
   // The access log, on process 0, after each step: events of all shards in the order of the log. Set on every process or on none; costs a
   // collective a step.
   std::function<void(std::uint64_t step, std::span<const AccessEvent>)> accesses;
-  std::uint32_t attention_groups = 0;             // (request, layer) pairs whose attention rows follow, the same on every process
+  std::uint32_t attention_groups = 0;  // (request, layer) pairs whose attention rows follow, the same on every process
   std::function<void(std::span<const AttentionRow>, std::span<const AttentionCell>)> attention;  // on process 0, after each step
-  std::function<bool()> interrupted;              // polled after each step on every process; true stops the run (completed = false)
+  // Steps [profile_begin, profile_end), or what of them the run has, lie between these two calls, on every process.
+  std::uint64_t profile_begin = 0, profile_end = 0;
+  std::function<void()> profile_start, profile_stop;
+  std::function<bool()> interrupted;  // polled after each step on every process; true stops the run (completed = false)
 };
 
 /// Why what the run accesses depends on what it evicted; empty where it does not, and offline bounds are valid.

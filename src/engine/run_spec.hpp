@@ -221,7 +221,7 @@ struct RunSpec {
   ScoreSpec score;
   MetricsSpec metrics;
   std::string backend = "host";              // host, count, cuda
-  std::string transport = "auto";            // auto = local for one process, else mpi; nccl
+  std::string transport = "auto";            // auto = local for one process, else mpi; nccl; ipc
   int threads = 0;                           // OpenMP threads of the host backend; 0 = default
   bool graphs = true;                        // backend cuda launches what comes back as graphs
   std::uint64_t seed = 1;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "device/profile.hpp"
 #include "engine/copies.hpp"
 #include "engine/phase_timer.hpp"
 
@@ -118,16 +119,19 @@ void ShardedCache::execute_due() {
 void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   StepRecord& count = counters_.step;
   LayerRecord& layer = counters_.layers[input.layer];
+  PhaseRange range("place");
   PhaseTimer timer;
   home_.plan(input);
   timer.lap(count.t_place);
 
+  range.next("dispatch");
   home_.pack(input);
   transport_->exchange();
   owner_.receive(input.layer, step_);
   counters_.end_exchange();
   timer.lap(count.t_dispatch);
 
+  range.next("admit");
   evict_due();
   timer = {};
   owner_.admit();
@@ -144,6 +148,7 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
     count.t_admit_evict += evict_ns;
   }
 
+  range.next("attend");
   const std::int64_t attend_before = count.t_attend;
   std::size_t grown = owner_.grown_ranks().size();
   const auto note_growth = [&] {
@@ -156,12 +161,14 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   count.t_attend_select += std::exchange(owner_.select_ns, 0);
   count.t_attend_decode += std::exchange(owner_.decode_ns, 0);
 
+  range.next("combine");
   owner_.reply();
   transport_->exchange();
   home_.merge(input, output);
   counters_.end_exchange();
   timer.lap(count.t_combine);
 
+  range.next("touch");
   owner_.seal();
   timer.lap(count.t_touch);
   note_growth();
@@ -170,6 +177,7 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
 }
 
 void ShardedCache::end_step(const StepBatch& batch) {
+  const PhaseRange range("touch");
   PhaseTimer timer;
   if (geometry_->needs_mass()) {
     // Masses of the last layer must be complete before anything is decided, so its log-sum-exps do not wait for the next step's dispatch.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <utility>
 
 #include "rules/codec/element.hpp"
 
@@ -40,7 +41,7 @@ double correction_dim(const RopeSpec& rope, double rotations) {
 
 }  // namespace
 
-Decoder::Decoder(const ModelFile& file) : spec_(file.spec()) {
+Decoder::Decoder(const ModelFile& file, std::unique_ptr<Gemm> gemm) : spec_(file.spec()), gemm_(std::move(gemm)) {
   embed_ = file.read("embed");
   head_ = file.read("head");
   norm_ = file.read("norm").values();
@@ -130,7 +131,7 @@ void Decoder::project(const Tensor& w, const std::vector<float>& bias, std::span
   const MatrixView matrix = view(w);
   const auto n = static_cast<std::uint32_t>(h.size() / matrix.columns);
   out.resize(std::size_t{n} * matrix.rows);
-  multiply(matrix, h.data(), n, out.data());
+  gemm_->multiply(matrix, h.data(), n, out.data());
   add_bias(bias, out);
 }
 

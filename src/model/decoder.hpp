@@ -27,11 +27,11 @@ struct GateOutput {
   std::vector<float> weights;
 };
 
-/// Results of a token depend neither on the other tokens of a call nor on threads. Residual streams `x` are [tokens][hidden].
+/// Results of a token depend neither on the other tokens of a call nor on threads. Not thread-safe. Residual streams `x` are [tokens][hidden].
 class Decoder {
  public:
-  /// Reads all weights. Throws UserError.
-  explicit Decoder(const ModelFile& file);
+  /// Reads all weights, whose products `gemm` computes. Throws UserError.
+  explicit Decoder(const ModelFile& file, std::unique_ptr<Gemm> gemm = make_host_gemm());
 
   [[nodiscard]] const DecoderSpec& spec() const { return spec_; }
   [[nodiscard]] bool has_experts(std::uint32_t layer) const { return spec_.layers[layer].moe; }
@@ -76,6 +76,7 @@ class Decoder {
   [[nodiscard]] std::uint32_t count(std::span<const float> x) const { return static_cast<std::uint32_t>(x.size() / spec_.hidden); }
 
   DecoderSpec spec_;
+  std::unique_ptr<Gemm> gemm_;
   Tensor embed_, head_;
   std::vector<float> norm_;
   std::vector<Layer> layers_;

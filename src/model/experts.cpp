@@ -58,8 +58,8 @@ void Decoder::gate(std::uint32_t layer, std::span<const float> h, GateOutput& ou
 void Decoder::run_ffn(const Ffn& ffn, std::uint32_t e, std::span<const float> h, std::vector<float>& y) const {
   const std::uint32_t n = count(h), width = ffn.width();
   std::vector<float> g(std::size_t{n} * width), u(std::size_t{n} * width);
-  multiply(matrix(ffn.gate, e), h.data(), n, g.data());
-  multiply(matrix(ffn.up, e), h.data(), n, u.data());
+  gemm_->multiply(matrix(ffn.gate, e), h.data(), n, g.data());
+  gemm_->multiply(matrix(ffn.up, e), h.data(), n, u.data());
   add_bias(ffn.gate_bias, e, width, g);
   add_bias(ffn.up_bias, e, width, u);
   if (spec_.activation == Activation::swiglu) {
@@ -72,7 +72,7 @@ void Decoder::run_ffn(const Ffn& ffn, std::uint32_t e, std::span<const float> h,
     }
   }
   y.resize(std::size_t{n} * spec_.hidden);
-  multiply(matrix(ffn.down, e), g.data(), n, y.data());
+  gemm_->multiply(matrix(ffn.down, e), g.data(), n, y.data());
   add_bias(ffn.down_bias, e, spec_.hidden, y);
 }
 

@@ -95,6 +95,7 @@ Provenance collect_provenance(const std::vector<std::string>& argv, Transport& t
   f.set("transport", std::string(transport.name()));
   f.set("n_processes", std::int64_t{transport.n_processes()});
   f.set("mpi_library", MpiSession::library_version());
+  f.set("mpi_takes_device_memory", std::int64_t{MpiSession::takes_device_memory() ? 1 : 0});
   f.set("hdf5_version", h5::library_version());
   f.set("environment", run_environment(environ));
   for (const auto& bytes : transport.gather(to_bytes(this_host()))) p.hosts.push_back(from_bytes(bytes));

@@ -1,5 +1,5 @@
-// The transport through device memory, on an emulated device whose sends and receives are MPI's: sizes, contents, own bytes, and a peer that never
-// answers.
+// The transports through device memory, on an emulated device whose sends and receives are MPI's and whose memory others map: sizes, contents, own
+// bytes, a peer that never answers, memory that cannot be mapped, and whole replays.
 #include "device_transport.hpp"
 
 #include <gtest/gtest.h>
@@ -7,9 +7,14 @@
 
 #include <string>
 
+#include "comm/host.hpp"
 #include "core/error.hpp"
 #include "core/rng.hpp"
+#include "device/profile.hpp"
+#include "ipc_transport.hpp"
 #include "support/emulated_device.hpp"
+#include "support/emulated_sharing.hpp"
+#include "support/replay_fixture.hpp"
 
 namespace moekv::test {
 namespace {
@@ -51,15 +56,22 @@ class MpiPeers final : public kernels::Peers {
   std::vector<MPI_Request> requests_;
 };
 
-class DeviceTransportTest : public ::testing::Test {
+class DeviceTransportTest : public ::testing::TestWithParam<std::string> {
  protected:
   [[nodiscard]] std::unique_ptr<Transport> make(bool stuck = false) {
     auto device = std::make_unique<EmulatedDevice>();
     if (stuck) device->never_done();
+    if (GetParam() == "ipc") return make_ipc(std::move(device));
     auto peers = std::make_unique<MpiPeers>(*device, aborted_);
-    return std::make_unique<kernels::DeviceTransport>(*job_, std::move(device), std::move(peers), 0.2);
+    return std::make_unique<kernels::DeviceTransport>(*job_, std::move(device), std::move(peers), 0.2,
+                                                      GetParam() == "own" ? OwnBytes::through_device : OwnBytes::handed_over);
+  }
+  [[nodiscard]] std::unique_ptr<kernels::IpcTransport> make_ipc(std::unique_ptr<EmulatedDevice> device = std::make_unique<EmulatedDevice>()) {
+    auto memory = std::make_unique<EmulatedSharing>(*device, shared_);
+    return std::make_unique<kernels::IpcTransport>(*job_, std::move(device), std::move(memory));
   }
   std::unique_ptr<Transport> job_ = launched() ? make_mpi_transport() : make_local_transport();
+  EmulatedSharing::Record shared_;
   bool aborted_ = false;
 };
 
@@ -69,9 +81,9 @@ std::size_t message_size(int round, int from, int to) {
 }
 std::byte content(int round, int from, int to, std::size_t i) { return static_cast<std::byte>(hash_words(4, round, from, to, i)); }
 
-TEST_F(DeviceTransportTest, DeliversExactlyWhatWasSent) {
+TEST_P(DeviceTransportTest, DeliversExactlyWhatWasSent) {
   const auto t = make();
-  for (int round = 0; round < 8; ++round) {
+  for (int round = 0; round < 12; ++round) {
     for (int p = 0; p < t->n_processes(); ++p) {
       const std::size_t n = message_size(round, t->process(), p);
       for (std::size_t i = 0; i < n; ++i) t->outbox(p).push_back(content(round, t->process(), p, i));
@@ -87,19 +99,56 @@ TEST_F(DeviceTransportTest, DeliversExactlyWhatWasSent) {
     }
   }
   EXPECT_GT(t->buffer_bytes(), 0);
-  EXPECT_EQ(t->name(), "nccl");
+  EXPECT_EQ(t->name(), GetParam() == "own" ? "nccl" : GetParam());
 }
 
-TEST_F(DeviceTransportTest, OwnBytesChangeHands) {
+TEST_P(DeviceTransportTest, OwnBytesChangeHands) {
   const auto t = make();
   t->outbox(t->process()).assign(1000, std::byte{5});
   const std::byte* data = t->outbox(t->process()).data();
   t->exchange();
-  EXPECT_EQ(t->received(t->process()).data(), data);
+  EXPECT_EQ(t->received(t->process()).data() == data, GetParam() != "own");
 }
 
-TEST_F(DeviceTransportTest, AnExchangeThatNeverEndsIsAborted) {
+TEST_P(DeviceTransportTest, AReplayDecidesAsOneProcessDoes) {
+  RunSpec spec = testing::small_spec(testing::gqa_model(1));
+  spec.page.slots = 4;
+  testing::use_expert_layout(spec);
+  spec.eviction.rule = evict::Lru{};
+  spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  const auto run = [&](Transport& transport) {
+    testing::RandomTrace trace(spec.model, testing::requests_of({{22, 6}, {9, 5}}), 11);
+    const auto backend = make_emulated_backend();
+    return testing::run_replay(spec, transport, *backend, trace);
+  };
+  const auto t = make();
+  const RunOutcome together = run(*t);
+  if (t->process() != 0) return;
+  const auto local = make_local_transport();
+  const RunOutcome alone = run(*local);
+  EXPECT_EQ(to_hex(together.digest), to_hex(alone.digest));
+  EXPECT_TRUE(together.violations.empty());
+  EXPECT_GT(testing::totals(alone).evictions, 0);
+  ASSERT_EQ(together.traffic.size(), alone.traffic.size());
+  std::int64_t bytes = 0;
+  for (std::size_t i = 0; i < alone.traffic.size(); ++i) {
+    EXPECT_EQ(together.traffic[i].kv, alone.traffic[i].kv);
+    EXPECT_EQ(together.traffic[i].partial, alone.traffic[i].partial);
+    bytes += alone.traffic[i].kv;
+  }
+  EXPECT_GT(bytes, 0);
+  ASSERT_EQ(together.probes.size(), alone.probes.size());
+  for (std::size_t i = 0; i < alone.probes.size(); ++i) ASSERT_EQ(together.probes[i].attn_out_err, alone.probes[i].attn_out_err);
+}
+
+INSTANTIATE_TEST_SUITE_P(Transports, DeviceTransportTest, ::testing::Values("nccl", "own", "ipc"), [](const auto& param) { return param.param; });
+
+class WatchdogTest : public DeviceTransportTest {};
+INSTANTIATE_TEST_SUITE_P(Transports, WatchdogTest, ::testing::Values("nccl"), [](const auto& param) { return param.param; });
+
+TEST_P(WatchdogTest, AnExchangeThatNeverEndsIsAborted) {
   const auto t = make(true);
+  const PhaseRange phase("combine");
   const int next = (t->process() + 1) % t->n_processes();
   t->outbox(next).assign(10, std::byte{1});
   try {
@@ -107,12 +156,70 @@ TEST_F(DeviceTransportTest, AnExchangeThatNeverEndsIsAborted) {
     FAIL() << "the exchange ended";
   } catch (const SystemError& e) {
     const std::string text = e.what();
-    EXPECT_NE(text.find("exchange 0 of process " + std::to_string(t->process())), std::string::npos) << text;
+    EXPECT_NE(text.find("exchange 0 (phase combine) of process " + std::to_string(t->process())), std::string::npos) << text;
     if (next != t->process()) {
       EXPECT_NE(text.find(std::to_string(next)), std::string::npos) << text;
     }
   }
   EXPECT_TRUE(aborted_);
+}
+
+class IpcTransportTest : public DeviceTransportTest {};
+INSTANTIATE_TEST_SUITE_P(Transports, IpcTransportTest, ::testing::Values("ipc"), [](const auto& param) { return param.param; });
+
+TEST_P(IpcTransportTest, MapsAnArenaOnceAndAgainWhereItHasGrown) {
+  auto t = make_ipc();
+  const auto exchange = [&](std::size_t bytes) {
+    for (int p = 0; p < t->n_processes(); ++p) t->outbox(p).assign(bytes, std::byte{7});
+    t->exchange();
+    for (int p = 0; p < t->n_processes(); ++p) ASSERT_EQ(t->received(p).size(), bytes);
+  };
+  const int peers = t->n_processes() - 1, arenas = peers > 0 ? 2 : 0;
+  exchange(0);
+  EXPECT_EQ(shared_.made, 0);
+  for (int round = 0; round < 10; ++round) exchange(100);
+  EXPECT_EQ(shared_.made, arenas);
+  EXPECT_EQ(shared_.opened, 2 * peers);
+  EXPECT_EQ(shared_.closed, 0);
+  for (int round = 0; round < 6; ++round) exchange(3 << 20);
+  EXPECT_EQ(shared_.made, 2 * arenas);
+  EXPECT_EQ(shared_.opened, 4 * peers);
+  EXPECT_EQ(shared_.closed, 2 * peers);
+  EXPECT_EQ(shared_.released, arenas) << "memory that grew goes while the transport lives";
+  t = nullptr;
+  EXPECT_EQ(shared_.closed, shared_.opened);
+  EXPECT_EQ(shared_.released, shared_.made);
+  EXPECT_EQ(shared_.released_while_mapped, 0);
+}
+
+TEST_P(IpcTransportTest, IsTriedBeforeItIsUsed) {
+  auto good = kernels::tried(*job_, make_ipc());
+  EXPECT_EQ(good->name(), "ipc");
+  good = nullptr;
+  if (job_->n_processes() == 1) return;
+  shared_.refuses = job_->process() == 1;
+  try {
+    (void)kernels::tried(*job_, make_ipc());
+    FAIL() << "memory cannot be mapped";
+  } catch (const UserError& e) {  // of every process
+    const std::string text = e.what();
+    EXPECT_NE(text.find("process 1 cannot map device memory of another: refused"), std::string::npos) << text;
+    EXPECT_NE(text.find("transport: mpi"), std::string::npos) << text;
+  }
+  EXPECT_EQ(shared_.released, shared_.made);
+}
+
+TEST_P(IpcTransportTest, RefusesSeveralNodes) {
+  const LocalProcess before = local_process();
+  set_local_process({job_->process(), job_->n_processes()});
+  kernels::require_one_node(*job_);
+  set_local_process({0, 1});  // each process on a host of its own
+  if (job_->n_processes() == 1) {
+    kernels::require_one_node(*job_);
+  } else {
+    EXPECT_THROW(kernels::require_one_node(*job_), UserError);
+  }
+  set_local_process(before);
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ namespace moekv::test {
 class EmulatedDevice final : public kernels::Device {
  public:
   /// Memory that can be allocated in all; shared memory of a block.
-  explicit EmulatedDevice(std::uint64_t memory = std::uint64_t{4} << 30, std::uint64_t shared_limit = 227 << 10) : left_(memory), shared_limit_(shared_limit) {}
+  explicit EmulatedDevice(std::uint64_t memory = std::uint64_t{4} << 30, std::uint64_t shared_limit = 227 << 10)
+      : left_(memory), shared_limit_(shared_limit) {}
   ~EmulatedDevice() override;
 
   [[nodiscard]] std::string description() const override { return "emulated"; }
@@ -34,6 +35,12 @@ class EmulatedDevice final : public kernels::Device {
     if (stuck_) return false;
     run_until(marks_[index]);
     return true;
+  }
+  /// Memory that the test made counts as the device's until it leaves.
+  void adopt(std::byte* memory, std::uint64_t bytes) { sizes_[memory] = bytes; }
+  void forget(std::byte* memory) {
+    run_until(enqueued_);
+    sizes_.erase(memory);
   }
   /// From now on nothing is ever done.
   void never_done() { stuck_ = true; }

@@ -7,6 +7,7 @@
 #include "results/diff.hpp"
 #include "results/json.hpp"
 #include "results/summary.hpp"
+#include "results/traffic_matrix.hpp"
 #include "support/sample_run_file.hpp"
 
 namespace moekv {
@@ -25,6 +26,19 @@ TEST(Json, HoldsTheRun) {
   EXPECT_EQ(json["parameters"]["eviction.policy"], "lru");
   EXPECT_FALSE(nlohmann::json::parse(to_json(sample_run())).contains("records"));
   EXPECT_EQ(to_json(sample_run(), JsonRecords::no, -1).find('\n'), std::string::npos);
+}
+
+TEST(NcclTestsMatrix, HoldsSharesOfTheLargestPair) {
+  std::vector<TrafficRecord> traffic = sample_run().outcome.traffic;
+  const TrafficMatrix first = traffic_matrix(traffic, 0, "run.h5");
+  EXPECT_EQ(first.bytes, (std::vector<std::int64_t>{0, 120, 80, 0}));  // 60 + 40 + 5 + 8 + 7, and 40 + 30 + 10; own bytes do not travel
+  EXPECT_EQ(first.nccl_tests_csv(), "0,1\n0.666666667,0\n");
+  traffic.push_back({traffic.back().first_step + 10, 1, 0, 1000});
+  EXPECT_EQ(traffic_matrix(traffic, {}, "run.h5").nccl_tests_csv(), "0,0\n1,0\n");
+  EXPECT_EQ(traffic_matrix(traffic, 1 << 20, "run.h5").largest(), 1000);
+  EXPECT_EQ(traffic_matrix(traffic, traffic.back().first_step - 1, "run.h5").largest(), 120);
+  EXPECT_THROW((void)traffic_matrix(traffic, -1, "run.h5"), UserError);
+  EXPECT_THROW((void)traffic_matrix({}, {}, "run.h5"), UserError);
 }
 
 TEST(SummaryTable, NamesUnitsAndClaims) {

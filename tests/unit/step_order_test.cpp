@@ -1,6 +1,7 @@
-// step_order pikv: evictions before the step attends, counted by hand on tiny traces.
+// step_order pikv: evictions before the step attends, counted by hand on tiny traces; and which steps the hooks of a profiler enclose.
 #include <gtest/gtest.h>
 
+#include "engine/replay.hpp"
 #include "support/replay_fixture.hpp"
 
 namespace moekv {
@@ -49,6 +50,32 @@ TEST(StepOrder, TheNewTokenIsNeverTheVictimOfItsOwnStep) {
   EXPECT_EQ(pikv.entries_wanted, 6);
   EXPECT_EQ(pikv.evictions, 5);
   EXPECT_EQ(pikv.empty_reads, 0);
+}
+
+/// What the hooks of a profiler and of progress say, in order, over six steps.
+std::string profiled(std::uint64_t begin, std::uint64_t end) {
+  RunSpec spec = testing::small_spec(testing::gqa_model(1));
+  spec.probe.samples = 0;
+  testing::RandomTrace trace(spec.model, testing::requests_of({{0, 6}}), 11);
+  const auto transport = make_local_transport();
+  const auto backend = make_count_backend();
+  std::string calls;
+  ReplayHooks hooks;
+  hooks.progress = [&](const Progress& p) { calls += std::to_string(p.step - 1); };
+  hooks.profile_begin = begin;
+  hooks.profile_end = end;
+  hooks.profile_start = [&] { calls += "<"; };
+  hooks.profile_stop = [&] { calls += ">"; };
+  (void)replay(spec, trace, *backend, *transport, hooks);
+  return calls;
+}
+
+TEST(ProfileHooks, EncloseTheStepsThatTheyName) {
+  EXPECT_EQ(profiled(0, 0), "012345");
+  EXPECT_EQ(profiled(0, 1), "<0>12345");
+  EXPECT_EQ(profiled(2, 4), "01<23>45");
+  EXPECT_EQ(profiled(4, 9), "0123<45>");
+  EXPECT_EQ(profiled(7, 9), "012345");
 }
 
 }  // namespace
