@@ -68,7 +68,8 @@ TEST_P(EveryPreset, RowsAreAPureFunctionOfTheirPlace) {
 TEST_P(EveryPreset, RowsAreValidAndSumToOne) {
   for (const auto& [n_experts, top_k] : {std::pair{64U, 6U}, {33U, 1U}, {8U, 2U}, {288U, 22U}}) {
     SyntheticSpec spec = spec_of(GetParam());
-    spec.hot_experts = 0.5 * n_experts;
+    const std::uint32_t half = n_experts / 2;
+    spec.hot_experts = half;
     auto source = make_synthetic_trace(spec, shape_of(n_experts, top_k, 2));
     EXPECT_EQ(source->info().n_experts, n_experts);
     const RoutingRows rows = read(*source, 0, 0, 200, 0, 2, WantLogits::no);
