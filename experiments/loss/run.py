@@ -33,7 +33,7 @@ EXTRAS = ([], ["eviction.trigger=prefill_end", "prefill.queries=last:32"], ["evi
           *([f"compression.maps_path={MAPS / name}_{rank}.h5", f"compression.rank={rank}"] for name, rank in (("linear", 8), ("affine", 16))),
           *([f"payload.element={element}"] for element in ("bf16", "fp16")))
 BUDGET = {"flexgen.static": "eviction.percent={}"}  # the others: eviction.budget
-PROMPT = {("snapkv", 50): 384}  # it evicts once, at the end of the prompt: the common one, half of a text, fits the budget
+PROMPT = {("snapkv", 50): 384, ("chunk_retain", 50): 384}  # once, at the end of the prompt: the common one, half of a text, fits the budget
 EVICTION = "eviction.policy=h2o.sum"  # under a router that listens to what is missed
 
 
