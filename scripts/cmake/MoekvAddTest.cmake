@@ -2,7 +2,7 @@
 # One program of the sources folder/<stem>_test.cpp, one ctest, labelled with the folder. RANKS makes one ctest per number of MPI processes.
 # GPU: the cases with the parameter "cuda" are a test of their own, label gpu, which is skipped where there is no device.
 # The launch environment has one source, scripts/mpi_env.sh: every line of it that reads  export NAME="${NAME:-value}".
-set(MOEKV_TEST_ENVIRONMENT OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 PYTHONDONTWRITEBYTECODE=1)  # OpenMPI leaks at exit
+set(MOEKV_TEST_ENVIRONMENT ASAN_OPTIONS=detect_leaks=0 PYTHONDONTWRITEBYTECODE=1)  # OpenMPI leaks at exit
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/scripts/mpi_env.sh)
 file(STRINGS ${PROJECT_SOURCE_DIR}/scripts/mpi_env.sh lines REGEX "^ *export ")
 foreach(line IN LISTS lines)
@@ -53,13 +53,14 @@ function(moekv_add_test name)
     add_test(NAME ${name}/ranks_${n} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${n} $<TARGET_FILE:${target}>)
     list(APPEND names ${name}/ranks_${n})
   endforeach()
-  set_tests_properties(${names} PROPERTIES LABELS ${label} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${MOEKV_TEST_ENVIRONMENT}")
+  set(environment ${MOEKV_TEST_ENVIRONMENT} OMP_NUM_THREADS=2)
+  set_tests_properties(${names} PROPERTIES LABELS ${label} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${environment}")
   if(arg_RANKS)
     set_tests_properties(${names} PROPERTIES PROCESSORS 2)
   endif()
   if(arg_GPU)
     add_test(NAME ${name}/cuda COMMAND ${target} --gtest_filter=*/cuda)
-    set_tests_properties(${name}/cuda PROPERTIES LABELS gpu RESOURCE_LOCK gpu TIMEOUT 600 ENVIRONMENT "${MOEKV_TEST_ENVIRONMENT}"
+    set_tests_properties(${name}/cuda PROPERTIES LABELS gpu RESOURCE_LOCK gpu TIMEOUT 600 ENVIRONMENT "${environment}"
       SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
   endif()
 endfunction()
@@ -90,7 +91,7 @@ function(moekv_add_script_test file)
   if(suffix STREQUAL ".py")
     set(interpreter ${Python3_EXECUTABLE})
   endif()
-  set(environment ${MOEKV_TEST_ENVIRONMENT} MOEKV_SOURCE_DIR=${PROJECT_SOURCE_DIR} MOEKV_MPIEXEC=${MPIEXEC_EXECUTABLE})
+  set(environment ${MOEKV_TEST_ENVIRONMENT} OMP_NUM_THREADS=1 MOEKV_SOURCE_DIR=${PROJECT_SOURCE_DIR} MOEKV_MPIEXEC=${MPIEXEC_EXECUTABLE})
   if(TARGET moekv)
     list(APPEND environment MOEKV_PROGRAM=$<TARGET_FILE:moekv>)
   endif()

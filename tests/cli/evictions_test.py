@@ -19,7 +19,6 @@ cluster: {ranks: 4}
 placement: {layout: expert}
 page: {slots: 8}
 eviction: {policy: lru, budget: 40%, protect: {sinks: 2, recent: 8}}
-batch: {load: concurrency(1)}
 probe: {samples: 4}
 """
 ONCE = ["eviction.trigger=prefill_end", "prefill.queries=last:8"]

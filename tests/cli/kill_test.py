@@ -14,7 +14,7 @@ RANKS = 4
 END_WITHIN_S = 10
 KILLS = 6
 EARLY_KILLS = 12
-CONFIG = program.SOURCE / "configs/quickstart.yaml"
+RUN = ["run", program.SOURCE / "configs/quickstart.yaml", "trace.layers=[1-2]", "--out", "out.h5"]
 
 
 def rank_processes(mpirun_pid):
@@ -42,7 +42,7 @@ class Kill(program.ProgramTest):
 
     def kill_one(self, rank, after_s, **environment):
         """Kills `rank` of a fresh run `after_s` after the ranks exist. Returns the finished job, or None where it ended before."""
-        job = program.start(["run", CONFIG, "--out", "out.h5"], ranks=RANKS, folder=self.folder, OMP_NUM_THREADS="1", **environment)
+        job = program.start(RUN, ranks=RANKS, folder=self.folder, OMP_NUM_THREADS="1", **environment)
         deadline = time.monotonic() + 30
         while len(rank_processes(job.pid)) < RANKS and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -67,7 +67,7 @@ class Kill(program.ProgramTest):
 
     def test_random_moments(self):
         start = time.monotonic()
-        self.run_ok("run", CONFIG, "--out", "out.h5", ranks=RANKS, OMP_NUM_THREADS="1")
+        self.run_ok(*RUN, ranks=RANKS, OMP_NUM_THREADS="1")
         horizon_s = time.monotonic() - start
         self.is_complete(self.folder / "out.h5")
         (self.folder / "out.h5").unlink()
@@ -86,7 +86,7 @@ class Kill(program.ProgramTest):
                     self.is_complete(path)
                     path.unlink()
         self.assertEqual(killed, KILLS, "the kills came too late to test anything")
-        self.run_ok("run", CONFIG, "--out", "out.h5", ranks=RANKS, OMP_NUM_THREADS="1")
+        self.run_ok(*RUN, ranks=RANKS, OMP_NUM_THREADS="1")
         self.is_complete(self.folder / "out.h5")
         self.assertEqual(self.listing(), ["out.h5"], "the remains of killed runs are cleaned up by the next one")
 

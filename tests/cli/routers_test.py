@@ -47,11 +47,11 @@ class Routers(program.ProgramTest):
         """The recordings have no logits: routers that look at them get pseudo-logits, and the result is labelled so."""
         names = routers()
         cases = {}
-        for cut, (model, trace) in program.CUTS.items():
+        for cut, (model, trace, load) in program.CUTS.items():
             self.run_ok("trace", "import", TRACES / f"{cut}.moekv.h5", "--pseudo-logits", "-o", f"{cut}.pseudo.h5")
             pseudo = trace.replace(str(TRACES / f"{cut}.moekv.h5"), str(self.folder / f"{cut}.pseudo.h5"))
             for name in names:
-                cases[f"{cut} {name}"] = [model, trace if name in NO_LOGITS else pseudo, "page.slots=8", f"routing.router={name}"]
+                cases[f"{cut} {name}"] = [model, trace if name in NO_LOGITS else pseudo, load, "page.slots=8", f"routing.router={name}"]
         base = "".join(line for line in SETTINGS.format(model="", path="").splitlines(keepends=True) if not line.startswith(("model:", "trace:")))
         runs = [self.sweep(base, cases, ranks=ranks) for ranks in (None, 2, 4)]
         for case, alone in runs[0].items():
