@@ -13,6 +13,35 @@
 
 namespace moekv::evict {
 
+/// Rows side by side, for products of each with one row after another: equal to `dot` bit for bit, and vectors in a machine's instructions.
+class RowBlock {
+ public:
+  RowBlock(const float* rows, std::uint32_t n, std::uint32_t d) : d_(d), values_(std::size_t{(n + lanes - 1) / lanes} * lanes * d) {
+    for (std::uint32_t j = 0; j < n; ++j) {
+      for (std::uint32_t i = 0; i < d; ++i) values_[(std::size_t{j / lanes} * d + i) * lanes + j % lanes] = rows[std::size_t{j} * d + i];
+    }
+    products_.resize(d == 0 ? 0 : values_.size() / d);
+  }
+  /// Products of every row with x; valid until the next call.
+  [[nodiscard]] const float* times(const float* x) {
+    for (std::size_t first = 0; first < products_.size(); first += lanes) {
+      float sums[lanes] = {};
+      const float* column = &values_[first * d_];
+      for (std::uint32_t i = 0; i < d_; ++i, column += lanes) {
+#pragma omp simd
+        for (std::uint32_t lane = 0; lane < lanes; ++lane) sums[lane] += column[lane] * x[i];
+      }
+      for (std::uint32_t lane = 0; lane < lanes; ++lane) products_[first + lane] = sums[lane];
+    }
+    return products_.data();
+  }
+
+ private:
+  static constexpr std::uint32_t lanes = 16;
+  std::uint32_t d_;
+  std::vector<float> values_, products_;  // [row / lanes][d][lanes]; [row]
+};
+
 struct ExpectedAttention : ScoresState {
   static constexpr std::string_view name = "expected_attention";
   static constexpr std::string_view doc = "least attention expected of the next queries, times |v|, goes; moments of the last `queries` queries";
@@ -32,12 +61,15 @@ struct ExpectedAttention : ScoresState {
     std::fill_n(scores, g.n, 0.0F);
     std::fill_n(scores, first, goes_last);
     std::vector<float> rows(std::size_t{g.n_queries} * g.d_k), mean(g.d_k), logits(n);
+    const Turns turns = turns_of(g);
     for (std::uint32_t h = 0; h < g.q_group; ++h) {
-      moments(g, h, mean, rows);
+      moments(g, h, turns, mean, rows);
+      RowBlock deviations(rows.data(), g.n_queries, g.d_k);
       for (std::uint32_t i = 0; i < n; ++i) {
+        const float* products = deviations.times(g.key(first + i));
         float variance = 0;
         for (std::uint32_t j = 0; j < g.n_queries; ++j) {
-          const float x = g.scale * dot(&rows[std::size_t{j} * g.d_k], g.key(first + i), g.d_k);
+          const float x = g.scale * products[j];
           variance += x * x;
         }
         logits[i] = g.scale * dot(mean.data(), g.key(first + i), g.d_k) + (g.n_queries > 0 ? variance / static_cast<float>(2 * g.n_queries) : 0.0F);
@@ -49,6 +81,23 @@ struct ExpectedAttention : ScoresState {
   }
 
  private:
+  struct Turns {
+    std::vector<CosSin> back, ahead;  // [query][pair] from the query's position to 0; [pair] the mean over the positions to come; both empty without future
+  };
+  [[nodiscard]] Turns turns_of(const GroupView& g) const {
+    Turns turns;
+    if (future == 0) return turns;
+    turns.back.reserve(std::size_t{g.n_queries} * g.rope_pairs);
+    turns.ahead.reserve(g.rope_pairs);
+    for (std::uint32_t j = 0; j < g.n_queries; ++j) {
+      for (std::uint32_t p = 0; p < g.rope_pairs; ++p) {
+        const CosSin at = generate::rope_angle(g.query_positions[j], g.rope_turns[p]);
+        turns.back.push_back({at.cos, -at.sin});
+      }
+    }
+    for (std::uint32_t p = 0; p < g.rope_pairs; ++p) turns.ahead.push_back(mean_turn(g.rope_turns[p], g.length, future));
+    return turns;
+  }
   /// Mean of e^(2 pi i turns p) over the `n` positions from `first` on.
   [[nodiscard]] static CosSin mean_turn(double turns, std::uint32_t first, std::uint32_t n) {
     const auto times = [](CosSin a, CosSin b) { return CosSin{a.cos * b.cos - a.sin * b.sin, a.cos * b.sin + a.sin * b.cos}; };
@@ -74,24 +123,21 @@ struct ExpectedAttention : ScoresState {
   }
 
   /// Mean of the recent queries of a head, and their deviations from it, both turned to the positions to come.
-  void moments(const GroupView& g, std::uint32_t h, std::vector<float>& mean, std::vector<float>& rows) const {
+  static void moments(const GroupView& g, std::uint32_t h, const Turns& turns, std::vector<float>& mean, std::vector<float>& rows) {
+    const auto n_pairs = static_cast<std::uint32_t>(turns.ahead.size());
     std::fill(mean.begin(), mean.end(), 0.0F);
     for (std::uint32_t j = 0; j < g.n_queries; ++j) {
       float* row = &rows[std::size_t{j} * g.d_k];
       std::copy_n(g.query(j, h), g.d_k, row);
-      for (std::uint32_t p = 0; future > 0 && p < g.rope_pairs; ++p) {
-        const CosSin at = generate::rope_angle(g.query_positions[j], g.rope_turns[p]);
-        turn(row, g, p, {at.cos, -at.sin});
-      }
+      for (std::uint32_t p = 0; p < n_pairs; ++p) turn(row, g, p, turns.back[std::size_t{j} * n_pairs + p]);
       for (std::uint32_t d = 0; d < g.d_k; ++d) mean[d] += row[d] / static_cast<float>(g.n_queries);
     }
     for (std::uint32_t j = 0; j < g.n_queries; ++j) {
       for (std::uint32_t d = 0; d < g.d_k; ++d) rows[std::size_t{j} * g.d_k + d] -= mean[d];
     }
-    for (std::uint32_t p = 0; future > 0 && p < g.rope_pairs; ++p) {
-      const CosSin by = mean_turn(g.rope_turns[p], g.length, future);
-      turn(mean.data(), g, p, by);
-      for (std::uint32_t j = 0; j < g.n_queries; ++j) turn(&rows[std::size_t{j} * g.d_k], g, p, by);
+    for (std::uint32_t p = 0; p < n_pairs; ++p) {
+      turn(mean.data(), g, p, turns.ahead[p]);
+      for (std::uint32_t j = 0; j < g.n_queries; ++j) turn(&rows[std::size_t{j} * g.d_k], g, p, turns.ahead[p]);
     }
   }
 };
