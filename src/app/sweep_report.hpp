@@ -19,6 +19,8 @@ class SweepReport {
   void begin(std::size_t all, std::size_t ok, std::size_t failed);
   /// A point ended; `outcome` may be empty.
   void point(const ListedPoint& point, std::size_t index, RunStatus status, const std::string& reason, const RunOutcome& outcome);
+  /// Lines on stderr, in place of the line of progress.
+  void say(const std::string& text);
   /// CPU time inside a replay: what is left of the sweep's is its overhead.
   void replayed(double cpu) { replay_cpu_ += cpu; }
   /// The last words: the sum on stdout, and on stderr why the sweep ends before all points are done (empty: it does not).
@@ -30,7 +32,6 @@ class SweepReport {
 
  private:
   using Clock = std::chrono::steady_clock;
-  void say(const std::string& text);
   void show_progress(const ListedPoint& point);
 
   std::string name_, folder_;

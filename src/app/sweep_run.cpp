@@ -8,6 +8,7 @@
 
 #include "app/collective.hpp"
 #include "app/point.hpp"
+#include "app/point_checkpoint.hpp"
 #include "app/stop_signal.hpp"
 #include "app/sweep_report.hpp"
 #include "io/pending_file.hpp"
@@ -24,17 +25,19 @@ struct PointEnd {
   RunStatus status = RunStatus::ok;
   std::string reason;
   RunOutcome outcome;
+  std::int64_t resumed_step = -1, saved_step = -1;
 };
 
 /// Decides after each step whether the point goes on: for --grace seconds after a signal if it can end in them, and until its own limit.
 class PointWatch {
  public:
-  PointWatch(const SweepLimits& limits, bool first) : limits_(limits), first_(first) {}
+  /// `before`: seconds that earlier attempts spent on what this one goes on from.
+  PointWatch(const SweepLimits& limits, bool first, double before) : limits_(limits), first_(first), before_(before) {}
 
   void progress(const Progress& p) { done_ = p.total_tokens == 0 ? 0 : static_cast<double>(p.done_tokens) / static_cast<double>(p.total_tokens); }
   /// Process 0 judges by its progress; the others only make sure that the grace is kept.
   [[nodiscard]] bool must_stop() {
-    const double ran = seconds_since(start_);
+    const double ran = before_ + seconds_since(start_);
     timed_out_ = first_ && limits_.point > 0 && ran > limits_.point;
     if (timed_out_ || !stop_requested()) return timed_out_;
     if (!asked_) asked_ = Clock::now();
@@ -46,6 +49,7 @@ class PointWatch {
  private:
   const SweepLimits& limits_;
   bool first_;
+  double before_;
   bool timed_out_ = false;
   double done_ = 0;
   Clock::time_point start_ = Clock::now();
@@ -116,12 +120,12 @@ class SweepRun {
     if (first_) journal_->append({work_.list.points[index].id, SweepEvent::Kind::start, attempt, "", 0});
     Provenance provenance = provenance_;
     provenance.started_utc = utc_now();
-    PointEnd end = run_one(spec, provenance);
+    PointEnd end = run_one(spec, provenance, first_ ? work_.list.points[index] : ListedPoint{});
     if (first_) record(index, attempt, spec, std::move(end), std::move(provenance), seconds_since(start));
   }
 
   /// Collective.
-  PointEnd run_one(const RunSpec& spec, Provenance& provenance) {
+  PointEnd run_one(const RunSpec& spec, Provenance& provenance, const ListedPoint& point) {
     PointMachinery made;
     std::unique_ptr<Transport> own;
     Failure mine;
@@ -133,12 +137,26 @@ class SweepRun {
     }
     if (const Failure worst = worst_failure(job_, mine); worst.code != ExitCode::ok) return {RunStatus::failed, worst.text, {}};
     if (first_) add_point_facts(spec, made, provenance);
-    return replay_one(spec, made, own ? *own : job_);
+    PointCheckpoint checkpoint(folder_.checkpoint_base(point.id), spec, made.trace->info(), job_);
+    if (!checkpoint.ignored().empty())
+      report_.say(fmt::format("point {} starts again, what was saved of it is of no use: {}\n", point.id, checkpoint.ignored()));
+    PointEnd end = replay_one(spec, made, own ? *own : job_, checkpoint);
+    if (checkpoint.resumed()) end.resumed_step = static_cast<std::int64_t>(checkpoint.resumed()->step);
+    if (checkpoint.saved()) end.saved_step = static_cast<std::int64_t>(checkpoint.saved()->step);
+    if (!checkpoint.problem().empty())
+      report_.say(fmt::format("point {} could not be saved and will start again: {}\n", point.id, checkpoint.problem()));
+    return end;
   }
 
-  PointEnd replay_one(const RunSpec& spec, const PointMachinery& made, Transport& transport) {
-    PointWatch watch(limits_, first_);
+  PointEnd replay_one(const RunSpec& spec, const PointMachinery& made, Transport& transport, PointCheckpoint& checkpoint) {
+    PointWatch watch(limits_, first_, checkpoint.resumed() ? static_cast<double>(checkpoint.resumed()->wall_ns) * 1e-9 : 0);
     ReplayHooks hooks;
+    hooks.resume = checkpoint.state();
+    hooks.stopped = [&](const StoppedRun& run) {
+      std::int64_t timed_out = watch.timed_out() ? 1 : 0;
+      job_.allreduce_max({&timed_out, 1});
+      if (timed_out == 0) checkpoint.save(run);
+    };
     hooks.progress = [&](const Progress& progress) { watch.progress(progress); };
     hooks.interrupted = [&] { return watch.must_stop(); };
     try {
@@ -179,7 +197,8 @@ class SweepRun {
     const auto kind = end.status == RunStatus::ok       ? SweepEvent::Kind::ok
                       : end.status == RunStatus::failed ? SweepEvent::Kind::failed
                                                         : SweepEvent::Kind::interrupted;
-    journal_->append({point.id, kind, attempt, end.reason, seconds});
+    journal_->append({point.id, kind, attempt, end.reason, seconds, end.resumed_step, end.saved_step});
+    if (end.resumed_step >= 0 && end.status != RunStatus::interrupted) remove_checkpoint(folder_.checkpoint_base(point.id));
     report_.point(point, index, end.status, end.reason, end.outcome);
   }
 

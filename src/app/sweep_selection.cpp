@@ -9,6 +9,7 @@
 
 #include "app/sweep.hpp"
 #include "core/error.hpp"
+#include "results/checkpoint_file.hpp"
 #include "results/provenance.hpp"
 
 namespace moekv {
@@ -115,6 +116,7 @@ std::vector<std::size_t> take_up(const SweepOptions& options, const SweepWork& w
     const ListedPoint& point = work.list.points[i];
     if (p.status == RunStatus::failed && options.retry_failed && point.error.empty()) {
       std::filesystem::remove(folder.result_path(point.id));
+      remove_checkpoint(folder.checkpoint_base(point.id));
       journal.append({point.id, SweepEvent::Kind::retry, p.attempts, "", 0});
       p = {};
     } else if (p.status == RunStatus::interrupted && p.crashes >= options.attempts && !p.running) {

@@ -15,6 +15,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 using PoolId = Id<struct PoolTag, std::uint32_t>;
 
 /// Names a block: `index` counts blocks of `pool`. The engine owns the free lists; the backend only the bytes.
@@ -227,6 +229,10 @@ class Backend {
   [[nodiscard]] virtual BackendMemory memory() const = 0;
   /// Whether batches that come back may be launched as graphs (yes, at first).
   virtual void use_graphs(bool /*yes*/) {}
+  /// Whether `transfer` saves and restores what pools hold.
+  [[nodiscard]] virtual bool can_transfer() const { return false; }
+  /// Blocks in use, what they share and their bounds, between pools that were created alike.
+  virtual void transfer(StateStream& /*stream*/) {}
   /// Work since the last call.
   [[nodiscard]] virtual BackendWork take_work() { return {}; }
 };

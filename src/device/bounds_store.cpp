@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "core/error.hpp"
+#include "core/state_stream.hpp"
 #include "rules/codec/plane.hpp"
 
 namespace moekv {
@@ -100,6 +101,8 @@ void BoundsStore::read(std::uint32_t block, std::uint32_t kv_head, float* out) c
   const PlaneFormat plane{format_.bounds_element};
   for (std::uint32_t side = 0; side < 2; ++side) decode_slot(plane, &bytes_[at(block, kv_head)], nullptr, side, format_.d_k, out + side * format_.d_k);
 }
+
+void BoundsStore::transfer(StateStream& stream) { stream(bytes_); }
 
 void score_pages(const ScoreBatch& batch, std::span<const BoundsStore> bounds, int n_threads) {
   if (batch.scores == nullptr) {

@@ -28,6 +28,7 @@ class BoundsStore {
   void copy(std::uint32_t block, const BoundsStore& from, std::uint32_t from_block);
   /// Bounds of one head as fp32: out [low d_k | high d_k].
   void read(std::uint32_t block, std::uint32_t kv_head, float* out) const;
+  void transfer(StateStream& stream);
   [[nodiscard]] std::int64_t bytes() const { return static_cast<std::int64_t>(bytes_.size()); }
 
  private:

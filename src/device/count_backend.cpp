@@ -40,6 +40,9 @@ class CountBackend final : public Backend {
   void weigh(const WeighBatch&) override { refuse("weigh"); }
   [[nodiscard]] BackendMemory memory() const override { return {pool_bytes_, 0, 0, 0, 0}; }
 
+  /// It holds nothing.
+  [[nodiscard]] bool can_transfer() const override { return true; }
+
  private:
   PoolId add_pool(std::uint64_t bytes) {
     pool_bytes_ += static_cast<std::int64_t>(bytes);

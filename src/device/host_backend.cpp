@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/state_stream.hpp"
 #include "device/audit.hpp"
 #include "device/backend.hpp"
 #include "device/bounds_store.hpp"
@@ -180,6 +181,12 @@ class HostBackend final : public Backend {
     memory.scratch_bytes =
         attend_.scratch_bytes() + static_cast<std::int64_t>((part_m_.capacity() + part_l_.capacity() + part_o_.capacity()) * sizeof(float));
     return memory;
+  }
+
+  [[nodiscard]] bool can_transfer() const override { return true; }
+  void transfer(StateStream& stream) override {
+    for (PagePool& p : pools_) stream(p);
+    for (BoundsStore& b : bounds_) stream(b);
   }
 
  private:

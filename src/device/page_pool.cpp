@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/state_stream.hpp"
 
 namespace moekv {
 namespace {
@@ -84,6 +85,16 @@ void PagePool::grow(std::uint32_t index) {
     committed_ = wanted;
   }
   used_blocks_ = index + 1;
+}
+
+void PagePool::transfer(StateStream& stream) {
+  std::uint32_t n = used_blocks_;
+  stream(n);
+  if (n > 0) {
+    use(n - 1);
+    stream.bytes(view_.base, n * view_.block_bytes);
+  }
+  stream(*tables_);
 }
 
 }  // namespace moekv

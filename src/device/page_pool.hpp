@@ -49,6 +49,8 @@ class PagePool {
   [[nodiscard]] const PoolView& view() const { return view_; }
   [[nodiscard]] TableStore& tables() { return *tables_; }
   [[nodiscard]] const TableStore& tables() const { return *tables_; }
+  /// Blocks in use and the tables that they share. Throws as `use`.
+  void transfer(StateStream& stream);
   [[nodiscard]] std::uint32_t used_blocks() const { return used_blocks_; }
   /// Bytes of the blocks used so far (high-water mark).
   [[nodiscard]] std::int64_t used_bytes() const { return static_cast<std::int64_t>(used_blocks_ * view_.block_bytes); }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/state_stream.hpp"
 
 namespace moekv {
 
@@ -32,5 +33,9 @@ void TableStore::assign(std::uint32_t block, std::uint64_t key, bool away) {
   tables_[before] = {};
   free_.push_back(before);
 }
+
+void TableStore::Table::transfer(StateStream& stream) { stream(bytes, key, users, fixed); }
+
+void TableStore::transfer(StateStream& stream) { stream(tables_, free_, of_block_, of_away_, index_); }
 
 }  // namespace moekv

@@ -8,6 +8,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 class TableStore {
  public:
   /// `bytes`: of one table (BlockFormat::shared_bytes); 0: the pool needs none.
@@ -24,6 +26,7 @@ class TableStore {
   /// Number of that table, and of the table of `key`: below the largest number of tables that there ever were at once. Numbers are used again.
   [[nodiscard]] std::uint32_t number_of(std::uint32_t block) const { return of_block_[block]; }
   [[nodiscard]] std::uint32_t number(std::uint64_t key) const { return index_.at(key); }
+  void transfer(StateStream& stream);
   /// Bytes of all tables that exist.
   [[nodiscard]] std::int64_t bytes() const { return static_cast<std::int64_t>(index_.size() * table_bytes_); }
 
@@ -34,6 +37,8 @@ class TableStore {
     std::uint64_t key = 0;
     std::uint32_t users = 0;
     bool fixed = false;
+
+    void transfer(StateStream& stream);
   };
 
   std::uint64_t table_bytes_;

@@ -11,6 +11,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 /// Pages that a request is planned to need in the fullest shard: an upper estimate from lengths alone, so every process agrees.
 [[nodiscard]] std::uint64_t planned_bytes(const Geometry& geometry, std::uint32_t request_tokens);
 
@@ -32,6 +34,7 @@ class Batcher {
   [[nodiscard]] std::uint64_t least_steps() const;
   [[nodiscard]] std::uint64_t cut_prompts() const { return cut_prompts_; }
   [[nodiscard]] std::vector<RequestRecord>& records() { return records_; }
+  void transfer(StateStream& stream);
 
  private:
   struct Request {

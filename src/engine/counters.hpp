@@ -60,6 +60,7 @@ class Counters {
   void flush(std::uint64_t next_step);
   /// Collective. Rows of all processes merged by key on process 0.
   void collect(Transport& transport, RunOutcome& out);
+  void transfer(StateStream& stream);
 
  private:
   void reset(std::uint64_t first_step);

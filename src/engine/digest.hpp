@@ -8,6 +8,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 enum class Decision : std::uint32_t { route = 1, admit, evict, lookup, read, select, seal, move, recall };
 
 /// One decision. Carries no slot, page or process id.
@@ -28,6 +30,7 @@ class DecisionDigest {
   void add(const DecisionEvent& event);
   /// Per window of 64 steps, index step / 64.
   [[nodiscard]] std::vector<Digest128>& windows() { return windows_; }
+  void transfer(StateStream& stream);
 
  private:
   std::vector<Digest128> windows_;

@@ -32,6 +32,8 @@ class Driver {
   [[nodiscard]] Probe& probe() { return probe_; }
   /// Collective. What was measured beside the counters, complete on process 0.
   virtual void collect(Transport& transport, RunOutcome& out) { probe_.collect(transport, out); }
+  /// Between two steps of a trace; the geometry gets the plan of experts that the saved run had.
+  void transfer(StateStream& stream);
 
  protected:
   /// Phase read: what the step needs, before its first layer.

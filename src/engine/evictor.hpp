@@ -29,6 +29,8 @@ class Evictor {
   std::uint64_t execute(Shard& shard);
   /// After a replan, with nothing due: decides and executes at once what moved pages and new budgets leave no room for. Returns as `execute`.
   std::uint64_t make_room(Shard& shard, std::uint64_t step);
+  /// Between two steps: what is due with the next one.
+  void transfer(StateStream& stream);
 
  private:
   struct Candidate {

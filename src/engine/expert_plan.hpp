@@ -12,6 +12,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 /// Replicas of expert e at model layer l: shard[first[l n_experts + e] .. first[l n_experts + e + 1]), ascending. A shadowed expert has replicas
 /// too, but its entries lie on the home rank of their request, the only rank that reads them: it costs no traffic, and every rank has to hold the
 /// expert's parameters.
@@ -20,6 +22,8 @@ struct ExpertPlan {
   std::vector<std::uint32_t> first;     // [model layers * n_experts + 1]
   std::vector<std::uint32_t> shard;
   std::vector<std::uint8_t> shadowed;   // [model layers * n_experts], empty where nothing is
+
+  void transfer(StateStream& stream);
 };
 
 /// Replicas of a layer after defaults: placement.replicas, or the experts rounded up to a multiple of the shards.

@@ -20,6 +20,7 @@ class GroupScorer {
   [[nodiscard]] bool active() const { return active_; }
   /// Works out the state of every live entry of the group at the end of `step`. What it reads of the store is counted.
   void score(Shard& shard, const Group& group, std::uint64_t step);
+  void transfer(StateStream& stream);
   /// State of a live entry of the group that was scored last.
   [[nodiscard]] float of(std::size_t slot_index) const { return scores_[slot_index]; }
 

@@ -58,6 +58,8 @@ class Home {
   /// Entries of own requests lie on other ranks from now on. All words of a replan at once: a rank may lose what it held and get more.
   void moved(std::span<const RankMove> moves);
   [[nodiscard]] std::int64_t buffer_bytes() const;
+  /// Between two steps.
+  void transfer(StateStream& stream);
 
  private:
   struct Store {
@@ -81,6 +83,8 @@ class Home {
   struct RequestState {
     std::vector<std::uint64_t> ranks;             // [layers][rank words]: ranks that hold an entry
     std::vector<std::uint32_t> last_shard;        // [layers][experts], pikv_xor only
+
+    void transfer(StateStream& stream);
   };
 
   RequestState& state_of(RequestId request);

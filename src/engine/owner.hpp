@@ -45,6 +45,8 @@ class Owner {
   /// Own ranks that the last admit and attend gave entries; a rank may come more than once.
   [[nodiscard]] std::span<const Rank> grown_ranks() const { return grown_; }
   [[nodiscard]] std::int64_t buffer_bytes() const;
+  /// Between two steps.
+  void transfer(StateStream& stream);
   std::int64_t select_ns = 0, decode_ns = 0, encode_ns = 0, demote_ns = 0, recall_ns = 0;  // sub-timers, taken and cleared by the caller
 
  private:

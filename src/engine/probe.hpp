@@ -35,6 +35,8 @@ class Probe {
   [[nodiscard]] std::span<const ProbeRecord> rows() const { return rows_; }
   /// Collective. All rows on process 0, by (request, layer, position).
   void collect(Transport& transport, RunOutcome& out) const;
+  /// Without the sample of attention.
+  void transfer(StateStream& stream);
 
  private:
   void remember_keys(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys);

@@ -25,6 +25,9 @@ class Replanner {
   void observe(const Router& router);
   /// Collective. The plan for the choices of the window, equal on every process; books the loads of old and new plan in `count`.
   [[nodiscard]] std::shared_ptr<const ExpertPlan> plan(StepRecord& count);
+  /// The plan that is read is the newest one, for the geometry to adopt.
+  void transfer(StateStream& stream);
+  [[nodiscard]] const std::shared_ptr<const ExpertPlan>& newest() const { return plan_; }
 
  private:
   /// Load of the busiest shard of a layer when `load` [experts] is spread over the replicas, and shadowed experts over all ranks.

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "core/state_stream.hpp"
 #include "device/profile.hpp"
 #include "engine/batcher.hpp"
 #include "engine/laws.hpp"
@@ -105,24 +106,46 @@ class Run {
 
   RunOutcome operator()() {
     const auto start = std::chrono::steady_clock::now();
+    if (hooks_.resume != nullptr) {
+      transfer(*hooks_.resume);
+      resumed_at_.push_back(step_);
+    }
+    const auto wall_ns = [&] { return wall_before_ns_ + (std::chrono::steady_clock::now() - start).count(); };
     bool interrupted = false;
-    std::uint64_t step = 0;
-    for (; !batcher_.done() && !interrupted; ++step) {
-      if (spec_.batch.max_steps > 0 && step == spec_.batch.max_steps) break;
-      if (step == hooks_.profile_begin && step < hooks_.profile_end) profile(hooks_.profile_start, true);
-      one_step(step);
-      if (step + 1 == hooks_.profile_end) profile(hooks_.profile_stop, false);
+    for (; !batcher_.done() && !interrupted; ++step_) {
+      if (spec_.batch.max_steps > 0 && step_ == spec_.batch.max_steps) break;
+      if (step_ == hooks_.profile_begin && step_ < hooks_.profile_end) profile(hooks_.profile_start, true);
+      one_step(step_);
+      if (step_ + 1 == hooks_.profile_end) profile(hooks_.profile_stop, false);
       interrupted = poll_interrupt();
     }
     profile(hooks_.profile_stop, false);
+    if (interrupted) hand_over_state(wall_ns());
     cache_.execute_due();
-    close_window(step);
-    RunOutcome out = finish((std::chrono::steady_clock::now() - start).count());
+    close_window(step_);
+    RunOutcome out = finish(wall_ns());
     out.completed = !interrupted;
     return out;
   }
 
  private:
+  /// Between two steps.
+  void transfer(StateStream& stream) {
+    stream(step_, window_steps_, window_end_, n_windows_, done_tokens_, wall_before_ns_, resumed_at_, batcher_);
+    stream.mark(1);
+    stream(*driver_);
+    stream.mark(2);
+    stream(cache_);
+    stream.mark(3);
+  }
+
+  void hand_over_state(std::int64_t wall_ns) {
+    const bool followed = hooks_.accesses || hooks_.attention_groups > 0;  // what was logged is not part of the state
+    if (!hooks_.stopped || followed || checkpoint_refusal(spec_, backend_) != nullptr) return;
+    wall_before_ns_ = wall_ns;
+    hooks_.stopped({step_, wall_ns, [this](StateStream& stream) { transfer(stream); }});
+  }
+
   /// Begins or ends what a profiler records, once each.
   void profile(const std::function<void()>& call, bool begins) {
     if (profiling_ == begins || !call) return;
@@ -224,6 +247,8 @@ class Run {
     label_exercise(spec_, geometry_, out);
     if (batcher_.cut_prompts() > 0)
       out.notes.push_back(fmt::format("{} prompts were cut to trace.max_prompt_tokens and end there", batcher_.cut_prompts()));
+    if (!resumed_at_.empty())
+      out.notes.push_back(fmt::format("interrupted and resumed at step {}: measured times are of several processes", fmt::join(resumed_at_, ", ")));
     if (sliced > 0) out.notes.emplace_back("several processes shared a GPU by turns (time-sliced): measured times hold those of other processes too");
     const std::vector<std::string> laws = check_laws(spec_, out);
     out.violations.insert(out.violations.end(), laws.begin(), laws.end());  // after those of the driver
@@ -244,7 +269,10 @@ class Run {
   static constexpr std::uint64_t windows_per_doubling = 128;
   std::uint64_t window_steps_, window_end_;
   std::uint64_t n_windows_ = 0;
+  std::uint64_t step_ = 0;  // steps that are done
   std::uint64_t done_tokens_ = 0;
+  std::int64_t wall_before_ns_ = 0;        // of the runs that this one goes on from
+  std::vector<std::uint64_t> resumed_at_;  // steps
   bool profiling_ = false;
 };
 
@@ -257,6 +285,11 @@ std::string feedback_of(const RunSpec& spec) {
   if (by_content && spec.eviction.budget.kind != BudgetKind::unlimited && spec.eviction.action == EvictAction::drop)
     return "accesses follow attention or selection, and what was dropped has none";
   return {};
+}
+
+const char* checkpoint_refusal(const RunSpec& spec, const Backend& backend) {
+  if (!spec.model.path.empty()) return "a model is in the loop";
+  return backend.can_transfer() ? nullptr : "the backend does not give out its state";
 }
 
 RunOutcome replay(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks,

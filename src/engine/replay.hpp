@@ -15,10 +15,19 @@
 
 namespace moekv {
 
+class StateStream;
+
 /// What is done so far; `total_tokens` is the work of the whole run in tokens.
 struct Progress {
   std::uint64_t step = 0;
   std::uint64_t done_tokens = 0, total_tokens = 0;
+};
+
+/// A run that was interrupted between two steps.
+struct StoppedRun {
+  std::uint64_t step = 0;                  // steps that are done
+  std::int64_t wall_ns = 0;                // this run and those that it went on from
+  std::function<void(StateStream&)> save;  // writes this process's part of the state
 };
 
 struct ReplayHooks {
@@ -32,10 +41,15 @@ struct ReplayHooks {
   std::uint64_t profile_begin = 0, profile_end = 0;
   std::function<void()> profile_start, profile_stop;
   std::function<bool()> interrupted;  // polled after each step on every process; true stops the run (completed = false)
+  std::function<void(const StoppedRun&)> stopped;  // on every process, where the run was interrupted and checkpoint_refusal is null
+  StateStream* resume = nullptr;  // on every process or none: what `save` wrote for the same specification, trace and number of processes
 };
 
 /// Why what the run accesses depends on what it evicted; empty where it does not, and offline bounds are valid.
 [[nodiscard]] std::string feedback_of(const RunSpec& spec);
+
+/// Why a run cannot be saved between two steps; null where it can.
+[[nodiscard]] const char* checkpoint_refusal(const RunSpec& spec, const Backend& backend);
 
 /// Collective over `transport`. `trace` is this process's own reader. Throws PointFailure when the point cannot run, UserError when
 /// the trace does not fit the specification. `make_driver` gives another driver than the trace: a model in the loop.

@@ -9,6 +9,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 /// Indexed by request; sized to the trace. `length` counts tokens stored so far, the current step included once begun.
 class RequestTable {
  public:
@@ -32,6 +34,7 @@ class RequestTable {
     for (const Row& row : rows_) out.push_back(row.length);
     return out;
   }
+  void transfer(StateStream& stream);
   [[nodiscard]] const Row& operator[](RequestId r) const { return rows_[r.value]; }
 
  private:

@@ -60,11 +60,15 @@ void Router::make_memory() {
   memory_.resize(choices_.size());
   for (Memory& m : memory_) {
     m.values.assign(3 * e + 2 * route::max_arms + 1, 0.0F);
-    float* at = m.values.data();
-    m.view = {at, at + e, at + 2 * e, at + 3 * e, at + 3 * e + route::max_arms, at + 3 * e + 2 * route::max_arms, 0};
+    m.point(e);
     std::fill_n(m.view.load, e, 1.0F);
   }
   counts_.assign(choices_.size() * (2 * e + 1), 0);
+}
+
+void Router::Memory::point(std::size_t n_experts) {
+  float *at = values.data(), *arms = at + 3 * n_experts;
+  view = {at, at + n_experts, at + 2 * n_experts, arms, arms + route::max_arms, arms + 2 * route::max_arms, view.arm};
 }
 
 void Router::begin(const StepBatch& batch, std::span<const BatchItem> items) {

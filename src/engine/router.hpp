@@ -40,6 +40,8 @@ class Router {
   [[nodiscard]] std::span<const float> weights(int row) const { return choices_[row].weights; }
   /// Remembers what the next step needs of this one. Collective for rules with state: their counts are summed over all processes.
   void end_step();
+  /// Between two steps.
+  void transfer(StateStream& stream);
   /// State of routing row `row` (null for a rule without any).
   [[nodiscard]] const route::LayerState* state(int row) const { return memory_.empty() ? nullptr : &memory_[row].view; }
 
@@ -52,7 +54,9 @@ class Router {
   /// State of one routing row and the arrays it lives in.
   struct Memory {
     std::vector<float> values;
-    route::LayerState view{};
+    route::LayerState view{};  // points into values
+
+    void point(std::size_t n_experts);
   };
   void check_rule() const;
   void make_memory();

@@ -165,6 +165,7 @@ class Shard {
     std::array<std::int64_t, n_page_classes> class_entries{}, class_bytes{};  // of sealed pages
   };
   [[nodiscard]] Usage usage() const;
+  void transfer(StateStream& stream);
   [[nodiscard]] std::int64_t block_bytes() const { return block_bytes_; }
   [[nodiscard]] std::int64_t live_entries() const { return live_entries_; }
 

@@ -14,6 +14,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 inline constexpr std::uint32_t no_index = 0xFFFFFFFFU;
 
 [[nodiscard]] constexpr std::uint64_t group_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
@@ -48,6 +50,8 @@ struct EvictList {
   std::uint64_t needed_step = ~0ULL;               // action demote: what the queries of this step read
   std::uint64_t needed_live = 0, needed_pages = 0, needed_bytes = 0;
   bool dirty = false;                              // waits in Shard::dirty_groups
+
+  void transfer(StateStream& stream);
 };
 
 /// Pages of one expert (or of none) in a group, in creation order, with a shadow of the full history for lookups.
@@ -68,6 +72,8 @@ struct Chain {
   std::int64_t written = 0, alive = 0;  // entries of the full history, and those still live
   std::vector<std::uint16_t> shadow_live, shadow_written;
   std::vector<std::uint64_t> shadow_experts;  // [shadow pages][expert words], kept where pages are not by expert and lookups are routed
+
+  void transfer(StateStream& stream);
 };
 
 /// The newest queries of a request that an owner got, a ring: rows of the head group's query heads in the payload's type.
@@ -86,6 +92,7 @@ struct RecentQueries {
     std::copy(row.begin(), row.end(), rows.begin() + static_cast<std::ptrdiff_t>(next * row.size()));
     next = (next + 1) % capacity;
   }
+  void transfer(StateStream& stream);
   /// Row of the i-th oldest query.
   [[nodiscard]] std::uint32_t row(std::uint32_t i) const { return (next + i) % static_cast<std::uint32_t>(positions.size()); }
 };
@@ -106,6 +113,8 @@ struct Group {
   std::vector<std::uint64_t> query_experts;  // union of the experts of this step's queries
   RecentQueries recent;            // where the rule scores groups by them
   bool in_use = false;
+
+  void transfer(StateStream& stream);
 };
 
 /// One cache line: look-ups walk many pages and little of each.
@@ -157,6 +166,7 @@ struct BlockPool {
     free.pop_back();
     return index;
   }
+  void transfer(StateStream& stream);
 };
 
 }  // namespace moekv

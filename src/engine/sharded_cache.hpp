@@ -52,6 +52,8 @@ class ShardedCache {
   void execute_due();
   /// Writes end-of-window levels (resident bytes, entries, metadata) into the counters. Call after execute_due.
   void take_levels();
+  /// Between two steps; what the backend holds included.
+  void transfer(StateStream& stream);
 
  private:
   /// Ranks where copy `c` may lie: one, or after a replan that may have moved it all that hold its expert.

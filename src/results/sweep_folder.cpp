@@ -69,8 +69,13 @@ void read_journal(const std::string& path, bool live, std::vector<TimedEvent>& e
     if (!json.is_object() || !json.contains("id") || !json.contains("event")) continue;
     const auto kind = std::find(kind_names.begin(), kind_names.end(), json["event"].get<std::string>());
     if (kind == kind_names.end()) continue;
-    SweepEvent event{json["id"].get<std::string>(), static_cast<SweepEvent::Kind>(kind - kind_names.begin()), json.value("attempt", std::int64_t{1}),
-                     json.value("reason", ""), json.value("seconds", 0.0)};
+    SweepEvent event{json["id"].get<std::string>(),
+                     static_cast<SweepEvent::Kind>(kind - kind_names.begin()),
+                     json.value("attempt", std::int64_t{1}),
+                     json.value("reason", ""),
+                     json.value("seconds", 0.0),
+                     json.value("resumed_step", std::int64_t{-1}),
+                     json.value("saved_step", std::int64_t{-1})};
     events.push_back({json.value("time", ""), std::move(event), live});
   }
 }
@@ -88,6 +93,7 @@ void advance(PointProgress& p, const TimedEvent& timed) {
   p.running = false;
   p.seconds = event.seconds;
   p.reason = event.reason;
+  if (event.saved_step >= 0) p.reason += fmt::format(", saved at step {}", event.saved_step);
   if (event.kind == Kind::ok) p.status = RunStatus::ok;
   if (event.kind == Kind::failed) p.status = RunStatus::failed;
   if (event.kind == Kind::interrupted) p.status = RunStatus::interrupted;
@@ -202,6 +208,8 @@ void SweepJournal::append(const SweepEvent& event) {
       {"time", utc_milliseconds()}, {"id", event.id}, {"event", kind_names.at(static_cast<std::size_t>(event.kind))}, {"attempt", event.attempt}};
   if (!event.reason.empty()) json["reason"] = event.reason;
   if (event.kind != SweepEvent::Kind::start) json["seconds"] = event.seconds;
+  if (event.resumed_step >= 0) json["resumed_step"] = event.resumed_step;
+  if (event.saved_step >= 0) json["saved_step"] = event.saved_step;
   const std::string line = dump(json) + "\n";
   if (::write(fd_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
     throw SystemError(fmt::format("write({}): {}", path_, std::strerror(errno)));

@@ -3,6 +3,7 @@
 // sweep.json             the list; written once
 // points/<id>.h5         one result file per finished point
 // points/<part>.bundle   those of a part's short points together
+// points/<id>.checkpoint, points/<id>.<step>.<process>.checkpoint   the state of an interrupted point
 // journal/<part>.jsonl   one line per event, appended before and after each point; survives kill -9 of its writer
 #pragma once
 
@@ -50,6 +51,8 @@ class SweepFolder {
   void write_list(const SweepList& list) const;
   [[nodiscard]] std::string result_path(const std::string& id) const { return path_ + "/points/" + id + ".h5"; }
   [[nodiscard]] std::string bundle_path(const std::string& part) const { return path_ + "/points/" + part + ".bundle"; }
+  /// What the files of its checkpoint begin with.
+  [[nodiscard]] std::string checkpoint_base(const std::string& id) const { return path_ + "/points/" + id; }
   /// Where the results of all finished points are, by id.
   [[nodiscard]] std::map<std::string, ResultPlace> results() const;
   [[nodiscard]] std::string journal_folder() const { return path_ + "/journal"; }
@@ -69,6 +72,7 @@ struct SweepEvent {
   std::int64_t attempt = 1;
   std::string reason;
   double seconds = 0;
+  std::int64_t resumed_step = -1, saved_step = -1;  // where the attempt began and where its state was saved; -1: at the beginning, not at all
 };
 
 /// Appends events; holds a lock for as long as it lives, so that nobody works on the same part twice.

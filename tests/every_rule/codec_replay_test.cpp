@@ -11,6 +11,8 @@
 #include "engine/summarise.hpp"
 #include "io/hdf5.hpp"
 #include "support/replay_fixture.hpp"
+#include "support/replay_parts.hpp"
+#include "support/same_rows.hpp"
 #include "support/temp_dir.hpp"
 #include "support/test_name.hpp"
 
@@ -116,6 +118,19 @@ TEST_P(CodecInReplay, SealsPagesAndKeepsDecisions) {
   if (loaded && one_way) {  // identity maps lose what fp16 loses
     for (const ProbeRecord& p : out.probes) EXPECT_LT(p.attn_out_err, 2e-3);
   }
+}
+
+TEST_P(CodecInReplay, LeavesNoTraceOfAStop) {
+  const TempDir folder;
+  const bool loaded = std::visit([](const auto& c) { return c.plane(Role::k, d_replayed); }, GetParam()).fit == TableFit::loaded;
+  if (loaded) write_identity(folder.path() + "/maps.h5", d_replayed, d_replayed);
+  RunSpec spec = spec_of(GetParam(), loaded ? folder.path() + "/maps.h5" : "", d_replayed);
+  spec.probe.samples = 16;
+  spec.eviction.rule = evict::H2oSum{};
+  spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  const auto transport = make_local_transport();
+  const RunOutcome whole = testing::replay_in_parts(spec, *transport, 0, requests()), parts = testing::replay_in_parts(spec, *transport, 30, requests());
+  testing::expect_same(whole, parts);
 }
 
 TEST(CodecReplay, ACodecThatStoresEveryChannelIsNotExercised) {

@@ -1,0 +1,114 @@
+// Every rule of every catalogue in a replay that is stopped every few steps, saved, torn down and gone on with: nothing tells it from one that ran
+// through.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "support/evict_world.hpp"
+#include "support/replay_parts.hpp"
+#include "support/replay_specs.hpp"
+#include "support/same_rows.hpp"
+
+namespace moekv {
+namespace {
+
+using testing::default_requests;
+using testing::EveryEvictRule;
+using testing::small_spec;
+
+/// Compares a run in one part with one in parts of `steps` steps. Returns the former.
+RunOutcome expect_no_trace(const RunSpec& spec, std::uint64_t steps, const std::string& backend = "host") {
+  const auto transport = make_local_transport();
+  const auto run = [&](std::uint64_t part) { return testing::replay_in_parts(spec, *transport, part, default_requests(), backend); };
+  const RunOutcome whole = run(0), parts = run(steps);
+  testing::expect_same(whole, parts);
+  testing::expect_same_rows(whole.requests, parts.requests);
+  EXPECT_EQ(whole.labels, parts.labels);
+  EXPECT_EQ(whole.notes.size() + 1, parts.notes.size());
+  EXPECT_NE(parts.notes.empty() ? std::string::npos : parts.notes.back().find("resumed at step"), std::string::npos);
+  EXPECT_EQ(whole.summary.size(), parts.summary.size());
+  for (std::size_t i = 0; i < std::min(whole.summary.size(), parts.summary.size()); ++i) {
+    const Summary &a = whole.summary[i], &b = parts.summary[i];
+    if (a.claim == ClaimClass::counted || a.claim == ClaimClass::modelled) {
+      EXPECT_TRUE(a.value == b.value || (std::isnan(a.value) && std::isnan(b.value))) << a.name << ": " << a.value << " against " << b.value;
+    }
+  }
+  return whole;
+}
+
+TEST_P(EveryEvictRule, LeavesNoTrace) {
+  RunSpec spec = small_spec();
+  testing::use_expert_layout(spec);
+  spec.eviction.rule = GetParam().small;
+  spec.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
+  if (std::holds_alternative<evict::FlexgenStatic>(spec.eviction.rule)) spec.eviction.action = EvictAction::demote;
+  spec.probe.samples = 16;
+  const RunOutcome out = expect_no_trace(spec, 4);
+  EXPECT_EQ(testing::totals(out).evictions > 0, GetParam().chooses);
+}
+
+TEST(Checkpoint, QueuesOfTokensAndOfShards) {
+  for (const testing::CatalogueRule& rule : testing::evict_rules()) {
+    if (!rule.has_own_order && rule.name != "fifo" && rule.name != "threshold_adaptive") continue;
+    SCOPED_TRACE(rule.name);
+    RunSpec spec = small_spec();
+    testing::use_expert_layout(spec);
+    spec.eviction.rule = rule.small;
+    spec.eviction.action = EvictAction::demote;
+    spec.eviction.scope = EvictScope::shard;
+    spec.eviction.budget = {BudgetKind::pages, 24, 1, 1};
+    EXPECT_GT(testing::totals(expect_no_trace(spec, 3, "count")).recalls, 0);
+    if (!rule.has_tokens) continue;
+    spec.eviction.action = EvictAction::drop;
+    spec.eviction.unit = EvictUnit::token;
+    spec.eviction.budget = {BudgetKind::tokens, 150, 1, 1};
+    EXPECT_GT(testing::totals(expect_no_trace(spec, 3, "count")).evictions, 0);
+  }
+}
+
+TEST(Checkpoint, EveryRouter) {
+  const std::vector<RouteRule> rules = []<class... R>(std::variant<R...>*) {
+    return std::vector<RouteRule>{R{}...};
+  }(static_cast<RouteRule*>(nullptr));
+  for (const RouteRule& rule : rules) {
+    SCOPED_TRACE(std::visit([](const auto& r) { return std::string(r.name); }, rule));
+    RunSpec spec = small_spec();
+    testing::use_expert_layout(spec);
+    spec.routing.rule = rule;
+    spec.routing.key = RoutingKey::previous_token;
+    spec.eviction.rule = evict::Lru{};
+    spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+    spec.read.scope = ReadScope::routed;
+    (void)expect_no_trace(spec, 3, "count");
+  }
+}
+
+TEST(Checkpoint, WhateverAReplayCanDo) {
+  for (auto& [name, spec] : testing::varied_specs()) {
+    SCOPED_TRACE(name);
+    spec.probe.samples = 16;
+    EXPECT_GT(testing::totals(expect_no_trace(spec, 7)).evictions, 0);
+  }
+}
+
+TEST(Checkpoint, IsRefusedWhereItWouldNotBeWhole) {
+  RunSpec spec = small_spec();
+  EXPECT_EQ(checkpoint_refusal(spec, *make_host_backend(1)), nullptr);
+  EXPECT_EQ(checkpoint_refusal(spec, *make_count_backend()), nullptr);
+  spec.model.path = "model.h5";
+  EXPECT_NE(checkpoint_refusal(spec, *make_host_backend(1)), nullptr);
+}
+
+TEST(Checkpoint, AWrongStateIsToldApart) {
+  StateBuffer state;
+  std::uint64_t number = 7;
+  state(number);
+  state.mark(1);
+  state.rewind();
+  state(number);
+  EXPECT_THROW(state.mark(2), SystemError);
+  EXPECT_THROW(state(number), SystemError);
+}
+
+}  // namespace
+}  // namespace moekv
