@@ -198,7 +198,7 @@ class SweepRun {
                       : end.status == RunStatus::failed ? SweepEvent::Kind::failed
                                                         : SweepEvent::Kind::interrupted;
     journal_->append({point.id, kind, attempt, end.reason, seconds, end.resumed_step, end.saved_step});
-    if (end.resumed_step >= 0 && end.status != RunStatus::interrupted) remove_checkpoint(folder_.checkpoint_base(point.id));
+    if ((attempt > 1 || end.resumed_step >= 0) && end.status != RunStatus::interrupted) remove_checkpoint(folder_.checkpoint_base(point.id));
     report_.point(point, index, end.status, end.reason, end.outcome);
   }
 
