@@ -1,5 +1,6 @@
 """An interrupted point is saved, goes on where it stopped, and ends as if nothing had happened; what cannot be used starts again and says so."""
 import json
+import shutil
 import signal
 import time
 import unittest
@@ -31,9 +32,8 @@ class Checkpoint(program.ProgramTest):
     def setUp(self):
         super().setUp()
         (self.folder / "one.yaml").write_text(SWEEP)
-        begin = time.monotonic()
         self.run_ok("sweep", "one.yaml", "--out", "whole")
-        self.seconds = time.monotonic() - begin
+        self.seconds = self.events("whole", "ok")[0]["seconds"]
         self.run_ok("merge", "whole", "--out", "whole.h5")
 
     def events(self, folder, kind):
@@ -43,16 +43,30 @@ class Checkpoint(program.ProgramTest):
     def saved(self, folder):
         return sorted(path.name.split(".", 1)[1] for path in (self.folder / folder).glob("points/*.checkpoint*"))
 
-    def interrupt(self, folder, sent=signal.SIGTERM, ranks=None):
-        """Stops the point of the sweep when a part of it is done. Returns the step at which it was saved."""
-        starts = len(self.events(folder, "start")) if (self.folder / folder).exists() else 0
+    def stop(self, folder, sent, ranks, after_s):
+        """A sweep that is told to stop so long after it began the point."""
+        starts = len(self.events(folder, "start"))
         job = program.start(["sweep", "one.yaml", "--out", folder, "--resume", "--grace", "0s"], ranks=ranks, folder=self.folder)
         deadline = time.monotonic() + 30
         while len(self.events(folder, "start")) == starts and job.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
-        time.sleep(self.seconds / 4)
+        time.sleep(after_s)
         job.send_signal(sent)
-        done = program.finish(job)
+        return program.finish(job)
+
+    def interrupt(self, folder, sent=signal.SIGTERM, ranks=None):
+        """Stops the point of the sweep when a part of it is done, sooner where that comes too late. Returns the step at which it was saved."""
+        before = self.folder / "before"
+        for part in (4, 8, 16, 32):
+            shutil.rmtree(before, ignore_errors=True)
+            if (self.folder / folder).exists():
+                shutil.copytree(self.folder / folder, before)
+            done = self.stop(folder, sent, ranks, self.seconds / part)
+            if done.code != 0:
+                break
+            shutil.rmtree(self.folder / folder)
+            if before.exists():
+                before.rename(self.folder / folder)
         self.assertEqual(done.code, 75, done)
         event = self.events(folder, "interrupted")[-1]
         self.assertEqual(event["reason"], sent.name)

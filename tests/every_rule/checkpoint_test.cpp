@@ -37,7 +37,7 @@ RunOutcome expect_no_trace(const RunSpec& spec, std::uint64_t steps, const std::
 }
 
 TEST_P(EveryEvictRule, LeavesNoTrace) {
-  RunSpec spec = small_spec();
+  RunSpec spec = small_spec(testing::gqa_model(2));
   testing::use_expert_layout(spec);
   spec.eviction.rule = GetParam().small;
   spec.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
