@@ -74,7 +74,8 @@ class Run:
             self.violations = _scalar(file["error"]).splitlines()
 
     def record_kinds(self):
-        """Names of the records: step, layer, load, codec, traffic, allocation, request, probe, bound and mass_bound (moekv oracle), digest."""
+        """Names of the records: step, layer, load, layer_load, histogram, codec, traffic, allocation, request, gap, probe,
+        token, drift, bound and mass_bound (moekv oracle), digest."""
         return list(self._records)
 
     def record(self, kind):

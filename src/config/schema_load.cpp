@@ -63,6 +63,9 @@ void add_load_keys(std::vector<Key>& keys) {
                 {0, 1e9}));
   add(field_key("metrics.traffic_max_ranks", "", "the matrix of sources and destinations is stored up to this many ranks",
                 [](auto& s) -> auto& { return s.metrics.traffic_max_ranks; }, {0, 65536}));
+  add(field_key("metrics.slo_ttft_ms", "ms", "largest kv_ttft of a request that slo_attainment and goodput_req count; 0 = no bound",
+                [](auto& s) -> auto& { return s.metrics.slo_ttft_ms; }, {0, 1e12}));
+  add(field_key("metrics.slo_tpot_ms", "ms", "the same of kv_tpot", [](auto& s) -> auto& { return s.metrics.slo_tpot_ms; }, {0, 1e12}));
 }
 
 }  // namespace moekv

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.hpp"
 #include "core/units.hpp"
@@ -40,8 +41,10 @@ Batcher::Batcher(const Geometry& geometry, const TraceSource& trace) : geometry_
   std::uint32_t end = trace.n_requests();
   if (spec.trace.max_requests > 0) end = std::min(end, first + spec.trace.max_requests);
   const std::uint64_t capacity = spec.memory.shard_bytes;
+  std::uint32_t unknown_arrivals = 0;
   for (std::uint32_t r = first; r < end; ++r) {
     const RequestInfo info = trace.request(RequestId(r));
+    unknown_arrivals += info.arrival_ns < 0 ? 1 : 0;
     std::uint32_t prompt = info.prompt_tokens;
     std::uint32_t output = info.output_tokens;
     if (spec.trace.max_prompt_tokens > 0 && prompt > spec.trace.max_prompt_tokens) {
@@ -61,6 +64,11 @@ Batcher::Batcher(const Geometry& geometry, const TraceSource& trace) : geometry_
     total_tokens_ += request.total;
   }
   if (spec.batch.load == LoadKind::arrivals) {
+    if (unknown_arrivals > 0) {
+      throw UserError(spec.trace.path.empty() ? trace.info().path : spec.trace.path,
+                      fmt::format("load arrivals needs the arrival time of every request; {} of {} have none", unknown_arrivals, end - first),
+                      "use batch.load: concurrency(n), or record all arrivals");
+    }
     std::stable_sort(requests_.begin(), requests_.end(), [](const Request& a, const Request& b) { return a.arrival_ns < b.arrival_ns; });
   }
   records_.resize(requests_.size());
@@ -166,6 +174,29 @@ StepBatch Batcher::next() {
   return batch;
 }
 
+void Batcher::stamp_token(Active& active, std::uint32_t index) {
+  if (index > 0) {
+    gaps_.add(measured_ns_ - active.token_measured_ns);
+    model_gaps_.add(clock_ns_ - active.token_clock_ns);
+  }
+  active.token_measured_ns = measured_ns_;
+  active.token_clock_ns = clock_ns_;
+  if (index != 1) return;
+  RequestRecord& record = records_[active.index];
+  record.ttst_model_ns = clock_ns_ - record.arrival_ns;
+  record.ttst_ns = measured_ns_ - start_measured_[active.index];
+}
+
+void Batcher::take_gaps(RunOutcome& out) {
+  for (std::size_t bin = 0; bin < LogBins::n_bins; ++bin) {
+    const std::int64_t n = gaps_.bins.count[bin], n_model = model_gaps_.bins.count[bin];
+    if (n + n_model == 0) continue;
+    out.gaps.push_back({static_cast<std::int64_t>(LogBins::low(bin)), static_cast<std::int64_t>(LogBins::high(bin)), n, n_model});
+  }
+  out.kv_itl = std::move(gaps_.samples);
+  out.kv_itl_model = std::move(model_gaps_.samples);
+}
+
 void Batcher::finish_step(const StepBatch& batch, std::int64_t model_ns, std::int64_t measured_ns) {
   clock_ns_ += model_ns;
   measured_ns_ += measured_ns;
@@ -181,6 +212,7 @@ void Batcher::finish_step(const StepBatch& batch, std::int64_t model_ns, std::in
       record.kv_ttft_model_ns = clock_ns_ - record.arrival_ns;
       record.kv_ttft_ns = measured_ns_ - start_measured_[it->index];
     }
+    if (item.end > item.prompt_tokens) stamp_token(*it, item.end - item.prompt_tokens - 1);
     if (!item.finishes()) continue;
     record.e2e_model_ns = clock_ns_ - record.arrival_ns;
     record.e2e_ns = measured_ns_ - start_measured_[it->index];

@@ -34,6 +34,8 @@ class Batcher {
   [[nodiscard]] std::uint64_t least_steps() const;
   [[nodiscard]] std::uint64_t cut_prompts() const { return cut_prompts_; }
   [[nodiscard]] std::vector<RequestRecord>& records() { return records_; }
+  /// Gaps between consecutive output tokens, by the measured and by the virtual clock: gives `out` the gaps and their histogram.
+  void take_gaps(RunOutcome& out);
   void transfer(StateStream& stream);
 
  private:
@@ -47,9 +49,12 @@ class Batcher {
     Rank home;
     std::uint32_t done = 0;  // tokens stored
     std::uint64_t planned_bytes = 0;
+    std::int64_t token_clock_ns = 0, token_measured_ns = 0;  // when its newest output token's KV path was ready
   };
 
   void admit();
+  /// Stamps an output token that the step stored: `index` counts from 0.
+  void stamp_token(Active& active, std::uint32_t index);
   [[nodiscard]] Rank choose_home(const Request& request) const;
   /// First position in [begin, end) whose attention eviction rules look at.
   [[nodiscard]] std::uint32_t observe_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const;
@@ -67,6 +72,16 @@ class Batcher {
   std::uint64_t step_ = 0, total_tokens_ = 0, cut_prompts_ = 0, planned_ = 0;
   std::int64_t clock_ns_ = 0, measured_ns_ = 0;
   std::vector<std::int64_t> start_measured_;
+  struct Gaps {
+    SampleSketch samples;
+    LogBins bins;
+    void add(std::int64_t ns) {
+      samples.add(static_cast<double>(ns));
+      bins.add(static_cast<std::uint64_t>(ns));
+    }
+    void transfer(StateStream& stream);
+  };
+  Gaps gaps_, model_gaps_;
 };
 
 }  // namespace moekv

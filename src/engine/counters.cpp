@@ -47,6 +47,20 @@ std::vector<Record> merge_rows(Transport& transport, std::vector<Record>& mine) 
   return rows;
 }
 
+/// What each rank waited for the last one, where every rank has a process of its own.
+void set_waits(std::vector<LoadRecord>& loads) {
+  std::map<std::int64_t, std::int64_t> least;
+  const auto timed = [](const LoadRecord& l) { return l.entity == static_cast<std::int64_t>(Entity::rank) && l.exchange_ns > 0; };
+  for (const LoadRecord& l : loads) {
+    if (!timed(l)) continue;
+    const auto it = least.try_emplace(l.first_step, l.exchange_ns).first;
+    it->second = std::min(it->second, l.exchange_ns);
+  }
+  for (LoadRecord& l : loads) {
+    if (timed(l)) l.wait_ns = l.exchange_ns - least[l.first_step];
+  }
+}
+
 }  // namespace
 
 Counters::Counters(const Geometry& geometry, Rank first_rank, Rank end_rank) : geometry_(&geometry), first_(first_rank), end_(end_rank) {
@@ -61,6 +75,8 @@ Counters::Counters(const Geometry& geometry, Rank first_rank, Rank end_rank) : g
   codec.resize(geometry.compressed() ? geometry.n_classes() : 0);
   shard_load.resize(geometry.placement().first_shard(end_.value) - geometry.placement().first_shard(first_.value));
   allocation_.resize(layers.size() * geometry.n_model_head_groups());
+  entities_ = {expert_load.size(), shard_load.size(), rank_load.size()};
+  for (std::size_t e = 0; e < entities_.size(); ++e) layer_load_[e].resize(layers.size() * entities_[e]);
   if (geometry.n_ranks() <= geometry.spec().metrics.traffic_max_ranks) matrix_.resize(std::size_t{own} * geometry.n_ranks());
   reset(0);
 }
@@ -89,6 +105,7 @@ void Counters::reset(std::uint64_t first_step) {
   const Placement& placement = geometry_->placement();
   step = StepRecord{};
   step.first_step = key;
+  reuse = {};
   for (std::size_t l = 0; l < layers.size(); ++l) {
     layers[l] = LayerRecord{};
     layers[l].first_step = key;
@@ -147,10 +164,14 @@ void Counters::sent(Rank source, Rank destination, const ByteCounts& bytes, std:
     for (std::size_t c = 0; c < n_byte_classes; ++c) *fields[c] += bytes[c];
     row.messages += 1;
   }
+  LoadRecord& load = rank_load[source.value - first_.value];
   if (source == destination) {
     step.bytes_self += total;
+    load.bytes_self += total;
     return;
   }
+  load.bytes_sent += total;
+  (geometry_->spec().cluster.network.same_node(source, destination) ? step.wire_intra : step.wire_inter) += total;
   std::int64_t* wire[n_byte_classes] = {&step.wire_kv, &step.wire_q, &step.wire_partial, &step.wire_lse, &step.wire_notices, &step.wire_headers,
                                         &step.wire_pages};
   for (std::size_t c = 0; c < n_byte_classes; ++c) *wire[c] += bytes[c];
@@ -162,8 +183,9 @@ void Counters::sent(Rank source, Rank destination, const ByteCounts& bytes, std:
 void Counters::received(Rank source, Rank destination, const ByteCounts& bytes) {
   const std::int64_t total = std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
   step.bytes_received += total;
-  if (source != destination)
-    receive_ns_[destination.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
+  if (source == destination) return;
+  rank_load[destination.value - first_.value].bytes_recv += total;
+  receive_ns_[destination.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
 }
 
 std::int64_t Counters::end_exchange() {
@@ -193,7 +215,15 @@ std::vector<std::int64_t> Counters::take_step_model() {
 
 void Counters::flush(std::uint64_t next_step) {
   if (step.n_steps > 0) {
-    if (rank_load.size() == 1) rank_load[0].busy_ns = step.t_admit + step.t_attend + step.t_touch;
+    if (rank_load.size() == 1) {
+      rank_load[0].busy_ns = step.t_admit + step.t_attend + step.t_touch;
+      rank_load[0].exchange_ns = step.comm_total;
+    }
+    step.comm_exposed = step.comm_total;
+    flush_reuse();
+    if (step.first_step < std::int64_t{geometry_->spec().metrics.warmup_steps}) {
+      for (auto& loads : layer_load_) std::fill(loads.begin(), loads.end(), 0);
+    }
     step_rows_.push_back(step);
     layer_rows_.insert(layer_rows_.end(), layers.begin(), layers.end());
     codec_rows_.insert(codec_rows_.end(), codec.begin(), codec.end());
@@ -221,6 +251,10 @@ void Counters::collect(Transport& transport, RunOutcome& out) {
   out.steps = merge_rows(transport, step_rows_);
   out.layers = merge_rows(transport, layer_rows_);
   out.loads = merge_rows(transport, load_rows_);
+  set_waits(out.loads);
+  std::vector<LayerLoadRecord> layer_loads = layer_load_rows();
+  out.layer_loads = merge_rows(transport, layer_loads);
+  out.histograms = merge_rows(transport, histogram_rows_);
   out.codecs = merge_rows(transport, codec_rows_);
   out.traffic = merge_rows(transport, traffic_rows_);
   out.allocations = merge_rows(transport, allocation_rows_);

@@ -9,6 +9,7 @@
 #include "engine/digest.hpp"
 #include "engine/geometry.hpp"
 #include "engine/records.hpp"
+#include "engine/reuse.hpp"
 
 namespace moekv {
 
@@ -28,6 +29,7 @@ class Counters {
   std::vector<LoadRecord> shard_load;   // [own shards]
   std::vector<LoadRecord> rank_load;    // [own ranks]
   std::vector<CodecRecord> codec;       // [page classes], empty without a codec
+  ReuseCounts reuse;
   DecisionDigest digest;
   // Page lookups of the step under an expert's key, for routers that listen to them; empty where none does. The router takes them.
   std::vector<std::int64_t> expert_missed;   // [replayed layers][experts]
@@ -37,6 +39,12 @@ class Counters {
   void looked_up_under(std::uint32_t layer, ExpertId expert, std::int64_t lookups, std::int64_t missed);
   /// A missed page for each expert that is both its own and asked for.
   void missed_under(std::uint32_t layer, const std::uint64_t* experts, std::span<const std::uint64_t> asked);
+
+  /// Load of an expert, own shard or own rank (index from the first own one) in a replayed layer.
+  void load_in_layer(Entity entity, std::uint32_t layer, std::size_t index, std::int64_t load) {
+    const auto e = static_cast<std::size_t>(entity);
+    layer_load_[e][layer * entities_[e] + index] += load;
+  }
 
   /// What own rank `source` sends to `destination` in the current exchange (counted by the sender). A layer that is none: of several, the caller counts
   /// their wire_bytes.
@@ -64,6 +72,8 @@ class Counters {
 
  private:
   void reset(std::uint64_t first_step);
+  void flush_reuse();
+  [[nodiscard]] std::vector<LayerLoadRecord> layer_load_rows() const;
 
   const Geometry* geometry_;
   Rank first_, end_;
@@ -74,6 +84,9 @@ class Counters {
   std::vector<LayerRecord> layer_rows_;
   std::vector<LoadRecord> load_rows_;
   std::vector<CodecRecord> codec_rows_;
+  std::vector<HistogramRecord> histogram_rows_;
+  std::array<std::size_t, 3> entities_{};
+  std::array<std::vector<std::int64_t>, 3> layer_load_;  // experts, own shards, own ranks: [replayed layers][entities], of the windows that count
   std::vector<TrafficRecord> traffic_rows_;
   std::vector<AllocationRecord> allocation_, allocation_rows_;  // the window's [replayed layers][head groups of the model], and all rows
 };

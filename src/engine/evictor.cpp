@@ -194,12 +194,36 @@ std::uint64_t Evictor::execute(Shard& shard) {
     }
   }
   victims_[shard.id().value - first_shard_].clear();
+  for (const std::uint64_t age : shard.eviction_ages()) counters_->reuse.eviction_age.add(age);
+  shard.eviction_ages().clear();
   for (const Allowance& a : allowed_[shard.id().value - first_shard_]) {
     const std::uint64_t used = usage(a.group != no_index ? shard.groups()[a.group].list : shard.shard_list());
     counters_->step.budget_excess += static_cast<std::int64_t>(used > a.units ? used - a.units : 0);
   }
   allowed_[shard.id().value - first_shard_].clear();
   return left;
+}
+
+std::int64_t Evictor::evictable_in(const Shard& shard, std::uint32_t index) const {
+  const Page& page = shard.pages()[index];
+  const Group& group = shard.groups()[page.group];
+  // Positions that may go lie between those that may not.
+  const bool inside = standing(group, page.min_position) == Standing::evictable && standing(group, page.max_position) == Standing::evictable;
+  const bool whole = geometry_->unit() == EvictUnit::page;
+  if (inside && (!whole || page.used == geometry_->page_slots())) return page.live;
+  if (whole) return page_standing(shard, page, index) == Standing::evictable ? page.live : 0;
+  std::int64_t n = 0;
+  for (std::uint32_t slot = 0; slot < page.used; ++slot)
+    n += shard.live(index, slot) && standing(group, shard.position(shard.at(index, slot))) == Standing::evictable ? 1 : 0;
+  return n;
+}
+
+std::int64_t Evictor::evictable_entries(const Shard& shard) const {
+  std::int64_t n = 0;
+  for (std::uint32_t p = 0; active_ && p < shard.pages().size(); ++p) {
+    if (shard.pages()[p].group != no_index && !shard.pages()[p].away) n += evictable_in(shard, p);
+  }
+  return n;
 }
 
 std::uint64_t Evictor::make_room(Shard& shard, std::uint64_t step) {

@@ -29,6 +29,9 @@ class Evictor {
   std::uint64_t execute(Shard& shard);
   /// After a replan, with nothing due: decides and executes at once what moved pages and new budgets leave no room for. Returns as `execute`.
   std::uint64_t make_room(Shard& shard, std::uint64_t step);
+  /// Live entries that could leave after the last step: neither protected nor pinned, in page units with all others of their page. 0 where nothing
+  /// evicts.
+  [[nodiscard]] std::int64_t evictable_entries(const Shard& shard) const;
   /// Between two steps: what is due with the next one.
   void transfer(StateStream& stream);
 
@@ -59,6 +62,8 @@ class Evictor {
   };
   Lookups look_up(Shard& shard, Group& group, Chain& chain);
   Lookups look_up_tiers(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
+  void note_reuse(const ReuseClock::Before& before, std::uint32_t pages) const;
+  [[nodiscard]] std::int64_t evictable_in(const Shard& shard, std::uint32_t page) const;
   [[nodiscard]] static bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow);
   /// Whether the step accessed a resident page, for sources that only see what is resident (mass, selected).
   [[nodiscard]] bool page_accessed(const Page& page) const;

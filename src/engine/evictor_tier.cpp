@@ -8,15 +8,17 @@
 namespace moekv {
 
 Evictor::Lookups Evictor::look_up_tiers(Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
+  const bool by_content = geometry_->spec().eviction.access == AccessSource::selected;
   Lookups found;
   EvictList* list = nullptr;
   for (const std::uint32_t p : chain.pages) {
     const Page& page = shard.pages()[p];
-    const bool accessed = geometry_->spec().eviction.access == AccessSource::selected ? page_accessed(page) : shadow_accessed(group, chain, page.shadow);
+    const bool accessed = by_content ? page_accessed(page) : shadow_accessed(group, chain, page.shadow);
     if (!accessed) continue;
     list = &shard.list_of(page);
     found.lookups += 1;
     found.requested += page.live;
+    if (!shard.looks_up_chains()) note_reuse(by_content ? shard.look_up_page(group, p) : shard.look_up_shadow(group, chain, page.shadow), 1);
     const bool returned = page.returned && enters(page, step), hit = !page.away && !returned;
     shard.note(hit ? AccessKind::hit : AccessKind::miss, group, chain, page.shadow);
     if (hit) {

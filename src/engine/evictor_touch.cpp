@@ -48,6 +48,7 @@ Evictor::Lookups Evictor::look_up(Shard& shard, Group& group, Chain& chain) {
       found.lookups += 1;
       found.hits += 1;
       found.requested += shard.pages()[p].live;
+      note_reuse(shard.look_up_page(group, p), 1);
     }
     return found;
   }
@@ -57,12 +58,18 @@ Evictor::Lookups Evictor::look_up(Shard& shard, Group& group, Chain& chain) {
   for (std::uint32_t s = 0; s < chain.shadow_live.size(); ++s) {
     if (!shadow_accessed(group, chain, s)) continue;
     found.lookups += 1;
+    note_reuse(shard.look_up_shadow(group, chain, s), 1);
     found.hits += chain.shadow_live[s] > 0 ? 1 : 0;
     found.requested += chain.shadow_written[s];
     found.missed += chain.shadow_written[s] - chain.shadow_live[s];
     if (chain.shadow_live[s] == 0) counters_->missed_under(group.layer, &chain.shadow_experts[s * group.query_experts.size()], group.query_experts);
   }
   return found;
+}
+
+void Evictor::note_reuse(const ReuseClock::Before& before, std::uint32_t pages) const {
+  counters_->reuse.add(before);
+  counters_->step.first_lookups += pages - before.pages;
 }
 
 bool Evictor::page_accessed(const Page& page) const {
@@ -114,6 +121,8 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   const EvictionSpec& spec = geometry_->spec().eviction;
   auto& pages = shard.pages();
   const auto [lookups, hits, requested, missed, cold] = demotes_ ? look_up_tiers(shard, group, chain, step) : look_up(shard, group, chain);
+  if (shard.looks_up_chains() && lookups > 0)
+    note_reuse(shard.look_up_chain(group, chain, static_cast<std::uint32_t>(lookups)), static_cast<std::uint32_t>(lookups));
   if (shard.records_accesses() && !demotes_) note_lookups(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
   std::visit([&](const auto& rule) {
@@ -135,6 +144,8 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
   layer.n_req += lookups;
   layer.n_hit += hits;
   const std::int64_t entry = geometry_->entry_bytes(geometry_->head_group_width(shard.rank(), group.head_group));
+  count.requested_entries += requested;
+  count.missed_entries += missed;
   count.requested_bytes += requested * entry;
   count.missed_bytes += missed * entry;
   const ClusterModel& network = geometry_->spec().cluster.network;

@@ -22,7 +22,8 @@ Home::RequestState& Home::state_of(RequestId request) {
   const auto [it, added] = written_.try_emplace(request.value);
   if (added) {
     it->second.ranks.resize(geometry_->layers().size() * rank_words_);
-    if (geometry_->placement().layout == Layout::expert) it->second.last_shard.assign(geometry_->layers().size() * geometry_->n_experts(), no_shard);
+    if (geometry_->placement().layout != Layout::expert) return it->second;
+    for (auto* last : {&it->second.last_shard, &it->second.last_read}) last->assign(geometry_->layers().size() * geometry_->n_experts(), no_shard);
   }
   return it->second;
 }
@@ -103,7 +104,7 @@ void Home::plan_stores(const LayerInput& input, std::uint32_t token, RequestStat
         if (experts[i] == ExpertId::invalid) continue;
         std::uint32_t& last = state.last_shard[std::size_t{input.layer} * geometry_->n_experts() + experts[i]];
         const std::uint32_t shard = copies.shard[copies.copy_of[i]].value;
-        if (last != no_shard && last != shard) count.cross_shard_switches += 1;
+        if (last != no_shard && last != shard) count.cross_shard_stores += 1;
         last = shard;
       }
     }
@@ -111,7 +112,24 @@ void Home::plan_stores(const LayerInput& input, std::uint32_t token, RequestStat
   count_stores(input, t, first, copies);
 }
 
-void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_t query, const RequestState& state) {
+std::span<const std::uint32_t> Home::shards_of(const HomeToken& t, const ReplayLayer& layer, ExpertId e) {
+  const Placement& placement = geometry_->placement();
+  std::vector<std::uint32_t>& shards = read_shards_;
+  shards.clear();
+  if (placement.is_shadowed(layer.layer.value, e)) {
+    shards.push_back(placement.home_shard(t.home, t.request).value);
+  } else if (placement.map != ShardMap::pikv_xor) {
+    geometry_->for_each_home_of(layer, e, [&](ShardId s) { shards.push_back(s.value); });
+  } else {
+    const std::uint32_t residues = std::min(placement.n_tok, t.position + 1);  // an expert's entries lie on one shard per residue
+    for (std::uint32_t c = 0; c < residues; ++c) shards.push_back(placement.expert_shard(0, t.request, c, e).value);
+  }
+  std::sort(shards.begin(), shards.end());
+  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+  return shards;
+}
+
+void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_t query, RequestState& state) {
   const HomeToken& t = input.tokens[token];
   const Placement& placement = geometry_->placement();
   const ReplayLayer& layer = geometry_->layers()[input.layer];
@@ -126,16 +144,15 @@ void Home::plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_
     for (const std::uint16_t e : experts_of(input, token)) {
       if (e == ExpertId::invalid) continue;
       counters_->step.expert_reads += 1;
-      if (placement.is_shadowed(layer.layer.value, ExpertId(e))) {
-        ranks.push_back(t.home.value);
-        continue;
+      std::uint32_t& last = state.last_read[std::size_t{input.layer} * geometry_->n_experts() + e];
+      for (const std::uint32_t s : shards_of(t, layer, ExpertId(e))) {
+        const std::uint32_t rank = placement.owner(ShardId(s)).value;
+        ranks.push_back(rank);
+        if (!holds(rank)) continue;
+        counters_->step.shard_reads += 1;
+        counters_->step.cross_shard_switches += last != no_shard && last != s ? 1 : 0;
+        last = s;
       }
-      if (placement.map != ShardMap::pikv_xor) {
-        geometry_->for_each_home_of(layer, ExpertId(e), [&](ShardId s) { ranks.push_back(placement.owner(s).value); });
-        continue;
-      }
-      const std::uint32_t residues = std::min(placement.n_tok, t.position + 1);  // an expert's entries lie on one shard per residue
-      for (std::uint32_t c = 0; c < residues; ++c) ranks.push_back(placement.owner(placement.expert_shard(0, t.request, c, ExpertId(e))).value);
     }
     std::sort(ranks.begin(), ranks.end());
     ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());

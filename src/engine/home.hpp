@@ -82,14 +82,16 @@ class Home {
   };
   struct RequestState {
     std::vector<std::uint64_t> ranks;             // [layers][rank words]: ranks that hold an entry
-    std::vector<std::uint32_t> last_shard;        // [layers][experts], pikv_xor only
+    std::vector<std::uint32_t> last_shard, last_read;  // [layers][experts], layout expert: shard of the last store, of the last read
 
     void transfer(StateStream& stream);
   };
 
   RequestState& state_of(RequestId request);
   void plan_stores(const LayerInput& input, std::uint32_t token, RequestState& state);
-  void plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_t query, const RequestState& state);
+  /// Shards where a routed query looks for entries of an expert, in ascending order; valid until the next call.
+  [[nodiscard]] std::span<const std::uint32_t> shards_of(const HomeToken& token, const ReplayLayer& layer, ExpertId e);
+  void plan_reads(const LayerInput& input, std::uint32_t token, std::uint32_t query, RequestState& state);
   /// Ranks and nodes of the copies that `plan_stores` appended to stores_ from index `first` on, and what shadowing saved of them.
   void count_stores(const LayerInput& input, const HomeToken& token, std::size_t first, const CopySet& copies);
   /// Nodes of ascending ranks.
@@ -134,7 +136,7 @@ class Home {
   std::vector<ByteCounts> pair_;         // [own ranks] bytes to the rank being packed
   std::vector<std::uint32_t> touched_;   // own ranks with bytes in pair_
   std::vector<std::uint32_t> offsets_, parts_;
-  std::vector<std::uint32_t> store_ranks_;  // scratch of count_stores
+  std::vector<std::uint32_t> store_ranks_, read_shards_;  // scratch of count_stores, of shards_of
   std::vector<Rank> home_of_;            // home of each query of the layer
   std::vector<std::uint8_t> observed_;   // [queries]: eviction rules look at it
   std::vector<std::uint8_t> answered_;   // queries for which some rank read something

@@ -53,6 +53,7 @@ void check_step(const S& s, const S& before, EvictAction action, Violations& v) 
   equal("chosen_experts", s.chosen_experts, "stored_copies + dedup_merged", s.stored_copies + s.dedup_merged);
   equal("bytes_logical", s.bytes_logical, "bytes_received", s.bytes_received);
   equal("bytes_logical", s.bytes_logical, "bytes_self + wire bytes", s.bytes_self + wire_bytes(s));
+  equal("wire_intra + wire_inter", s.wire_intra + s.wire_inter, "wire bytes", wire_bytes(s));
   equal("budget_excess", s.budget_excess, "0", 0);
   equal("allocation_error", s.allocation_error, "0", 0);
   equal("pages_moved", s.pages_moved, "pages_landed", s.pages_landed);
@@ -70,6 +71,12 @@ void check_step(const S& s, const S& before, EvictAction action, Violations& v) 
   at_most("recalled_pages", s.recalled_pages, "recalls", s.recalls);
   at_most("demoted_pages", s.demoted_pages, "demotions", s.demotions);
   at_most("premature_evictions", s.premature_evictions, "hit_host", s.hit_host);
+  at_most("first_lookups", s.first_lookups, "n_req", s.n_req);
+  at_most("missed_entries", s.missed_entries, "requested_entries", s.requested_entries);
+  at_most("evictable_entries", s.evictable_entries, "resident_entries", s.resident_entries);
+  at_most("cross_shard_switches", s.cross_shard_switches, "shard_reads", s.shard_reads);
+  at_most("free_run_bytes", s.free_run_bytes, "free_block_bytes", s.free_block_bytes);
+  if (s.written_distinct > 0) at_most("resident_distinct", s.resident_distinct, "written_distinct", s.written_distinct);
   at_most("sealed_entries", s.sealed_entries, "resident_entries", s.resident_entries);
   at_most("kv_bytes_stored", s.kv_bytes_stored, "kv_peak_bytes", s.kv_peak_bytes);
 }
@@ -110,6 +117,31 @@ void check_layers(const RunOutcome& out, Violations& v) {
   check_parts(
       out.steps, out.allocations, "resident_total over layers and head groups", [](const S& s) { return s.resident_entries; },
       [](const AllocationRecord& a) { return a.resident_total; }, v);
+}
+
+/// A lookup is the first of its page or counts in both histograms of reuse.
+void check_reuse(const RunOutcome& out, Violations& v) {
+  if (out.histograms.empty()) return;
+  for (const HistogramOf h : {HistogramOf::reuse_distance, HistogramOf::reuse_time}) {
+    auto counts = sum_per_window(out.histograms, [&](const HistogramRecord& r) { return r.histogram == static_cast<std::int64_t>(h) ? r.count : 0; });
+    for (const S& s : out.steps)
+      v.expect(Relation::equal, s.first_step, fmt::format("first_lookups + {} counts", to_string(h)), s.first_lookups + counts[s.first_step], "n_req",
+               s.n_req);
+  }
+}
+
+/// Loads of the layers over the run are those of its windows.
+void check_layer_loads(const RunSpec& spec, const RunOutcome& out, Violations& v) {
+  if (out.layer_loads.empty()) return;
+  std::map<std::int64_t, std::pair<std::int64_t, std::int64_t>> sums;  // by entity: over layers, over windows that count
+  for (const LayerLoadRecord& l : out.layer_loads) sums[l.entity].first += l.load;
+  for (const LoadRecord& l : out.loads) sums[l.entity].second += l.first_step >= std::int64_t{spec.metrics.warmup_steps} ? l.load : 0;
+  for (const auto& [entity, pair] : sums) {
+    const bool known = std::any_of(out.layer_loads.begin(), out.layer_loads.end(), [e = entity](const LayerLoadRecord& l) { return l.entity == e; });
+    if (known)
+      v.expect(Relation::equal, 0, fmt::format("load over layers of {}s", to_string(static_cast<Entity>(entity))), pair.first, "over windows",
+               pair.second);
+  }
 }
 
 void check_codecs(const RunOutcome& out, Violations& v) {
@@ -155,6 +187,13 @@ void check_loads(const RunSpec& spec, const RunOutcome& out, Violations& v) {
     same("insertions", &S::insertions, &LoadRecord::insertions);
     same("load", &S::entries_scanned, &LoadRecord::load);
     same("resident_bytes", &S::kv_bytes_stored, &LoadRecord::resident_bytes);
+    if (entity != Entity::shard) {
+      check_parts(
+          out.steps, rows, fmt::format("bytes_sent over {}s", to_string(entity)), wire_bytes, [](const LoadRecord& l) { return l.bytes_sent; }, v);
+      check_parts(
+          out.steps, rows, fmt::format("bytes_recv over {}s", to_string(entity)), wire_bytes, [](const LoadRecord& l) { return l.bytes_recv; }, v);
+      same("bytes_self", &S::bytes_self, &LoadRecord::bytes_self);
+    }
     if (entity != Entity::shard || spec.memory.shard_bytes == 0) continue;
     const auto capacity = static_cast<std::int64_t>(spec.memory.shard_bytes);
     std::map<std::int64_t, std::int64_t> excess;
@@ -178,6 +217,8 @@ std::vector<std::string> check_laws(const RunSpec& spec, const RunOutcome& outco
     before = s;
   }
   check_layers(outcome, violations);
+  check_reuse(outcome, violations);
+  check_layer_loads(spec, outcome, violations);
   check_codecs(outcome, violations);
   check_traffic(outcome, violations);
   check_loads(spec, outcome, violations);

@@ -111,6 +111,8 @@ void Owner::count_read(const Shard& shard, std::uint32_t shard_index, std::uint3
   counters_->layers[layer_].entries_scanned += scanned;
   counters_->shard_load[shard_index].load += scanned;
   counters_->rank_load[shard.rank().value - first_.value].load += scanned;
+  counters_->load_in_layer(Entity::shard, layer_, shard_index, scanned);
+  counters_->load_in_layer(Entity::rank, layer_, shard.rank().value - first_.value, scanned);
   counters_->step.attended_bytes += bytes;
   counters_->page_bytes_moved(shard.rank(), bytes);
 }

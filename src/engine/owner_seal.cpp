@@ -138,6 +138,7 @@ void Owner::seal() {
     ops.push_back(s.seal(due.page, due.page_class));
     if (payload_ && geometry_->fits_queries()) attach_queries(ops.back(), s, s.groups()[s.pages()[due.page].group]);
     counters_->codec[due.page_class].sealed_pages += 1;
+    counters_->step.sealed_raw_bytes += ops.back().n_slots * geometry_->entry_bytes(heads_of(s, due.page));
     const std::uint64_t bytes = geometry_->head_bytes(false, 0) + geometry_->head_bytes(true, due.page_class);  // read and written
     counters_->page_bytes_moved(s.rank(), static_cast<std::int64_t>(bytes * heads_of(s, due.page)));
   }

@@ -14,6 +14,7 @@
 #include "engine/batcher.hpp"
 #include "engine/plan_memory.hpp"
 #include "engine/plan_traffic.hpp"
+#include "engine/summary_list.hpp"
 
 namespace moekv {
 namespace {
@@ -191,6 +192,18 @@ void add_predictions(const PlanCost& cost, const RunSpec& spec, std::vector<Summ
     const auto it = predicted.find(s.name);
     if (it != predicted.end()) s.model = it->second;
   }
+  const auto measured = std::find_if(summary.begin(), summary.end(), [](const Summary& s) { return s.name == "rank_peak_bytes_max"; });
+  if (measured == summary.end()) return;
+  const double peak = measured->value;
+  SummaryList list;
+  const std::string residual = "(rank_peak_bytes_max - prediction) / rank_peak_bytes_max, of ";
+  list.add("mem_pred_bytes", {"byte", ClaimClass::modelled, "page bytes of the fullest rank as moekv plan predicts them"},
+           cost.max_rank_page_bytes());
+  list.add_ratio("mem_residual", {"1", ClaimClass::derived, residual + "mem_pred_bytes"}, peak - cost.max_rank_page_bytes(), peak);
+  list.add("mem_pred_paper_bytes", {"byte", ClaimClass::modelled, "the paper's M = (2d/rho)(L/(G S) + K S) of a rank at S = sqrt(L/(K G))"},
+           cost.paper.bytes);
+  list.add_ratio("mem_residual_paper", {"1", ClaimClass::derived, residual + "mem_pred_paper_bytes"}, peak - cost.paper.bytes, peak);
+  for (Summary& s : list.take()) summary.push_back(std::move(s));
 }
 
 }  // namespace moekv

@@ -51,7 +51,8 @@ struct PlanCost {
 /// uniform routing for layout expert. Load arrivals advance the clock by page bytes over memory bandwidth and wire bytes over the network.
 [[nodiscard]] PlanCost predict_cost(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks);
 
-/// Sets `model` of the summary numbers that `cost` predicts. Sums over steps are left out where a warm-up is not counted.
+/// Sets `model` of the summary numbers that `cost` predicts, and adds what memory was predicted and missed by (mem_pred_bytes, mem_residual). Sums
+/// over steps are left out where a warm-up is not counted.
 void add_predictions(const PlanCost& cost, const RunSpec& spec, std::vector<Summary>& summary);
 
 }  // namespace moekv

@@ -11,6 +11,7 @@
 
 #include "core/field.hpp"
 #include "engine/bound_records.hpp"
+#include "engine/statistics.hpp"
 
 namespace moekv {
 
@@ -27,8 +28,8 @@ struct StepRecord {
   std::int64_t first_step = 0;
   std::int64_t n_steps = 0;
   std::int64_t tokens = 0, prefill_tokens = 0, decode_tokens = 0, queries = 0;
-  std::int64_t n_req = 0, n_hit = 0, n_miss = 0, hit_local = 0, hit_node = 0, hit_remote = 0, hit_host = 0;
-  std::int64_t requested_bytes = 0, missed_bytes = 0;
+  std::int64_t n_req = 0, n_hit = 0, n_miss = 0, first_lookups = 0, hit_local = 0, hit_node = 0, hit_remote = 0, hit_host = 0;
+  std::int64_t requested_bytes = 0, missed_bytes = 0, requested_entries = 0, missed_entries = 0;
   std::int64_t entries_scanned = 0, entries_wanted = 0, masked_copies = 0, empty_reads = 0, attended_bytes = 0, scoring_bytes = 0;
   std::int64_t pages_considered = 0, pages_selected = 0, bounds_bytes_read = 0, bounds_bytes = 0;
   std::int64_t insertions = 0, distinct_insertions = 0, evictions = 0, finished_entries = 0;
@@ -36,22 +37,25 @@ struct StepRecord {
   std::int64_t premature_evictions = 0, host_finished_entries = 0, host_entries = 0, host_bytes = 0;
   std::int64_t overcommit = 0, budget_excess = 0, steps_under_pressure = 0, close_choices = 0, allocations = 0, allocation_error = 0;
   std::int64_t chosen_experts = 0, stored_copies = 0, dedup_merged = 0, stored_home = 0;
-  std::int64_t query_ranks = 0, query_nodes = 0, store_ranks = 0, store_nodes = 0, cross_shard_switches = 0, expert_reads = 0;
+  std::int64_t query_ranks = 0, query_nodes = 0, store_ranks = 0, store_nodes = 0;
+  std::int64_t expert_reads = 0, shard_reads = 0, cross_shard_switches = 0, cross_shard_stores = 0;
   std::int64_t replans = 0, pages_moved = 0, pages_landed = 0, entries_moved = 0, entries_landed = 0, bytes_moved = 0, replan_evictions = 0, cold_misses = 0;
   std::int64_t plan_load_max_before = 0, plan_load_max_after = 0, plan_load_mean = 0;
   std::int64_t shadow_plans = 0, shadow_weight_bytes = 0, shadow_stores = 0, shadow_saved_bytes = 0;
-  std::int64_t resident_entries = 0, resident_distinct = 0, sealed_entries = 0, allocated_pages = 0, used_slots = 0;
-  std::int64_t kv_bytes_raw = 0, kv_bytes_codes = 0, kv_bytes_stored = 0, codec_table_bytes = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0;
+  std::int64_t resident_entries = 0, resident_distinct = 0, written_distinct = 0, evictable_entries = 0, sealed_entries = 0, allocated_pages = 0,
+               used_slots = 0, free_block_bytes = 0, free_run_bytes = 0, sealed_raw_bytes = 0;
+  std::int64_t kv_bytes_raw = 0, kv_bytes_codes = 0, kv_bytes_stored = 0, codec_table_bytes = 0, kv_peak_bytes = 0, metadata_bytes = 0, buffer_bytes = 0,
+               comm_buffer_bytes = 0;
   std::int64_t capacity_excess_bytes = 0;
   std::int64_t routed_pairs = 0, routed_changed = 0, experts_kept = 0, experts_either = 0, gate_mass_lost_ppm = 0, gate_mass_gained_ppm = 0;
   std::int64_t copies_far = 0, copies_far_recorded = 0;
   std::int64_t bytes_logical = 0, bytes_received = 0, bytes_self = 0;
   std::int64_t wire_kv = 0, wire_q = 0, wire_partial = 0, wire_lse = 0, wire_notices = 0, wire_headers = 0, wire_pages = 0;
-  std::int64_t wire_messages = 0, hidden_state_bytes = 0;
+  std::int64_t wire_intra = 0, wire_inter = 0, wire_messages = 0, hidden_state_bytes = 0;
   std::int64_t graph_launches = 0, graph_captures = 0, plain_batches = 0;
   std::int64_t t_read = 0, t_route = 0, t_place = 0, t_dispatch = 0, t_admit = 0, t_attend = 0, t_combine = 0, t_touch = 0, t_record = 0;
   std::int64_t t_admit_evict = 0, t_admit_encode = 0, t_attend_select = 0, t_attend_decode = 0, t_demote = 0, t_recall = 0, t_generate = 0, t_model = 0;
-  std::int64_t t_step = 0, t_network_model = 0, t_memory_model = 0, t_host_model = 0, t_replan = 0, t_replan_model = 0;
+  std::int64_t comm_total = 0, comm_exposed = 0, t_step = 0, t_network_model = 0, t_memory_model = 0, t_host_model = 0, t_replan = 0, t_replan_model = 0;
 
   static constexpr auto metrics = std::array{
       Metric{"first_step", &StepRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
@@ -63,12 +67,15 @@ struct StepRecord {
       Metric{"n_req", &StepRecord::n_req, "1", "lookups: (page, step) pairs of the access source over all pages written and not finished", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"n_hit", &StepRecord::n_hit, "1", "lookups whose page was resident (at least one live entry) on its owner", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"n_miss", &StepRecord::n_miss, "1", "lookups whose page was not resident", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"first_lookups", &StepRecord::first_lookups, "1", "lookups of pages that were not looked up before; n_req is these and those that /record/histogram counts", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hit_local", &StepRecord::hit_local, "1", "hits on the home rank of the request", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hit_node", &StepRecord::hit_node, "1", "hits on another rank of the home rank's node", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hit_remote", &StepRecord::hit_remote, "1", "hits on a rank of another node", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hit_host", &StepRecord::hit_host, "1", "lookups whose page lay in the host tier: the misses that a recall serves", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"requested_bytes", &StepRecord::requested_bytes, "byte", "uncompressed bytes of the entries of all looked-up pages", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"missed_bytes", &StepRecord::missed_bytes, "byte", "uncompressed bytes of those entries that were not resident", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"requested_entries", &StepRecord::requested_entries, "1", "entries of all looked-up pages: (token, layer, head group) copies", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"missed_entries", &StepRecord::missed_entries, "1", "those that were not resident", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"entries_scanned", &StepRecord::entries_scanned, "1", "live entries in the pages that queries read", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"entries_wanted", &StepRecord::entries_wanted, "1", "entries that entered a query's softmax", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"masked_copies", &StepRecord::masked_copies, "1", "tokens a query could not read because its chosen copy was evicted while another copy lived (copies: hash)", Scope::global, ClaimClass::counted, Combine::sum},
@@ -122,17 +129,24 @@ struct StepRecord {
       Metric{"shadow_weight_bytes", &StepRecord::shadow_weight_bytes, "byte", "parameters of newly shadowed experts, copied to every other rank as the cost rule counts them", Scope::global, ClaimClass::modelled, Combine::sum},
       Metric{"shadow_stores", &StepRecord::shadow_stores, "1", "copies stored on the home rank because their expert is shadowed", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"shadow_saved_bytes", &StepRecord::shadow_saved_bytes, "byte", "K and V of those that a replica on another rank would have taken", Scope::global, ClaimClass::counted, Combine::sum},
-      Metric{"cross_shard_switches", &StepRecord::cross_shard_switches, "1", "successive stores of one request, layer and expert that change shard", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"expert_reads", &StepRecord::expert_reads, "1", "(query, expert) pairs of routed reads", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"shard_reads", &StepRecord::shard_reads, "1", "those pairs once for each shard that may hold entries of the expert and whose rank holds some of the request and layer", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"cross_shard_switches", &StepRecord::cross_shard_switches, "1", "successive shard_reads of one request, layer and expert that change shard", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"cross_shard_stores", &StepRecord::cross_shard_stores, "1", "successive stores of one request, layer and expert that change shard", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"resident_distinct", &StepRecord::resident_distinct, "1", "distinct (request, layer, position) with a live entry, in either tier, at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"written_distinct", &StepRecord::written_distinct, "1", "distinct (request, layer, position) written and not finished, counted as resident_distinct, at the end of the window; 0 under read.copies paper", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"resident_entries", &StepRecord::resident_entries, "1", "live entries at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"evictable_entries", &StepRecord::evictable_entries, "1", "live entries that the eviction policy may take (in page units: of pages without a protected or pinned entry) at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"sealed_entries", &StepRecord::sealed_entries, "1", "live entries in sealed pages at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"allocated_pages", &StepRecord::allocated_pages, "1", "page blocks allocated at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"used_slots", &StepRecord::used_slots, "1", "slots of allocated pages that hold a live entry at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"free_block_bytes", &StepRecord::free_block_bytes, "byte", "free blocks between used ones of the page pools at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"free_run_bytes", &StepRecord::free_run_bytes, "byte", "longest run of neighbouring free blocks of a shard, summed over shards, at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"kv_bytes_raw", &StepRecord::kv_bytes_raw, "byte", "payload-type size of the live entries at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"kv_bytes_codes", &StepRecord::kv_bytes_codes, "byte", "codes of the live entries at the end of the window, without scales, tables and padding", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"codec_table_bytes", &StepRecord::codec_table_bytes, "byte", "centres, channel lists and bases that sealed pages share, part of metadata_bytes, at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"kv_bytes_stored", &StepRecord::kv_bytes_stored, "byte", "bytes of allocated page blocks at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"sealed_raw_bytes", &StepRecord::sealed_raw_bytes, "byte", "payload-type size of the entries of pages as they were sealed", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"kv_peak_bytes", &StepRecord::kv_peak_bytes, "byte", "largest kv_bytes_stored of a rank in the window, summed over ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"capacity_excess_bytes", &StepRecord::capacity_excess_bytes, "byte", "largest excess of a shard's page blocks over memory.shard_bytes in the window, summed over shards", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"routed_pairs", &StepRecord::routed_pairs, "1", "(token, MoE layer) pairs routed by a rule other than the recorded choice", Scope::global, ClaimClass::counted, Combine::sum},
@@ -145,6 +159,7 @@ struct StepRecord {
       Metric{"copies_far_recorded", &StepRecord::copies_far_recorded, "1", "the same had the recorded choice been followed", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"metadata_bytes", &StepRecord::metadata_bytes, "byte", "page tables, slot maps, policy state, key bounds and shared codec tables at the end of the window", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"buffer_bytes", &StepRecord::buffer_bytes, "byte", "exchange buffers and kept attention weights at the end of the window", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"comm_buffer_bytes", &StepRecord::comm_buffer_bytes, "byte", "part of buffer_bytes that the transport holds", Scope::global, ClaimClass::measured, Combine::sum},
       Metric{"bytes_logical", &StepRecord::bytes_logical, "byte", "bytes handed between ranks, the own rank included", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_received", &StepRecord::bytes_received, "byte", "the same bytes, counted by the ranks that received them", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"bytes_self", &StepRecord::bytes_self, "byte", "the part whose destination was the own rank", Scope::global, ClaimClass::counted, Combine::sum},
@@ -155,6 +170,8 @@ struct StepRecord {
       Metric{"wire_notices", &StepRecord::wire_notices, "byte", "bytes of eviction notices between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_headers", &StepRecord::wire_headers, "byte", "bytes of record headers between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_pages", &StepRecord::wire_pages, "byte", "bytes of pages that a replan moved between different ranks", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_intra", &StepRecord::wire_intra, "byte", "bytes between different ranks of one node", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"wire_inter", &StepRecord::wire_inter, "byte", "bytes between ranks of different nodes", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"wire_messages", &StepRecord::wire_messages, "1", "non-empty (source, destination) pairs between different ranks, summed over exchanges", Scope::global, ClaimClass::counted, Combine::sum},
       Metric{"hidden_state_bytes", &StepRecord::hidden_state_bytes, "byte", "expert-parallel hidden states (dispatch and combine, 2 bytes a value) that the same routing would move, for scale", Scope::global, ClaimClass::modelled, Combine::sum},
       Metric{"graph_launches", &StepRecord::graph_launches, "1", "batches of device work launched as a CUDA graph", Scope::global, ClaimClass::measured, Combine::sum},
@@ -179,6 +196,8 @@ struct StepRecord {
       Metric{"t_recall", &StepRecord::t_recall, "ns", "time of copying pages back from the host tier: part of attend, for pages that are appended to of admit, sealed of touch", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_model", &StepRecord::t_model, "ns", "forward pass of the model in the loop outside attention, and the whole reference; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_generate", &StepRecord::t_generate, "ns", "time spent making q, k, v; never part of a step", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"comm_total", &StepRecord::comm_total, "ns", "host time inside exchanges, which never overlap each other: transfer and waiting for other processes, without packing", Scope::rank, ClaimClass::measured, Combine::max},
+      Metric{"comm_exposed", &StepRecord::comm_exposed, "ns", "the part of comm_total that no compute covers: all of it, for a step waits for each exchange", Scope::rank, ClaimClass::measured, Combine::max},
       Metric{"t_step", &StepRecord::t_step, "ns", "host time of the steps of the window, generation and probes excluded", Scope::global, ClaimClass::measured, Combine::max},
       Metric{"t_network_model", &StepRecord::t_network_model, "ns", "alpha-beta time of the exchanges on the configured cluster", Scope::global, ClaimClass::modelled, Combine::sum},
       Metric{"t_memory_model", &StepRecord::t_memory_model, "ns", "page bytes that the busiest rank read (to attend, select, score and seal) and wrote (to store and seal) over the configured memory bandwidth", Scope::global, ClaimClass::modelled, Combine::sum},
@@ -217,6 +236,7 @@ struct LoadRecord {
   std::int64_t load = 0;             // experts: choices; others: entries read by queries
   std::int64_t recorded_load = 0;    // experts, under a router other than recorded
   std::int64_t insertions = 0, resident_bytes = 0, peak_bytes = 0, busy_ns = 0;
+  std::int64_t bytes_sent = 0, bytes_recv = 0, bytes_self = 0, exchange_ns = 0, wait_ns = 0;
 
   static constexpr auto metrics = std::array{
       Metric{"first_step", &LoadRecord::first_step, "1", "index of the first step of the window", Scope::shard, ClaimClass::counted, Combine::key},
@@ -227,7 +247,62 @@ struct LoadRecord {
       Metric{"insertions", &LoadRecord::insertions, "1", "entries stored", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"resident_bytes", &LoadRecord::resident_bytes, "byte", "bytes of allocated page blocks at the end of the window", Scope::shard, ClaimClass::counted, Combine::sum},
       Metric{"peak_bytes", &LoadRecord::peak_bytes, "byte", "largest value of resident_bytes in the window (taken after admit)", Scope::shard, ClaimClass::counted, Combine::max},
-      Metric{"busy_ns", &LoadRecord::busy_ns, "ns", "host time of admit, attend and touch where a process hosts this rank alone, else 0", Scope::rank, ClaimClass::measured, Combine::sum}};
+      Metric{"busy_ns", &LoadRecord::busy_ns, "ns", "host time of admit, attend and touch where a process hosts this rank alone, else 0", Scope::rank, ClaimClass::measured, Combine::sum},
+      Metric{"bytes_sent", &LoadRecord::bytes_sent, "byte", "rank, node: bytes that its ranks sent to other ranks", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"bytes_recv", &LoadRecord::bytes_recv, "byte", "rank, node: bytes that its ranks received from other ranks", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"bytes_self", &LoadRecord::bytes_self, "byte", "rank, node: bytes that its ranks handed to themselves", Scope::rank, ClaimClass::counted, Combine::sum},
+      Metric{"exchange_ns", &LoadRecord::exchange_ns, "ns", "host time inside exchanges where a process hosts this rank alone, else 0", Scope::rank, ClaimClass::measured, Combine::sum},
+      Metric{"wait_ns", &LoadRecord::wait_ns, "ns", "exchange_ns less the least of any rank in the window, which is the rank that the others wait for", Scope::rank, ClaimClass::measured, Combine::sum}};
+};
+
+/// Load of one entity in one attention layer over all windows that count. An entity without a row had none.
+struct LayerLoadRecord {
+  std::int64_t layer = 0;
+  std::int64_t entity = 0;  // Entity
+  std::int64_t index = 0;
+  std::int64_t load = 0;
+
+  static constexpr auto metrics = std::array{
+      Metric{"layer", &LayerLoadRecord::layer, "1", "model layer", Scope::layer, ClaimClass::counted, Combine::key},
+      Metric{"entity", &LayerLoadRecord::entity, "1", "0 expert, 1 shard, 2 rank, 3 node", Scope::shard, ClaimClass::counted, Combine::key},
+      Metric{"index", &LayerLoadRecord::index, "1", "id of the expert, shard, rank or node", Scope::shard, ClaimClass::counted, Combine::key},
+      Metric{"load", &LayerLoadRecord::load, "1", "experts: tokens of the layer routed to it; shard, rank, node: entries scanned for queries of the layer; over the run", Scope::layer, ClaimClass::counted, Combine::sum}};
+};
+
+/// What a histogram counts: of pages, and of their lookups. A clock runs for each budget of pages: it counts lookups of the pages that share it.
+enum class HistogramOf : std::uint8_t { eviction_age, reuse_distance, reuse_time };
+inline constexpr std::size_t n_histograms = 3;
+[[nodiscard]] constexpr std::string_view to_string(HistogramOf h) {
+  constexpr std::string_view names[] = {"eviction_age", "reuse_distance", "reuse_time"};
+  return names[static_cast<std::size_t>(h)];
+}
+
+/// One log2 bin of a histogram over a window; empty bins have no row.
+struct HistogramRecord {
+  std::int64_t first_step = 0;
+  std::int64_t histogram = 0;  // HistogramOf
+  std::int64_t low = 0, high = 0;
+  std::int64_t count = 0, total = 0;
+
+  static constexpr auto metrics = std::array{
+      Metric{"first_step", &HistogramRecord::first_step, "1", "index of the first step of the window", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"histogram", &HistogramRecord::histogram, "1", "0 eviction_age: lookups from a page's first entry, or its return, to its eviction; 1 reuse_distance: distinct other pages looked up since a page's last lookup; 2 reuse_time: lookups since then; all of pages that share its budget. Pages of finished requests, and dropped ones under access mass and selected, are in no distance; a page that a replan moved starts anew", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"low", &HistogramRecord::low, "1", "smallest value of the bin: lookups, or pages", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"high", &HistogramRecord::high, "1", "largest value of the bin", Scope::global, ClaimClass::counted, Combine::key},
+      Metric{"count", &HistogramRecord::count, "1", "evicted pages, or lookups of pages that were looked up before, in the bin", Scope::global, ClaimClass::counted, Combine::sum},
+      Metric{"total", &HistogramRecord::total, "1", "sum of their values", Scope::global, ClaimClass::counted, Combine::sum}};
+};
+
+/// One log2 bin of the gaps between consecutive output tokens of a request, over the run.
+struct GapRecord {
+  std::int64_t low_ns = 0, high_ns = 0;
+  std::int64_t kv_itl = 0, kv_itl_model = 0;
+
+  static constexpr auto metrics = std::array{
+      Metric{"low_ns", &GapRecord::low_ns, "ns", "smallest gap of the bin", Scope::global, ClaimClass::derived, Combine::key},
+      Metric{"high_ns", &GapRecord::high_ns, "ns", "largest gap of the bin", Scope::global, ClaimClass::derived, Combine::key},
+      Metric{"kv_itl", &GapRecord::kv_itl, "1", "gaps in the bin, monotonic clock; KV path only", Scope::global, ClaimClass::measured, Combine::sum},
+      Metric{"kv_itl_model", &GapRecord::kv_itl_model, "1", "gaps in the bin, virtual clock; KV path only", Scope::global, ClaimClass::modelled, Combine::sum}};
 };
 
 /// What the codec did in one page class over a window. Codecs that store every page alike have class 0 only. Errors and entropy are of a sample of
@@ -302,6 +377,7 @@ struct RequestRecord {
   std::int64_t first_step = 0, last_step = 0;
   std::int64_t kv_ttft_model_ns = -1, e2e_model_ns = -1, queue_delay_model_ns = -1;
   std::int64_t kv_ttft_ns = -1, e2e_ns = -1;
+  std::int64_t ttst_model_ns = -1, ttst_ns = -1;
 
   static constexpr auto metrics = std::array{
       Metric{"request", &RequestRecord::request, "1", "index in the trace", Scope::request, ClaimClass::counted, Combine::key},
@@ -315,7 +391,9 @@ struct RequestRecord {
       Metric{"e2e_model_ns", &RequestRecord::e2e_model_ns, "ns", "arrival to the last token, virtual clock; KV path only", Scope::request, ClaimClass::modelled, Combine::key},
       Metric{"queue_delay_model_ns", &RequestRecord::queue_delay_model_ns, "ns", "arrival to the start of the first step, virtual clock", Scope::request, ClaimClass::modelled, Combine::key},
       Metric{"kv_ttft_ns", &RequestRecord::kv_ttft_ns, "ns", "start of the first step to the KV path of the first output token; KV path only", Scope::request, ClaimClass::measured, Combine::key},
-      Metric{"e2e_ns", &RequestRecord::e2e_ns, "ns", "start of the first step to the end of the last; KV path only", Scope::request, ClaimClass::measured, Combine::key}};
+      Metric{"e2e_ns", &RequestRecord::e2e_ns, "ns", "start of the first step to the end of the last; KV path only", Scope::request, ClaimClass::measured, Combine::key},
+      Metric{"ttst_model_ns", &RequestRecord::ttst_model_ns, "ns", "arrival to the KV path of the second output token, virtual clock; KV path only", Scope::request, ClaimClass::modelled, Combine::key},
+      Metric{"ttst_ns", &RequestRecord::ttst_ns, "ns", "start of the first step to the KV path of the second output token; KV path only", Scope::request, ClaimClass::measured, Combine::key}};
 };
 
 /// Fidelity of one sampled query against exact attention over its full, uncompressed, unsharded history (MODEL section 9).
@@ -389,10 +467,14 @@ struct RunOutcome {
   std::vector<StepRecord> steps;
   std::vector<LayerRecord> layers;
   std::vector<LoadRecord> loads;
+  std::vector<LayerLoadRecord> layer_loads;
+  std::vector<HistogramRecord> histograms;
   std::vector<CodecRecord> codecs;
   std::vector<TrafficRecord> traffic;
   std::vector<AllocationRecord> allocations;  // under a budget per request
   std::vector<RequestRecord> requests;
+  std::vector<GapRecord> gaps;
+  SampleSketch kv_itl, kv_itl_model;     // the gaps themselves, ns; not stored
   std::vector<ProbeRecord> probes;
   std::vector<TokenRecord> tokens;            // of a model in the loop, else empty
   std::vector<DriftRecord> drifts;
@@ -405,6 +487,7 @@ struct RunOutcome {
   std::vector<std::string> notes;        // sentences: cut prompts, rows replaced, ...
   std::vector<std::string> violations;   // conservation laws that did not hold; non-empty = the run failed
   std::int64_t wall_ns = 0;
+  std::int64_t n_processes = 1;
   bool completed = false;
 };
 

@@ -241,7 +241,9 @@ class Run {
     std::int64_t sliced = backend_.time_sliced() ? 1 : 0;
     transport_.allreduce_max({&sliced, 1});
     if (transport_.process() != 0) return out;
+    out.n_processes = transport_.n_processes();
     out.requests = batcher_.records();
+    batcher_.take_gaps(out);
     out.labels = labels_of(spec_, geometry_, trace_info_);
     out.notes = spec_.notes;
     label_exercise(spec_, geometry_, out);

@@ -116,8 +116,11 @@ void Router::route(const ReplayLayer& layer) {
   for (const int row : {layer.key_row, layer.row}) {
     if (!choices_[row].made) route_row(row);
   }
+  const auto index = static_cast<std::uint32_t>(&layer - geometry_->layers().data());
   for (const std::uint16_t e : choices_[layer.row].ids) {
-    if (e != ExpertId::invalid) counters_->expert_load[e].load += 1;
+    if (e == ExpertId::invalid) continue;
+    counters_->expert_load[e].load += 1;
+    counters_->load_in_layer(Entity::expert, index, e, 1);
   }
   if (!recorded_) compare_load(layer);
 }

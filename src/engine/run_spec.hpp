@@ -198,6 +198,7 @@ struct MetricsSpec {
   bool per_step = false;                     // rows per step instead of per window
   std::uint32_t warmup_steps = 0;            // excluded from warm totals, counted
   std::uint32_t traffic_max_ranks = 64;      // the (src, dst) matrix is stored up to this many ranks
+  double slo_ttft_ms = 0, slo_tpot_ms = 0;   // bounds of slo_attainment and goodput_req; 0 = none
 };
 
 struct RunSpec {

@@ -27,6 +27,8 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   blockers_kept_ = geometry.blocks_by_expert();
   demotes_ = spec.eviction.action == EvictAction::demote;
   reuse_slots_ = !geometry.compressed();
+  by_content_ = spec.eviction.access == AccessSource::selected || (spec.eviction.access == AccessSource::mass && !demotes_);
+  clocks_.resize(scope_shard_ ? 1 : 0);
   shadow_experts_kept_ = geometry.needs_experts() && !geometry.chains_are_exact() && spec.eviction.access == AccessSource::routed;
   if (spec.eviction.budget.kind != BudgetKind::unlimited) list_.budget = spec.eviction.budget.amount;
   if (geometry.window_queries() > 0) window_heads_ = geometry.heads_per_group() * spec.model.group_size();
@@ -62,11 +64,13 @@ Group& Shard::find_or_add(RequestId request, std::uint32_t layer, std::uint32_t 
   if (free_groups_.empty()) {
     free_groups_.push_back(static_cast<std::uint32_t>(groups_.size()));
     groups_.emplace_back();
+    if (!scope_shard_) clocks_.emplace_back();
   }
   it->second = free_groups_.back();
   free_groups_.pop_back();
   Group& group = groups_[it->second];
   group = Group{};
+  if (!scope_shard_) clock_of(group) = {};
   group.request = request;
   group.layer = layer;
   group.head_group = head_group;
@@ -180,7 +184,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   const bool new_shadow = chain.shadow_live.empty() || chain.shadow_used == slots_;
   count_shadow(chain, entry, new_shadow);
   page.shadow = chain.shadow_open;
-  if (chain.shadow_live[page.shadow] == 1) note(AccessKind::written, group, chain, page.shadow);
+  if (chain.shadow_live[page.shadow] == 1) note_entry(group, chain);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, entry);
   page.touched_step = static_cast<std::uint32_t>(step);
@@ -200,7 +204,7 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
   const std::uint32_t shadow = shadow_of_[at(index, slot)];
   if (--chain.shadow_live[shadow] == 0) {
     chain.shadow_hits -= 1;
-    note(AccessKind::evicted, groups_[page.group], chain, shadow);
+    note_eviction(groups_[page.group], chain, shadow);
     if (replan_blamed_) {
       chain.shadow_cold += 1;
       if (shadow == chain.shadow_open) chain.shadow_used = slots_;  // it stays cold: the next entry starts another
@@ -245,39 +249,6 @@ SealOp Shard::seal(std::uint32_t index, std::uint32_t page_class) {
   block_bytes_ += change;
   list_of(page).bytes += static_cast<std::uint64_t>(change);
   return op;
-}
-
-Shard::Finished Shard::finish(RequestId request) {
-  Finished dropped;
-  bool held = false;
-  for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
-    for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
-      const auto it = index_.find(group_key(request, layer, hg));
-      if (it == index_.end()) continue;
-      held = true;
-      Group& group = groups_[it->second];
-      for (Chain& chain : group.chains) {
-        while (!chain.pages.empty()) {
-          const std::uint32_t p = chain.pages.back();
-          const Page& page = pages_[p];
-          dropped.entries += page.live;
-          if (page.away) {
-            dropped.in_host += page.live;
-          } else {
-            list_of(page).live -= page.live;
-            live_entries_ -= page.live;
-          }
-          free_page(p);
-        }
-      }
-      if (group.list.dirty) std::erase(dirty_, it->second);
-      group.in_use = false;
-      free_groups_.push_back(it->second);
-      index_.erase(it);
-    }
-  }
-  if (recorder_ != nullptr && held) recorder_->add({id_.value, request.value, 0, 0, 0, 0, AccessKind::finished, 0, 0});
-  return dropped;
 }
 
 void Shard::mark_dirty(Group& group) {

@@ -17,6 +17,7 @@
 #include "engine/codec_tables.hpp"
 #include "engine/geometry.hpp"
 #include "engine/move.hpp"
+#include "engine/reuse.hpp"
 #include "engine/shard_parts.hpp"
 
 namespace moekv {
@@ -153,6 +154,17 @@ class Shard {
   [[nodiscard]] std::int64_t take_allocation_error() { return std::exchange(allocation_error_, 0); }
   [[nodiscard]] std::uint32_t words() const { return words_; }
 
+  // Reuse (shard_reuse.cpp): every page written and not finished, on the clock of the lookups of its budget.
+  [[nodiscard]] ReuseClock& clock_of(const Group& group) { return clocks_[scope_shard_ ? 0 : static_cast<std::size_t>(&group - groups_.data())]; }
+  /// Whether a step looks up all pages of a chain or none.
+  [[nodiscard]] bool looks_up_chains() const { return !shadow_experts_kept_ && !by_content_; }
+  /// A lookup of all `pages` pages of a chain, of a shadow page, or of a page that its attention or a selection picked.
+  ReuseClock::Before look_up_chain(const Group& group, Chain& chain, std::uint32_t pages);
+  ReuseClock::Before look_up_shadow(const Group& group, Chain& chain, std::uint32_t shadow);
+  ReuseClock::Before look_up_page(const Group& group, std::uint32_t page);
+  /// Lookups between entry and eviction of the pages that were evicted; the caller empties it.
+  [[nodiscard]] std::vector<std::uint64_t>& eviction_ages() { return eviction_ages_; }
+
   /// From now on the shard tells `recorder`, which outlives it, what happens to its shadow pages.
   void record_accesses(AccessRecorder& recorder);
   [[nodiscard]] bool records_accesses() const { return recorder_ != nullptr; }
@@ -162,6 +174,7 @@ class Shard {
   struct Usage {
     std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0, bounds_bytes = 0;
     std::int64_t host_entries = 0, host_bytes = 0;
+    std::int64_t free_bytes = 0, free_run_bytes = 0;                          // free blocks of the pools, and their longest run of neighbours
     std::array<std::int64_t, n_page_classes> class_entries{}, class_bytes{};  // of sealed pages
   };
   [[nodiscard]] Usage usage() const;
@@ -184,6 +197,12 @@ class Shard {
   /// The group's home shard where experts are shadowed on it, else shard 0.
   [[nodiscard]] ShardId shadow_home(const Group& group) const;
   void free_page(std::uint32_t page);
+  /// The open shadow page of a chain got its first live entry, or an entry after it had none.
+  void note_entry(const Group& group, Chain& chain);
+  void note_eviction(const Group& group, const Chain& chain, std::uint32_t shadow);
+  /// The chain's pages are gone for good.
+  void forget_reuse(const Group& group, Chain& chain);
+  void count_free(Usage& usage) const;
   std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
   void set_blockers(std::uint32_t page, std::uint32_t slot);
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
@@ -224,6 +243,10 @@ class Shard {
   std::vector<std::uint32_t> queue_order_;  // [pages], of the list that number_queues saw last
   std::uint32_t n_tables_ = 0;
   bool replan_blamed_ = false;
+  bool by_content_ = false;                // lookups follow attention or selection
+  std::vector<ReuseClock> clocks_;         // [groups], or one under scope shard
+  std::vector<std::uint32_t> page_units_;  // [pages], where by_content_
+  std::vector<std::uint64_t> eviction_ages_;
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
   std::vector<std::uint64_t> live_, primary_;

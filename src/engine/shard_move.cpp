@@ -92,6 +92,7 @@ void Shard::remove_chain(std::uint32_t group_index, std::uint32_t chain_index) {
     free_page(p);
   }
   std::erase(group.order, chain_index);
+  forget_reuse(group, chain);
   chain = Chain{};
   chain.gone = true;
   if (!group.order.empty()) return;
@@ -133,6 +134,7 @@ void Shard::unpack_chain(const ChainMove& head, std::uint32_t request_tokens, Wi
   const auto shadow_base = static_cast<std::uint32_t>(chain.shadow_live.size());
   const auto shadow_live = in.take<std::uint16_t>(head.n_shadow), shadow_written = in.take<std::uint16_t>(head.n_shadow);
   join_shadow(chain, head, shadow_live, shadow_written);
+  chain.shadow_entered.resize(chain.shadow_live.size(), clock_of(group).now());
   chain.ascending = chain.ascending && chain.pages.empty() && head.ascending != 0;
   pages.clear();
   for (const PageMove& move : in.copy<PageMove>(head.n_pages)) {

@@ -1,6 +1,7 @@
 // Shard, pages: their allocation, their place in the eviction queues, and what they use.
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "engine/shard.hpp"
 
@@ -17,6 +18,7 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
     primary_.resize(total * words_);
     if (queue_pages_) nodes_.resize(total);
     if (access_kept_) access_.resize(total);
+    if (by_content_) page_units_.resize(total, no_index);
     if (geometry_->keeps_state()) state_.resize(total * slots_);
     window_mass_.resize(total * slots_ * window_heads_);
     if (top_k_ > 0) {
@@ -68,8 +70,43 @@ void Shard::free_page(std::uint32_t index) {
   if (chain.open == index) chain.open = no_index;
   chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
   std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
+  if (by_content_ && page_units_[index] != no_index) clock_of(group).remove(std::exchange(page_units_[index], no_index));
   page.group = no_index;
   free_pages_.push_back(index);
+}
+
+Shard::Finished Shard::finish(RequestId request) {
+  Finished dropped;
+  bool held = false;
+  for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
+    for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
+      const auto it = index_.find(group_key(request, layer, hg));
+      if (it == index_.end()) continue;
+      held = true;
+      Group& group = groups_[it->second];
+      for (Chain& chain : group.chains) {
+        while (!chain.pages.empty()) {
+          const std::uint32_t p = chain.pages.back();
+          const Page& page = pages_[p];
+          dropped.entries += page.live;
+          if (page.away) {
+            dropped.in_host += page.live;
+          } else {
+            list_of(page).live -= page.live;
+            live_entries_ -= page.live;
+          }
+          free_page(p);
+        }
+        forget_reuse(group, chain);
+      }
+      if (group.list.dirty) std::erase(dirty_, it->second);
+      group.in_use = false;
+      free_groups_.push_back(it->second);
+      index_.erase(it);
+    }
+  }
+  if (recorder_ != nullptr && held) recorder_->add({id_.value, request.value, 0, 0, 0, 0, AccessKind::finished, 0, 0});
+  return dropped;
 }
 
 void Shard::record_accesses(AccessRecorder& recorder) {
@@ -132,6 +169,7 @@ Shard::Usage Shard::usage() const {
     const auto codes = page.sealed ? static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_code_bytes()) : 0;
     u.code_bytes += page.sealed ? std::int64_t{page.live} * codes / slots_ : raw;
   }
+  count_free(u);
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) +
                      bytes(primary_) + bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(window_mass_) +

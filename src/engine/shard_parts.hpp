@@ -71,6 +71,9 @@ struct Chain {
   std::uint32_t shadow_cold = 0;   // shadow pages without one because a replan left no room for it
   std::int64_t written = 0, alive = 0;  // entries of the full history, and those still live
   std::vector<std::uint16_t> shadow_live, shadow_written;
+  std::vector<std::uint64_t> shadow_entered;  // lookups of the budget's pages when the shadow page got its first live entry, or came back
+  std::uint32_t reuse_unit = no_index;        // of ReuseClock, where the chain's pages are looked up together
+  std::vector<std::uint32_t> reuse_units;     // [shadow pages], where each is looked up by its experts
   std::vector<std::uint64_t> shadow_experts;  // [shadow pages][expert words], kept where pages are not by expert and lookups are routed
 
   void transfer(StateStream& stream);

@@ -34,7 +34,7 @@ void Shard::demote(std::uint32_t index) {
   live_entries_ -= page.live;
   page.away = true;
   page.doomed = false;
-  note(AccessKind::evicted, group, group.chains[page.chain], page.shadow);
+  note_eviction(group, group.chains[page.chain], page.shadow);
   page.left_at = static_cast<std::uint32_t>(list.lookups);
   BlockPool& host = pool_of(page);
   page.block = {host.pool, host.take()};
@@ -61,6 +61,7 @@ void Shard::recall(std::uint32_t index, std::uint64_t step) {
   if (queue_pages_) list.turns.push_back(index);
   mark_dirty(group);
   note(AccessKind::recalled, group, group.chains[page.chain], page.shadow);
+  group.chains[page.chain].shadow_entered[page.shadow] = clock_of(group).now();
   recalled_.push_back({{from, page.block, table_key(group.request, group.layer, group.head_group)}, index, page.live});
 }
 

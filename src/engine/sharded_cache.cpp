@@ -41,6 +41,13 @@ ShardedCache::ShardedCache(const Geometry& geometry, Backend& backend, Transport
 void ShardedCache::begin_step(const StepBatch& batch) {
   step_ = batch.step;
   requests_.begin_step(batch);
+  for (const BatchItem& item : batch.items) live_tokens_ += item.end - item.begin;
+}
+
+void ShardedCache::exchange() {
+  PhaseTimer timer;
+  transport_->exchange();
+  timer.lap(counters_.step.comm_total);
 }
 
 void ShardedCache::add_ranks_of(const CopySet& copies, std::uint8_t c, const Group& group, std::uint32_t position) {
@@ -90,7 +97,7 @@ void ShardedCache::replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> 
   evict_due();
   // Notices that wait were addressed by the old plan.
   home_.pack_tail();
-  transport_->exchange();
+  exchange();
   owner_.receive(static_cast<std::uint32_t>(geometry_->layers().size() - 1), step_);
   counters_.end_exchange();
   geometry.adopt(std::move(plan));
@@ -126,7 +133,7 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
 
   range.next("dispatch");
   home_.pack(input);
-  transport_->exchange();
+  exchange();
   owner_.receive(input.layer, step_);
   counters_.end_exchange();
   timer.lap(count.t_dispatch);
@@ -163,7 +170,7 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
 
   range.next("combine");
   owner_.reply();
-  transport_->exchange();
+  exchange();
   home_.merge(input, output);
   counters_.end_exchange();
   timer.lap(count.t_combine);
@@ -182,13 +189,14 @@ void ShardedCache::end_step(const StepBatch& batch) {
   if (geometry_->needs_mass()) {
     // Masses of the last layer must be complete before anything is decided, so its log-sum-exps do not wait for the next step's dispatch.
     home_.pack_tail();
-    transport_->exchange();
+    exchange();
     owner_.receive(static_cast<std::uint32_t>(geometry_->layers().size() - 1), step_);
     counters_.end_exchange();
   }
   for (Shard& shard : owner_.shards()) evictor_.touch(shard, step_);
   for (const BatchItem& item : batch.items) {
     if (!item.finishes()) continue;
+    live_tokens_ -= item.total_tokens;
     for (Shard& shard : owner_.shards()) {
       const Shard::Finished gone = shard.finish(item.request);
       counters_.step.finished_entries += gone.entries;
@@ -258,6 +266,9 @@ void ShardedCache::take_levels() {
     count.bounds_bytes += u.bounds_bytes;
     count.host_entries += u.host_entries;
     count.host_bytes += u.host_bytes;
+    count.evictable_entries += evictor_.evictable_entries(shard);
+    count.free_block_bytes += u.free_bytes;
+    count.free_run_bytes += u.free_run_bytes;
     for (std::size_t c = 0; c < counters_.codec.size(); ++c) {
       counters_.codec[c].entries += u.class_entries[c];
       counters_.codec[c].page_bytes += u.class_bytes[c];
@@ -273,6 +284,10 @@ void ShardedCache::take_levels() {
   count.graph_launches += work.graph_launches;
   count.graph_captures += work.graph_captures;
   count.plain_batches += work.plain_batches;
+  count.comm_buffer_bytes += transport_->buffer_bytes();
+  // Known everywhere from the batches: one process books it. A copy rule that counts every copy knows no distinct tokens.
+  if (transport_->process() == 0 && geometry_->spec().read.copies != CopyRule::paper)
+    count.written_distinct = live_tokens_ * static_cast<std::int64_t>(geometry_->layers().size() * geometry_->n_head_groups(Rank(0)));
   count.buffer_bytes += transport_->buffer_bytes() + home_.buffer_bytes() + owner_.buffer_bytes();
 }
 

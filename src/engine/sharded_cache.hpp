@@ -58,6 +58,7 @@ class ShardedCache {
  private:
   /// Ranks where copy `c` may lie: one, or after a replan that may have moved it all that hold its expert.
   void add_ranks_of(const CopySet& copies, std::uint8_t c, const Group& group, std::uint32_t position);
+  void exchange();
   void evict_due();
   void notify(Shard& shard, const Group& group, std::size_t slot);
   void note_peak();
@@ -77,6 +78,7 @@ class ShardedCache {
   PageMover mover_;
   std::vector<std::uint32_t> settled_;  // [requests] tokens stored before the last replan: their copies may have moved since
   std::uint64_t step_ = 0;
+  std::int64_t live_tokens_ = 0;  // of requests that are not finished, stored so far
   bool due_ = false;
   bool peaks_noted_ = false;             // of every rank in this window
   std::vector<std::uint32_t> notified_;  // ranks, scratch of notify

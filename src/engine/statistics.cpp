@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <numeric>
 
@@ -18,6 +20,22 @@ std::vector<std::size_t> hottest(std::span<const double> loads, std::size_t q) {
   order.resize(std::min(q, order.size()));
   std::sort(order.begin(), order.end());
   return order;
+}
+
+constexpr double gamma_base = (1 + SampleSketch::relative_error) / (1 - SampleSketch::relative_error);
+double log_gamma() { return std::log(gamma_base); }
+constexpr int zero_bin = std::numeric_limits<int>::min();
+
+int bin_of(double x) { return x > 0 ? static_cast<int>(std::ceil(std::log(x) / log_gamma())) : zero_bin; }
+
+/// Where a falling function crosses 0 between two values; the nearer end where it does not.
+template <class F>
+double root_between(double low, double high, F&& falls) {
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (falls(middle) > 0 ? low : high) = middle;
+  }
+  return (low + high) / 2;
 }
 
 /// p ln(p / m), 0 for p = 0.
@@ -46,6 +64,94 @@ Moments moments(std::span<const double> samples) {
   m.min = *std::min_element(samples.begin(), samples.end());
   m.max = *std::max_element(samples.begin(), samples.end());
   return m;
+}
+
+void SampleSketch::add(double sample) {
+  n_ += 1;
+  const double off = sample - mean_;
+  sum_ += sample;
+  mean_ += off / static_cast<double>(n_);
+  squares_ += off * (sample - mean_);
+  min_ = n_ == 1 ? sample : std::min(min_, sample);
+  max_ = n_ == 1 ? sample : std::max(max_, sample);
+  if (bins_.empty() && samples_.size() < cap_) return samples_.push_back(sample);
+  samples_.push_back(sample);
+  for (const double x : samples_) bins_[bin_of(x)] += 1;
+  samples_ = {};
+}
+
+Moments SampleSketch::summary() const {
+  if (bins_.empty()) return moments(samples_);
+  return {n_, sum_, sum_ / static_cast<double>(n_), std::sqrt(squares_ / static_cast<double>(n_)), min_, max_};
+}
+
+double SampleSketch::percentile_of(double p) const {
+  if (bins_.empty()) {
+    std::vector<double> ascending = samples_;
+    std::sort(ascending.begin(), ascending.end());
+    return percentile(ascending, p);
+  }
+  auto rank = static_cast<std::int64_t>(std::clamp(std::ceil(static_cast<double>(n_) * p / 100.0), 1.0, static_cast<double>(n_)));
+  if (rank == n_) return max_;
+  for (const auto& [bin, count] : bins_) {
+    rank -= count;
+    if (rank <= 0) return bin == zero_bin ? 0 : std::clamp(2 * std::exp(bin * log_gamma()) / (gamma_base + 1), min_, max_);
+  }
+  return max_;
+}
+
+double zipf_exponent(std::span<const double> loads) {
+  std::vector<double> falling(loads.begin(), loads.end());
+  std::sort(falling.begin(), falling.end(), std::greater<>());
+  const double sum = std::accumulate(falling.begin(), falling.end(), 0.0);
+  if (falling.size() < 2 || !(sum > 0)) return nan;
+  double seen = 0;  // mean of ln i
+  for (std::size_t i = 0; i < falling.size(); ++i) seen += falling[i] / sum * std::log(static_cast<double>(i + 1));
+  return root_between(0, 10, [&](double s) {
+    double weight = 0, expected = 0;
+    for (std::size_t i = 1; i <= falling.size(); ++i) {
+      const double x = std::log(static_cast<double>(i)), p = std::exp(-s * x);
+      weight += p;
+      expected += p * x;
+    }
+    return expected / weight - seen;
+  });
+}
+
+double power_law_exponent(std::span<const double> loads, double top) {
+  std::vector<double> values;
+  std::copy_if(loads.begin(), loads.end(), std::back_inserter(values), [](double x) { return x > 0; });
+  if (values.size() < 2) return nan;
+  const double least = *std::min_element(values.begin(), values.end()), log_top = std::log(top);
+  double seen = 0;  // mean of ln x
+  for (const double x : values) seen += std::log(x / least) / static_cast<double>(values.size());
+  return root_between(0, 10, [&](double a) {
+    const double b = 1 - a;
+    if (std::abs(b) < 1e-6) return log_top / 2 - seen;
+    return log_top / (1 - std::exp(-b * log_top)) - 1 / b - seen;
+  });
+}
+
+double hottest_share(std::span<const double> loads, std::size_t n) {
+  const double sum = std::accumulate(loads.begin(), loads.end(), 0.0);
+  double hot = 0;
+  for (const std::size_t i : hottest(loads, n)) hot += loads[i];
+  return sum > 0 ? hot / sum : nan;
+}
+
+double stochastic_distance(std::span<const double> matrix, std::size_t n) {
+  const double sum = std::accumulate(matrix.begin(), matrix.end(), 0.0);
+  if (!(sum > 0)) return nan;
+  double off = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    double row = 0, column = 0;
+    for (std::size_t j = 0; j < n; ++j) {
+      row += matrix[i * n + j];
+      column += matrix[j * n + i];
+    }
+    off += std::abs(row * static_cast<double>(n) / sum - 1) + std::abs(column * static_cast<double>(n) / sum - 1);
+  }
+  return off / (2 * static_cast<double>(n));
 }
 
 Balance balance(std::span<const double> loads) {

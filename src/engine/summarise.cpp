@@ -14,10 +14,11 @@ using enum ClaimClass;
 
 /// Fields that describe a moment (the end of the window), so that their largest value over windows is reported and not their sum.
 bool is_level(std::int64_t S::*field) {
-  constexpr std::int64_t S::*levels[] = {&S::resident_entries, &S::resident_distinct, &S::sealed_entries, &S::allocated_pages, &S::used_slots,
-                                         &S::kv_bytes_raw,     &S::kv_bytes_codes,    &S::codec_table_bytes,
-                                         &S::kv_bytes_stored,   &S::kv_peak_bytes,  &S::metadata_bytes,  &S::buffer_bytes,
-                                         &S::bounds_bytes,     &S::host_entries,      &S::host_bytes};
+  constexpr std::int64_t S::*levels[] = {&S::resident_entries,  &S::resident_distinct, &S::sealed_entries, &S::allocated_pages,
+                                         &S::used_slots,        &S::kv_bytes_raw,      &S::kv_bytes_codes, &S::codec_table_bytes,
+                                         &S::kv_bytes_stored,   &S::kv_peak_bytes,     &S::metadata_bytes, &S::buffer_bytes,
+                                         &S::bounds_bytes,      &S::host_entries,      &S::host_bytes,     &S::written_distinct,
+                                         &S::evictable_entries, &S::free_block_bytes,  &S::free_run_bytes, &S::comm_buffer_bytes};
   return std::find(std::begin(levels), std::end(levels), field) != std::end(levels);
 }
 
@@ -58,6 +59,11 @@ void add_cache(std::span<const StepRecord> steps, std::string_view suffix, Summa
   ratio("hit_ratio", "n_hit / n_req", &S::n_hit, &S::n_req);
   ratio("miss_ratio", "n_miss / n_req", &S::n_miss, &S::n_req);
   ratio("byte_miss_ratio", "missed_bytes / requested_bytes", &S::missed_bytes, &S::requested_bytes);
+  const double tokens = total(steps, &S::requested_entries);
+  list.add_ratio("token_hit_rate" + std::string(suffix),
+                 {"1", counted, "1 - missed_entries / requested_entries: tokens served over tokens asked for"},
+                 tokens - total(steps, &S::missed_entries), tokens);
+  ratio("first_lookup_ratio", "first_lookups / n_req: lookups of pages without an earlier one", &S::first_lookups, &S::n_req);
   ratio("local_hit_ratio", "hit_local / n_req: hits on the home rank of the request", &S::hit_local, &S::n_req);
   ratio("node_hit_ratio", "hit_node / n_req: hits on another rank of the home rank's node", &S::hit_node, &S::n_req);
   ratio("remote_hit_ratio", "hit_remote / n_req: hits on a rank of another node", &S::hit_remote, &S::n_req);
@@ -71,8 +77,8 @@ void add_cache(std::span<const StepRecord> steps, std::string_view suffix, Summa
   ratio("churn", "evictions / insertions", &S::evictions, &S::insertions);
   ratio("empty_read_ratio", "empty_reads / queries", &S::empty_reads, &S::queries);
   ratio("masked_copy_ratio", "masked_copies / entries_wanted", &S::masked_copies, &S::entries_wanted);
-  list.add_ratio("cross_shard_switch_rate" + std::string(suffix), {"1", counted, "cross_shard_switches per 1000 insertions"},
-                 1000 * total(steps, &S::cross_shard_switches), total(steps, &S::insertions));
+  list.add_ratio("cross_shard_switch_rate" + std::string(suffix), {"1", counted, "cross_shard_switches per 1000 shard_reads"},
+                 1000 * total(steps, &S::cross_shard_switches), total(steps, &S::shard_reads));
 }
 
 void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std::int64_t payload_bytes, std::int64_t capacity_bytes,
@@ -81,6 +87,18 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
   const double resident = total(steps, &S::resident_entries), slots = total(steps, &S::allocated_pages) * static_cast<double>(page_slots);
   const std::string windows = ", summed over the ends of windows";
   list.add_ratio("sealed_fraction", {"1", counted, "sealed_entries / resident_entries" + windows}, total(steps, &S::sealed_entries), resident);
+  list.add_ratio("evictable_fraction", {"1", counted, "evictable_entries / resident_entries" + windows}, total(steps, &S::evictable_entries),
+                 resident);
+  const double written = total(steps, &S::written_distinct);
+  list.add_ratio("token_keep_fraction", {"1", counted, "resident_distinct / written_distinct" + windows},
+                 written > 0 ? total(steps, &S::resident_distinct) : 0, written);
+  list.add_ratio("pages_replicated",
+                 {"1", counted, "resident copies of entries beyond the first of each, in pages of page.slots, mean over the ends of windows"},
+                 (resident + total(steps, &S::host_entries) - total(steps, &S::resident_distinct)) / static_cast<double>(page_slots),
+                 static_cast<double>(steps.size()));
+  const double free_bytes = total(steps, &S::free_block_bytes);
+  list.add_ratio("external_frag", {"1", counted, "1 - free_run_bytes / free_block_bytes" + windows}, free_bytes - total(steps, &S::free_run_bytes),
+                 free_bytes);
   list.add_ratio("replication_factor", {"1", counted, "(resident_entries + host_entries) / resident_distinct" + windows},
                  resident + total(steps, &S::host_entries), total(steps, &S::resident_distinct));
   list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw,
@@ -150,6 +168,9 @@ void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecor
   list.add_ratio("busbw", {"GB s-1", derived, "algbw (n - 1) / n"}, busiest * static_cast<double>(ranks - 1),
                  exchange_ns * static_cast<double>(ranks));
   const double mean_pair = wire > 0 ? wire / static_cast<double>(ranks * (ranks - 1)) : 0;
+  list.add("doubly_stochastic_distance",
+           {"1", counted, "mean absolute difference from 1 of the row and column sums of the off-diagonal bytes, scaled to sum n"},
+           stochastic_distance(pairs, n));
   list.add_ratio("pair_imbalance", {"1", counted, "largest over mean of the off-diagonal (source, destination) bytes"},
                  *std::max_element(pairs.begin(), pairs.end()), mean_pair);
 }
@@ -180,8 +201,21 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   add_codec(spec, warm_rows(outcome.codecs, warmup), list);
   add_traffic(steps, traffic, count_entities(outcome.loads, Entity::rank), list);
   add_times(steps, outcome.wall_ns, list);
-  add_requests(outcome.requests, static_cast<std::int64_t>(total(std::span<const StepRecord>(outcome.steps), &S::t_step)), list);
-  for (const Entity entity : {Entity::expert, Entity::shard, Entity::rank, Entity::node}) add_balance(loads, entity, list);
+  const std::int64_t ranks = count_entities(outcome.loads, Entity::rank);
+  add_rates(spec, steps, ranks, outcome.n_processes, list);
+  add_waits(loads, total(std::span<const StepRecord>(steps), &S::n_steps), list);
+  add_reuse(warm_rows(outcome.histograms, warmup), list);
+  const auto t_step = static_cast<std::int64_t>(total(std::span<const StepRecord>(outcome.steps), &S::t_step));
+  add_requests(outcome.requests, t_step, list);
+  add_slo(spec.metrics, outcome.requests, t_step, list);
+  list.add_samples("kv_itl", {"ns", measured, "gap between consecutive output tokens of a request, monotonic clock; KV path only"}, outcome.kv_itl);
+  list.add_samples("kv_itl_model", {"ns", ClaimClass::modelled, "gap between consecutive output tokens of a request, virtual clock; KV path only"},
+                   outcome.kv_itl_model);
+  for (const Entity entity : {Entity::expert, Entity::shard, Entity::rank, Entity::node}) {
+    add_balance(loads, entity, list);
+    add_layer_balance(outcome.layer_loads, entity, static_cast<std::size_t>(count_entities(outcome.loads, entity)), list);
+  }
+  add_skew(spec, outcome.layer_loads, static_cast<std::size_t>(count_entities(outcome.loads, Entity::expert)), list);
   add_replans(steps, loads, list);
   add_fidelity(outcome.probes, list);
   add_score(spec, outcome, list);

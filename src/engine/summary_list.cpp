@@ -21,7 +21,15 @@ void SummaryList::add_ratio(std::string name, const SummaryInfo& info, double nu
 void SummaryList::add_samples(const std::string& name, const SummaryInfo& info, std::vector<double> samples) {
   std::erase_if(samples, [](double x) { return std::isnan(x); });
   std::sort(samples.begin(), samples.end());
-  const Moments m = moments(samples);
+  add_moments(name, info, moments(samples), [&](double p) { return percentile(samples, p); });
+}
+
+void SummaryList::add_samples(const std::string& name, const SummaryInfo& info, const SampleSketch& samples) {
+  add_moments(name, info, samples.summary(), [&](double p) { return samples.percentile_of(p); });
+}
+
+template <class Percentile>
+void SummaryList::add_moments(const std::string& name, const SummaryInfo& info, const Moments& m, Percentile&& percentile_at) {
   const auto with = [&](const char* what) { return SummaryInfo{info.unit, info.claim, info.definition + "; " + what}; };
   add(name + "_n", {"1", ClaimClass::counted, info.definition + "; number of samples"}, static_cast<double>(m.n));
   add_ratio(name + "_mean", with("mean"), m.sum, static_cast<double>(m.n));
@@ -31,7 +39,7 @@ void SummaryList::add_samples(const std::string& name, const SummaryInfo& info, 
   add(name + "_max", with("largest"), m.max);
   for (const auto& [label, p] : {std::pair{"p50", 50.0}, {"p90", 90.0}, {"p95", 95.0}, {"p99", 99.0}, {"p99_9", 99.9}}) {
     const bool blank = p > 99 && m.n < 1000;
-    add(name + "_" + label, with("nearest-rank percentile"), blank ? std::numeric_limits<double>::quiet_NaN() : percentile(samples, p));
+    add(name + "_" + label, with("nearest-rank percentile"), blank ? std::numeric_limits<double>::quiet_NaN() : percentile_at(p));
   }
 }
 

@@ -26,10 +26,14 @@ class SummaryList {
   /// name_n, name_mean, name_std, name_cv, name_min, name_max, name_p50, _p90, _p95, _p99, _p99_9 of the samples that are not NaN (METRICS 7.0;
   /// p99_9 is NaN below 1000 samples).
   void add_samples(const std::string& name, const SummaryInfo& info, std::vector<double> samples);
+  void add_samples(const std::string& name, const SummaryInfo& info, const SampleSketch& samples);
 
   [[nodiscard]] std::vector<Summary> take() { return std::move(list_); }
 
  private:
+  template <class Percentile>
+  void add_moments(const std::string& name, const SummaryInfo& info, const Moments& m, Percentile&& percentile_at);
+
   std::vector<Summary> list_;
 };
 
@@ -43,6 +47,15 @@ void add_codec(const RunSpec& spec, std::span<const CodecRecord> codecs, Summary
 void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecord> traffic, std::int64_t ranks, SummaryList& list);
 void add_times(std::span<const StepRecord> steps, std::int64_t wall_ns, SummaryList& list);
 void add_requests(std::span<const RequestRecord> requests, std::int64_t t_step_ns, SummaryList& list);
+void add_rates(const RunSpec& spec, std::span<const StepRecord> steps, std::int64_t n_ranks, std::int64_t n_processes, SummaryList& list);
+/// Nothing where no bound is stated.
+void add_slo(const MetricsSpec& metrics, std::span<const RequestRecord> requests, std::int64_t t_step_ns, SummaryList& list);
+void add_reuse(std::span<const HistogramRecord> rows, SummaryList& list);
+/// `n`: entities, with load or without.
+void add_layer_balance(std::span<const LayerLoadRecord> rows, Entity entity, std::size_t n, SummaryList& list);
+void add_skew(const RunSpec& spec, std::span<const LayerLoadRecord> rows, std::size_t n_experts, SummaryList& list);
+/// Nothing where a process hosts several ranks.
+void add_waits(std::span<const LoadRecord> loads, double n_steps, SummaryList& list);
 void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& list);
 void add_replans(std::span<const StepRecord> steps, std::span<const LoadRecord> loads, SummaryList& list);
 void add_fidelity(std::span<const ProbeRecord> probes, SummaryList& list);

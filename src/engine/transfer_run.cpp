@@ -10,17 +10,23 @@ namespace moekv {
 
 void RequestTable::transfer(StateStream& stream) { stream(rows_); }
 
-void Batcher::transfer(StateStream& stream) { stream(records_, active_, load_, next_, step_, planned_, clock_ns_, measured_ns_, start_measured_); }
+void SampleSketch::transfer(StateStream& stream) { stream(samples_, bins_, n_, mean_, squares_, sum_, min_, max_); }
+
+void Batcher::Gaps::transfer(StateStream& stream) { stream(samples, bins); }
+
+void Batcher::transfer(StateStream& stream) {
+  stream(records_, active_, load_, next_, step_, planned_, clock_ns_, measured_ns_, start_measured_, gaps_, model_gaps_);
+}
 
 void DecisionDigest::transfer(StateStream& stream) { stream(windows_); }
 
 void Counters::transfer(StateStream& stream) {
-  stream(step, layers, expert_load, shard_load, rank_load, codec, digest, expert_missed, expert_lookups, matrix_, send_ns_, receive_ns_,
-         memory_bytes_, host_ns_, exchange_ns_);
-  stream(step_rows_, layer_rows_, load_rows_, codec_rows_, traffic_rows_, allocation_, allocation_rows_);
+  stream(step, layers, expert_load, shard_load, rank_load, codec, reuse, digest, expert_missed, expert_lookups, matrix_, send_ns_, receive_ns_,
+         memory_bytes_, host_ns_, exchange_ns_, layer_load_);
+  stream(step_rows_, layer_rows_, load_rows_, codec_rows_, histogram_rows_, traffic_rows_, allocation_, allocation_rows_);
 }
 
-void Home::RequestState::transfer(StateStream& stream) { stream(ranks, last_shard); }
+void Home::RequestState::transfer(StateStream& stream) { stream(ranks, last_shard, last_read); }
 
 void Home::transfer(StateStream& stream) {
   MOEKV_EXPECT(lse_waiting_.empty());  // a step that owes any delivers them as it ends
@@ -38,7 +44,7 @@ void GroupScorer::transfer(StateStream& stream) { stream(layer_sums_, summed_ste
 void Evictor::transfer(StateStream& stream) { stream(scorer_, step_, victims_, allowed_); }
 
 void ShardedCache::transfer(StateStream& stream) {
-  stream(requests_, counters_, home_, owner_, evictor_, settled_, step_, due_, peaks_noted_);
+  stream(requests_, counters_, home_, owner_, evictor_, settled_, step_, live_tokens_, due_, peaks_noted_);
   backend_->transfer(stream);
 }
 

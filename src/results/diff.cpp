@@ -116,6 +116,8 @@ RunDifference diff_runs(const RunFile& a, const RunFile& b) {
   diff_rows("step", a.outcome.steps, b.outcome.steps, out);
   diff_rows("layer", a.outcome.layers, b.outcome.layers, out);
   diff_rows("load", a.outcome.loads, b.outcome.loads, out);
+  diff_rows("layer_load", a.outcome.layer_loads, b.outcome.layer_loads, out);
+  diff_rows("histogram", a.outcome.histograms, b.outcome.histograms, out);
   diff_rows("traffic", a.outcome.traffic, b.outcome.traffic, out);
   diff_rows("request", a.outcome.requests, b.outcome.requests, out);
   diff_rows("probe", a.outcome.probes, b.outcome.probes, out);

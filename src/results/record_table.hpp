@@ -16,10 +16,13 @@ void for_each_record(Outcome&& outcome, F&& f) {
   f("step", outcome.steps);
   f("layer", outcome.layers);
   f("load", outcome.loads);
+  f("layer_load", outcome.layer_loads);
+  f("histogram", outcome.histograms);
   f("codec", outcome.codecs);
   f("traffic", outcome.traffic);
   f("allocation", outcome.allocations);
   f("request", outcome.requests);
+  f("gap", outcome.gaps);
   f("probe", outcome.probes);
   f("token", outcome.tokens);
   f("drift", outcome.drifts);

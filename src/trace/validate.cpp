@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "rules/codec/element.hpp"
 #include "trace/choice_checks.hpp"
 #include "trace/native_file.hpp"
 #include "trace/native_format.hpp"
@@ -104,6 +105,45 @@ void check_step_tokens(const NativeFile& trace, TraceReport& report) {
     if (given != due) phases.add([&] { return fmt::format("token row {}: request {} position {} has phase {}, not {}", row, r, t, given, due); });
   });
   phases.report(report.errors);
+}
+
+void check_arrivals(const NativeFile& trace, TraceReport& report) {
+  const auto unknown = std::count_if(trace.requests.begin(), trace.requests.end(), [](const RequestInfo& r) { return r.arrival_ns < 0; });
+  if (unknown == 0 || static_cast<std::size_t>(unknown) == trace.requests.size()) return;
+  report.warnings.push_back({trace.info.path + ":/requests/arrival_ns",
+                             fmt::format("{} of {} requests have no arrival time, the others do", unknown, trace.requests.size()),
+                             "load: arrivals refuses such requests; record all arrivals, or leave the column out"});
+}
+
+/// Chosen experts must have the largest recorded logits. Gates that choose inside groups, and choices with absent experts, are left out.
+void check_logits(const NativeFile& trace, TraceReport& report) {
+  const TraceInfo& info = trace.info;
+  if (info.shape.gate.topk_group < info.shape.gate.n_group) return;
+  Tally other(info.path + ":/routing/expert_ids", "an expert is chosen that is not of the top_k largest recorded logits",
+              "a bias or another rule chose, or logits and experts are of different layers; router topk will choose otherwise");
+  RowReader ids = trace.rows("routing/expert_ids"), logits = trace.rows("routing/logits");
+  const std::uint64_t layers = ids.dims()[1];
+  const auto check = [&]<class Id>(std::uint64_t row, const Id* choice) {
+    const auto* bits = reinterpret_cast<const std::uint16_t*>(logits.piece(row, row + 1).data);
+    for (std::uint64_t l = 0; l < layers; ++l, choice += info.top_k, bits += info.n_experts) {
+      const std::span<const Id> chosen(choice, info.top_k);
+      if (native::is_zero_fill(chosen) || std::any_of(chosen.begin(), chosen.end(), [&](Id e) { return e >= info.n_experts; })) continue;
+      const Id least =
+          *std::min_element(chosen.begin(), chosen.end(), [&](Id a, Id b) { return float_from_fp16(bits[a]) < float_from_fp16(bits[b]); });
+      std::uint32_t above = 0;
+      for (std::uint32_t e = 0; e < info.n_experts; ++e) above += float_from_fp16(bits[e]) > float_from_fp16(bits[least]) ? 1 : 0;
+      if (above < info.top_k) continue;
+      other.add([&] {
+        return fmt::format("token row {} layer {}: expert {} with {} has {} above it", row, info.moe_layers[l], least, float_from_fp16(bits[least]),
+                           above);
+      });
+    }
+  };
+  for_each_row(ids, [&](std::uint64_t row, const std::byte* bytes) {
+    if (ids.type() == h5::Type::u8) return check(row, reinterpret_cast<const std::uint8_t*>(bytes));
+    check(row, reinterpret_cast<const std::uint16_t*>(bytes));
+  });
+  other.report(report.warnings);
 }
 
 bool is_finite(h5::Type type, const std::byte* bytes) {
@@ -211,11 +251,15 @@ TraceReport validate_trace(const std::string& path) {
   TraceReport report;
   std::unique_ptr<NativeFile> trace;
   part(report, [&] { trace = std::make_unique<NativeFile>(path); });
+  if (trace) check_arrivals(*trace, report);
   if (!trace || !trace->info.has_routing()) return report;  // a request trace has no rows to check
   part(report, [&] { trace->order == native::TokenOrder::request ? check_tokens(*trace, report) : check_step_tokens(*trace, report); });
   part(report, [&] { check_choices(*trace, report); });
   if (trace->info.level == RoutingLevel::candidates) part(report, [&] { check_candidates(*trace, report); });
-  if (trace->info.level == RoutingLevel::logits) part(report, [&] { check_finite(*trace, "routing/logits", report); });
+  if (trace->info.level == RoutingLevel::logits) {
+    part(report, [&] { check_finite(*trace, "routing/logits", report); });
+    part(report, [&] { check_logits(*trace, report); });
+  }
   for (const char* name : {"kv/q", "kv/k", "kv/v", "kv/ckv", "kv/kpe"}) {
     if (!trace->info.kv_layers.empty() && trace->has(name)) part(report, [&] { check_finite(*trace, name, report); });
   }

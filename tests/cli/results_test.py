@@ -95,8 +95,8 @@ class Results(program.ProgramTest):
         self.assertEqual(list(run.record("step")["n_hit"]), [80, 70])
         self.assertEqual(run.units("step", "t_attend"), "ns")
         self.assertEqual(run.about("step", "t_network_model")["claim_class"], "modelled")
-        self.assertEqual(run.record_kinds(), ["step", "layer", "load", "codec", "traffic", "allocation", "request", "probe", "token", "drift", "bound",
-                                              "mass_bound", "digest"])
+        self.assertEqual(run.record_kinds(), ["step", "layer", "load", "layer_load", "histogram", "codec", "traffic", "allocation", "request", "gap",
+                                              "probe", "token", "drift", "bound", "mass_bound", "digest"])
         self.assertEqual(list(run.record("digest")["digest"])[1], "00000000000000030000000000000004")
         try:
             import pandas  # noqa: F401

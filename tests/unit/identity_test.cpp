@@ -46,17 +46,22 @@ std::vector<ModelShape> shapes() {
   return {testing::gqa_model(), mixed, testing::mla_model()};
 }
 
+RunSpec placed(const ModelShape& shape, std::uint32_t ranks, const Placing& c) {
+  RunSpec spec = testing::small_spec(shape);
+  spec.cluster.ranks = ranks;
+  spec.placement.layout = c.layout;
+  spec.placement.map = c.map;
+  spec.placement.dedup = c.dedup;
+  spec.placement.fold = true;
+  spec.placement.replicas = 24;
+  return spec;
+}
+
 TEST(Identity, EveryPlacementIsDenseAttention) {
   for (const ModelShape& shape : shapes()) {
     for (const std::uint32_t ranks : {1U, 3U, 4U}) {
       for (const Placing& c : cases()) {
-        RunSpec spec = testing::small_spec(shape);
-        spec.cluster.ranks = ranks;
-        spec.placement.layout = c.layout;
-        spec.placement.map = c.map;
-        spec.placement.dedup = c.dedup;
-        spec.placement.fold = true;
-        spec.placement.replicas = 24;
+        RunSpec spec = placed(shape, ranks, c);
         SCOPED_TRACE(fmt::format("{} ranks {} layout {} map {} dedup {}", shape.name, ranks, static_cast<int>(c.layout), static_cast<int>(c.map),
                                  static_cast<int>(c.dedup)));
         testing::expect_dense(run_replay(spec, testing::requests_of({{30, 5}, {0, 12}, {1, 1}})), 1e-5);
@@ -81,13 +86,7 @@ TEST(Identity, Bf16PayloadOfBf16ValuesIsDenseAttention) {
     for (const std::uint32_t ranks : {1U, 3U, 4U}) {
       for (const Placing& c : cases()) {
         if (shape.d_k > 100 && c.layout != Layout::expert) continue;
-        RunSpec spec = testing::small_spec(shape);
-        spec.cluster.ranks = ranks;
-        spec.placement.layout = c.layout;
-        spec.placement.map = c.map;
-        spec.placement.dedup = c.dedup;
-        spec.placement.fold = true;
-        spec.placement.replicas = 24;
+        RunSpec spec = placed(shape, ranks, c);
         spec.payload.element = ElementFormat::bf16;
         spec.compression.k = codec::Bf16{};
         spec.compression.v = codec::Bf16{};

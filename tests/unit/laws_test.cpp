@@ -21,6 +21,8 @@ TEST(Laws, NoticeOneWrongCounter) {
                                                             {"n_hit", &S::n_hit},
                                                             {"n_miss", &S::n_miss},
                                                             {"hit_node", &S::hit_node},
+                                                            {"first_lookups", &S::first_lookups},
+                                                            {"wire_intra", &S::wire_intra},
                                                             {"queries", &S::queries},
                                                             {"insertions", &S::insertions},
                                                             {"evictions", &S::evictions},
@@ -68,6 +70,11 @@ TEST(Laws, NoticeWrongOrder) {
   EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].distinct_insertions = 21; }).size(), 1u);
   EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].resident_distinct = 16; }).size(), 1u);
   EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].sealed_entries = 16; }).size(), 1u);
+  EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].evictable_entries = 16; }).size(), 1u);
+  EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].written_distinct = 8; }).size(), 1u);
+  EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].cross_shard_switches = 21; }).size(), 1u);
+  EXPECT_EQ(broken([](RunOutcome& o) { o.histograms[1].count += 1; }).size(), 1u) << "reuse_distance";
+  EXPECT_EQ(broken([](RunOutcome& o) { o.layer_loads[0].load += 1; }).size(), 1u);
   EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].kv_peak_bytes = 999; }).size(), 1u);
   EXPECT_EQ(broken([](RunOutcome& o) { o.steps[0].used_slots = 49; }).size(), 1u);
   EXPECT_EQ(broken([](RunOutcome& o) { o.loads[4].peak_bytes = 4097; }).size(), 1u);

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <string>
 
 #include "core/error.hpp"
 #include "engine/expected_pages.hpp"
@@ -161,6 +163,23 @@ TEST(Plan, ShowsThePapersFormula) {
   EXPECT_NEAR(cost.paper.shard_capacity, std::sqrt(cost.paper.tokens / (k * ranks)), 1e-9);
   EXPECT_NEAR(cost.paper.bytes, 2 * cost.paper.row_bytes * std::sqrt(k * cost.paper.tokens / ranks), 1e-3);  // M* = (4 d / rho) sqrt(K L / G)
   EXPECT_NEAR(cost.paper.row_bytes, 3.0 * 4 * 2 * 16 * 4, 1e-9);                                             // layers, heads, K and V, channels, fp32
+}
+
+TEST(Plan, AddsWhatMemoryMissedItBy) {
+  PlanCost cost;
+  cost.rank_page_bytes = {600, 900};
+  cost.paper.bytes = 1500;
+  std::vector<Summary> summary(1);
+  summary[0].name = "rank_peak_bytes_max";
+  summary[0].value = 1000;
+  add_predictions(cost, RunSpec{}, summary);
+  std::map<std::string, double> by_name;
+  for (const Summary& s : summary) by_name[s.name] = s.value;
+  EXPECT_EQ(summary[0].model, 900);
+  EXPECT_EQ(by_name.at("mem_pred_bytes"), 900);
+  EXPECT_DOUBLE_EQ(by_name.at("mem_residual"), 0.1);
+  EXPECT_EQ(by_name.at("mem_pred_paper_bytes"), 1500);
+  EXPECT_DOUBLE_EQ(by_name.at("mem_residual_paper"), -0.5);
 }
 
 TEST(ExpectedPages, MatchTheBinomialSum) {

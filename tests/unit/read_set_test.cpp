@@ -5,6 +5,7 @@
 #include <set>
 
 #include "engine/exact.hpp"
+#include "support/array_trace.hpp"
 #include "support/replay_fixture.hpp"
 
 namespace moekv {
@@ -119,6 +120,34 @@ TEST(ReadSet, HashRuleCountsWhatItCannotRead) {
   EXPECT_GT(a.masked_copies, 0);
   EXPECT_EQ(b.masked_copies, 0);
   EXPECT_EQ(a.entries_wanted + a.masked_copies, b.entries_wanted) << "each unread survivor is a token that `surviving` reads";
+}
+
+/// One request whose four tokens all choose expert 0 of two, two shards: reads and stores that change shard, by hand.
+TEST(ReadSet, SwitchesOfShard) {
+  ModelShape model = testing::gqa_model(1);
+  model.gate.n_experts = 2;
+  model.gate.top_k = 1;
+  const auto run = [&](ShardMap map) {
+    RunSpec spec = testing::small_spec(model);
+    testing::use_expert_layout(spec, map);
+    spec.cluster.ranks = 2;
+    spec.placement.n_tok = spec.placement.n_exp = 2;
+    spec.routing.key = RoutingKey::same_layer;
+    spec.read.scope = ReadScope::routed;
+    spec.probe.samples = 0;
+    test::ArrayTrace trace(2, 1, 1, {4}, {0, 0, 0, 0});
+    const auto transport = make_local_transport();
+    const auto backend = make_backend("count", 0);
+    return testing::totals(testing::run_replay(spec, *transport, *backend, trace));
+  };
+  const StepRecord scattered = run(ShardMap::pikv_xor);  // stored on 0 1 0 1; read on 0 | 0 1 | 0 1 | 0 1
+  EXPECT_EQ(scattered.cross_shard_stores, 3);
+  EXPECT_EQ(scattered.expert_reads, 4);
+  EXPECT_EQ(scattered.shard_reads, 7);
+  EXPECT_EQ(scattered.cross_shard_switches, 5);
+  const StepRecord together = run(ShardMap::expert_affine);
+  EXPECT_EQ(together.shard_reads, 4);
+  EXPECT_EQ(together.cross_shard_switches + together.cross_shard_stores, 0);
 }
 
 }  // namespace

@@ -62,5 +62,46 @@ TEST(Drift, BetweenTwoLoads) {
   EXPECT_EQ(hot_overlap(std::vector<double>{1, 1, 1}, std::vector<double>{1, 1, 1}, 1), 1);  // ties by lower index
 }
 
+TEST(Skew, ExponentsOfExactLaws) {
+  EXPECT_NEAR(zipf_exponent(std::vector<double>{4, 12, 3, 6}), 1, 1e-9);  // 12 / rank
+  EXPECT_NEAR(zipf_exponent(std::vector<double>{36, 9, 4}), 2, 1e-9);     // 36 / rank^2
+  EXPECT_NEAR(zipf_exponent(std::vector<double>{5, 5, 5}), 0, 1e-9);
+  EXPECT_TRUE(std::isnan(zipf_exponent(std::vector<double>{0, 0})));
+  std::vector<double> quantiles;  // density x^-1 on [1, 100]: ln x is uniform; x^-2: x = 1 / (1 - u (1 - 1/100))
+  for (int i = 0; i <= 1000; ++i) quantiles.push_back(std::exp(i / 1000.0 * std::log(100)));
+  EXPECT_NEAR(power_law_exponent(quantiles, 100), 1, 1e-5);
+  for (int i = 0; i <= 1000; ++i) quantiles[static_cast<std::size_t>(i)] = 7 / (1 - i / 1000.0 * 0.99);
+  EXPECT_NEAR(power_law_exponent(quantiles, 100), 2, 0.01);
+  EXPECT_DOUBLE_EQ(hottest_share(std::vector<double>{1, 5, 0, 4}, 2), 0.9);
+}
+
+TEST(Matrix, DistanceFromDoublyStochastic) {
+  EXPECT_DOUBLE_EQ(stochastic_distance(std::vector<double>{0, 2, 2, 0}, 2), 0);
+  EXPECT_DOUBLE_EQ(stochastic_distance(std::vector<double>{0, 3, 1, 0}, 2), 0.5);                     // rows 1.5 .5, columns .5 1.5
+  EXPECT_DOUBLE_EQ(stochastic_distance(std::vector<double>{0, 6, 0, 0, 0, 0, 0, 0, 0}, 3), 4.0 / 3);  // rows and columns 3 0 0
+  EXPECT_TRUE(std::isnan(stochastic_distance(std::vector<double>(4), 2)));
+}
+
+TEST(Sketch, IsExactUpToItsCapAndCloseAfterIt) {
+  SampleSketch exact, binned(4);
+  for (int i = 1; i <= 1000; ++i) {
+    exact.add(i * i);
+    binned.add(i * i);
+  }
+  binned.add(0);
+  exact.add(0);
+  EXPECT_EQ(exact.percentile_of(50), 500 * 500);  // the 501st of 0, 1, 4, ...
+  EXPECT_NEAR(binned.percentile_of(50), 250000, 250000 * SampleSketch::relative_error);
+  EXPECT_EQ(binned.percentile_of(0.01), 0);
+  EXPECT_EQ(binned.percentile_of(100), 1e6);
+  const Moments a = exact.summary(), b = binned.summary();
+  EXPECT_EQ(b.n, 1001);
+  EXPECT_EQ(a.sum, b.sum);
+  EXPECT_NEAR(a.std, b.std, 1e-6 * a.std);
+  EXPECT_EQ(b.min, 0);
+  EXPECT_EQ(b.max, 1e6);
+  EXPECT_TRUE(std::isnan(SampleSketch().summary().mean));
+}
+
 }  // namespace
 }  // namespace moekv

@@ -49,6 +49,71 @@ TEST_F(SummariseTest, RatiosAreRatiosOfSums) {
   EXPECT_DOUBLE_EQ(value("cross_shard_switch_rate"), 50);
 }
 
+TEST_F(SummariseTest, ReuseAndTokens) {
+  EXPECT_DOUBLE_EQ(value("token_hit_rate"), 0.75);
+  EXPECT_DOUBLE_EQ(value("first_lookup_ratio"), 0.4);
+  EXPECT_EQ(value("eviction_age_n"), 8);
+  EXPECT_DOUBLE_EQ(value("eviction_age_mean"), 2.5);
+  EXPECT_EQ(value("reuse_time_n"), 120);
+  EXPECT_DOUBLE_EQ(value("reuse_time_mean"), 7);
+  EXPECT_DOUBLE_EQ(value("reuse_distance_p50"), 10);  // of 40 samples of 1 and 80 that sum to 800, the 60th
+  EXPECT_EQ(value("cross_shard_stores"), 4);
+}
+
+TEST_F(SummariseTest, Rates) {
+  const ClusterModel network = sample_spec().cluster.network;
+  EXPECT_DOUBLE_EQ(value("link_util_intra"), 320 / (200 * 2 * network.intra_node.bandwidth_gb_s));  // 200 ns, two ranks
+  EXPECT_DOUBLE_EQ(value("link_util_inter"), 80 / (200 * 2 * network.inter_node.bandwidth_gb_s));
+  EXPECT_EQ(at("link_util_inter").claim, ClaimClass::modelled);
+  EXPECT_DOUBLE_EQ(value("bw_logical_local_in"), 500.0 / 100);  // 50 ns of dispatch and combine, two ranks
+  EXPECT_DOUBLE_EQ(value("bw_logical_local_out"), 400.0 / 100);
+  EXPECT_DOUBLE_EQ(value("bw_scale_out"), 0.8);
+  EXPECT_DOUBLE_EQ(value("goodput_bytes"), 9600.0 / 19200);
+  EXPECT_DOUBLE_EQ(value("codec_bw"), 80);  // 1280 bytes in 16 ns
+  EXPECT_DOUBLE_EQ(value("hbm_frac_peak"), 50 / network.memory_bandwidth_gb_s);
+  EXPECT_DOUBLE_EQ(value("overlap"), 0);
+  EXPECT_DOUBLE_EQ(value("throughput_output_tokens_per_rank"), 4 / 19200e-9);
+  EXPECT_DOUBLE_EQ(value("wait"), 20.0 / (2 * 128));
+  EXPECT_DOUBLE_EQ(value("skew"), 20.0 / 128);
+  EXPECT_EQ(value("critical_rank"), 1);
+  EXPECT_DOUBLE_EQ(value("doubly_stochastic_distance"), 0.2);  // 240 and 160 bytes
+  RunSpec spec = sample_spec();
+  spec.backend = "count";
+  summarise_run(spec, sample_outcome());
+  EXPECT_EQ(by_name_.count("codec_bw"), 0u) << "no payload";
+}
+
+TEST_F(SummariseTest, LayersAndSkew) {
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_layer"), (5 * 4 / 7.0 + 5 * 4 / 9.0) / 2);  // loads 5 0 1 1 and 3 0 5 1
+  EXPECT_DOUBLE_EQ(value("expert_imbalance_layer_max"), 20 / 7.0);
+  EXPECT_TRUE(std::isnan(value("requested_skew")));
+  RunSpec spec = sample_spec();
+  spec.trace.synthetic.preset = "k_hot";
+  spec.trace.synthetic.hot_experts = 2;
+  spec.trace.synthetic.hot_share = 0.8;
+  summarise_run(spec, sample_outcome());
+  EXPECT_EQ(value("requested_skew"), 0.8);
+  EXPECT_DOUBLE_EQ(value("realised_skew"), (6 / 7.0 + 8 / 9.0) / 2);
+  spec.routing.rule = route::Topk{};
+  summarise_run(spec, sample_outcome());
+  EXPECT_EQ(by_name_.count("realised_skew"), 0u) << "another router chose";
+}
+
+TEST_F(SummariseTest, RequestsWithinBounds) {
+  EXPECT_EQ(by_name_.count("slo_attainment"), 0u) << "no bound is stated";
+  RunSpec spec = sample_spec();
+  spec.metrics.slo_ttft_ms = 0.0008;
+  summarise_run(spec, sample_outcome());
+  EXPECT_DOUBLE_EQ(value("slo_attainment"), 0.5);  // first tokens after 900 and 700 ns; one request did not finish
+  EXPECT_DOUBLE_EQ(value("goodput_req"), 1 / 19200e-9);
+  EXPECT_DOUBLE_EQ(value("slo_attainment_model"), 0);
+  spec.metrics = {};
+  spec.metrics.slo_tpot_ms = 0.001;
+  summarise_run(spec, sample_outcome());
+  EXPECT_DOUBLE_EQ(value("slo_attainment"), 1);               // (4900 - 900) / 4, and a single token
+  EXPECT_DOUBLE_EQ(value("goodput_req_model"), 2 / 5000e-9);  // from 0 to 5000 ns
+}
+
 TEST_F(SummariseTest, CountsAreSummedAndLevelsAreNot) {
   EXPECT_EQ(value("n_req"), 200);
   EXPECT_EQ(value("tokens"), 20);
@@ -67,6 +132,10 @@ TEST_F(SummariseTest, Memory) {
   EXPECT_DOUBLE_EQ(value("bits_per_element"), 16 / 2.4);    // bf16 payload
   EXPECT_DOUBLE_EQ(value("internal_frag"), 1 - 15.0 / 48);  // 3 pages of 16 slots
   EXPECT_DOUBLE_EQ(value("replication_factor"), 15.0 / 9);
+  EXPECT_DOUBLE_EQ(value("pages_replicated"), 6.0 / 16);
+  EXPECT_DOUBLE_EQ(value("external_frag"), 0.25);
+  EXPECT_DOUBLE_EQ(value("evictable_fraction"), 0.4);
+  EXPECT_DOUBLE_EQ(value("token_keep_fraction"), 0.45);
   EXPECT_EQ(value("kv_capacity_bytes"), 8192);
   EXPECT_DOUBLE_EQ(value("kv_usage"), 1200.0 / 8192);
 }
@@ -104,6 +173,10 @@ TEST_F(SummariseTest, Requests) {
   EXPECT_EQ(value("kv_tpot_n"), 1);        // one output token: undefined; not finished: undefined
   EXPECT_EQ(value("kv_tpot_mean"), 1000);  // (4900 - 900) / 4
   EXPECT_EQ(value("e2e_max"), 4900);
+  EXPECT_EQ(value("ttst_n"), 1);
+  EXPECT_EQ(value("ttst_model_mean"), 2500);
+  EXPECT_EQ(value("kv_itl_mean"), 1000);
+  EXPECT_EQ(value("kv_itl_p90"), 1200);
   EXPECT_EQ(value("queue_delay_model_n"), 2);
   EXPECT_EQ(value("queue_delay_model_min"), 10);
 }

@@ -13,6 +13,7 @@
 #include "support/trace_fixtures.hpp"
 #include "trace/native_file.hpp"
 #include "trace/source.hpp"
+#include "trace/validate.hpp"
 
 namespace moekv {
 namespace {
@@ -247,6 +248,46 @@ TEST_F(NativeTraceTest, HandmadeStorageReadsTheSame) {
       EXPECT_EQ(b.ids[0], a.ids[a.ids.size() - 2]);
     }
   }
+}
+
+TEST(NativeTraceCheck, SomeArrivalsAreUnknown) {
+  const TempDir dir;
+  const std::string path = dir.file("t.moekv.h5");
+  const auto warnings = [&](std::int64_t known) {
+    write_fixture(path, {});
+    {
+      h5::File file = h5::File::open(path, h5::Access::update);
+      std::vector<std::int64_t> arrivals(4, -1);
+      std::fill_n(arrivals.begin(), known, 7);
+      file.dataset("requests/arrival_ns").write_rows<std::int64_t>(0, arrivals);
+    }
+    return validate_trace(path).warnings;
+  };
+  EXPECT_THAT(warnings(0), ::testing::IsEmpty());
+  EXPECT_THAT(warnings(4), ::testing::IsEmpty());
+  ASSERT_THAT(warnings(3), ::testing::SizeIs(1));
+  EXPECT_THAT(warnings(3)[0].what, ::testing::HasSubstr("1 of 4 requests have no arrival time"));
+}
+
+TEST(NativeTraceCheck, ExpertsThatAreNotTheLargestLogits) {
+  const TempDir dir;
+  const std::string path = dir.file("t.moekv.h5");
+  FixtureSpec spec;
+  spec.level = RoutingLevel::logits;
+  const auto warnings = [&](std::uint32_t changed) {
+    write_fixture(path, spec, [&](std::uint32_t r, TokenBlock& block) {
+      for (std::uint32_t t = 0; r == 0 && t < std::min(changed, block.n_tokens); ++t) {  // of layer 0: the least of all instead of the second
+        const auto first = block.logits.begin() + t * 2 * spec.n_experts;
+        block.ids[std::size_t{t} * 2 * spec.top_k + 1] = static_cast<std::uint16_t>(std::min_element(first, first + spec.n_experts) - first);
+      }
+    });
+    return validate_trace(path).warnings;
+  };
+  EXPECT_THAT(warnings(0), ::testing::IsEmpty());
+  const auto found = warnings(1);  // the request of 8 tokens comes in three blocks
+  ASSERT_THAT(found, ::testing::SizeIs(1));
+  EXPECT_THAT(found[0].what, ::testing::HasSubstr("token row 0 layer 0: expert "));
+  EXPECT_THAT(found[0].what, ::testing::HasSubstr("has 7 above it, and 2 more"));
 }
 
 }  // namespace
