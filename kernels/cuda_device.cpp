@@ -123,6 +123,7 @@ void CudaDevice::launch(const MergeLaunch& work) { launch_merge(work, stream_); 
 void CudaDevice::launch(const SelectLaunch& work) { launch_select(work, stream_); }
 void CudaDevice::launch(const MassLaunch& work) { launch_mass(work, stream_); }
 void CudaDevice::launch(const GateLaunch& work) { launch_gate(work, stream_); }
+void CudaDevice::launch(const GenerateLaunch& work) { launch_generate(work, stream_); }
 void CudaDevice::launch(const AttendLaunch& work) {
   if (!work.on_tensor_cores) return launch_attend(work, stream_);
   if (work.latent) return launch_tensor_latent(work, stream_);

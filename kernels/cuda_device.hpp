@@ -53,6 +53,7 @@ class CudaDevice final : public Device {
   void launch(const MergeLaunch& work) override;
   void launch(const MassLaunch& work) override;
   void launch(const GateLaunch& work) override;
+  void launch(const GenerateLaunch& work) override;
 
  private:
   DeviceChoice choice_;

@@ -15,6 +15,7 @@ void launch_select(const SelectLaunch& work, cudaStream_t stream);
 void launch_merge(const MergeLaunch& work, cudaStream_t stream);
 void launch_mass(const MassLaunch& work, cudaStream_t stream);
 void launch_gate(const GateLaunch& work, cudaStream_t stream);
+void launch_generate(const GenerateLaunch& work, cudaStream_t stream);
 void launch_attend(const AttendLaunch& work, cudaStream_t stream);
 void launch_tensor_64(const AttendLaunch& work, cudaStream_t stream);
 void launch_tensor_128(const AttendLaunch& work, cudaStream_t stream);

@@ -60,6 +60,7 @@ class Device {
   virtual void launch(const MergeLaunch& work) = 0;
   virtual void launch(const MassLaunch& work) = 0;
   virtual void launch(const GateLaunch& work) = 0;
+  virtual void launch(const GenerateLaunch& work) = 0;
 };
 
 }  // namespace moekv::kernels

@@ -19,7 +19,7 @@ DeviceBackend::DeviceBackend(std::unique_ptr<Device> device)
       results_(*device_, Sides::device),
       kept_(*device_, Sides::device) {}
 
-DeviceBackend::~DeviceBackend() = default;
+DeviceBackend::~DeviceBackend() { forget_planes(); }
 
 DevicePool& DeviceBackend::pool(const BlockRef& block) {
   MOEKV_EXPECT(block.pool.value < pools_.size());
@@ -72,6 +72,7 @@ void DeviceBackend::set_tables(PoolId id, std::uint64_t table_key, std::span<con
 void DeviceBackend::release_pools() {
   staging_.finish();
   staging_.graphs().clear();
+  forget_planes();
   row_block_.reset();
   pools_.clear();
   layouts_.clear();
@@ -143,7 +144,7 @@ void DeviceBackend::append(std::span<const AppendOp> ops) {
 BackendMemory DeviceBackend::memory() const {
   BackendMemory memory;
   for (const DevicePool& p : pools_) p.add_to(memory);
-  memory.scratch_bytes = staging_.bytes() + results_.bytes() + kept_.bytes() + layout_memory_.bytes();
+  memory.scratch_bytes = staging_.bytes() + results_.bytes() + kept_.bytes() + layout_memory_.bytes() + plane_bytes_;
   return memory;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -42,6 +43,8 @@ class DeviceBackend final : public Backend {
   [[nodiscard]] bool keeps_logits() const override { return true; }
   void weigh(const WeighBatch& batch) override;
   bool gate(const GateBatch& batch) override;
+  bool find_lowest(const LowestBatch& batch) override;
+  bool generate(const GenerateBatch& batch) override;
   void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) override;
   void sync() override { staging_.finish(); }
   [[nodiscard]] BackendMemory memory() const override;
@@ -79,7 +82,13 @@ class DeviceBackend final : public Backend {
   void launch_attention(const AttendPlan& plan, AttendLaunch work);
   void deliver_attention(const AttendBatch& batch, const AttendPlan& plan, const AttendLaunch& work);
 
-  static constexpr std::uint64_t worth_a_trip = 8192;  // logits whose choices the device makes sooner than the host
+  /// Choices by scores or keys, of items of at most so many.
+  void launch_choice(SelectLaunch work, std::uint32_t largest);
+  /// The plane with its arrays on the device, which are brought there once.
+  [[nodiscard]] generate::PlaneView plane_on_device(const generate::PlaneView& plane);
+  void forget_planes();
+
+  static constexpr std::uint64_t worth_a_trip = 8192;  // logits or keys that the device chooses from, or values that it makes, sooner than the host
 
   std::unique_ptr<Device> device_;
   std::vector<DevicePool> pools_;
@@ -89,6 +98,8 @@ class DeviceBackend final : public Backend {
   Staging staging_;
   GrowingMemory results_;                 // what the newest batch brings
   GrowingMemory kept_;                    // logits that `weigh` takes
+  std::map<const float*, std::byte*> planes_;  // weights on the host to planes on the device
+  std::int64_t plane_bytes_ = 0;
   std::unique_ptr<HostBlock> row_block_;  // what read_row read last
   BlockRef row_ref_;
 };

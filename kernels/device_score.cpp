@@ -66,10 +66,7 @@ void DeviceBackend::score_pages(const ScoreBatch& batch) {
   choice.n_items = static_cast<std::uint32_t>(choices.size());
   choice.scores = work.scores;
   choice.chosen = reinterpret_cast<std::uint32_t*>(results_.device() + score_bytes);
-  choice.shared_pages = static_cast<std::uint32_t>(rounded_up(largest));
-  if (select_shared_bytes(choice.shared_pages) > device_->shared_limit()) choice.shared_pages = 0;
-  choice.shared_bytes = select_shared_bytes(choice.shared_pages);
-  staging_.launch(choice);
+  launch_choice(choice, largest);
   if (batch.scores != nullptr) {
     const float* scores = staging_.bring(work.scores, bounds.size());
     for (const ScoreTask& task : batch.tasks) staging_.deliver(batch.scores + task.first_page, scores + task.first_page, task.n_pages);
@@ -100,6 +97,37 @@ void DeviceBackend::weigh(const WeighBatch& batch) {
   staging_.launch(work);
   staging_.deliver(batch.mass, staging_.bring(static_cast<const SlotMass*>(work.mass), n_slots), n_slots);
   staging_.end();
+}
+
+void DeviceBackend::launch_choice(SelectLaunch work, std::uint32_t largest) {
+  work.shared_pages = static_cast<std::uint32_t>(rounded_up(largest));
+  if (select_shared_bytes(work.shared_pages) > device_->shared_limit()) work.shared_pages = 0;
+  work.shared_bytes = select_shared_bytes(work.shared_pages);
+  staging_.launch(work);
+}
+
+bool DeviceBackend::find_lowest(const LowestBatch& batch) {
+  constexpr std::uint32_t most = 1U << 24;  // of one task
+  if (batch.keys.size() < worth_a_trip) return false;
+  std::vector<SelectItem> items;
+  std::uint32_t n_lowest = 0, largest = 0;
+  for (const LowestTask& task : batch.tasks) {
+    items.push_back({task.first, task.n, task.n_lowest, ~0U, n_lowest});
+    n_lowest += task.n_lowest;
+    largest = std::max(largest, task.n);
+  }
+  if (largest >= most || n_lowest == 0) return false;
+  results_.need(Staging::room<std::uint32_t>(n_lowest));
+  staging_.begin(Staging::room<std::uint64_t>(batch.keys.size()) + Staging::room<SelectItem>(items.size()), Staging::room<std::uint32_t>(n_lowest));
+  SelectLaunch work{};
+  work.keys = staging_.put(batch.keys);
+  work.items = staging_.put(std::span<const SelectItem>(items));
+  work.n_items = static_cast<std::uint32_t>(items.size());
+  work.chosen = reinterpret_cast<std::uint32_t*>(results_.device());
+  launch_choice(work, largest);
+  staging_.deliver(batch.lowest, staging_.bring(static_cast<const std::uint32_t*>(work.chosen), n_lowest), n_lowest);
+  staging_.end();
+  return true;
 }
 
 bool DeviceBackend::gate(const GateBatch& batch) {

@@ -8,6 +8,7 @@
 
 #include "layout.hpp"
 #include "rules/attend.hpp"
+#include "rules/generate.hpp"
 #include "rules/route/topk.hpp"
 #include "rules/select/catalogue.hpp"
 
@@ -129,6 +130,7 @@ struct MergeLaunch {
 };
 
 /// Pages [first, first + n) under one query; of these `n_best` are chosen by score, and `newest` besides (none: n). They are written from `out` on.
+/// Or keys, of which the `n_best` smallest are chosen.
 struct SelectItem {
   std::uint32_t first, n;
   std::uint32_t n_best, newest;
@@ -137,11 +139,12 @@ struct SelectItem {
 struct SelectLaunch {
   const SelectItem* items;
   std::uint32_t n_items;
-  const float* scores;
+  const float* scores;         // null: keys
   std::uint32_t* chosen;       // ascending in each item, counted from its first page
   std::uint32_t shared_pages;  // of an item of at most so many pages the keys lie in shared memory
   std::uint64_t shared_bytes;
   const std::uint32_t* count = nullptr;
+  const std::uint64_t* keys = nullptr;
   friend bool operator==(const SelectLaunch&, const SelectLaunch&) = default;
 };
 
@@ -176,6 +179,28 @@ struct GateLaunch {
   friend bool operator==(const GateLaunch&, const GateLaunch&) = default;
 };
 
-using AnyLaunch = std::variant<AppendLaunch, WidenLaunch, SealLaunch, ScoreLaunch, SelectLaunch, AttendLaunch, MergeLaunch, MassLaunch, GateLaunch>;
+/// Tokens [first, first + n) of a range, n at most generate_rows, in the rows of one plan; of queries the tokens count from the range's first query.
+struct GenerateItem {
+  std::uint32_t plan, range;
+  std::uint32_t first, n;
+};
+inline constexpr std::uint32_t generate_rows = 4;
+struct GenerateLaunch {
+  const GenerateItem* items;
+  std::uint32_t n_items;
+  const generate::PlaneView* planes;
+  const generate::RowPlan* plans;
+  const generate::RowRange* ranges;
+  const generate::BridgeNode* nodes;  // of a block
+  const double* turns;
+  std::uint32_t width[generate::n_row_kinds];  // as GenerateBatch
+  float* out[generate::n_row_kinds];
+  std::uint64_t shared_bytes;
+  const std::uint32_t* count = nullptr;
+  friend bool operator==(const GenerateLaunch&, const GenerateLaunch&) = default;
+};
+
+using AnyLaunch =
+    std::variant<AppendLaunch, WidenLaunch, SealLaunch, ScoreLaunch, SelectLaunch, AttendLaunch, MergeLaunch, MassLaunch, GateLaunch, GenerateLaunch>;
 
 }  // namespace moekv::kernels

@@ -89,7 +89,7 @@ if exists parity_device && ! library NCCL; then missing "NCCL self-exchange" "no
 if command -v compute-sanitizer >/dev/null && exists parity_device; then
   for tool in memcheck racecheck initcheck synccheck; do
     step "sanitizer $tool" "$tool.log" 45 compute-sanitizer --tool "$tool" --error-exitcode 9 "$(where parity_device)" \
-      '--gtest_filter=*TaskResults*/cuda:*StoredRows*/cuda:*Bounds*/cuda:*Leave*/cuda:*Audits*/cuda'
+      '--gtest_filter=*TaskResults*/cuda:*StoredRows*/cuda:*Bounds*/cuda:*Leave*/cuda:*Audits*/cuda:*Decisions*/cuda:*GeneratedRows*/cuda'
   done
 else
   missing "compute-sanitizer" "not on PATH"

@@ -127,6 +127,9 @@ class Bench {
     run("score 8192 pages x 8 query heads", score_case(device_, 8192));
     run("select 1024 of 8192 pages", select_case(device_, 8192, 1), {GoalOf::microseconds, 12});
     run("select 1024 of 8192 pages x 2048 queries", select_case(device_, 8192, 2048), {GoalOf::read, 1 / 1.5});
+    run("evict 1024 of 8192 units", lowest_case(device_, 8192, 1), {GoalOf::microseconds, 15});
+    run("evict 1024 of 8192 units x 256 lists", lowest_case(device_, 8192, 256));
+    run("generate q, k, v of 4096 tokens 32/4/128", generate_case(device_, 4096));
     run("gate 256 tokens, 8 of 256 experts", gate_case(device_, 256, 256, 8), {GoalOf::microseconds, 5});
     run("gate 4096 tokens, 8 of 128 experts", gate_case(device_, 4096, 128, 8));
     run("gate 256 tokens, 22 of 896 experts", gate_case(device_, 256, 896, 22));

@@ -55,6 +55,10 @@ class Case {
 [[nodiscard]] std::unique_ptr<Case> gate_case(kernels::CudaDevice& device, std::uint32_t n_tokens, std::uint32_t n_experts, std::uint32_t top_k);
 /// Choosing an eighth of `n_pages` scored pages, for each of `n_rows` queries.
 [[nodiscard]] std::unique_ptr<Case> select_case(kernels::CudaDevice& device, std::uint32_t n_pages, std::uint32_t n_rows);
+/// Choosing an eighth of `n_keys` units that may be evicted, in each of `n_lists`.
+[[nodiscard]] std::unique_ptr<Case> lowest_case(kernels::CudaDevice& device, std::uint32_t n_keys, std::uint32_t n_lists);
+/// Making q, k and v of `n_tokens` tokens of one request at one layer.
+[[nodiscard]] std::unique_ptr<Case> generate_case(kernels::CudaDevice& device, std::uint32_t n_tokens);
 /// Masses of `n_requests` queries with `n_heads` heads over `context` tokens each.
 [[nodiscard]] std::unique_ptr<Case> mass_case(kernels::CudaDevice& device, std::uint32_t n_requests, std::uint32_t context, std::uint32_t n_heads);
 

@@ -1,6 +1,7 @@
 // Backend: the seam between the engine, which decides, and what holds and computes on payload (host, count, cuda).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -10,6 +11,7 @@
 #include "core/id.hpp"
 #include "rules/attend.hpp"
 #include "rules/codec/format.hpp"
+#include "rules/generate.hpp"
 #include "rules/route/topk.hpp"
 #include "rules/select/catalogue.hpp"
 
@@ -165,6 +167,28 @@ struct GateBatch {
   route::Choice out;  // [tokens][top_k]
 };
 
+/// The `n_lowest` smallest of keys [first, first + n).
+struct LowestTask {
+  std::uint32_t first, n, n_lowest;
+};
+
+/// Of each task, in their order, its smallest keys: ascending numbers of keys, counted from its first. Of equal keys the first ones are taken.
+struct LowestBatch {
+  std::span<const std::uint64_t> keys;
+  std::span<const LowestTask> tasks;
+  std::uint32_t* lowest;
+};
+
+/// Rows of the q, k, v generator: every one of `rows` for the positions of each range. What `planes` point to stays as it is until release_pools.
+struct GenerateBatch {
+  std::span<const generate::PlaneView> planes;
+  std::span<const generate::RowPlan> rows;
+  std::span<const generate::RowRange> ranges;
+  std::span<const double> turns;                           // generate::rope_angle's, of every pair that rotates
+  std::array<std::uint32_t, generate::n_row_kinds> width;  // by RowKind: values of a token in k, v, q
+  std::array<float*, generate::n_row_kinds> out;           // [tokens of all ranges][width]; those of q their queries
+};
+
 /// Merges partial rows: row i of the output is the merge of rows parts[offsets[i] .. offsets[i+1]) in that order. Empty parts are skipped;
 /// `sink` (may be null) adds a logit per output row to the denominator only. In-place is not allowed.
 struct MergeBatch {
@@ -223,6 +247,10 @@ class Backend {
   virtual void weigh(const WeighBatch& batch) = 0;
   /// Makes the rule's choices and returns true, or false where the caller does so sooner.
   virtual bool gate(const GateBatch& /*batch*/) { return false; }
+  /// Finds them and returns true, or false where the caller does so sooner.
+  virtual bool find_lowest(const LowestBatch& /*batch*/) { return false; }
+  /// Makes the rows, bit for bit those of the host, and returns true, or false where the caller does so sooner.
+  virtual bool generate(const GenerateBatch& /*batch*/) { return false; }
   /// Decodes row `slot` of KV head `head` to fp32: k [d_k], v [d_v] (v from k for MLA). For rules that score stored rows, probes and tests.
   virtual void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) = 0;
   virtual void sync() = 0;

@@ -21,6 +21,7 @@ std::uint32_t sinks_of(const EvictionSpec& spec) {
 Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Backend& backend, Counters& counters, Notify notify)
     : geometry_(&geometry),
       requests_(&requests),
+      backend_(&backend),
       counters_(&counters),
       notify_(std::move(notify)),
       scorer_(geometry, backend, counters, requests),
@@ -113,6 +114,7 @@ void Evictor::decide(Shard& shard, std::uint64_t step, std::uint32_t layer) {
         if (groups[g].in_use && asked && has_capacity(groups[g], step)) decide_list(shard, groups[g].list, &groups[g], step);
       }
     }
+    take_gathered(shard, step);
   }
   // A group that is still over its budget, or that waits for its trigger, stays on the list.
   std::erase_if(dirty, [&](std::uint32_t g) {
@@ -138,15 +140,16 @@ void Evictor::decide_list(Shard& shard, EvictList& list, Group* only, std::uint6
   }
   const std::uint64_t excess = usage(list) - static_cast<std::uint64_t>(target);
   counters_->step.steps_under_pressure += 1;
-  std::uint64_t left = 0;
-  if (!queue_) {
-    left = take_scored(shard, list, only, excess, step);
-  } else {
-    left = geometry_->unit() == EvictUnit::page ? take_queue_pages(shard, list, excess, step) : take_queue_tokens(shard, list, excess, step);
+  if (!queue_) return gather(shard, {&list, only, static_cast<std::uint64_t>(target), excess, at_once, 0, 0, 0}, step);
+  const bool pages = geometry_->unit() == EvictUnit::page;
+  const std::uint64_t left = pages ? take_queue_pages(shard, list, excess, step) : take_queue_tokens(shard, list, excess, step);
+  settle(shard, only, static_cast<std::uint64_t>(target), at_once, left);
   }
+
+void Evictor::settle(const Shard& shard, const Group* only, std::uint64_t target, std::uint64_t at_once, std::uint64_t left) {
   counters_->step.overcommit += static_cast<std::int64_t>(std::max(left, at_once));
   const std::uint32_t group = only != nullptr ? static_cast<std::uint32_t>(only - shard.groups().data()) : no_index;
-  allowed_[shard.id().value - first_shard_].push_back({group, static_cast<std::uint64_t>(target) + left});
+  allowed_[shard.id().value - first_shard_].push_back({group, target + left});
 }
 
 void Evictor::record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step) {

@@ -42,6 +42,21 @@ class Evictor {
     float score = 0;
     bool late = false;         // entered in this step: goes after all others (action demote)
   };
+  /// A candidate in its turn: by key, then as it was found.
+  struct Turn {
+    std::uint64_t key;
+    std::uint32_t found;
+    std::uint32_t page, slot;
+    float score;
+    friend bool operator<(const Turn& a, const Turn& b) { return a.key != b.key ? a.key < b.key : a.found < b.found; }
+  };
+  /// A list that is over its budget and what may leave it: turns [first, first + n) of turns_, of which about `expected` will.
+  struct Choice {
+    EvictList* list;
+    Group* only;
+    std::uint64_t target, excess, at_once;
+    std::uint32_t first, n, expected;
+  };
   struct Victim {
     std::uint32_t page, slot;  // slot no_index: the whole page
   };
@@ -76,6 +91,9 @@ class Evictor {
   [[nodiscard]] std::uint64_t usage(const EvictList& list) const { return in_budget_units(list.live, list.pages, list.bytes); }
   [[nodiscard]] std::uint64_t in_budget_units(std::uint64_t entries, std::uint64_t pages, std::uint64_t bytes) const;
   [[nodiscard]] std::uint64_t weight(const Shard& shard, const Page& page) const;
+  [[nodiscard]] std::uint64_t weight_of(const Shard& shard, const Turn& turn) const {
+    return turn.slot != no_index ? 1 : weight(shard, shard.pages()[turn.page]);
+  }
   void decide_list(Shard& shard, EvictList& list, Group* only, std::uint64_t step);
   /// Makes the capacities of the dirty lists that share a budget and are together due, where the allocator does so during the run.
   void allot(Shard& shard, std::uint64_t step);
@@ -94,7 +112,13 @@ class Evictor {
   void take_planned(Shard& shard, Group* only, std::uint64_t step);
   std::uint64_t take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
   std::uint64_t take_queue_tokens(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step);
-  std::uint64_t take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step);
+  /// Notes the candidates of a list, whose victims take_gathered chooses together with those of other lists.
+  void gather(Shard& shard, Choice choice, std::uint64_t step);
+  void take_gathered(Shard& shard, std::uint64_t step);
+  /// Dooms the first of the turns; the `n_known` that go first lie at the front. Returns what it could not free.
+  std::uint64_t take_turns(Shard& shard, const Choice& choice, std::uint32_t n_known, std::uint64_t step);
+  /// What a list holds once its victims have left, and what it holds too much.
+  void settle(const Shard& shard, const Group* only, std::uint64_t target, std::uint64_t at_once, std::uint64_t left);
   /// Notes a choice that rounding may turn: the scores of its last victim and of the next one.
   void count_close(float gone, float stays);
   /// Takes the pages whose turn it is in the queues of a list, in the order in which accesses apply.
@@ -115,6 +139,7 @@ class Evictor {
 
   const Geometry* geometry_;
   const RequestTable* requests_;
+  Backend* backend_;
   Counters* counters_;
   Notify notify_;
   GroupScorer scorer_;
@@ -122,6 +147,9 @@ class Evictor {
   std::uint32_t sinks_ = 0;
   bool queue_, demotes_, planned_, active_;
   allocate::Over sharing_ = allocate::Over::heads;  // which lists share a budget, for allocators that act during the run
+  static constexpr std::size_t most_turns = 1U << 18;  // that are gathered, but for those of the last list
+  std::vector<Turn> turns_;
+  std::vector<Choice> choices_;
   std::vector<std::vector<Victim>> victims_;      // [shard index in the process]
   std::vector<std::vector<Allowance>> allowed_;
   std::uint32_t first_shard_ = 0;

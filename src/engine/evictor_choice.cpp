@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <tuple>
+#include <utility>
 
 #include "engine/evictor.hpp"
 #include "engine/page_state.hpp"
@@ -164,28 +165,68 @@ void Evictor::count_close(float gone, float stays) {
   if (size > 0.0F && stays - gone <= epsilon * size) counters_->step.close_choices += 1;
 }
 
-std::uint64_t Evictor::take_scored(Shard& shard, EvictList& list, Group* only, std::uint64_t excess, std::uint64_t step) {
-  std::vector<Candidate> candidates = scored(shard, only, step);
-  const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, list.control); }, geometry_->spec().eviction.rule);
-  // Lowest score first; among equals by position (`ties`), then the earlier group.
-  const auto before = [ties = geometry_->spec().eviction.ties](const Candidate& a, const Candidate& b) {
-    const auto x = std::tie(a.late, a.score), y = std::tie(b.late, b.score);
-    return x != y ? x < y : goes_first(ties, a.view.position, b.view.position);
-  };
-  std::stable_sort(candidates.begin(), candidates.end(), before);
-  const std::uint64_t wanted = excess;
-  for (const Candidate& c : candidates) {
-    if (excess == 0 && !(c.score < below)) {
-      if (geometry_->needs_mass() && wanted > 0 && &c != candidates.data()) count_close((&c)[-1].score, c.score);
+void Evictor::gather(Shard& shard, Choice choice, std::uint64_t step) {
+  const Ties ties = geometry_->spec().eviction.ties;
+  choice.first = static_cast<std::uint32_t>(turns_.size());
+  std::uint64_t weights = 0;
+  for (const Candidate& c : scored(shard, choice.only, step)) {
+    turns_.push_back({turn_key(c.late, c.score, ties, c.view.position), choice.n++, c.page, c.slot, c.score});
+    weights += weight_of(shard, turns_.back());
+  }
+  // As many as free the excess if they are like the others, and one that stays.
+  const std::uint64_t expected = weights == 0 ? choice.n : (choice.excess * choice.n + weights - 1) / weights + 1;
+  choice.expected = static_cast<std::uint32_t>(std::min<std::uint64_t>(expected, choice.n));
+  choices_.push_back(choice);
+  if (turns_.size() >= most_turns) take_gathered(shard, step);
+}
+
+void Evictor::take_gathered(Shard& shard, std::uint64_t step) {
+  if (choices_.empty()) return;
+  std::vector<LowestTask> tasks;
+  std::vector<std::uint64_t> keys(turns_.size());
+  std::size_t n_lowest = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = turns_[i].key;
+  for (const Choice& c : choices_) {
+    tasks.push_back({c.first, c.n, c.expected});
+    n_lowest += c.expected;
+  }
+  std::vector<std::uint32_t> lowest(n_lowest);
+  const bool known = backend_->find_lowest({keys, tasks, lowest.data()});
+  if (known) backend_->sync();
+  const std::uint32_t* next = lowest.data();
+  for (const Choice& c : choices_) {
+    for (std::uint32_t i = 0; known && i < c.expected; ++i) std::swap(turns_[c.first + i], turns_[c.first + *next++]);  // ascending: none moves twice
+    const std::uint64_t left = take_turns(shard, c, known ? c.expected : 0, step);
+    settle(shard, c.only, c.target, c.at_once, left);
+  }
+  turns_.clear();
+  choices_.clear();
+}
+
+std::uint64_t Evictor::take_turns(Shard& shard, const Choice& choice, std::uint32_t n_known, std::uint64_t step) {
+  const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, choice.list->control); }, geometry_->spec().eviction.rule);
+  std::uint64_t excess = choice.excess;
+  const auto begin = turns_.begin() + choice.first, end = begin + choice.n;
+  auto known = begin + n_known, sorted = begin;  // the first ones lie before `known`, in order before `sorted`
+  for (auto it = begin; it != end; ++it) {
+    if (it == sorted) {
+      if (it == known) {
+        known += std::min<std::ptrdiff_t>(end - it, std::max<std::ptrdiff_t>(it - begin, choice.expected));
+        if (known != end) std::nth_element(it, known, end);
+      }
+      std::sort(it, known);
+      sorted = known;
+    }
+    if (excess == 0 && !(it->score < below)) {
+      if (geometry_->needs_mass() && choice.excess > 0 && it != begin) count_close(it[-1].score, it->score);
       break;
     }
-    const std::uint64_t w = c.slot == no_index ? weight(shard, shard.pages()[c.page]) : 1;
-    if (c.slot == no_index) {
-      doom_page(shard, c.page, step);
+    excess -= std::min(excess, weight_of(shard, *it));
+    if (it->slot == no_index) {
+      doom_page(shard, it->page, step);
     } else {
-      doom_slot(shard, c.page, c.slot, step);
+      doom_slot(shard, it->page, it->slot, step);
     }
-    excess -= std::min(excess, w);
   }
   return excess;
 }

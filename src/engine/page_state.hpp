@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/error.hpp"
 #include "engine/run_spec.hpp"
+#include "rules/select/rule.hpp"
 
 namespace moekv {
 
@@ -33,5 +35,12 @@ class PageState {
 
 /// Which of two units with equal scores goes first, by the positions of their first entries.
 [[nodiscard]] inline bool goes_first(Ties ties, std::uint32_t a, std::uint32_t b) { return ties == Ties::newest ? a < b : a > b; }
+
+/// A number that is smaller the sooner a unit goes: those that are not late by ascending score, then by the position of their first entry.
+[[nodiscard]] inline std::uint64_t turn_key(bool late, float score, Ties ties, std::uint32_t position) {
+  constexpr std::uint32_t most = 0x7FFFFFFF;
+  MOEKV_EXPECT(position <= most);
+  return std::uint64_t{late} << 63U | std::uint64_t{select::rank_key(score)} << 31U | (goes_first(ties, 0, 1) ? position : most - position);
+}
 
 }  // namespace moekv

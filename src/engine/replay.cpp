@@ -10,6 +10,7 @@
 
 #include "core/state_stream.hpp"
 #include "device/profile.hpp"
+#include "engine/backend_qkv.hpp"
 #include "engine/batcher.hpp"
 #include "engine/laws.hpp"
 #include "engine/phase_timer.hpp"
@@ -26,14 +27,15 @@ bool uses_recorded_qkv(const RunSpec& spec, const TraceInfo& trace) {
   return spec.payload.qkv == QkvKind::recorded || (spec.payload.qkv == QkvKind::automatic && !trace.kv_layers.empty());
 }
 
-std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, bool payload) {
-  if (!payload) return nullptr;
+std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, Backend& backend) {
+  if (!backend.has_payload()) return nullptr;
   const bool recorded = uses_recorded_qkv(spec, trace.info());
   if (recorded && trace.info().kv_layers.empty()) {
     throw UserError(trace.info().path, "payload.qkv is 'recorded' but the trace has no q, k and v",
                     "use payload.qkv: generated, or a trace with /kv");
   }
-  return recorded ? make_recorded_qkv(trace, spec.model) : make_qkv_generator(spec.payload.generator, spec.model);
+  if (recorded) return make_recorded_qkv(trace, spec.model);
+  return std::make_unique<BackendQkv>(make_qkv_generator(spec.payload.generator, spec.model), spec.model, backend);
 }
 
 std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry, const TraceInfo& trace) {
@@ -154,7 +156,7 @@ class Run {
   }
 
   std::unique_ptr<Driver> trace_driver(TraceSource& trace, bool payload) {
-    qkv_ = make_qkv(spec_, trace, payload);
+    qkv_ = make_qkv(spec_, trace, backend_);
     return std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, uses_recorded_qkv(spec_, trace.info()), cache_,
                                         count_queries(geometry_, batcher_));
   }

@@ -1,6 +1,8 @@
 // Keys, q, k and v of a step from the rows of a trace.
 #include "engine/step_driver.hpp"
 
+#include "engine/backend_qkv.hpp"
+
 namespace moekv {
 
 void StepDriver::route(const ReplayLayer& layer) {
@@ -22,6 +24,18 @@ void StepDriver::route(const ReplayLayer& layer) {
   choose_by_query(q32_);
 }
 
+bool StepDriver::fill_together(const ReplayLayer& layer) {
+  std::vector<generate::RowRange> ranges;
+  std::uint64_t token = 0, query = 0;
+  for (const BatchItem& item : items_) {
+    ranges.push_back({item.request.value, item.begin, item.end, item.query_begin, token, query});
+    token += item.end - item.begin;
+    query += item.end - item.query_begin;
+  }
+  const TokenExperts experts{keys_.empty() ? nullptr : keys_.data(), geometry_->top_k()};
+  return generate_rows(cache_->backend(), *qkv_, geometry_->spec().model, layer.layer, experts, ranges, k32_.data(), v32_.data(), q32_.data());
+}
+
 void StepDriver::fill(const ReplayLayer& layer) {
   const ModelShape& model = geometry_->spec().model;
   const std::uint32_t top_k = keys_.empty() ? 0 : geometry_->top_k();
@@ -30,6 +44,7 @@ void StepDriver::fill(const ReplayLayer& layer) {
   k32_.resize(tokens_.size() * model.n_kv_heads * model.d_k);
   v32_.resize(model.mla() ? 0 : tokens_.size() * model.n_kv_heads * model.d_v);
   q32_.resize(n_queries * model.n_heads * model.d_k);
+  if (fill_together(layer)) return;
   std::size_t token = 0, query = 0;
   for (const BatchItem& item : items_) {
     const std::uint32_t n = item.end - item.begin;

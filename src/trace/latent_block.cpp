@@ -8,20 +8,9 @@ namespace {
 
 constexpr std::uint32_t end_offset = generate::block_tokens - 1;
 
-void set_nodes(generate::BridgeNode* nodes, std::uint32_t left, std::uint32_t right) {
-  if (right - left < 2) return;
-  const std::uint32_t middle = (left + right) / 2;
-  nodes[middle] = generate::bridge_between(left, middle, right);
-  set_nodes(nodes, left, middle);
-  set_nodes(nodes, middle, right);
-}
-
 }  // namespace
 
-LatentBlock::LatentBlock() {
-  nodes_[end_offset] = generate::bridge_end();
-  set_nodes(nodes_, 0, end_offset);
-}
+LatentBlock::LatentBlock() { generate::set_bridge_nodes(nodes_); }
 
 void LatentBlock::fill(const PlaneMap& map, std::uint32_t request, std::uint32_t block_begin, std::uint32_t first, std::uint32_t last) {
   map_ = &map;

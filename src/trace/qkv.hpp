@@ -3,10 +3,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "core/id.hpp"
 #include "core/model_shape.hpp"
+#include "rules/generate.hpp"
 #include "trace/source.hpp"
 
 namespace moekv {
@@ -25,6 +28,13 @@ struct TokenExperts {
   std::uint32_t top_k = 0;
 };
 
+/// How a backend makes the rows of a layer: all planes and rows of GenerateBatch (device/backend.hpp), which point into the source.
+struct RowList {
+  std::vector<generate::PlaneView> planes;
+  std::vector<generate::RowPlan> rows;
+  std::span<const double> turns;
+};
+
 /// Rows are fp32, position-major: q [tokens][n_heads][d_k], k [tokens][n_kv_heads][d_k], v [tokens][n_kv_heads][d_v] (v untouched for MLA).
 /// A pure function of its arguments, so any process regenerates any entry. RoPE is applied. Thread-compatible.
 class QkvSource {
@@ -32,6 +42,8 @@ class QkvSource {
   virtual ~QkvSource() = default;
   virtual void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) = 0;
   virtual void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) = 0;
+  /// Fills the list and returns true where rows can be made by it; false where only keys_values and queries make them.
+  virtual bool list_rows(LayerId /*layer*/, TokenExperts /*experts*/, RowList& /*list*/) { return false; }
   /// Learned sink logits per query head [n_heads]; only called for layers with sinks.
   virtual void sink_logits(LayerId layer, float* out) = 0;
 };

@@ -160,7 +160,7 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
     }
   }
   for (std::uint32_t t = 0; token_sinks && t < s.n && s.begin + t < generate::sink_tokens; ++t) {
-    k[t * stride + sink_channel_] += generate::sink_logit / (generate::sink_query * attention_scale_);
+    k[t * stride + sink_channel_] += sink_key();
   }
 }
 
@@ -168,8 +168,7 @@ void QkvGenerator::make_values(std::uint32_t layer, std::uint32_t head, const Se
   const PlaneMap& map = head_maps(layer, head).value;
   map_segment(map, s);
   for (std::uint32_t t = 0; t < s.n; ++t) {
-    const Draw4 draw = draw4(map.latent_seed, Stream::kv_latent, s.request, s.begin + t, map.n_quads);
-    float norm = exp_fixed(generate::token_norm_sigma * generate::normal_pair(draw.v[0], draw.v[2]).first);
+    float norm = generate::value_norm(map.latent_seed, s.request, s.begin + t, map.n_quads);
     if (has_token_sinks(layer) && s.begin + t < generate::sink_tokens) norm *= generate::sink_value_scale;
     const float* row = rows_.data() + static_cast<std::size_t>(t) * map.n_columns;
     for (std::uint32_t c = 0; c < map.dim; ++c) v[t * stride + c] = row[c] * norm;

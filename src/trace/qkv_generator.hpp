@@ -20,6 +20,7 @@ class QkvGenerator final : public QkvSource {
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
   void sink_logits(LayerId layer, float* out) override;
+  bool list_rows(LayerId layer, TokenExperts experts, RowList& list) override;
 
  private:
   /// A range of channels of a K row with its own map; MLA has two.
@@ -41,6 +42,14 @@ class QkvGenerator final : public QkvSource {
   void set_parts();
   const HeadMaps& head_maps(std::uint32_t layer, std::uint32_t head);
   bool has_token_sinks(std::uint32_t layer) const { return !shape_.layers[layer].sinks; }
+  /// What a sink token's key has more in the sink channel.
+  [[nodiscard]] float sink_key() const { return generate::sink_logit / (generate::sink_query * attention_scale_); }
+  /// Seeds of a query head: of its targets, and of the noise of one part.
+  [[nodiscard]] std::uint64_t head_seed(std::uint32_t layer, std::uint32_t head) const;
+  [[nodiscard]] std::uint64_t noise_seed(std::uint32_t layer, std::uint32_t head, std::uint32_t part) const;
+  /// How many positions before it a query's target may lie.
+  [[nodiscard]] std::uint32_t target_reach(std::uint32_t layer) const;
+  void list_head(std::uint32_t layer, std::uint32_t kv_head, RowList& list);
   void fill_angles(std::uint32_t begin, std::uint32_t n);
   void rotate(float* row, std::uint32_t token) const;
   void map_segment(const PlaneMap& map, const Segment& s);
@@ -69,7 +78,6 @@ class QkvGenerator final : public QkvSource {
   LatentBlock block_;
   std::vector<CosSin> angles_;  // [tokens of a segment][pairs]
   std::vector<float> deviation_, latents_, rows_, noise_, expert_mean_;
-  static constexpr std::uint32_t no_target = 0xFFFFFFFFU;
   std::vector<std::uint32_t> targets_;  // [tokens][group]
 };
 

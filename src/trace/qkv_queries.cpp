@@ -9,19 +9,30 @@ namespace moekv {
 namespace {
 
 constexpr std::uint32_t tile_rows = 64;  // (token, query head) pairs mapped at once
-constexpr std::uint32_t query_stream_word = 0x71;
 constexpr std::uint32_t sample_heads = 4;  // of the calibration
 constexpr std::uint32_t sample_queries = 16;
 constexpr std::uint32_t sample_request = 0xFFFFFFFFU;
+constexpr std::uint32_t query_stream_word = 0x71;
 
 }  // namespace
+
+std::uint64_t QkvGenerator::head_seed(std::uint32_t layer, std::uint32_t head) const {
+  return hash_words(spec_.seed, query_stream_word, layer, head);
+}
+std::uint64_t QkvGenerator::noise_seed(std::uint32_t layer, std::uint32_t head, std::uint32_t part) const {
+  return hash_words(spec_.seed, query_stream_word, layer, head, part);
+}
+std::uint32_t QkvGenerator::target_reach(std::uint32_t layer) const {
+  const LayerShape& kind = shape_.layers[layer];
+  return kind.attention == AttentionKind::window ? kind.window_tokens - 1 : ~0U;
+}
 
 /// rows_ [targets][n_columns]: the centred keys of targets_ before RoPE (rows without a target are 0).
 void QkvGenerator::gather_targets(const PlaneMap& map, std::uint32_t request) {
   request_deviations(map, request, spec_.sequence_mix, deviation_);
   latents_.assign(targets_.size() * map.rank, 0.0F);
   for (std::size_t row = 0; row < targets_.size(); ++row) {
-    if (targets_[row] == no_target) continue;
+    if (targets_[row] == generate::no_target) continue;
     const std::uint32_t offset = targets_[row] % generate::block_tokens;
     block_.fill(map, request, targets_[row] - offset, offset, offset);
     const float* x = block_.row(offset);
@@ -38,7 +49,6 @@ void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, 
   const PlaneMap& map = maps.parts[part_index];
   const std::uint32_t group = shape_.group_size();
   const std::uint32_t n_quads = (map.dim + 3) / 4;
-  const float noise_share = sqrt_fixed(1.0F - generate::target_share * generate::target_share);
   gather_targets(map, s.request);
   noise_.resize(std::size_t{4} * n_quads);
   for (std::uint32_t t = 0; t < s.n; ++t) {
@@ -47,15 +57,12 @@ void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, 
     for (std::uint32_t g = 0; g < group; ++g) {
       const std::uint32_t head = kv_head * group + g;
       const std::size_t row = static_cast<std::size_t>(t) * group + g;
-      const float own = targets_[row] == no_target ? 1.0F : noise_share;
+      const bool has_target = targets_[row] != generate::no_target;
       const float* target = rows_.data() + row * map.n_columns;
       float* out = q + (static_cast<std::size_t>(t) * shape_.n_heads + head) * shape_.d_k + part.first_channel;
-      draw_normal_row(hash_words(spec_.seed, query_stream_word, layer, head, part_index), Stream::query, s.request, s.begin + t, n_quads,
-                      noise_.data());
-      for (std::uint32_t c = 0; c < map.dim; ++c) {
-        const float along = generate::target_share * (target[c] / map.gain[c]) + (affine ? expert_mean_[c] : 0.0F);
-        out[c] = query_scale_ * (own * noise_[c] + along) / map.gain[c];
-      }
+      draw_normal_row(noise_seed(layer, head, part_index), Stream::query, s.request, s.begin + t, n_quads, noise_.data());
+      for (std::uint32_t c = 0; c < map.dim; ++c)
+        out[c] = generate::query_value(has_target, noise_[c], target[c], map.gain[c], affine ? expert_mean_[c] : 0.0F, query_scale_);
       if (part.rotates) rotate(out, t);
     }
   }
@@ -64,16 +71,12 @@ void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, 
 void QkvGenerator::make_queries(std::uint32_t layer, std::uint32_t kv_head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k,
                                 float* q) {
   const std::uint32_t group = shape_.group_size();
-  const LayerShape& kind = shape_.layers[layer];
+  const std::uint32_t reach = target_reach(layer);
   targets_.resize(static_cast<std::size_t>(s.n) * group);
   for (std::uint32_t t = 0; t < s.n; ++t) {
-    const std::uint32_t position = s.begin + t;
-    const std::uint32_t reach = kind.attention == AttentionKind::window ? std::min(position, kind.window_tokens - 1) : position;
-    for (std::uint32_t g = 0; g < group; ++g) {
-      const std::uint64_t seed = hash_words(spec_.seed, query_stream_word, layer, kv_head * group + g);
-      const std::uint32_t word = draw4(seed, Stream::query, s.request, position, 0).v[0];
-      targets_[static_cast<std::size_t>(t) * group + g] = reach == 0 ? no_target : generate::target_position(word, position, reach);
-    }
+    for (std::uint32_t g = 0; g < group; ++g)
+      targets_[static_cast<std::size_t>(t) * group + g] =
+          generate::query_target(head_seed(layer, kv_head * group + g), s.request, s.begin + t, reach);
   }
   for (std::uint32_t part = 0; part < parts_.size(); ++part) write_query_part(layer, kv_head, part, s, experts, top_k, q);
   if (!has_token_sinks(layer)) return;

@@ -1,9 +1,12 @@
 // Whole replays on a device: the decisions of the host where they need no payload, and its attention outputs to rounding, with codecs, a host tier and masks.
 #include <gtest/gtest.h>
 
-#include <functional>
+#include <memory>
 #include <string>
+#include <utility>
 
+#include "device_backend.hpp"
+#include "engine/replay.hpp"
 #include "support/emulated_device.hpp"
 #include "support/replay_fixture.hpp"
 
@@ -118,7 +121,7 @@ TEST_P(ReplayParity, PagesThatQueriesChoose) {
   EXPECT_GT(testing::totals(run_on(GetParam(), spec)).bounds_bytes_read, 0);
 }
 
-TEST_P(ReplayParity, ExpertsThatTheDeviceChooses) {
+RunSpec gate_spec() {
   RunSpec spec = small_spec();
   spec.model.gate.n_experts = 128;
   spec.model.gate.top_k = 4;
@@ -126,16 +129,99 @@ TEST_P(ReplayParity, ExpertsThatTheDeviceChooses) {
   spec.probe.samples = 8;
   spec.routing.rule = route::Topk{};
   use_expert_layout(spec);
-  const auto run = [&](const std::string& name) {
-    RandomTrace trace(spec.model, testing::requests_of({{90, 2}, {80, 1}}), 11);
-    trace.add_logits();
-    const auto transport = make_local_transport();
-    const auto device = make_test_backend(name, 1);
-    return testing::run_replay(spec, *transport, *device, trace);
-  };
-  const RunOutcome host = run("host"), device = run(GetParam());
+  return spec;
+}
+
+RunOutcome run_gate(const RunSpec& spec, Backend& backend) {
+  RandomTrace trace(spec.model, testing::requests_of({{90, 2}, {80, 1}}), 11);
+  trace.add_logits();
+  const auto transport = make_local_transport();
+  return testing::run_replay(spec, *transport, backend, trace);
+}
+
+TEST_P(ReplayParity, ExpertsThatTheDeviceChooses) {
+  const RunSpec spec = gate_spec();
+  const RunOutcome host = run_gate(spec, *make_backend("host", 1)), device = run_gate(spec, *make_test_backend(GetParam(), 1));
   EXPECT_EQ(to_hex(device.digest), to_hex(host.digest));
   EXPECT_GT(testing::totals(host).routed_pairs, 0);
+}
+
+/// An emulated device that tells what it ran.
+class SpiedDevice {
+ public:
+  SpiedDevice() {
+    auto device = std::make_unique<EmulatedDevice>();
+    device_ = device.get();
+    backend_ = std::make_unique<kernels::DeviceBackend>(std::move(device));
+  }
+  [[nodiscard]] Backend& backend() { return *backend_; }
+  template <class Work>
+  [[nodiscard]] std::uint64_t blocks_run() const {
+    return device_->blocks_run<Work>();
+  }
+
+ private:
+  EmulatedDevice* device_;
+  std::unique_ptr<Backend> backend_;
+};
+
+TEST(DevicePaths, RouterTopkChoosesOnTheDeviceFrom8192LogitsOn) {
+  const RunSpec spec = gate_spec();
+  SpiedDevice device;
+  EXPECT_EQ(to_hex(run_gate(spec, device.backend()).digest), to_hex(run_gate(spec, *make_backend("host", 1)).digest));
+  EXPECT_EQ(device.blocks_run<kernels::GateLaunch>(), 3U * (90 + 80)) << "three layers of the step with both prompts; of 128 experts, 64 tokens are enough";
+}
+
+/// Budgets of two requests with three layers each, whose lists are chosen from together.
+RunSpec large_lists() {
+  RunSpec spec = small_spec();
+  spec.cluster.ranks = 1;
+  spec.prefill.queries = PrefillQueries::none;
+  spec.prefill.chunk_tokens = 3000;
+  spec.batch.concurrency = 2;
+  spec.batch.max_num_batched_tokens = 3000;
+  spec.probe.samples = 0;
+  spec.eviction.rule = evict::Knorm{};
+  spec.eviction.unit = EvictUnit::token;
+  spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  return spec;
+}
+
+TEST(DevicePaths, VictimsOfLongListsAreChosenOnTheDevice) {
+  for (const Ties ties : {Ties::newest, Ties::oldest}) {
+    RunSpec spec = large_lists();
+    spec.eviction.ties = ties;
+    RandomTrace trace(spec.model, testing::requests_of({{1500, 3}, {1490, 2}}), 11);
+    const auto transport = make_local_transport();
+    SpiedDevice device;
+    const RunOutcome there = testing::run_replay(spec, *transport, device.backend(), trace);
+    const RunOutcome here = testing::run_replay(spec, *transport, *make_backend("host", 1), trace);
+    EXPECT_EQ(to_hex(there.digest), to_hex(here.digest));
+    EXPECT_GT(testing::totals(here).evictions, 4000);
+    EXPECT_EQ(device.blocks_run<kernels::SelectLaunch>(), 6U) << "a list of each request and layer, when the prompts have ended";
+  }
+}
+
+/// q, k and v of the generator, as a run without a recording has them.
+RunOutcome run_generated(const RunSpec& spec, Backend& backend) {
+  RandomTrace trace(spec.model, testing::requests_of({{40, 6}, {33, 1}}), 11);
+  const auto transport = make_local_transport();
+  return replay(spec, trace, backend, *transport);
+}
+
+TEST(DevicePaths, QueriesKeysAndValuesAreMadeOnTheDevice) {
+  for (const ModelShape& model : {testing::gqa_model(), testing::mla_model()}) {
+    RunSpec spec = small_spec(model);
+    use_expert_layout(spec);
+    spec.prefill.chunk_tokens = 32;
+    SpiedDevice device;
+    const RunOutcome there = run_generated(spec, device.backend()), here = run_generated(spec, *make_backend("host", 1));
+    EXPECT_EQ(to_hex(there.digest), to_hex(here.digest));
+    EXPECT_GT(device.blocks_run<kernels::GenerateLaunch>(), 100U);
+    ASSERT_EQ(there.probes.size(), here.probes.size());
+    ASSERT_FALSE(here.probes.empty());
+    for (std::size_t i = 0; i < here.probes.size(); ++i) ASSERT_NEAR(there.probes[i].attn_out_err, here.probes[i].attn_out_err, 1e-4);
+  }
 }
 
 TEST_P(ReplayParity, GraphsAreCountedAndCanBeLeftOut) {

@@ -12,6 +12,7 @@
 #include "core/error.hpp"
 #include "device_backend.hpp"
 #include "gate_block.hpp"
+#include "generate_block.hpp"
 #include "mass_block.hpp"
 #include "merge_block.hpp"
 #include "score_block.hpp"
@@ -95,10 +96,11 @@ template <class Work, class Body>
 void EmulatedDevice::enqueue_blocks(const Work& work, std::uint64_t shared_bytes, Body body) {
   if (work.n_items == 0) throw std::logic_error("a launch without blocks");
   if (shared_bytes > shared_limit_) throw std::logic_error("more shared memory than a block may have");
-  enqueue([=] {
+  enqueue([this, work, shared_bytes, body] {
     std::vector<std::byte> memory;
     const std::uint32_t n = work.count != nullptr ? *work.count : work.n_items;
     if (n > work.n_items) throw std::logic_error("more work than blocks");
+    blocks_run_[AnyLaunch(work).index()] += n;
     for (std::uint32_t i = 0; i < n; ++i) {
       EmulatedBlock block(i, shared_bytes, memory, i % 2 == 1);
       body(block, work);
@@ -134,6 +136,9 @@ void EmulatedDevice::launch(const MassLaunch& work) {
 }
 void EmulatedDevice::launch(const GateLaunch& work) {
   enqueue_blocks(work, work.shared_bytes, [](EmulatedBlock& block, const auto& w) { gate_block(block, w); });
+}
+void EmulatedDevice::launch(const GenerateLaunch& work) {
+  enqueue_blocks(work, work.shared_bytes, [](EmulatedBlock& block, const auto& w) { generate_block(block, w); });
 }
 void EmulatedDevice::launch(const AttendLaunch& work) {
   const auto shaped = [&]<ElementFormat element>() {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <variant>
 #include <vector>
 
 #include "device.hpp"
@@ -42,6 +43,11 @@ class EmulatedDevice final : public kernels::Device {
     run_until(enqueued_);
     sizes_.erase(memory);
   }
+  /// Blocks of a kernel that were run.
+  template <class Work>
+  [[nodiscard]] std::uint64_t blocks_run() const {
+    return blocks_run_[kernels::AnyLaunch(Work{}).index()];
+  }
   /// From now on nothing is ever done.
   void never_done() { stuck_ = true; }
   void synchronize() override { run_until(enqueued_); }
@@ -59,6 +65,7 @@ class EmulatedDevice final : public kernels::Device {
   void launch(const kernels::MergeLaunch& work) override;
   void launch(const kernels::MassLaunch& work) override;
   void launch(const kernels::GateLaunch& work) override;
+  void launch(const kernels::GenerateLaunch& work) override;
 
  private:
   struct Graph final : kernels::DeviceGraph {
@@ -73,6 +80,7 @@ class EmulatedDevice final : public kernels::Device {
   void enqueue_blocks(const Work& work, std::uint64_t shared_bytes, Body body);
 
   std::uint64_t left_, shared_limit_;
+  std::array<std::uint64_t, std::variant_size_v<kernels::AnyLaunch>> blocks_run_{};  // by the launch's place in AnyLaunch
   bool stuck_ = false, refuses_ = false;
   std::unique_ptr<Graph> capture_;
   std::map<const std::byte*, std::unique_ptr<std::byte[]>> memory_;

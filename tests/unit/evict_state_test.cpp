@@ -75,6 +75,37 @@ TEST(EvictState, MassIsThatOfExactAttention) {
   }
 }
 
+/// Replays with masses that the test sets after every step, `gap` from one position to the next: those of a step are far below either gap that is used.
+StepRecord choose_among(float gap, const EvictRule& rule, EvictUnit unit) {
+  RunSpec spec = testing::small_spec(testing::gqa_model(2));
+  spec.cluster.ranks = 1;
+  spec.eviction.rule = rule;
+  spec.eviction.unit = unit;
+  spec.eviction.budget = {BudgetKind::tokens, 24, 1, 1};
+  spec.eviction.protect = {0, 0};
+  spec.probe.samples = 0;
+  testing::RandomTrace trace(spec.model, testing::requests_of({{8, 40}}), 5);
+  const auto set = [&](const StepBatch&, ShardedCache& cache, StepDriver&) {
+    testing::for_each_live(cache, [&](Shard& shard, std::uint32_t page, std::uint32_t slot) {
+      const std::size_t i = shard.at(page, slot);
+      shard.state(i).value = 1e7F + gap * static_cast<float>(shard.position(i));
+    });
+  };
+  const auto transport = make_local_transport();
+  const auto backend = make_backend("host", 1);
+  return testing::totals(testing::run_replay(spec, *transport, *backend, trace, set));
+}
+
+TEST(EvictState, CloseChoicesAreThoseThatRoundingMayTurn) {
+  for (const EvictUnit unit : {EvictUnit::token, EvictUnit::page}) {
+    const StepRecord far = choose_among(1e6F, evict::H2oSum{}, unit), near = choose_among(100.0F, evict::H2oSum{}, unit);
+    EXPECT_EQ(far.close_choices, 0) << "the next score is at least 1e-2 away";
+    EXPECT_GT(near.steps_under_pressure, 10);
+    EXPECT_EQ(near.close_choices, near.steps_under_pressure) << "each choice ends between scores that differ by less than 1e-3";
+  }
+  EXPECT_EQ(choose_among(0, evict::Knorm{}, EvictUnit::token).close_choices, 0) << "a rule of keys decides alike on every backend";
+}
+
 RunSpec queue_spec(const EvictRule& rule, AccessSource access) {
   RunSpec spec = testing::small_spec(testing::gqa_model(2));
   testing::use_expert_layout(spec);
