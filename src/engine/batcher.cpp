@@ -188,11 +188,10 @@ void Batcher::stamp_token(Active& active, std::uint32_t index) {
 }
 
 void Batcher::take_gaps(RunOutcome& out) {
-  for (std::size_t bin = 0; bin < LogBins::n_bins; ++bin) {
-    const std::int64_t n = gaps_.bins.count[bin], n_model = model_gaps_.bins.count[bin];
-    if (n + n_model == 0) continue;
-    out.gaps.push_back({static_cast<std::int64_t>(LogBins::low(bin)), static_cast<std::int64_t>(LogBins::high(bin)), n, n_model});
-  }
+  // Every bin that a signed number can be in, so that modelled numbers stand in the same rows whatever was measured.
+  for (std::size_t bin = 0; bin + 1 < LogBins::n_bins; ++bin)
+    out.gaps.push_back({static_cast<std::int64_t>(LogBins::low(bin)), static_cast<std::int64_t>(LogBins::high(bin)), gaps_.bins.count[bin],
+                        model_gaps_.bins.count[bin]});
   out.kv_itl = std::move(gaps_.samples);
   out.kv_itl_model = std::move(model_gaps_.samples);
 }

@@ -133,12 +133,10 @@ class Run {
  private:
   /// Between two steps.
   void transfer(StateStream& stream) {
-    stream(step_, window_steps_, window_end_, n_windows_, done_tokens_, wall_before_ns_, resumed_at_, batcher_);
+    stream(step_, window_steps_, window_end_, n_windows_, done_tokens_, wall_before_ns_, resumed_at_, batcher_, *driver_);
     stream.mark(1);
-    stream(*driver_);
-    stream.mark(2);
     stream(cache_);
-    stream.mark(3);
+    stream.mark(2);
   }
 
   void hand_over_state(std::int64_t wall_ns) {
@@ -237,8 +235,7 @@ class Run {
   RunOutcome finish(std::int64_t wall_ns) {
     RunOutcome out;
     out.wall_ns = wall_ns;
-    Counters& counters = cache_.counters();
-    counters.collect(transport_, out);
+    cache_.counters().collect(transport_, out);
     driver_->collect(transport_, out);
     std::int64_t sliced = backend_.time_sliced() ? 1 : 0;
     transport_.allreduce_max({&sliced, 1});
@@ -254,8 +251,7 @@ class Run {
     if (!resumed_at_.empty())
       out.notes.push_back(fmt::format("interrupted and resumed at step {}: measured times are of several processes", fmt::join(resumed_at_, ", ")));
     if (sliced > 0) out.notes.emplace_back("several processes shared a GPU by turns (time-sliced): measured times hold those of other processes too");
-    const std::vector<std::string> laws = check_laws(spec_, out);
-    out.violations.insert(out.violations.end(), laws.begin(), laws.end());  // after those of the driver
+    for (std::string& law : check_laws(spec_, out)) out.violations.push_back(std::move(law));  // after those of the driver
     out.summary = summarise(spec_, out);
     return out;
   }

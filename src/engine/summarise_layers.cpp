@@ -98,7 +98,6 @@ void add_waits(std::span<const LoadRecord> loads, double n_steps, SummaryList& l
     longest_ns[l.first_step] = std::max(longest_ns[l.first_step], l.wait_ns);
     waited += static_cast<double>(l.wait_ns);
   }
-  if (exchange_ns.empty()) return;
   double skew = 0;
   for (const auto& [window, ns] : longest_ns) skew += static_cast<double>(ns);
   const auto last = std::min_element(exchange_ns.begin(), exchange_ns.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -106,7 +105,8 @@ void add_waits(std::span<const LoadRecord> loads, double n_steps, SummaryList& l
                  n_steps * static_cast<double>(exchange_ns.size()));
   list.add_ratio("skew", {"ns", measured, "largest wait_ns of a rank in a window, per step: between the first and the last rank to arrive"}, skew,
                  n_steps);
-  list.add("critical_rank", {"1", measured, "the rank that waited least: the others wait for it"}, static_cast<double>(last->first));
+  list.add("critical_rank", {"1", measured, "the rank that waited least: the others wait for it; unknown where ranks share a process"},
+           last == exchange_ns.end() ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(last->first));
 }
 
 }  // namespace moekv

@@ -17,9 +17,10 @@ using testing::EveryEvictRule;
 using testing::small_spec;
 
 /// Compares a run in one part with one in parts of `steps` steps. Returns the former.
-RunOutcome expect_no_trace(const RunSpec& spec, std::uint64_t steps, const std::string& backend = "host") {
+RunOutcome expect_no_trace(const RunSpec& spec, std::uint64_t steps, const std::string& backend = "host",
+                           const std::vector<RequestInfo>& requests = default_requests()) {
   const auto transport = make_local_transport();
-  const auto run = [&](std::uint64_t part) { return testing::replay_in_parts(spec, *transport, part, default_requests(), backend); };
+  const auto run = [&](std::uint64_t part) { return testing::replay_in_parts(spec, *transport, part, requests, backend); };
   const RunOutcome whole = run(0), parts = run(steps);
   testing::expect_same(whole, parts);
   testing::expect_same_rows(whole.requests, parts.requests);
@@ -89,6 +90,17 @@ TEST(Checkpoint, WhateverAReplayCanDo) {
     spec.probe.samples = 16;
     EXPECT_GT(testing::totals(expect_no_trace(spec, 7)).evictions, 0);
   }
+}
+
+/// Pages that no token of the last chunk went to wait for the end of the prompt to be sealed.
+TEST(Checkpoint, PagesThatWaitToBeSealed) {
+  RunSpec spec = small_spec(testing::gqa_model(2));
+  testing::use_expert_layout(spec);
+  spec.page.slots = 32;
+  spec.prefill.chunk_tokens = 4;
+  spec.compression.k = spec.compression.v = codec::Int8Token{};
+  spec.probe.samples = 16;
+  EXPECT_GT(testing::totals(expect_no_trace(spec, 1, "host", testing::requests_of({{90, 3}}))).sealed_entries, 0);
 }
 
 TEST(Checkpoint, IsRefusedWhereItWouldNotBeWhole) {
