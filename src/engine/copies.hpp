@@ -55,18 +55,18 @@ struct CopySet {
   return set;
 }
 
-/// An eviction notice on the wire, 8 bytes: copy `copy` of (request, layer index, position) is gone.
+/// An eviction notice on the wire, 8 bytes: copy `copy` of the entry (request, layer index, position, head group) is gone.
 struct Notice {
   RequestId request;
-  std::uint32_t layer = 0, position = 0, copy = 0;
-  static constexpr std::uint32_t request_bits = 28, layer_bits = 9, position_bits = 22, copy_bits = 5;
+  std::uint32_t layer = 0, position = 0, head_group = 0, copy = 0;
 
   [[nodiscard]] std::uint64_t pack() const {
-    return std::uint64_t{request.value} << 36 | std::uint64_t{layer} << 27 | std::uint64_t{position} << 5 | copy;
+    MOEKV_EXPECT(request.value < 1U << 22U && layer < 1U << 9U && position < 1U << 22U && head_group < 1U << 6U && copy < 1U << 5U);
+    return std::uint64_t{request.value} << 42U | std::uint64_t{layer} << 33U | std::uint64_t{position} << 11U | std::uint64_t{head_group} << 5U | copy;
   }
   [[nodiscard]] static Notice unpack(std::uint64_t bits) {
-    return {RequestId(static_cast<std::uint32_t>(bits >> 36)), static_cast<std::uint32_t>(bits >> 27 & 0x1FF), static_cast<std::uint32_t>(bits >> 5 & 0x3FFFFF),
-            static_cast<std::uint32_t>(bits & 31)};
+    const auto field = [bits](unsigned low, unsigned n) { return static_cast<std::uint32_t>(bits >> low & ((1U << n) - 1U)); };
+    return {RequestId(field(42, 22)), field(33, 9), field(11, 22), field(5, 6), field(0, 5)};
   }
 };
 

@@ -106,7 +106,7 @@ void Owner::receive(std::uint32_t layer, std::uint64_t step) {
       const Notice n = Notice::unpack(bits);
       const Placement& placement = geometry_->placement();
       for (std::uint32_t s = placement.first_shard(rank.value); s < placement.first_shard(rank.value + 1); ++s) {
-        shard(ShardId(s)).forget_copy(n.request, n.layer, n.position, n.copy);
+        shard(ShardId(s)).forget_copy(n.request, n.layer, n.head_group, n.position, n.copy);
       }
     }
     take_in(r);

@@ -51,7 +51,7 @@ class Shard {
     for (std::size_t u = 0; u < n; u += 32) __builtin_prefetch(&blocked_[page * n + u]);
   }
   /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it. Returns the number of slots touched.
-  std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy);
+  std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy);
   /// How `seal` would move a page to a block of a class: all but the target's index.
   [[nodiscard]] SealOp seal_op(std::uint32_t page, std::uint32_t page_class) const;
   /// Moves a full (or closed) raw page to a sealed block of a class. The old block is free after `op` ran: the caller encodes before the next append.

@@ -36,16 +36,14 @@ std::uint32_t Shard::forget_in_page(std::uint32_t index, std::uint32_t position,
   return touched;
 }
 
-std::uint32_t Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t position, std::uint32_t copy) {
+std::uint32_t Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy) {
   std::uint32_t touched = 0;
-  for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(rank_); ++hg) {
-    const Group* group = find(request, layer, hg);
-    if (group == nullptr) continue;
-    for (const Chain& chain : group->chains) {
-      auto p = chain.pages.begin();
-      if (chain.ascending) p = std::partition_point(p, chain.pages.end(), [&](std::uint32_t page) { return pages_[page].max_position < position; });
-      for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) touched += forget_in_page(*p, position, copy);
-    }
+  const Group* group = find(request, layer, head_group);
+  if (group == nullptr) return touched;
+  for (const Chain& chain : group->chains) {
+    auto p = chain.pages.begin();
+    if (chain.ascending) p = std::partition_point(p, chain.pages.end(), [&](std::uint32_t page) { return pages_[page].max_position < position; });
+    for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) touched += forget_in_page(*p, position, copy);
   }
   return touched;
 }

@@ -66,7 +66,7 @@ void ShardedCache::notify(Shard& shard, const Group& group, std::size_t slot) {
   const ReplayLayer& layer = geometry_->layers()[group.layer];
   if (geometry_->layout(layer) != Layout::expert) return;
   const CopySet copies = plan_copies(geometry_->placement(), group.home, group.request, layer.layer.value, shard.position(slot), shard.experts(slot));
-  const Notice notice{group.request, group.layer, shard.position(slot), shard.copy(slot)};
+  const Notice notice{group.request, group.layer, shard.position(slot), group.head_group, shard.copy(slot)};
   std::vector<std::uint32_t>& ranks = notified_;
   ranks.clear();
   for (std::uint8_t c = 0; c < copies.n_copies; ++c) {

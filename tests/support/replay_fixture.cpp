@@ -110,6 +110,7 @@ std::vector<RequestInfo> requests_of(const std::vector<std::pair<std::uint32_t, 
     RequestInfo r;
     r.prompt_tokens = prompt;
     r.output_tokens = output;
+    r.arrival_ns = 1000 * static_cast<std::int64_t>(out.size());
     out.push_back(r);
   }
   return out;

@@ -11,15 +11,16 @@
 namespace moekv {
 namespace {
 
-/// Positions of (request, layer) with a live copy whose experts meet `wanted` (empty = any).
-std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId request, std::uint32_t layer, const std::set<std::uint16_t>& wanted) {
+/// Positions of (request, layer, head group) with a live copy whose experts meet `wanted` (empty = any).
+std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId request, std::uint32_t layer, std::uint32_t head_group,
+                                       const std::set<std::uint16_t>& wanted) {
   std::set<std::uint32_t> found;
   for (const Shard& shard : cache.shards()) {
     for (std::uint32_t p = 0; p < shard.pages().size(); ++p) {
       const Page& page = shard.pages()[p];
       if (page.group == no_index) continue;
       const Group& group = shard.groups()[page.group];
-      if (group.request != request || group.layer != layer) continue;
+      if (group.request != request || group.layer != layer || group.head_group != head_group) continue;
       for (std::uint32_t slot = 0; slot < page.used; ++slot) {
         if (!shard.live(p, slot)) continue;
         const std::size_t i = shard.at(p, slot);
@@ -34,22 +35,28 @@ std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId requ
   return found;
 }
 
-class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap, std::uint32_t>> {};
+class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap, std::uint32_t, std::uint32_t>> {};
 
 TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
   const ReadScope scope = std::get<0>(GetParam());
   const Dedup dedup = std::get<1>(GetParam());
   const ShardMap map = std::get<2>(GetParam());
   const std::uint32_t replan = std::get<3>(GetParam());
+  const std::uint32_t n_head_groups = std::get<4>(GetParam());  // each evicts on its own
   RunSpec spec = testing::small_spec(testing::gqa_model(2));
   testing::use_expert_layout(spec, map);
+  spec.page.head_groups = n_head_groups;
   spec.placement.dedup = dedup;
   spec.placement.fold = true;
   spec.placement.replicas = 20;
   spec.placement.replan_every_steps = replan;
   spec.routing.key = RoutingKey::same_layer;
   spec.read.scope = scope;
-  spec.eviction.rule = evict::Random{};
+  if (n_head_groups == 1) {
+    spec.eviction.rule = evict::Random{};
+  } else {
+    spec.eviction.rule = evict::Knorm{};  // keys differ by head
+  }
   spec.eviction.unit = EvictUnit::token;
   spec.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
   spec.eviction.protect = {1, 2};
@@ -69,7 +76,12 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
       trace.read(request, position, position + 1, static_cast<std::uint32_t>(row.layer), static_cast<std::uint32_t>(row.layer) + 1, WantLogits::no,
                  rows);
       if (scope == ReadScope::routed) wanted.insert(rows.ids.begin(), rows.ids.end());
-      const std::set<std::uint32_t> expected = live_positions(cache, request, static_cast<std::uint32_t>(row.layer), wanted);
+      std::vector<std::set<std::uint32_t>> of_group;
+      std::set<std::uint32_t> expected;  // of any head group
+      for (std::uint32_t hg = 0; hg < n_head_groups; ++hg) {
+        of_group.push_back(live_positions(cache, request, static_cast<std::uint32_t>(row.layer), hg, wanted));
+        expected.insert(of_group[hg].begin(), of_group[hg].end());
+      }
       ASSERT_EQ(row.read_tokens, static_cast<std::int64_t>(expected.size())) << "request " << row.request << " position " << row.position;
       // The mass of the set that was read pins down which tokens it holds.
       std::vector<float> q(spec.model.n_heads * spec.model.d_k);
@@ -79,7 +91,7 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
       const ExactResult exact = exact_attention(qkv, spec.model, query);
       double mass = 0;
       for (std::uint32_t h = 0; h < spec.model.n_heads; ++h) {
-        for (const std::uint32_t p : expected) mass += exact.weights[h * (position + std::size_t{1}) + p] / spec.model.n_heads;
+        for (const std::uint32_t p : of_group[h * n_head_groups / spec.model.n_heads]) mass += exact.weights[h * (position + std::size_t{1}) + p] / spec.model.n_heads;
       }
       ASSERT_NEAR(row.attn_mass_kept, mass, 1e-9);
       queries += 1;
@@ -99,10 +111,11 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
 INSTANTIATE_TEST_SUITE_P(Copies, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed),
                                             ::testing::Values(Dedup::none, Dedup::shard, Dedup::rank),
-                                            ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor, ShardMap::eplb), ::testing::Values(0U)));
+                                            ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor, ShardMap::eplb), ::testing::Values(0U),
+                                            ::testing::Values(1U, 4U)));
 INSTANTIATE_TEST_SUITE_P(MovedCopies, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none),
-                                            ::testing::Values(ShardMap::eplb), ::testing::Values(1U, 4U)));
+                                            ::testing::Values(ShardMap::eplb), ::testing::Values(1U, 4U), ::testing::Values(1U, 2U)));
 
 TEST(ReadSet, HashRuleCountsWhatItCannotRead) {
   RunSpec spec = testing::small_spec(testing::gqa_model(2));
