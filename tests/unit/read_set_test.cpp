@@ -91,7 +91,8 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
       const ExactResult exact = exact_attention(qkv, spec.model, query);
       double mass = 0;
       for (std::uint32_t h = 0; h < spec.model.n_heads; ++h) {
-        for (const std::uint32_t p : of_group[h * n_head_groups / spec.model.n_heads]) mass += exact.weights[h * (position + std::size_t{1}) + p] / spec.model.n_heads;
+        for (const std::uint32_t p : of_group[h * n_head_groups / spec.model.n_heads])
+          mass += exact.weights[h * (position + std::size_t{1}) + p] / spec.model.n_heads;
       }
       ASSERT_NEAR(row.attn_mass_kept, mass, 1e-9);
       queries += 1;
