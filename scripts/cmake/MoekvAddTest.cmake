@@ -53,7 +53,7 @@ function(moekv_add_test name)
     add_test(NAME ${name}/ranks_${n} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${n} $<TARGET_FILE:${target}>)
     list(APPEND names ${name}/ranks_${n})
   endforeach()
-  set(environment ${MOEKV_TEST_ENVIRONMENT} OMP_NUM_THREADS=2 GOMP_SPINCOUNT=0)  # another test wants the core of a thread that waits
+  set(environment ${MOEKV_TEST_ENVIRONMENT} OMP_NUM_THREADS=2)
   set_tests_properties(${names} PROPERTIES LABELS ${label} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${environment}")
   if(arg_RANKS)
     set_tests_properties(${names} PROPERTIES PROCESSORS 2)
