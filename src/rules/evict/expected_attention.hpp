@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -25,19 +26,20 @@ class RowBlock {
   /// Products of every row with x; valid until the next call.
   [[nodiscard]] const float* times(const float* x) {
     for (std::size_t first = 0; first < products_.size(); first += lanes) {
-      float sums[lanes] = {};
-      const float* column = &values_[first * d_];
-      for (std::uint32_t i = 0; i < d_; ++i, column += lanes) {
-#pragma omp simd
-        for (std::uint32_t lane = 0; lane < lanes; ++lane) sums[lane] += column[lane] * x[i];
+      const float* next = &values_[first * d_];
+      Lanes sums{}, column;
+      for (std::uint32_t i = 0; i < d_; ++i, next += lanes) {
+        std::memcpy(&column, next, sizeof(column));
+        sums += column * x[i];
       }
-      for (std::uint32_t lane = 0; lane < lanes; ++lane) products_[first + lane] = sums[lane];
+      std::memcpy(&products_[first], &sums, sizeof(sums));
     }
     return products_.data();
   }
 
  private:
   static constexpr std::uint32_t lanes = 16;
+  using Lanes [[gnu::vector_size(lanes * sizeof(float))]] = float;
   std::uint32_t d_;
   std::vector<float> values_, products_;  // [row / lanes][d][lanes]; [row]
 };
