@@ -144,7 +144,7 @@ void Evictor::decide_list(Shard& shard, EvictList& list, Group* only, std::uint6
   const bool pages = geometry_->unit() == EvictUnit::page;
   const std::uint64_t left = pages ? take_queue_pages(shard, list, excess, step) : take_queue_tokens(shard, list, excess, step);
   settle(shard, only, static_cast<std::uint64_t>(target), at_once, left);
-  }
+}
 
 void Evictor::settle(const Shard& shard, const Group* only, std::uint64_t target, std::uint64_t at_once, std::uint64_t left) {
   counters_->step.overcommit += static_cast<std::int64_t>(std::max(left, at_once));
