@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/error.hpp"
 #include "core/rng.hpp"
 #include "rules/place.hpp"
 

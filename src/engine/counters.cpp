@@ -172,12 +172,13 @@ void Counters::sent(Rank source, Rank destination, const ByteCounts& bytes, std:
   }
   load.bytes_sent += total;
   (geometry_->spec().cluster.network.same_node(source, destination) ? step.wire_intra : step.wire_inter) += total;
-  std::int64_t* wire[n_byte_classes] = {&step.wire_kv, &step.wire_q, &step.wire_partial, &step.wire_lse, &step.wire_notices, &step.wire_headers,
-                                        &step.wire_pages};
+  std::int64_t* wire[n_byte_classes] = {&step.wire_kv,      &step.wire_q,       &step.wire_partial, &step.wire_lse,
+                                        &step.wire_notices, &step.wire_headers, &step.wire_pages};
   for (std::size_t c = 0; c < n_byte_classes; ++c) *wire[c] += bytes[c];
   step.wire_messages += 1;
   if (layer < layers.size()) layers[layer].wire_bytes += total;
   send_ns_[source.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
+  busy_.push_back(source.value - first_.value);
 }
 
 void Counters::received(Rank source, Rank destination, const ByteCounts& bytes) {
@@ -186,14 +187,15 @@ void Counters::received(Rank source, Rank destination, const ByteCounts& bytes) 
   if (source == destination) return;
   rank_load[destination.value - first_.value].bytes_recv += total;
   receive_ns_[destination.value - first_.value] += geometry_->spec().cluster.network.message_ns(source, destination, total);
+  busy_.push_back(destination.value - first_.value);
 }
 
 std::int64_t Counters::end_exchange() {
   std::int64_t worst = 0;
-  for (std::size_t r = 0; r < send_ns_.size(); ++r) worst = std::max({worst, send_ns_[r], receive_ns_[r]});
+  for (const std::uint32_t r : busy_) worst = std::max({worst, send_ns_[r], receive_ns_[r]});
+  for (const std::uint32_t r : busy_) send_ns_[r] = receive_ns_[r] = 0;
+  busy_.clear();
   exchange_ns_.push_back(worst);
-  std::fill(send_ns_.begin(), send_ns_.end(), 0);
-  std::fill(receive_ns_.begin(), receive_ns_.end(), 0);
   return worst;
 }
 

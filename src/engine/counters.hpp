@@ -46,8 +46,8 @@ class Counters {
     layer_load_[e][layer * entities_[e] + index] += load;
   }
 
-  /// What own rank `source` sends to `destination` in the current exchange (counted by the sender). A layer that is none: of several, the caller counts
-  /// their wire_bytes.
+  /// What own rank `source` sends to `destination` in the current exchange (counted by the sender). A layer that is none: of several, the caller
+  /// counts their wire_bytes.
   void sent(Rank source, Rank destination, const ByteCounts& bytes, std::uint32_t layer);
   /// The same seen by the receiver, for the conservation law and the modelled time.
   void received(Rank source, Rank destination, const ByteCounts& bytes);
@@ -79,6 +79,7 @@ class Counters {
   Rank first_, end_;
   std::vector<TrafficRecord> matrix_;  // [own ranks][ranks], empty when too many ranks
   std::vector<std::int64_t> send_ns_, receive_ns_, memory_bytes_, host_ns_;
+  std::vector<std::uint32_t> busy_;  // own ranks that sent or received in this exchange; one may come more than once
   std::vector<std::int64_t> exchange_ns_;
   std::vector<StepRecord> step_rows_;
   std::vector<LayerRecord> layer_rows_;

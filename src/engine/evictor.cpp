@@ -10,9 +10,11 @@ namespace {
 
 std::uint32_t sinks_of(const EvictionSpec& spec) {
   std::uint32_t sinks = spec.protect.sinks;
-  std::visit([&](const auto& rule) {
-    if constexpr (requires { rule.start; }) sinks = std::max<std::uint32_t>(sinks, rule.start);
-  }, spec.rule);
+  std::visit(
+      [&](const auto& rule) {
+        if constexpr (requires { rule.start; }) sinks = std::max<std::uint32_t>(sinks, rule.start);
+      },
+      spec.rule);
   return sinks;
 }
 
@@ -52,9 +54,7 @@ Evictor::Standing Evictor::standing(const Group& group, std::uint32_t position) 
 Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index) const {
   const Group& group = shard.groups()[page.group];
   const bool partial = page.used < geometry_->page_slots() && !page.sealed;
-  Standing worst = partial && page.touched_step == step_ && (*requests_)[group.request].step == step_
-                       ? Standing::sheltered
-                       : Standing::evictable;
+  Standing worst = partial && page.touched_step == step_ && (*requests_)[group.request].step == step_ ? Standing::sheltered : Standing::evictable;
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
     if (!shard.live(index, slot)) continue;
     const Standing s = standing(group, shard.position(shard.at(index, slot)));
@@ -66,9 +66,12 @@ Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, s
 
 std::uint64_t Evictor::in_budget_units(std::uint64_t entries, std::uint64_t pages, std::uint64_t bytes) const {
   switch (geometry_->spec().eviction.budget.kind) {
-    case BudgetKind::pages: return pages;
-    case BudgetKind::bytes: return bytes;
-    default: return entries;
+    case BudgetKind::pages:
+      return pages;
+    case BudgetKind::bytes:
+      return bytes;
+    default:
+      return entries;
   }
 }
 
@@ -82,13 +85,15 @@ bool Evictor::due(const EvictList& list, const Group* group, std::uint64_t step,
   target = static_cast<double>(list.budget);
   const auto used = static_cast<double>(usage(list));
   switch (spec.trigger) {
-    case Trigger::on_full: return used > target;
+    case Trigger::on_full:
+      return used > target;
     case Trigger::watermark: {
       const bool over = used > target * spec.high_watermark;
       target = std::floor(target * spec.low_watermark);
       return over;
     }
-    case Trigger::every: return (step + 1) % spec.every_steps == 0 && used > target;
+    case Trigger::every:
+      return (step + 1) % spec.every_steps == 0 && used > target;
     case Trigger::prefill_end: {
       if (group == nullptr) return used > target;
       const RequestTable::Row& row = (*requests_)[group->request];
@@ -177,8 +182,11 @@ void Evictor::doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, st
 }
 
 std::uint64_t Evictor::execute(Shard& shard) {
+  std::vector<Victim>& victims = victims_[shard.id().value - first_shard_];
+  std::vector<Allowance>& allowed = allowed_[shard.id().value - first_shard_];
   std::uint64_t left = 0;
-  for (const Victim& v : victims_[shard.id().value - first_shard_]) {
+  if (victims.empty() && allowed.empty()) return left;
+  for (const Victim& v : victims) {
     if (v.slot != no_index) {
       shard.kill(v.page, v.slot);
       left += 1;
@@ -196,14 +204,14 @@ std::uint64_t Evictor::execute(Shard& shard) {
       if (shard.kill(v.page, slot)) break;
     }
   }
-  victims_[shard.id().value - first_shard_].clear();
+  victims.clear();
   for (const std::uint64_t age : shard.eviction_ages()) counters_->reuse.eviction_age.add(age);
   shard.eviction_ages().clear();
-  for (const Allowance& a : allowed_[shard.id().value - first_shard_]) {
+  for (const Allowance& a : allowed) {
     const std::uint64_t used = usage(a.group != no_index ? shard.groups()[a.group].list : shard.shard_list());
     counters_->step.budget_excess += static_cast<std::int64_t>(used > a.units ? used - a.units : 0);
   }
-  allowed_[shard.id().value - first_shard_].clear();
+  allowed.clear();
   return left;
 }
 

@@ -16,37 +16,39 @@ std::uint64_t Evictor::take_queue_pages(Shard& shard, EvictList& list, std::uint
     const Page& p = shard.pages()[page];
     return p.waits ? Standing::sheltered : page_standing(shard, p, page);
   };
-  std::visit([&](const auto& rule) {
-    if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) {
-      evict::Queue queue = shard.queue_of(list);
-      const auto evict_to = [&](std::uint64_t rest) {
-        while (excess > rest) {
-          const std::uint32_t page = rule.victim(queue, standing_of);
-          if (page == evict::no_unit) return;
-          excess -= std::min(excess, weight(shard, shard.pages()[page]));
-          doom_page(shard, page, step);
+  std::visit(
+      [&](const auto& rule) {
+        if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) {
+          evict::Queue queue = shard.queue_of(list);
+          const auto evict_to = [&](std::uint64_t rest) {
+            while (excess > rest) {
+              const std::uint32_t page = rule.victim(queue, standing_of);
+              if (page == evict::no_unit) return;
+              excess -= std::min(excess, weight(shard, shard.pages()[page]));
+              doom_page(shard, page, step);
+            }
+          };
+          const std::vector<std::uint32_t> turns = turns_of(shard, list);
+          std::uint64_t outside = 0;  // weight of pages that are in no queue yet
+          for (const std::uint32_t page : turns) {
+            shard.pages()[page].waits = true;
+            outside += enters(shard.pages()[page], step) ? weight(shard, shard.pages()[page]) : 0;
+          }
+          for (const std::uint32_t page : turns) {
+            shard.pages()[page].waits = false;
+            if (!enters(shard.pages()[page], step)) {
+              shard.touch_page(rule, queue, page, step);
+              continue;
+            }
+            outside -= weight(shard, shard.pages()[page]);
+            if constexpr (requires { rule.expect(queue, page); }) rule.expect(queue, page);
+            evict_to(outside);
+            rule.insert(queue, page);
+          }
+          evict_to(0);
         }
-      };
-      const std::vector<std::uint32_t> turns = turns_of(shard, list);
-      std::uint64_t outside = 0;  // weight of pages that are in no queue yet
-      for (const std::uint32_t page : turns) {
-        shard.pages()[page].waits = true;
-        outside += enters(shard.pages()[page], step) ? weight(shard, shard.pages()[page]) : 0;
-      }
-      for (const std::uint32_t page : turns) {
-        shard.pages()[page].waits = false;
-        if (!enters(shard.pages()[page], step)) {
-          shard.touch_page(rule, page, step);
-          continue;
-        }
-        outside -= weight(shard, shard.pages()[page]);
-        if constexpr (requires { rule.expect(queue, page); }) rule.expect(queue, page);
-        evict_to(outside);
-        rule.insert(queue, page);
-      }
-      evict_to(0);
-    }
-  }, geometry_->spec().eviction.rule);
+      },
+      geometry_->spec().eviction.rule);
   return excess;
 }
 
@@ -55,7 +57,8 @@ std::uint64_t Evictor::take_queue_tokens(Shard& shard, EvictList& list, std::uin
   while (excess > 0 && !list.tokens.empty()) {
     const EvictList::Token token = list.tokens.front();
     const Page& page = shard.pages()[token.page];
-    const bool stale = page.group == no_index || !shard.live(token.page, token.slot) || shard.position(shard.at(token.page, token.slot)) != token.position;
+    const bool stale =
+        page.group == no_index || !shard.live(token.page, token.slot) || shard.position(shard.at(token.page, token.slot)) != token.position;
     const Standing s = stale ? Standing::permanent : standing(shard.groups()[page.group], token.position);
     list.tokens.pop_front();
     if (s == Standing::evictable) {

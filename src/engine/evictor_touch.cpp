@@ -14,6 +14,7 @@ bool sees_residents_only(AccessSource access) { return access == AccessSource::m
 void Evictor::touch(Shard& shard, std::uint64_t step) {
   step_ = step;
   auto& queried = shard.queried_groups();
+  if (queried.empty()) return;
   auto& groups = shard.groups();
   const auto key = [&](std::uint32_t g) { return std::tuple(groups[g].request, groups[g].layer, groups[g].head_group); };
   std::sort(queried.begin(), queried.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
@@ -23,11 +24,12 @@ void Evictor::touch(Shard& shard, std::uint64_t step) {
 }
 
 void Evictor::adapt_thresholds(Shard& shard) {
-  std::visit([&](const auto& rule) {
-    if (shard.queried_groups().empty()) return;
-    if (geometry_->spec().eviction.scope == EvictScope::shard) return evict::end_step(rule, shard.shard_list().control);
-    for (const std::uint32_t g : shard.queried_groups()) evict::end_step(rule, shard.groups()[g].list.control);
-  }, geometry_->spec().eviction.rule);
+  std::visit(
+      [&](const auto& rule) {
+        if (geometry_->spec().eviction.scope == EvictScope::shard) return evict::end_step(rule, shard.shard_list().control);
+        for (const std::uint32_t g : shard.queried_groups()) evict::end_step(rule, shard.groups()[g].list.control);
+      },
+      geometry_->spec().eviction.rule);
 }
 
 void Evictor::touch_group(Shard& shard, Group& group, std::uint64_t step) {
@@ -74,7 +76,8 @@ void Evictor::note_reuse(const ReuseClock::Before& before, std::uint32_t pages) 
 
 bool Evictor::page_accessed(const Page& page) const {
   const EvictionSpec& spec = geometry_->spec().eviction;
-  return spec.access == AccessSource::selected ? page.used_step == static_cast<std::uint32_t>(step_) : static_cast<double>(page.mass) >= spec.access_mass;
+  return spec.access == AccessSource::selected ? page.used_step == static_cast<std::uint32_t>(step_)
+                                               : static_cast<double>(page.mass) >= spec.access_mass;
 }
 
 void Evictor::note_lookups(const Shard& shard, const Group& group, const Chain& chain) const {
@@ -94,16 +97,22 @@ void Evictor::note_lookups(const Shard& shard, const Group& group, const Chain& 
 template <class Rule>
 void Evictor::touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
   const EvictionSpec& spec = geometry_->spec().eviction;
+  const bool by_content = sees_residents_only(spec.access);
+  const bool all = !by_content && !demotes_ && chain.shadow_experts.empty();
+  const bool turns = demotes_ && Rule::family == evict::Family::queue;
+  EvictList& list = spec.scope == EvictScope::shard ? shard.shard_list() : group.list;
+  evict::Queue queue = shard.queue_of(list);
   for (const std::uint32_t p : chain.pages) {
-    const Page& page = shard.pages()[p];
-    const bool accessed = sees_residents_only(spec.access) ? page_accessed(page) : shadow_accessed(group, chain, page.shadow);
-    // A page that enters is accessed by entering; one that lies in the host tier was not read.
-    const bool counts = !demotes_ || (!page.away && !enters(page, step));
-    if (!accessed || !counts) continue;
-    if (demotes_ && Rule::family == evict::Family::queue) {
-      shard.take_turn(p);
+    if (!all) {
+      const Page& page = shard.pages()[p];
+      const bool accessed = by_content ? page_accessed(page) : shadow_accessed(group, chain, page.shadow);
+      // A page that enters is accessed by entering; one that lies in the host tier was not read.
+      if (!accessed || (demotes_ && (page.away || enters(page, step)))) continue;
+    }
+    if (turns) {
+      list.turns.push_back(p);
     } else {
-      shard.touch_page(rule, p, step);
+      shard.touch_page(rule, queue, p, step);
     }
   }
   if (demotes_) shard.mark_dirty(group);
@@ -125,9 +134,11 @@ void Evictor::touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_
     note_reuse(shard.look_up_chain(group, chain, static_cast<std::uint32_t>(lookups)), static_cast<std::uint32_t>(lookups));
   if (shard.records_accesses() && !demotes_) note_lookups(shard, group, chain);
   if (chain.expert.valid() || !chain.shadow_experts.empty()) counters_->looked_up_under(group.layer, chain.expert, lookups, lookups - hits);
-  std::visit([&](const auto& rule) {
-    if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) touch_pages(rule, shard, group, chain, step);
-  }, spec.rule);
+  std::visit(
+      [&](const auto& rule) {
+        if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) touch_pages(rule, shard, group, chain, step);
+      },
+      spec.rule);
   if (spec.access == AccessSource::mass) {
     for (const std::uint32_t p : chain.pages) pages[p].mass = 0;
   }

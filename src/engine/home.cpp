@@ -6,7 +6,8 @@
 #include <limits>
 
 namespace moekv {
-Home::Home(const Geometry& geometry, Backend& backend, Transport& transport, Counters& counters, std::span<const int> process_of_rank, Rank first, Rank end)
+Home::Home(const Geometry& geometry, Backend& backend, Transport& transport, Counters& counters, std::span<const int> process_of_rank, Rank first,
+           Rank end)
     : geometry_(&geometry),
       backend_(&backend),
       transport_(&transport),
@@ -16,7 +17,8 @@ Home::Home(const Geometry& geometry, Backend& backend, Transport& transport, Cou
       end_(end),
       rank_words_((geometry.n_ranks() + 63) / 64),
       payload_(backend.has_payload()),
-      pair_(end.value - first.value) {}
+      pair_(end.value - first.value),
+      place_of_rank_(geometry.n_ranks(), no_place) {}
 
 Home::RequestState& Home::state_of(RequestId request) {
   const auto [it, added] = written_.try_emplace(request.value);
@@ -82,7 +84,9 @@ void Home::plan_stores(const LayerInput& input, std::uint32_t token, RequestStat
       if (placement.layout == Layout::expert) count.stored_home += 1;
       break;
     }
-    case Layout::token: store_at(input, token, placement.token_shard(t.request, t.position), 0, state); break;
+    case Layout::token:
+      store_at(input, token, placement.token_shard(t.request, t.position), 0, state);
+      break;
     case Layout::head:
     case Layout::replicated:
       for (std::uint32_t g = 0; g < placement.n_ranks; ++g) {
@@ -182,7 +186,8 @@ void Home::add_notice(Rank source, Rank destination, std::uint64_t notice) { not
 
 std::int64_t Home::buffer_bytes() const {
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
-  return bytes(part_m_) + bytes(part_l_) + bytes(part_o_) + bytes(last_lse_) + bytes(stores_) + bytes(sorted_stores_) + bytes(reads_) + bytes(sorted_reads_);
+  return bytes(part_m_) + bytes(part_l_) + bytes(part_o_) + bytes(last_lse_) + bytes(stores_) + bytes(sorted_stores_) + bytes(reads_) +
+         bytes(sorted_reads_);
 }
 
 }  // namespace moekv

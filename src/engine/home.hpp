@@ -23,25 +23,26 @@ inline constexpr std::uint32_t no_shard = 0xFFFFFFFFU;
 
 /// One layer of a step as a driver (a trace, or a model) hands it over. Tokens are ordered by (home, request, position).
 struct LayerInput {
-  std::uint32_t layer = 0;                   // index into Geometry::layers
+  std::uint32_t layer = 0;  // index into Geometry::layers
   std::span<const HomeToken> tokens;
-  std::span<const std::uint16_t> experts;    // [tokens][top_k] key of storing and reading; empty where the layer has none
-  const std::byte* k = nullptr;              // [tokens][n_kv_heads][d_k] payload type; null for the count backend
-  const std::byte* v = nullptr;              // [tokens][n_kv_heads][d_v]; null for MLA
-  const std::byte* q = nullptr;              // [queries][n_heads][d_k]
-  const float* sinks = nullptr;              // [n_heads] learned sink logits, or null
+  std::span<const std::uint16_t> experts;  // [tokens][top_k] key of storing and reading; empty where the layer has none
+  const std::byte* k = nullptr;            // [tokens][n_kv_heads][d_k] payload type; null for the count backend
+  const std::byte* v = nullptr;            // [tokens][n_kv_heads][d_v]; null for MLA
+  const std::byte* q = nullptr;            // [queries][n_heads][d_k]
+  const float* sinks = nullptr;            // [n_heads] learned sink logits, or null
 };
 
 /// Attention of the layer's queries in token order.
 struct LayerOutput {
-  std::vector<float> o;                      // [queries][n_heads][d_v]; zero where nothing was read
-  std::vector<float> lse;                    // [queries][n_heads], -inf where nothing was read
+  std::vector<float> o;                             // [queries][n_heads][d_v]; zero where nothing was read
+  std::vector<float> lse;                           // [queries][n_heads], -inf where nothing was read
   std::vector<std::vector<HeadReads>> probe_reads;  // [queries]: what a probed query read of each owner rank, shard and head group
 };
 
 class Home {
  public:
-  Home(const Geometry& geometry, Backend& backend, Transport& transport, Counters& counters, std::span<const int> process_of_rank, Rank first, Rank end);
+  Home(const Geometry& geometry, Backend& backend, Transport& transport, Counters& counters, std::span<const int> process_of_rank, Rank first,
+       Rank end);
 
   /// Phase place: the pure plan of who stores and who reads.
   void plan(const LayerInput& input);
@@ -81,7 +82,7 @@ class Home {
     std::uint64_t bits;
   };
   struct RequestState {
-    std::vector<std::uint64_t> ranks;             // [layers][rank words]: ranks that hold an entry
+    std::vector<std::uint64_t> ranks;                  // [layers][rank words]: ranks that hold an entry
     std::vector<std::uint32_t> last_shard, last_read;  // [layers][experts], layout expert: shard of the last store, of the last read
 
     void transfer(StateStream& stream);
@@ -114,7 +115,8 @@ class Home {
   void account(Rank source, ByteClass kind, std::int64_t bytes);
   void close_rank(Rank destination, std::uint32_t layer);
   [[nodiscard]] std::span<const std::uint16_t> experts_of(const LayerInput& input, std::uint32_t token) const {
-    return input.experts.empty() ? std::span<const std::uint16_t>{} : input.experts.subspan(std::size_t{token} * geometry_->top_k(), geometry_->top_k());
+    return input.experts.empty() ? std::span<const std::uint16_t>{}
+                                 : input.experts.subspan(std::size_t{token} * geometry_->top_k(), geometry_->top_k());
   }
 
   const Geometry* geometry_;
@@ -132,14 +134,17 @@ class Home {
   std::vector<Read> reads_, sorted_reads_;
   std::vector<Waiting> lse_waiting_, sorted_waiting_;
   std::vector<PendingNotice> notices_, sorted_notices_;
-  std::vector<float> last_lse_;          // rows that lse_waiting_ names
-  std::vector<ByteCounts> pair_;         // [own ranks] bytes to the rank being packed
-  std::vector<std::uint32_t> touched_;   // own ranks with bytes in pair_
+  std::vector<float> last_lse_;   // rows that lse_waiting_ names
+  std::vector<ByteCounts> pair_;  // [own ranks] bytes to the rank being packed
+  static constexpr std::uint32_t no_place = 0xFFFFFFFFU;
+  std::vector<std::uint32_t> touched_;        // own ranks with bytes in pair_
+  std::vector<std::uint32_t> destinations_;   // ranks that the dispatch goes to, ascending
+  std::vector<std::uint32_t> place_of_rank_;  // [ranks] in destinations_, or no_place
   std::vector<std::uint32_t> offsets_, parts_;
-  std::vector<std::uint32_t> store_ranks_, read_shards_;  // scratch of count_stores, of shards_of
-  std::vector<Rank> home_of_;            // home of each query of the layer
-  std::vector<std::uint8_t> observed_;   // [queries]: eviction rules look at it
-  std::vector<std::uint8_t> answered_;   // queries for which some rank read something
+  std::vector<std::uint32_t> store_ranks_, read_shards_;        // scratch of count_stores, of shards_of
+  std::vector<Rank> home_of_;                                   // home of each query of the layer
+  std::vector<std::uint8_t> observed_;                          // [queries]: eviction rules look at it
+  std::vector<std::uint8_t> answered_;                          // queries for which some rank read something
   std::vector<std::pair<std::uint32_t, std::uint32_t>> links_;  // (output row, partial row)
   std::vector<float> part_m_, part_l_, part_o_, m_out_, l_out_, sink_rows_;
 };

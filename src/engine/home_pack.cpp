@@ -1,6 +1,7 @@
 // Home, phase dispatch: entries, queries, log-sum-exps and notices packed into one segment per destination rank, and counted.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/error.hpp"
 #include "engine/home.hpp"
@@ -8,22 +9,21 @@
 namespace moekv {
 namespace {
 
-/// Stable counting sort by destination rank: O(items + ranks).
+/// Items in stable order of their destination ranks, a counting sort. Of r-th destination: [begin[r], begin[r + 1]).
 template <class Item>
-void sort_by_rank(const std::vector<Item>& in, std::vector<Item>& out, std::uint32_t n_ranks, std::vector<std::uint32_t>& begin) {
-  begin.assign(n_ranks + 1, 0);
-  for (const Item& item : in) begin[item.rank + 1] += 1;
-  for (std::uint32_t r = 0; r < n_ranks; ++r) begin[r + 1] += begin[r];
-  out.resize(in.size());
-  for (const Item& item : in) out[begin[item.rank]++] = item;  // shifts `begin` by one, restored below
-  for (std::uint32_t r = n_ranks; r > 0; --r) begin[r] = begin[r - 1];
-  begin[0] = 0;
-}
+struct ByDestination {
+  ByDestination(const std::vector<Item>& in, std::vector<Item>& out, std::span<const std::uint32_t> place_of_rank, std::size_t n_destinations)
+      : items(out), begin(n_destinations + 2, 0) {
+    for (const Item& item : in) begin[place_of_rank[item.rank] + 2] += 1;
+    for (std::size_t r = 2; r < begin.size(); ++r) begin[r] += begin[r - 1];
+    out.resize(in.size());
+    for (const Item& item : in) out[begin[place_of_rank[item.rank] + 1]++] = item;  // ends where the next destination begins
+  }
+  [[nodiscard]] std::span<const Item> operator[](std::size_t r) const { return {items.data() + begin[r], begin[r + 1] - begin[r]}; }
 
-template <class Item>
-std::span<const Item> of_rank(const std::vector<Item>& sorted, const std::vector<std::uint32_t>& begin, std::uint32_t r) {
-  return {sorted.data() + begin[r], begin[r + 1] - begin[r]};
-}
+  const std::vector<Item>& items;
+  std::vector<std::uint32_t> begin;
+};
 
 }  // namespace
 
@@ -88,7 +88,8 @@ void Home::pack_queries(const LayerInput& input, Rank rank, std::span<const Read
   const std::size_t q_row = std::size_t{model.n_heads} * model.d_k * pb, q_part = std::size_t{slice.q_count} * model.d_k * pb;
   for (std::size_t i = 0; i < reads.size(); ++i) {
     const HomeToken& t = input.tokens[reads[i].token];
-    headers[i] = {t.request.value, t.position, reads[i].query, static_cast<std::uint16_t>(t.probe ? 1 : 0), static_cast<std::uint16_t>(t.observed ? 1 : 0)};
+    headers[i] = {t.request.value, t.position, reads[i].query, static_cast<std::uint16_t>(t.probe ? 1 : 0),
+                  static_cast<std::uint16_t>(t.observed ? 1 : 0)};
     const auto own = experts_of(input, reads[i].token);
     if (k > 0) std::copy(own.begin(), own.end(), &experts[i * k]);
     account(t.home, ByteClass::q, static_cast<std::int64_t>(q_part));
@@ -107,12 +108,15 @@ void Home::pack_queries(const LayerInput& input, Rank rank, std::span<const Read
 
 void Home::pack_rank(const LayerInput& input, Rank rank, std::span<const Store> stores, std::span<const Read> reads, std::span<const Waiting> waiting,
                      std::span<const PendingNotice> notices) {
-  if (stores.empty() && reads.empty() && waiting.empty() && notices.empty()) return;
   const HeadSlice slice = geometry_->slice(rank);
   const std::uint32_t n_heads = geometry_->spec().model.n_heads;
   WireWriter out(transport_->outbox(process_of_rank_[rank.value]));
-  const DispatchSegment segment{rank.value, static_cast<std::uint32_t>(stores.size()), static_cast<std::uint32_t>(reads.size()),
-                                static_cast<std::uint32_t>(waiting.size() * slice.q_count), static_cast<std::uint32_t>(notices.size()), {}};
+  const DispatchSegment segment{rank.value,
+                                static_cast<std::uint32_t>(stores.size()),
+                                static_cast<std::uint32_t>(reads.size()),
+                                static_cast<std::uint32_t>(waiting.size() * slice.q_count),
+                                static_cast<std::uint32_t>(notices.size()),
+                                {}};
   out.put(&segment, 1);
   pack_entries(input, rank, stores, out);
   pack_queries(input, rank, reads, out);
@@ -137,16 +141,23 @@ void Home::pack_rank(const LayerInput& input, Rank rank, std::span<const Store> 
 }
 
 void Home::pack_all(const LayerInput& input) {
-  const std::uint32_t n = geometry_->n_ranks();
-  std::vector<std::uint32_t> store_begin, read_begin, wait_begin, notice_begin;
-  sort_by_rank(stores_, sorted_stores_, n, store_begin);
-  sort_by_rank(reads_, sorted_reads_, n, read_begin);
-  sort_by_rank(lse_waiting_, sorted_waiting_, n, wait_begin);
-  sort_by_rank(notices_, sorted_notices_, n, notice_begin);
-  for (std::uint32_t r = 0; r < n; ++r) {
-    pack_rank(input, Rank(r), of_rank(sorted_stores_, store_begin, r), of_rank(sorted_reads_, read_begin, r), of_rank(sorted_waiting_, wait_begin, r),
-              of_rank(sorted_notices_, notice_begin, r));
-  }
+  destinations_.clear();
+  const auto note = [&](const auto&... lists) {
+    const auto one = [&](std::uint32_t rank) {
+      if (std::exchange(place_of_rank_[rank], 0) == no_place) destinations_.push_back(rank);
+    };
+    (std::for_each(lists.begin(), lists.end(), [&](const auto& item) { one(item.rank); }), ...);
+  };
+  note(stores_, reads_, lse_waiting_, notices_);
+  std::sort(destinations_.begin(), destinations_.end());
+  const std::size_t n = destinations_.size();
+  for (std::uint32_t r = 0; r < n; ++r) place_of_rank_[destinations_[r]] = r;
+  const ByDestination stores(stores_, sorted_stores_, place_of_rank_, n);
+  const ByDestination reads(reads_, sorted_reads_, place_of_rank_, n);
+  const ByDestination waiting(lse_waiting_, sorted_waiting_, place_of_rank_, n);
+  const ByDestination notices(notices_, sorted_notices_, place_of_rank_, n);
+  for (std::size_t r = 0; r < n; ++r) pack_rank(input, Rank(destinations_[r]), stores[r], reads[r], waiting[r], notices[r]);
+  for (const std::uint32_t rank : destinations_) place_of_rank_[rank] = no_place;
   lse_waiting_.clear();
   notices_.clear();
 }

@@ -76,19 +76,19 @@ class Owner {
     std::span<const std::uint16_t> experts;
     const std::byte* q = nullptr;  // [q_count][d_k]
     Rank rank;
-    int process = 0;               // home process
+    int process = 0;  // home process
     std::uint32_t first_task = 0, n_tasks = 0;
-    std::uint32_t first_part = 0, n_parts = 0;  // into part_rows_: one partial per shard that holds the request
-    std::uint32_t first_row = no_index;         // merged partial rows [q_count]
+    std::uint32_t first_part = 0, n_parts = 0;   // into part_rows_: one partial per shard that holds the request
+    std::uint32_t first_row = no_index;          // merged partial rows [q_count]
     std::uint32_t first_probe = 0, n_probe = 0;  // into probe_words_
-    std::uint32_t n_read = 0;                   // slots read, over all shards and head groups
+    std::uint32_t n_read = 0;                    // slots read, over all shards and head groups
   };
   /// Which slots of a page a query reads: positions [low, high], and of a token with several copies one.
   struct ReadFilter {
     std::uint32_t low = 0, high = 0;
-    std::span<const std::uint64_t> wanted;  // experts, as bits; empty = all
+    std::span<const std::uint64_t> wanted;                     // experts, as bits; empty = all
     bool unblocked = false, primary = false, by_slot = false;  // see filter_of
-    bool only_looks = false;                // the page is offered to a choice: nothing is counted or noted
+    bool only_looks = false;                                   // the page is offered to a choice: nothing is counted or noted
   };
   /// What the reads of one group cost.
   struct ReadTally {
@@ -131,7 +131,7 @@ class Owner {
   /// The pages chosen for the query in one group, counted. Called in the order of choose_pages.
   [[nodiscard]] std::span<const std::uint32_t> take_choice(const Query& query, const Shard& shard, const Group& group);
   /// Pages of a group that may hold what the filter wants, in read order; valid until the next call.
-  [[nodiscard]] std::span<const std::uint32_t> pages_of(const Group& group, const ReadFilter& filter);
+  [[nodiscard]] std::span<const std::uint32_t> pages_of(const Group& group, const Query& query, const ReadFilter& filter);
   void note_experts(const Query& query);
   void pack_queries();
   /// Reconstruction errors of entries as they are sealed, for the rule that scores them: the first call notes the raw rows, the second compares.
@@ -182,7 +182,7 @@ class Owner {
   bool layer_by_expert_ = false;
   std::uint64_t step_ = 0;
 
-  static constexpr std::size_t prefetch_distance = 4;        // pages
+  static constexpr std::size_t prefetch_distance = 4;      // pages
   static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on
 
   std::vector<Entry> entries_;

@@ -33,11 +33,7 @@ bool Owner::slot_is_read(const Shard& shard, std::size_t i, const ReadFilter& fi
 std::uint64_t Owner::read_bits(const Query& query, const Shard& shard, std::uint32_t index, std::uint32_t w, const ReadFilter& filter) {
   const Page& page = shard.pages()[index];
   std::uint64_t bits = shard.live_word(page, index, w);
-  if (filter.unblocked) {
-    for (const std::uint16_t e : query.experts) {
-      if (e != ExpertId::invalid) bits &= ~shard.blocked_by(index, e, w);
-    }
-  }
+  if (filter.unblocked) bits &= ~shard.blocked_by(page, index, query.experts, w);
   if (filter.primary) bits &= shard.primary_words(index)[w];
   const bool in_range = page.min_position >= filter.low && page.max_position <= filter.high;
   const bool noted = query.header->probe != 0 && !filter.only_looks;
@@ -68,7 +64,8 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   if (read == 0) return 0;
   if (demotes_) shard.need(index, step_);
   page.used_step = static_cast<std::uint32_t>(step_);
-  tally.bytes += geometry_->head_bytes(page.sealed, page.page_class) * page.used / geometry_->page_slots();
+  const std::uint64_t whole = geometry_->head_bytes(page.sealed, page.page_class);
+  tally.bytes += page.used == geometry_->page_slots() ? whole : whole * page.used / geometry_->page_slots();
   if (payload_) {
     reads_.push_back({page.block, page.used, read == page.used ? PageRead::all_slots : static_cast<std::uint32_t>(first_word)});
     task_pages_.push_back(index);
@@ -92,13 +89,14 @@ Owner::ReadFilter Owner::filter_of(const Query& query) const {
   return filter;
 }
 
-std::span<const std::uint32_t> Owner::pages_of(const Group& group, const ReadFilter& filter) {
+std::span<const std::uint32_t> Owner::pages_of(const Group& group, const Query& query, const ReadFilter& filter) {
   group_pages_.clear();
   for (const std::uint32_t c : group.order) {
     const Chain& chain = group.chains[c];
     if (!filter.wanted.empty() && geometry_->chains_are_exact() &&
         (!chain.expert.valid() || (query_words_[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0))
       continue;
+    if (filter.unblocked) chain.blockers.prefetch(query.experts);
     group_pages_.insert(group_pages_.end(), chain.pages.begin(), chain.pages.end());
   }
   return group_pages_;
@@ -128,7 +126,7 @@ void Owner::build_group(Query& query, std::uint32_t shard_index, Group& group, s
   if (query.header->probe != 0) probe_words_.insert(probe_words_.end(), {query.header->query, slice.q_begin + q_head, n_kv_heads * slice.group(), 0});
   std::uint32_t read = 0;
   ReadTally tally;
-  const std::span<const std::uint32_t> pages = chooses(query) ? take_choice(query, s, group) : pages_of(group, filter);
+  const std::span<const std::uint32_t> pages = chooses(query) ? take_choice(query, s, group) : pages_of(group, query, filter);
   for (std::size_t p = 0; p < std::min(pages.size(), prefetch_distance); ++p) s.prefetch(pages[p]);
   for (std::size_t p = 0; p < pages.size(); ++p) {
     if (p + prefetch_distance < pages.size()) s.prefetch(pages[p + prefetch_distance]);

@@ -45,7 +45,7 @@ void Owner::choose_pages() {
         if (group == nullptr) continue;
         const auto row = static_cast<std::uint32_t>(&query - queries_.data());
         choice_.begin({0, 0, row, hg * geometry_->heads_per_group() * slice.group(), geometry_->head_group_width(query.rank, hg), slice.group()});
-        for (const std::uint32_t page : pages_of(*group, filter)) offer_page(query, owner, page, filter);
+        for (const std::uint32_t page : pages_of(*group, query, filter)) offer_page(query, owner, page, filter);
       }
     }
   }

@@ -10,12 +10,7 @@
 namespace moekv {
 
 Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32_t max_pages)
-    : geometry_(&geometry),
-      id_(id),
-      rank_(geometry.placement().owner(id)),
-      slots_(geometry.page_slots()),
-      words_((slots_ + 63) / 64),
-      units_((slots_ + 15) / 16) {
+    : id_(id), rank_(geometry.placement().owner(id)), geometry_(&geometry), slots_(geometry.page_slots()), words_((slots_ + 63) / 64) {
   const RunSpec& spec = geometry.spec();
   top_k_ = geometry.needs_experts() ? geometry.top_k() : 0;
   expert_words_ = (geometry.n_experts() + 63) / 64;
@@ -103,7 +98,7 @@ Chain& Shard::chain_or_add(Group& group, ExpertId expert, bool side) {
   return chain;
 }
 
-void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, const EntryMeta& entry) {
+void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, bool reused, const EntryMeta& entry) {
   const std::size_t i = at(index, slot);
   positions_[i] = entry.position;
   live_[std::size_t{index} * words_ + slot / 64] |= 1ULL << (slot % 64);
@@ -112,7 +107,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, cons
   word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary ? 1U : 0U} << (slot % 64);
   if (geometry_->keeps_state()) state_[i] = {};
   std::fill_n(window_mass_.begin() + static_cast<std::ptrdiff_t>(i * window_heads_), window_heads_, 0.0F);
-  if (blockers_kept_) {  // what the slot's last token left
+  if (blockers_kept_ && reused) {  // what the slot's last token left
     smaller_[i] = 0;
     set_blockers(index, slot);
   }
@@ -160,7 +155,8 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   std::uint32_t index = 0;
   std::uint32_t slot = 0;
   bool fresh = false;
-  if (!chain.holes.empty()) {
+  const bool reused = !chain.holes.empty();
+  if (reused) {
     index = chain.holes.back().page;
     slot = chain.holes.back().slot;
     chain.holes.pop_back();
@@ -186,7 +182,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   page.shadow = chain.shadow_open;
   if (chain.shadow_live[page.shadow] == 1) note_entry(group, chain);
   shadow_of_[at(index, slot)] = page.shadow;
-  write_slot(page, index, slot, entry);
+  write_slot(page, index, slot, reused, entry);
   page.touched_step = static_cast<std::uint32_t>(step);
   EvictList& list = list_of(page);
   list.live += 1;
@@ -225,8 +221,8 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
 SealOp Shard::seal_op(std::uint32_t index, std::uint32_t page_class) const {
   const Page& page = pages_[index];
   const Group& group = groups_[page.group];
-  return {page.block, {sealed_pools_[sealed_pool_index(group, page_class)].pool, 0}, page.used,
-          table_key(group.request, group.layer, group.head_group)};
+  return {
+      page.block, {sealed_pools_[sealed_pool_index(group, page_class)].pool, 0}, page.used, table_key(group.request, group.layer, group.head_group)};
 }
 
 SealOp Shard::seal(std::uint32_t index, std::uint32_t page_class) {

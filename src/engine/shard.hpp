@@ -11,7 +11,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/line_aligned.hpp"
 #include "device/backend.hpp"
 #include "engine/access_log.hpp"
 #include "engine/codec_tables.hpp"
@@ -45,11 +44,7 @@ class Shard {
   /// Marks a slot dead; frees the page when it was the last. Returns true when the page was freed.
   bool kill(std::uint32_t page, std::uint32_t slot);
   /// Starts to load what a reader of the page looks at.
-  void prefetch(std::uint32_t page) const {
-    __builtin_prefetch(&pages_[page]);
-    const std::size_t n = blocked_.empty() ? 0 : std::size_t{geometry_->n_experts()} * units_;
-    for (std::size_t u = 0; u < n; u += 32) __builtin_prefetch(&blocked_[page * n + u]);
-  }
+  void prefetch(std::uint32_t page) const { __builtin_prefetch(&pages_[page]); }
   /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it. Returns the number of slots touched.
   std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy);
   /// How `seal` would move a page to a block of a class: all but the target's index.
@@ -93,18 +88,15 @@ class Shard {
   [[nodiscard]] std::uint32_t number_tables() { return n_tables_++; }
   [[nodiscard]] std::uint64_t table_key(const Page& page) const;
 
-  /// An access of a page at step `now`, as the eviction rule keeps it. Rule: the one of the run.
+  /// An access of a page at step `now`, as the eviction rule keeps it. Rule: the one of the run; `queue`: that of the page's list.
   template <class Rule>
-  void touch_page(const Rule& rule, std::uint32_t page, std::uint64_t now) {
+  void touch_page(const Rule& rule, evict::Queue& queue, std::uint32_t page, std::uint64_t now) {
     if constexpr (Rule::family == evict::Family::queue) {
-      if (nodes_[page].list == evict::no_list) return;  // a sink page left the queue for good
-      evict::Queue queue = queue_of(list_of(pages_[page]));
+      if (queue.node(page).list == evict::no_list) return;  // a sink page left the queue for good
       rule.access(queue, page);
     }
     if constexpr (evict::needs_access<Rule>) evict::touch(rule, access_[page], static_cast<std::uint32_t>(now));
   }
-  /// Action demote: notes an accessed page for its queues.
-  void take_turn(std::uint32_t page) { list_of(pages_[page]).turns.push_back(page); }
   /// The queues of a list; capacity is its budget in pages.
   [[nodiscard]] evict::Queue queue_of(EvictList& list) { return {list.queue, nodes_.data(), capacity_pages(list)}; }
   [[nodiscard]] std::uint32_t capacity_pages(const EvictList& list) const;
@@ -124,7 +116,9 @@ class Shard {
   // Slot facts. `i` = page * page_slots + slot.
   [[nodiscard]] std::size_t at(std::uint32_t page, std::uint32_t slot) const { return std::size_t{page} * slots_ + slot; }
   [[nodiscard]] std::uint32_t position(std::size_t i) const { return positions_[i]; }
-  [[nodiscard]] bool live(std::uint32_t page, std::uint32_t slot) const { return (live_[std::size_t{page} * words_ + slot / 64] >> (slot % 64) & 1U) != 0; }
+  [[nodiscard]] bool live(std::uint32_t page, std::uint32_t slot) const {
+    return (live_[std::size_t{page} * words_ + slot / 64] >> (slot % 64) & 1U) != 0;
+  }
   [[nodiscard]] std::span<const std::uint64_t> live_words(std::uint32_t page) const { return {&live_[std::size_t{page} * words_], words_}; }
   /// Bits of the live ones of slots [64 w, 64 w + 64).
   [[nodiscard]] std::uint64_t live_word(const Page& page, std::uint32_t index, std::uint32_t w) const {
@@ -135,14 +129,9 @@ class Shard {
   [[nodiscard]] std::span<const std::uint64_t> primary_words(std::uint32_t page) const { return {&primary_[std::size_t{page} * words_], words_}; }
   [[nodiscard]] std::span<const std::uint16_t> experts(std::size_t i) const { return {&experts_[i * top_k_], top_k_}; }
   [[nodiscard]] std::span<const std::uint8_t> copy_of(std::size_t i) const { return {&copy_of_[i * top_k_], top_k_}; }
-  /// Slots [64 w, 64 w + 64) whose token a live copy of expert `e` that comes before this one holds: a routed query that wants `e` reads the token
-  /// there. Kept for copies surviving with scope routed.
-  [[nodiscard]] std::uint64_t blocked_by(std::uint32_t page, std::uint16_t e, std::uint32_t w) const {
-    const std::uint16_t* units = &blocked_[(std::size_t{page} * geometry_->n_experts() + e) * units_];
-    if (units_ == 1) return units[0];
-    std::uint64_t bits = 0;
-    for (std::uint32_t u = 4 * w; u < std::min(4 * w + 4, units_); ++u) bits |= std::uint64_t{units[u]} << (u % 4 * 16);
-    return bits;
+  /// Slots [64 w, 64 w + 64) whose token a routed query that wants `experts` reads under another expert. Kept for copies surviving with scope routed.
+  [[nodiscard]] std::uint64_t blocked_by(const Page& page, std::uint32_t index, std::span<const std::uint16_t> experts, std::uint32_t w) const {
+    return groups_[page.group].chains[page.chain].blockers.any(cells_[index], experts, w);
   }
   [[nodiscard]] std::uint32_t smaller_copies(std::size_t i) const { return smaller_[i]; }
   [[nodiscard]] std::uint32_t alive_copies(std::size_t i) const { return alive_[i]; }
@@ -172,7 +161,8 @@ class Shard {
   void note(AccessKind kind, const Group& group, const Chain& chain, std::uint32_t shadow) const;
 
   struct Usage {
-    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0, bounds_bytes = 0;
+    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0,
+                 bounds_bytes = 0;
     std::int64_t host_entries = 0, host_bytes = 0;
     std::int64_t free_bytes = 0, free_run_bytes = 0;                          // free blocks of the pools, and their longest run of neighbours
     std::array<std::int64_t, n_page_classes> class_entries{}, class_bytes{};  // of sealed pages
@@ -205,12 +195,14 @@ class Shard {
   void count_free(Usage& usage) const;
   std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
   void set_blockers(std::uint32_t page, std::uint32_t slot);
-  void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, const EntryMeta& entry);
+  void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, bool reused, const EntryMeta& entry);
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) const;
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);
   [[nodiscard]] std::size_t pool_index(const Group& group) const;
   BlockPool& raw_pool(const Group& group) { return raw_pools_[pool_index(group)]; }
-  [[nodiscard]] std::size_t sealed_pool_index(const Group& group, std::uint32_t page_class) const { return page_class * widths_.size() + pool_index(group); }
+  [[nodiscard]] std::size_t sealed_pool_index(const Group& group, std::uint32_t page_class) const {
+    return page_class * widths_.size() + pool_index(group);
+  }
   BlockPool& sealed_pool(const Group& group, std::uint32_t page_class) { return sealed_pools_[sealed_pool_index(group, page_class)]; }
   BlockPool& pool_of(const Page& page);
   void leave_list(const Page& page);
@@ -218,11 +210,12 @@ class Shard {
   void start_budget(Group& group, std::uint32_t request_tokens);
   void note_budget(const Group* group, const EvictList& list) const;
 
-  const Geometry* geometry_;
-  AccessRecorder* recorder_ = nullptr;
   ShardId id_;
   Rank rank_;
-  std::uint32_t slots_, words_, units_, top_k_, expert_words_;
+  std::vector<std::uint32_t> dirty_, queried_;  // groups; first, as every step looks here for work
+  const Geometry* geometry_;
+  AccessRecorder* recorder_ = nullptr;
+  std::uint32_t slots_, words_, top_k_, expert_words_;
   bool blockers_kept_, demotes_;
   bool scope_shard_, queue_pages_, queue_tokens_, access_kept_, reuse_slots_, shadow_experts_kept_;
   std::vector<BlockPool> raw_pools_, sealed_pools_, raw_host_pools_, sealed_host_pools_;  // one per head-group width, sealed ones class by class
@@ -231,10 +224,10 @@ class Shard {
 
   std::unordered_map<std::uint64_t, std::uint32_t> index_;
   std::vector<Group> groups_;
-  std::vector<std::uint32_t> free_groups_, dirty_, queried_;
+  std::vector<std::uint32_t> free_groups_;
   std::vector<Page> pages_;
   std::vector<std::uint32_t> free_pages_;
-  EvictList list_;  // scope shard
+  EvictList list_;                                                 // scope shard
   std::map<std::array<std::uint32_t, 4>, std::uint64_t> budgets_;  // (layout, layer, home shard, request tokens) -> a group's equal share
   std::map<std::uint32_t, allocate::Shares> capacities_;           // request tokens -> Geometry::first_capacities
   std::int64_t allocation_error_ = 0;
@@ -250,7 +243,7 @@ class Shard {
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
   std::vector<std::uint64_t> live_, primary_;
-  std::vector<std::uint16_t, LineAligned<std::uint16_t>> blocked_;  // [pages][experts][units of 16 slots]
+  std::vector<std::uint32_t> cells_;  // [pages], in the blockers of their chain
   std::vector<std::uint16_t> experts_;
   std::vector<std::uint8_t> copy_of_, copy_;
   std::vector<evict::Mass> state_;

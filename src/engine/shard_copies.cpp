@@ -8,13 +8,11 @@ namespace moekv {
 void Shard::set_blockers(std::uint32_t index, std::uint32_t slot) {
   const std::size_t i = at(index, slot);
   const std::uint32_t before = smaller_[i] & alive_[i];
+  Blockers& blockers = groups_[pages_[index].group].chains[pages_[index].chain].blockers;
   for (std::uint32_t j = 0; j < top_k_; ++j) {
     const std::uint16_t e = experts_[i * top_k_ + j];
     if (e == ExpertId::invalid) continue;
-    std::uint16_t& unit = blocked_[(std::size_t{index} * geometry_->n_experts() + e) * units_ + slot / 16];
-    const std::uint32_t bit = 1U << (slot % 16);
-    const bool blocks = (before >> copy_of_[i * top_k_ + j] & 1U) != 0;
-    unit = static_cast<std::uint16_t>(blocks ? unit | bit : unit & ~bit);
+    blockers.set(cells_[index], slot, e, (before >> copy_of_[i * top_k_ + j] & 1U) != 0);
   }
 }
 

@@ -183,10 +183,6 @@ void Shard::unpack_slots(std::span<const std::uint32_t> pages, std::uint32_t sha
     word += 2 * words_;
     for (std::uint32_t slot = 0; slot < pages_[p].used; ++slot, ++from) {
       const std::size_t i = at(p, slot);
-      if (blockers_kept_) {  // what the slot's last token left
-        smaller_[i] = 0;
-        set_blockers(p, slot);
-      }
       positions_[i] = positions[from];
       shadow_of_[i] = shadow_of[from] + shadow_base;
       std::copy_n(experts.begin() + static_cast<std::ptrdiff_t>(from * top_k_), top_k_, experts_.begin() + static_cast<std::ptrdiff_t>(i * top_k_));

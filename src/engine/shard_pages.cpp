@@ -28,7 +28,7 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
     if (geometry_->several_copies()) {
       for (auto* v : {&smaller_, &alive_}) v->resize(total * slots_);
       copy_.resize(total * slots_);
-      if (blockers_kept_) blocked_.resize(total * geometry_->n_experts() * units_);
+      if (blockers_kept_) cells_.resize(total);
     }
   }
   const std::uint32_t index = free_pages_.back();
@@ -38,6 +38,7 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
   page.group = group_index;
   page.chain = chain_index;
   page.block = {pool.pool, pool.take()};
+  if (blockers_kept_) cells_[index] = groups_[group_index].chains[chain_index].blockers.take(geometry_->n_experts(), (slots_ + 15) / 16);
   std::fill_n(&live_[std::size_t{index} * words_], words_, 0);
   std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
   EvictList& list = list_of(page);
@@ -53,9 +54,11 @@ std::uint32_t Shard::take_page(Group& group, std::uint32_t group_index, std::uin
   if (queue_pages_ && demotes_) list_of(pages_[index]).turns.push_back(index);
   if (queue_pages_ && !demotes_) {
     evict::Queue queue = queue_of(list_of(pages_[index]));
-    std::visit([&](const auto& rule) {
-      if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) rule.insert(queue, index);
-    }, geometry_->spec().eviction.rule);
+    std::visit(
+        [&](const auto& rule) {
+          if constexpr (std::decay_t<decltype(rule)>::family == evict::Family::queue) rule.insert(queue, index);
+        },
+        geometry_->spec().eviction.rule);
   }
   return index;
 }
@@ -68,6 +71,7 @@ void Shard::free_page(std::uint32_t index) {
   if (!page.away) leave_list(page);
   pool_of(page).free.push_back(page.block.index);
   if (chain.open == index) chain.open = no_index;
+  if (blockers_kept_) chain.blockers.give_back(cells_[index]);
   chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
   std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
   if (by_content_ && page_units_[index] != no_index) clock_of(group).remove(std::exchange(page_units_[index], no_index));
@@ -98,6 +102,7 @@ Shard::Finished Shard::finish(RequestId request) {
           free_page(p);
         }
         forget_reuse(group, chain);
+        chain.blockers = {};
       }
       if (group.list.dirty) std::erase(dirty_, it->second);
       group.in_use = false;
@@ -172,12 +177,13 @@ Shard::Usage Shard::usage() const {
   count_free(u);
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) +
-                     bytes(primary_) + bytes(blocked_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(window_mass_) +
+                     bytes(primary_) + bytes(cells_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(window_mass_) +
                      bytes(nodes_) + bytes(access_) + u.bounds_bytes;
   for (const Group& group : groups_) {
     u.metadata_bytes += bytes(group.recent.rows) + bytes(group.recent.positions);
     for (const Chain& chain : group.chains)
-      u.metadata_bytes += bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts);
+      u.metadata_bytes +=
+          bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts) + chain.blockers.bytes();
   }
   return u;
 }

@@ -21,7 +21,7 @@ void Batcher::transfer(StateStream& stream) {
 void DecisionDigest::transfer(StateStream& stream) { stream(windows_); }
 
 void Counters::transfer(StateStream& stream) {
-  stream(step, layers, expert_load, shard_load, rank_load, codec, reuse, digest, expert_missed, expert_lookups, matrix_, send_ns_, receive_ns_,
+  stream(step, layers, expert_load, shard_load, rank_load, codec, reuse, digest, expert_missed, expert_lookups, matrix_, send_ns_, receive_ns_, busy_,
          memory_bytes_, host_ns_, exchange_ns_, layer_load_);
   stream(step_rows_, layer_rows_, load_rows_, codec_rows_, histogram_rows_, traffic_rows_, allocation_, allocation_rows_);
 }

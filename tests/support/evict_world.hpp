@@ -97,7 +97,10 @@ class World {
     std::visit(
         [&](const auto& rule) {
           if constexpr (evict::follows_access<std::decay_t<decltype(rule)>>) {
-            for (const auto& [position, page] : pages) shard_->touch_page(rule, page, step_);
+            for (const auto& [position, page] : pages) {
+              evict::Queue queue = shard_->queue_of(shard_->list_of(shard_->pages()[page]));
+              shard_->touch_page(rule, queue, page, step_);
+            }
           }
         },
         spec_.eviction.rule);

@@ -136,7 +136,8 @@ TEST(PageMove, QueuesAndHistoryMoveAlong) {
   Group& group = *from.find(RequestId(2), 1, 0);
   Chain& chain = *Shard::chain_of(group, ExpertId(3), false);
   const std::vector<std::uint32_t> pages = chain.pages;
-  from.touch_page(evict::Sieve{}, pages[1], 5);
+  evict::Queue left = from.queue_of(from.list_of(from.pages()[pages[1]]));
+  from.touch_page(evict::Sieve{}, left, pages[1], 5);
   for (std::uint32_t slot = 0; slot < 8; ++slot) (void)from.kill(pages[0], slot);  // the history keeps the page that went
   ASSERT_EQ(chain.pages.size(), 3U);
   std::vector<std::byte> wire;
