@@ -42,10 +42,13 @@ Json named(const Names& names, const std::vector<std::uint32_t>& units) {
   return out;
 }
 
-std::string outcome_text(const std::vector<bool>& hit) {
-  std::string out;
-  for (const bool h : hit) out += h ? 'H' : 'm';
-  return out;
+Json outcome_of(const Names& names, const evict::AccessOutcome& out) {
+  std::string text;
+  for (const bool h : out.hit) text += h ? 'H' : 'm';
+  return {{"outcome", text},
+          {"hits", std::count(out.hit.begin(), out.hit.end(), true)},
+          {"evictions", named(names, out.evictions)},
+          {"resident", named(names, out.resident)}};
 }
 
 Json decide_belady(Case& given, bool bypass) {
@@ -54,11 +57,7 @@ Json decide_belady(Case& given, bool bypass) {
   const Names names = given.has("accesses") ? read_accesses(given) : Names{};
   (void)given.part("params");
   given.finish();
-  const evict::AccessOutcome out = evict::belady(names.sequence, static_cast<std::uint32_t>(names.text.size()), capacity, bypass);
-  return {{"outcome", outcome_text(out.hit)},
-          {"hits", std::count(out.hit.begin(), out.hit.end(), true)},
-          {"evictions", named(names, out.evictions)},
-          {"resident", named(names, out.resident)}};
+  return outcome_of(names, evict::belady(names.sequence, static_cast<std::uint32_t>(names.text.size()), capacity, bypass));
 }
 
 /// One head's rows of full attention; several heads of a row are reduced to their mean.
@@ -91,6 +90,25 @@ Json decide_mass_bound(Case& given, const std::string& name) {
   return {{"lost_mass", evict::lost_mass(rows, evictions)}, {"evictions", gone}};
 }
 
+struct Followed {
+  evict::AccessOutcome outcome;
+  std::vector<std::vector<std::uint32_t>> lists;  // of a queue rule
+};
+
+template <class Rule>
+constexpr bool scores_accesses = !(evict::needs_mass<Rule> && !evict::needs_access<Rule>) && !evict::needs_payload<Rule> && !evict::scores_groups<Rule>;
+
+template <class Rule>
+Followed follow(const Rule& rule, std::uint32_t capacity, std::uint64_t seed, const Names& names) {
+  Followed out;
+  AccessLoop<Rule> loop(rule, capacity, static_cast<std::uint32_t>(names.text.size()), seed);
+  loop.run(names.sequence, [&](bool hit) { out.outcome.hit.push_back(hit); }, [&](std::uint32_t u) { out.outcome.evictions.push_back(u); });
+  out.outcome.resident = loop.residents();
+  if constexpr (Rule::family == evict::Family::queue) {
+    for (std::uint8_t l = 0; l < 4; ++l) out.lists.push_back(loop.list(l));
+  }
+  return out;
+}
 
 Json decide_accesses(Case& given, const EvictRule& rule) {
   const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
@@ -98,29 +116,21 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
   const Names names = read_accesses(given);
   std::visit([&](const auto& r) {
     using Rule = std::decay_t<decltype(r)>;
-    if constexpr ((evict::needs_mass<Rule> && !evict::needs_access<Rule>) || evict::needs_payload<Rule> || evict::scores_groups<Rule>)
+    if constexpr (!scores_accesses<Rule>)
       given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"attention\", or \"keys\" and \"values\"");
     if constexpr (evict::places<Rule> || evict::needs_cost<Rule>)
       given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"state\"");
   }, rule);
   given.finish();
-  Json result;
+  Followed out;
   std::visit([&](const auto& r) {
-    using Rule = std::decay_t<decltype(r)>;
-    AccessLoop<Rule> loop(r, capacity, static_cast<std::uint32_t>(names.text.size()), seed);
-    std::vector<bool> hits;
-    std::vector<std::uint32_t> evictions;
-    if constexpr (!evict::needs_payload<Rule> && !evict::scores_groups<Rule>)
-      loop.run(names.sequence, [&](bool hit) { hits.push_back(hit); }, [&](std::uint32_t u) { evictions.push_back(u); });
-    result = {{"outcome", outcome_text(hits)},
-              {"hits", std::count(hits.begin(), hits.end(), true)},
-              {"evictions", named(names, evictions)},
-              {"resident", named(names, loop.residents())}};
-    if constexpr (Rule::family == evict::Family::queue) {
-      result["lists"] = Json::array();
-      for (std::uint8_t l = 0; l < 4; ++l) result["lists"].push_back(named(names, loop.list(l)));
-    }
+    if constexpr (scores_accesses<std::decay_t<decltype(r)>>) out = follow(r, capacity, seed, names);
   }, rule);
+  Json result = outcome_of(names, out.outcome);
+  if (!out.lists.empty()) {
+    result["lists"] = Json::array();
+    for (const auto& list : out.lists) result["lists"].push_back(named(names, list));
+  }
   return result;
 }
 
