@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What a job of the sweep does: one part of the points, requeued for as long as it ends resumable (exit code 75) or is ended by its time limit.
+# What a job of the sweep does: one part of the points, requeued for as long as it ends resumable (exit code 75) or is ended by its time limit. A signal
+# (scancel --signal=USR1 or TERM) makes it save what it does and be requeued; a cancelled job saves and is gone; after scontrol requeue it goes on.
 # usage: job.sh SITE PROGRAM part FOLDER SWEEP N [key=value ...]      one array task
 #        job.sh SITE PROGRAM merge FOLDER                             afterwards
 #        job.sh SITE PROGRAM run CONFIG [options ...]                 one configuration
@@ -14,20 +15,33 @@ export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 for setting in "${launch_environment[@]}"; do export "${setting?}"; done
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
+# The last task of an array has the job id of the whole array, which its own name does not mean.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
 restarts=${SLURM_RESTART_COUNT:-0}
 requeue() { # REASON
   if [ "$restarts" -lt "$most_restarts" ]; then
     echo "job.sh: $1, requeued (restart $((restarts + 1)) of at most $most_restarts)"
-    scontrol requeue "$SLURM_JOB_ID" && sleep 600 # ends with the requeue
+    scontrol requeue "$job" && sleep 600 # ends with the requeue
   fi
 }
-# The warning before the limit comes to this shell alone, and goes on to its child: srun and mpirun pass it to their processes. At its limit a job gets
-# SIGTERM, and KillWait later SIGKILL; whoever cancels a job sends SIGTERM too.
-child=
+# The warning before the limit comes to this shell alone, and goes on to its child: srun and mpirun pass it to their processes. A job that Slurm ends gets
+# SIGTERM, its steps and this shell, and KillWait later SIGKILL; whether it comes again is this shell's affair at the limit only.
+child='' ended=''
 # shellcheck disable=SC2317 # called by the trap
-at_limit() { scontrol -o show job "$SLURM_JOB_ID" | grep -q 'Reason=TimeLimit '; }
+terminated() {
+  case $(scontrol -o show job "$job") in
+    *' Reason=TimeLimit '*) requeue "ended by its time limit" ;;
+    *' JobState=RUNNING '*) [ -z "$child" ] || kill -TERM "$child" ;; # a mere signal
+    *) ended=yes ;;
+  esac
+}
 trap '[ -z "$child" ] || kill -USR1 "$child"' USR1
-trap 'if at_limit; then requeue "ended by its time limit"; fi' TERM
+trap terminated TERM
+# What may be finished has to be within KillWait, and half of the time is for saving.
+kill_wait=$(scontrol show config | sed -n 's/^KillWait *= *\([0-9]\+\).*/\1/p')
+grace=$((grace_seconds / 2))
+if [ -n "$kill_wait" ] && [ "$kill_wait" -lt "$grace_seconds" ]; then grace=$((kill_wait / 2)); fi
 
 # run COMMAND...: its exit code is `code`; signals are answered while it runs.
 run() {
@@ -42,7 +56,7 @@ case $what in
   part)
     folder=$1 sweep=$2 n=$3
     shift 3
-    run "${launch[@]}" "$program" sweep "$sweep" "$@" --out "$folder" --resume --part "$SLURM_ARRAY_TASK_ID/$n" --grace "$((grace_seconds / 2))s"
+    run "${launch[@]}" "$program" sweep "$sweep" "$@" --out "$folder" --resume --part "$SLURM_ARRAY_TASK_ID/$n" --grace "${grace}s"
     ;;
   merge)
     run "$program" merge "$1" --out "${1%/}.h5"
@@ -56,5 +70,5 @@ case $what in
     ;;
 esac
 
-if [ "$code" -eq 75 ]; then requeue interrupted; fi
+if [ "$code" -eq 75 ] && [ -z "$ended" ]; then requeue interrupted; fi
 exit "$code"

@@ -130,13 +130,13 @@ class Lab:
                 raise AssertionError(f"{what}\n{self.log()}")
             time.sleep(step_s)
 
-    def states(self, job):
-        """States of a job's tasks: {"0": "COMPLETED", ...}; of one without tasks {"": ...}."""
-        states = {}
-        for line in self.run("scontrol", "-o", "show", "job", str(job)).splitlines():
-            words = dict(word.partition("=")[::2] for word in line.split())
-            states[words.get("ArrayTaskId", "")] = words["JobState"]
-        return states
+    def tasks(self, job):
+        """What Slurm tells of each task of a job."""
+        return [dict(word.partition("=")[::2] for word in line.split()) for line in self.run("scontrol", "-o", "show", "job", str(job)).splitlines()]
+
+    def states(self, job, fact="JobState"):
+        """States of a job's tasks, or another fact: {"0": "COMPLETED", ...}; of one without tasks {"": ...}."""
+        return {words.get("ArrayTaskId", ""): words[fact] for words in self.tasks(job)}
 
     def end_in(self, job, seconds):
         """Moves the time limit of a running job: sbatch knows whole minutes only, an administrator moments."""
@@ -144,8 +144,7 @@ class Lab:
 
     def restart_at_once(self, job):
         """Slurm lets a requeued job wait two minutes; an administrator need not. Its node must have done with the former start: after two seconds."""
-        for line in self.run("scontrol", "-o", "show", "job", str(job)).splitlines():
-            words = dict(word.partition("=")[::2] for word in line.split())
+        for words in self.tasks(job):
             if words["JobState"] != "PENDING" or int(words.get("Restarts", 0)) == 0:
                 continue
             if time.monotonic() > self.requeued.setdefault(words["JobId"], time.monotonic()) + 2:

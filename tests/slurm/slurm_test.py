@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm: arrays of jobs that are told to end or reach their time limit and are requeued; a merge after them; two nodes; memory."""
+"""Sweeps on a real Slurm: arrays of jobs that are told to end, requeued, cancelled or reach their time limit; a merge after them; two nodes; memory."""
 import contextlib
 import os
 import signal
@@ -51,15 +51,9 @@ class Cluster(program.ProgramTest):
     def until_done(self, job):
         def done():
             self.lab.restart_at_once(job)
-            return all(state in ("COMPLETED", "FAILED", "TIMEOUT") for state in self.lab.states(job).values())
+            return all(state in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED") for state in self.lab.states(job).values())
 
         self.lab.wait(done, f"job {job} does not end", 150)
-
-    def interrupt(self, job, folder, part):
-        """What Slurm does `grace_seconds` before the limit of a job: SIGUSR1 to its steps, here after the first point."""
-        journal = self.folder / folder / f"journal/{part}of4.jsonl"
-        self.lab.wait(lambda: journal.exists() and '"event":"ok"' in journal.read_text(), "no point ends")
-        self.lab.run("scancel", "--signal=USR1", f"{job}_{part}")
 
     def process_of(self, folder, part, parts):
         """The one process of a part that works on the points of a folder; 0 where none does."""
@@ -114,16 +108,31 @@ class Cluster(program.ProgramTest):
 class Jobs(Cluster):
     def test_array_with_requeue_and_merge(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
-        parts, merge = self.submit("queue.sweep", self.site("site.sh", "one"), 4)
+        site = self.site("site.sh", "one")
+        parts, merge = self.submit("queue.sweep", site, 4)
+        cancelled, _ = self.submit("cancelled.sweep", site, 1, "--only", "0-7")
         status = self.run_ok("sweep", "queue.sweep", "--status").out
         self.assertIn("24 points", status)
-        self.interrupt(parts, "queue.sweep", 0)
-        self.until_done(parts)
-        self.until_done(merge)
+        halted = self.halt(*(("queue.sweep", part, 4) for part in (0, 1, 3)), ("cancelled.sweep", 0, 1))
+        self.lab.run("scancel", "--signal=USR1", f"{parts}_0")  # as Slurm does `grace_seconds` before the limit
+        self.lab.run("scontrol", "requeue", f"{parts}_1")
+        self.lab.run("scancel", "--signal=TERM", f"{parts}_3")  # the last one: Slurm gives it the job id of the array
+        self.lab.run("scancel", cancelled)
+        self.lab.wait(lambda: not any(map(self.halted, halted)), "Slurm sends no signal")
+        for process in halted:
+            self.send(process, signal.SIGCONT)
+        for job in (parts, merge, cancelled):
+            self.until_done(job)
         logs = self.logs("queue.sweep")
         self.assertEqual(set(self.lab.states(parts).values()), {"COMPLETED"}, f"{logs}\n{self.lab.log()}")
-        self.assertIn("interrupted (SIGUSR1)", logs["part-0.log"])
-        self.assertIn("requeued (restart 1 of at most 20)", logs["part-0.log"])
+        self.assertEqual(self.lab.states(parts, "Restarts"), {"0": "1", "1": "1", "2": "0", "3": "1"}, logs)
+        for part, name, by_itself in ((0, "SIGUSR1", True), (1, "SIGTERM", False), (3, "SIGTERM", True)):
+            log = logs[f"part-{part}.log"]
+            self.assertIn(f"interrupted ({name})", log)
+            self.assertEqual("job.sh: interrupted, requeued (restart 1 of at most 20)" in log, by_itself, log)
+        end = self.logs("cancelled.sweep")["part-0.log"]
+        self.assertEqual((*self.lab.states(cancelled).values(), *self.lab.states(cancelled, "Restarts").values()), ("CANCELLED", "0"), end)
+        self.assertIn("interrupted (SIGTERM)", end)
         self.assertIn("24 points: 24 ok", logs["merge.log"])
         self.assert_equals_a_run_here("queue.sweep")
 
