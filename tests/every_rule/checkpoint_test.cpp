@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "support/evict_world.hpp"
+#include "support/replan_fixture.hpp"
 #include "support/replay_parts.hpp"
 #include "support/replay_specs.hpp"
 #include "support/same_rows.hpp"
@@ -103,6 +104,46 @@ TEST(Checkpoint, PagesThatWaitToBeSealed) {
   std::int64_t sealed_pages = 0;
   for (const CodecRecord& row : expect_no_trace(spec, 1, "host", testing::requests_of({{90, 3}})).codecs) sealed_pages += row.sealed_pages;
   EXPECT_GT(sealed_pages, 0);
+}
+
+/// Long answers evict at every step: tokens in the order of a queue, and pages below a threshold that follows the hits of many steps.
+TEST(Checkpoint, EvictionsThatGoOn) {
+  const auto requests = testing::requests_of({{24, 60}, {9, 50}, {1, 70}});
+  RunSpec spec = small_spec();
+  spec.eviction.rule = evict::Fifo{};
+  spec.eviction.unit = EvictUnit::token;
+  spec.eviction.budget = {BudgetKind::tokens, 20, 1, 1};
+  for (const EvictScope scope : {EvictScope::request, EvictScope::shard}) {
+    spec.eviction.scope = scope;
+    EXPECT_GT(testing::totals(expect_no_trace(spec, 7, "count", requests)).evictions, 200);
+  }
+  spec.eviction.unit = EvictUnit::automatic;
+  spec.eviction.rule = evict::ThresholdAdaptive{.theta = 0.3F, .gamma = 0.2F, .eta_target = 0.5F, .delta = 3};
+  spec.eviction.budget = {BudgetKind::tokens, 48, 1, 1};
+  testing::use_expert_layout(spec);
+  for (const EvictScope scope : {EvictScope::request, EvictScope::shard}) {
+    spec.eviction.scope = scope;
+    EXPECT_GT(testing::totals(expect_no_trace(spec, 7, "host", requests)).evictions, 50);
+  }
+}
+
+/// Exact attention over generated keys that tell their experts needs the experts of all earlier tokens.
+TEST(Checkpoint, ProbesOfKeysThatTellTheirExperts) {
+  RunSpec spec = small_spec();
+  testing::use_expert_layout(spec);
+  spec.payload.generator.expert_affinity = 0.5;
+  spec.read.scope = ReadScope::routed;
+  EXPECT_FALSE(expect_no_trace(spec, 7).probes.empty());
+}
+
+/// Tables that came with pages of other shards have numbers there, and a later plan brings more.
+TEST(Checkpoint, TablesThatMove) {
+  RunSpec spec = testing::replan_spec(3);
+  spec.placement.replicas = 20;
+  spec.compression.k = spec.compression.v = codec::LowrankPca{.rank = 4};
+  spec.probe.samples = 64;
+  const RunOutcome out = expect_no_trace(spec, 4, "host", testing::requests_of({{40, 60}, {30, 50}, {20, 40}}));
+  EXPECT_GT(testing::totals(out).pages_moved, 0);
 }
 
 TEST(Checkpoint, IsRefusedWhereItWouldNotBeWhole) {
