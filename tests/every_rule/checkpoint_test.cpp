@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "engine/batcher.hpp"
 #include "support/evict_world.hpp"
 #include "support/replan_fixture.hpp"
 #include "support/replay_parts.hpp"
@@ -125,6 +126,13 @@ TEST(Checkpoint, EvictionsThatGoOn) {
     spec.eviction.scope = scope;
     EXPECT_GT(testing::totals(expect_no_trace(spec, 7, "host", requests)).evictions, 50);
   }
+}
+
+TEST(Checkpoint, RequestsThatWaitForMemory) {
+  RunSpec spec = small_spec();
+  const testing::RandomTrace trace(spec.model, default_requests(), 11);
+  spec.memory.shard_bytes = planned_bytes(Geometry(spec, trace.info(), spec.cluster.ranks), 58);  // the longest one runs alone
+  EXPECT_GT(expect_no_trace(spec, 3, "count").requests.at(2).first_step, 0);
 }
 
 /// Exact attention over generated keys that tell their experts needs the experts of all earlier tokens.

@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "core/state_stream.hpp"
+
 namespace moekv {
 namespace {
 
@@ -101,6 +103,23 @@ TEST(Sketch, IsExactUpToItsCapAndCloseAfterIt) {
   EXPECT_EQ(b.min, 0);
   EXPECT_EQ(b.max, 1e6);
   EXPECT_TRUE(std::isnan(SampleSketch().summary().mean));
+}
+
+TEST(Sketch, GoesOnWhereItWasSaved) {
+  for (const std::size_t cap : {4U, 1000U}) {
+    SampleSketch through(cap), saved(cap), resumed(cap);
+    for (int i = -20; i < 0; ++i) through.add(i * i + 0.5), saved.add(i * i + 0.5);
+    StateBuffer state;
+    state(saved);
+    state.rewind();
+    state(resumed);
+    EXPECT_TRUE(state.done());
+    for (int i = 1; i < 15; ++i) through.add(i * i), resumed.add(i * i);
+    const Moments a = through.summary(), b = resumed.summary();
+    EXPECT_EQ(a.n, b.n);
+    for (double Moments::*number : {&Moments::sum, &Moments::mean, &Moments::std, &Moments::min, &Moments::max}) EXPECT_EQ(a.*number, b.*number);
+    for (const double p : {1.0, 50.0, 99.0, 100.0}) EXPECT_EQ(through.percentile_of(p), resumed.percentile_of(p));
+  }
 }
 
 }  // namespace
