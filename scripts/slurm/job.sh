@@ -70,5 +70,6 @@ case $what in
     ;;
 esac
 
-if [ "$code" -eq 75 ] && [ -z "$ended" ]; then requeue interrupted; fi
+# 138: SIGUSR1 came while the program was starting, when nobody listened yet.
+if [ -z "$ended" ] && { [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; }; then requeue interrupted; fi
 exit "$code"
