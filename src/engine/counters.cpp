@@ -34,7 +34,8 @@ std::vector<Record> merge_rows(Transport& transport, std::vector<Record>& mine) 
     rows.resize(n + part.size() / sizeof(Record));
     if (!part.empty()) std::memcpy(static_cast<void*>(rows.data() + n), part.data(), part.size());
   }
-  std::sort(rows.begin(), rows.end(), [](const Record& a, const Record& b) { return compare_keys(a, b) < 0; });
+  const auto before = [](const Record& a, const Record& b) { return compare_keys(a, b) < 0; };
+  if (!std::is_sorted(rows.begin(), rows.end(), before)) std::sort(rows.begin(), rows.end(), before);
   std::size_t n = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (n > 0 && compare_keys(rows[n - 1], rows[i]) == 0) {

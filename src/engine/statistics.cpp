@@ -85,12 +85,14 @@ Moments SampleSketch::summary() const {
   return {n_, sum_, sum_ / static_cast<double>(n_), std::sqrt(squares_ / static_cast<double>(n_)), min_, max_};
 }
 
+std::vector<double> SampleSketch::ascending() const {
+  std::vector<double> sorted = samples_;
+  std::sort(sorted.begin(), sorted.end());
+  return sorted;
+}
+
 double SampleSketch::percentile_of(double p) const {
-  if (bins_.empty()) {
-    std::vector<double> ascending = samples_;
-    std::sort(ascending.begin(), ascending.end());
-    return percentile(ascending, p);
-  }
+  if (bins_.empty()) return percentile(ascending(), p);
   auto rank = static_cast<std::int64_t>(std::clamp(std::ceil(static_cast<double>(n_) * p / 100.0), 1.0, static_cast<double>(n_)));
   if (rank == n_) return max_;
   for (const auto& [bin, count] : bins_) {

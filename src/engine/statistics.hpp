@@ -49,6 +49,8 @@ class SampleSketch {
   [[nodiscard]] Moments summary() const;
   /// As `percentile` of all samples.
   [[nodiscard]] double percentile_of(double p) const;
+  /// All samples while they are kept one by one, else none.
+  [[nodiscard]] std::vector<double> ascending() const;
   void transfer(StateStream& stream);
 
  private:

@@ -25,7 +25,8 @@ void SummaryList::add_samples(const std::string& name, const SummaryInfo& info, 
 }
 
 void SummaryList::add_samples(const std::string& name, const SummaryInfo& info, const SampleSketch& samples) {
-  add_moments(name, info, samples.summary(), [&](double p) { return samples.percentile_of(p); });
+  const std::vector<double> sorted = samples.ascending();  // once, not for every percentile
+  add_moments(name, info, samples.summary(), [&](double p) { return sorted.empty() ? samples.percentile_of(p) : percentile(sorted, p); });
 }
 
 template <class Percentile>

@@ -32,7 +32,7 @@ struct FrameHeader {
 /// Names and order of all fields: a frame of a build with others cannot be read and does not count as there.
 std::uint64_t layout_of_records() {
   static const std::uint64_t layout = [] {
-    std::string names = "2";
+    std::string names = "3";
     RunOutcome outcome;
     for_each_record(outcome, [&](const char* kind, const auto& rows) {
       using Record = typename std::decay_t<decltype(rows)>::value_type;
@@ -44,13 +44,19 @@ std::uint64_t layout_of_records() {
   return layout;
 }
 
-/// Appends numbers as they are, texts after their length.
+/// Appends numbers as they are, but counters, which are most of a run and small or 0, as groups of seven bits, the sign lowest, the last group below
+/// 128; texts after their length.
 class Encoder {
  public:
   template <class T>
     requires std::is_arithmetic_v<T> || std::is_enum_v<T>
   void value(const T& number) {
     out_.append(reinterpret_cast<const char*>(&number), sizeof(T));
+  }
+  void value(const std::int64_t& number) {
+    std::uint64_t left = static_cast<std::uint64_t>(number) << 1 ^ static_cast<std::uint64_t>(number >> 63);
+    for (; left >= 128; left >>= 7) out_.push_back(static_cast<char>(left | 128));
+    out_.push_back(static_cast<char>(left));
   }
   void value(const std::string& text) {
     size(text.size());
@@ -74,6 +80,16 @@ class Decoder {
     requires std::is_arithmetic_v<T> || std::is_enum_v<T>
   void value(T& number) {
     std::memcpy(&number, take(sizeof(T)), sizeof(T));
+  }
+  void value(std::int64_t& number) {
+    std::uint64_t all = 0;
+    for (unsigned shift = 0;; shift += 7) {
+      if (shift >= 70) fail();
+      const auto group = static_cast<unsigned char>(*take(1));
+      all |= std::uint64_t{group & 127U} << shift;
+      if (group < 128) break;
+    }
+    number = static_cast<std::int64_t>(all >> 1 ^ (0 - (all & 1)));
   }
   void value(std::string& text) {
     const std::size_t n = size(0);

@@ -2,16 +2,29 @@
 #include "results/bundle.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 
 #include "core/error.hpp"
 #include "results/diff.hpp"
 #include "results/json.hpp"
 #include "support/sample_run_file.hpp"
 #include "support/temp_dir.hpp"
+
+namespace {
+int syncs = 0;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables): the function below has no object
+}  // namespace
+
+/// In place of the C library's: counts.
+extern "C" int fsync(int file) {
+  syncs += 1;
+  return static_cast<int>(::syscall(SYS_fsync, file));
+}
 
 namespace moekv {
 namespace {
@@ -68,6 +81,35 @@ TEST_F(Bundles, ATornEndIsCutOffWhereverItIs) {
     EXPECT_EQ(entries[1].id, "3333333333333333");
     EXPECT_EQ(read_result(entries[1].place).point.id, "3333333333333333");
   }
+}
+
+TEST_F(Bundles, CountersOfAnySizeComeBack) {
+  RunFile run = run_named("1111111111111111");
+  ASSERT_FALSE(run.outcome.steps.empty());
+  std::vector<std::int64_t> numbers{0, std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min()};
+  for (int bit = 0; bit < 63; ++bit) {
+    const std::int64_t power = std::int64_t{1} << bit;
+    numbers.insert(numbers.end(), {power, power - 1, -power, -power - 1});
+  }
+  run.outcome.steps.resize(numbers.size(), run.outcome.steps.front());
+  for (std::size_t i = 0; i < numbers.size(); ++i) run.outcome.steps[i].n_req = numbers[i];
+  BundleWriter(path_).append(run);
+  const RunFile read = read_result(index_bundle(path_).at(0).place);
+  ASSERT_EQ(read.outcome.steps.size(), numbers.size());
+  for (std::size_t i = 0; i < numbers.size(); ++i) EXPECT_EQ(read.outcome.steps[i].n_req, numbers[i]);
+}
+
+TEST_F(Bundles, SixtyFourRunsShareASync) {
+  const RunFile run = run_named("1111111111111111");
+  const int before = syncs;
+  {
+    BundleWriter writer(path_);
+    for (int i = 0; i < 63; ++i) writer.append(run);
+    EXPECT_EQ(syncs - before, 0);
+    for (int i = 63; i < 130; ++i) writer.append(run);
+    EXPECT_EQ(syncs - before, 2);
+  }
+  EXPECT_EQ(syncs - before, 3);  // what was left
 }
 
 TEST_F(Bundles, AChangedByteIsDamage) {
