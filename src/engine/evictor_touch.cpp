@@ -99,10 +99,13 @@ void Evictor::touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& c
   const EvictionSpec& spec = geometry_->spec().eviction;
   const bool by_content = sees_residents_only(spec.access);
   const bool all = !by_content && !demotes_ && chain.shadow_experts.empty();
+  constexpr std::size_t ahead = 8;  // pages whose nodes are on their way
   const bool turns = demotes_ && Rule::family == evict::Family::queue;
   EvictList& list = spec.scope == EvictScope::shard ? shard.shard_list() : group.list;
   evict::Queue queue = shard.queue_of(list);
-  for (const std::uint32_t p : chain.pages) {
+  for (std::size_t i = 0; i < chain.pages.size(); ++i) {
+    const std::uint32_t p = chain.pages[i];
+    if (Rule::family == evict::Family::queue && i + ahead < chain.pages.size()) queue.prefetch(chain.pages[i + ahead]);
     if (!all) {
       const Page& page = shard.pages()[p];
       const bool accessed = by_content ? page_accessed(page) : shadow_accessed(group, chain, page.shadow);

@@ -33,7 +33,7 @@ bool Owner::slot_is_read(const Shard& shard, std::size_t i, const ReadFilter& fi
 std::uint64_t Owner::read_bits(const Query& query, const Shard& shard, std::uint32_t index, std::uint32_t w, const ReadFilter& filter) {
   const Page& page = shard.pages()[index];
   std::uint64_t bits = shard.live_word(page, index, w);
-  if (filter.unblocked) bits &= ~shard.blocked_by(page, index, query.experts, w);
+  if (filter.unblocked) bits &= ~shard.blocked_by(page, query.experts, w);
   if (filter.primary) bits &= shard.primary_words(index)[w];
   const bool in_range = page.min_position >= filter.low && page.max_position <= filter.high;
   const bool noted = query.header->probe != 0 && !filter.only_looks;

@@ -130,8 +130,8 @@ class Shard {
   [[nodiscard]] std::span<const std::uint16_t> experts(std::size_t i) const { return {&experts_[i * top_k_], top_k_}; }
   [[nodiscard]] std::span<const std::uint8_t> copy_of(std::size_t i) const { return {&copy_of_[i * top_k_], top_k_}; }
   /// Slots [64 w, 64 w + 64) whose token a routed query that wants `experts` reads under another expert. Kept for copies surviving with scope routed.
-  [[nodiscard]] std::uint64_t blocked_by(const Page& page, std::uint32_t index, std::span<const std::uint16_t> experts, std::uint32_t w) const {
-    return groups_[page.group].chains[page.chain].blockers.any(cells_[index], experts, w);
+  [[nodiscard]] std::uint64_t blocked_by(const Page& page, std::span<const std::uint16_t> experts, std::uint32_t w) const {
+    return groups_[page.group].chains[page.chain].blockers.any(page.cell, experts, w);
   }
   [[nodiscard]] std::uint32_t smaller_copies(std::size_t i) const { return smaller_[i]; }
   [[nodiscard]] std::uint32_t alive_copies(std::size_t i) const { return alive_[i]; }
@@ -243,7 +243,6 @@ class Shard {
 
   std::vector<std::uint32_t> positions_, shadow_of_, smaller_, alive_;
   std::vector<std::uint64_t> live_, primary_;
-  std::vector<std::uint32_t> cells_;  // [pages], in the blockers of their chain
   std::vector<std::uint16_t> experts_;
   std::vector<std::uint8_t> copy_of_, copy_;
   std::vector<evict::Mass> state_;

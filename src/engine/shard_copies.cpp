@@ -12,7 +12,7 @@ void Shard::set_blockers(std::uint32_t index, std::uint32_t slot) {
   for (std::uint32_t j = 0; j < top_k_; ++j) {
     const std::uint16_t e = experts_[i * top_k_ + j];
     if (e == ExpertId::invalid) continue;
-    blockers.set(cells_[index], slot, e, (before >> copy_of_[i * top_k_ + j] & 1U) != 0);
+    blockers.set(pages_[index].cell, slot, e, (before >> copy_of_[i * top_k_ + j] & 1U) != 0);
   }
 }
 

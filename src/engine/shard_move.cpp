@@ -141,10 +141,12 @@ void Shard::unpack_chain(const ChainMove& head, std::uint32_t request_tokens, Wi
     const std::uint32_t index = new_page(move.page.sealed ? sealed_pool(group, move.page.page_class) : raw_pool(group), group_index, chain_index);
     Page& page = pages_[index];
     const BlockRef block = page.block;
+    const std::uint32_t cell = page.cell;
     page = move.page;
     page.group = group_index;
     page.chain = chain_index;
     page.block = block;
+    page.cell = cell;
     page.shadow += shadow_base;
     if (access_kept_) access_[index] = move.access;
     chain.pages.push_back(index);

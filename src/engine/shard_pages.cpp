@@ -28,7 +28,6 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
     if (geometry_->several_copies()) {
       for (auto* v : {&smaller_, &alive_}) v->resize(total * slots_);
       copy_.resize(total * slots_);
-      if (blockers_kept_) cells_.resize(total);
     }
   }
   const std::uint32_t index = free_pages_.back();
@@ -38,7 +37,7 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
   page.group = group_index;
   page.chain = chain_index;
   page.block = {pool.pool, pool.take()};
-  if (blockers_kept_) cells_[index] = groups_[group_index].chains[chain_index].blockers.take(geometry_->n_experts(), (slots_ + 15) / 16);
+  if (blockers_kept_) page.cell = groups_[group_index].chains[chain_index].blockers.take(geometry_->n_experts(), (slots_ + 15) / 16);
   std::fill_n(&live_[std::size_t{index} * words_], words_, 0);
   std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
   EvictList& list = list_of(page);
@@ -71,7 +70,7 @@ void Shard::free_page(std::uint32_t index) {
   if (!page.away) leave_list(page);
   pool_of(page).free.push_back(page.block.index);
   if (chain.open == index) chain.open = no_index;
-  if (blockers_kept_) chain.blockers.give_back(cells_[index]);
+  if (blockers_kept_) chain.blockers.give_back(page.cell);
   chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
   std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
   if (by_content_ && page_units_[index] != no_index) clock_of(group).remove(std::exchange(page_units_[index], no_index));
@@ -177,8 +176,8 @@ Shard::Usage Shard::usage() const {
   count_free(u);
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) +
-                     bytes(primary_) + bytes(cells_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(window_mass_) +
-                     bytes(nodes_) + bytes(access_) + u.bounds_bytes;
+                     bytes(primary_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(window_mass_) + bytes(nodes_) +
+                     bytes(access_) + u.bounds_bytes;
   for (const Group& group : groups_) {
     u.metadata_bytes += bytes(group.recent.rows) + bytes(group.recent.positions);
     for (const Chain& chain : group.chains)

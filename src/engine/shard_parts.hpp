@@ -127,12 +127,14 @@ struct alignas(64) Page {
   std::uint32_t group = no_index, chain = 0;
   BlockRef block;
   std::uint16_t used = 0, live = 0;
-  bool sealed = false, doomed = false;
+  std::uint32_t cell = 0;       // in the blockers of its chain, where they are kept
   std::uint8_t page_class = 0;  // of a sealed page
-  bool away = false;            // in the host tier
-  bool returned = false;        // entered_step: came back, else created
-  bool waits = false;           // its turn in the queues of this step is still to come
-  std::uint32_t shadow = 0;     // shadow page of its entries (exact where slots are not reused)
+  bool sealed : 1 = false;
+  bool doomed : 1 = false;
+  bool away : 1 = false;      // in the host tier
+  bool returned : 1 = false;  // entered_step: came back, else created
+  bool waits : 1 = false;     // its turn in the queues of this step is still to come
+  std::uint32_t shadow = 0;   // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
   std::uint32_t touched_step = no_index;  // last step that stored an entry here or looked here for some to read
   float mass = 0;                         // attention mass of the current step (access mass)

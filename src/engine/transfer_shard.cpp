@@ -39,7 +39,7 @@ void Shard::transfer(StateStream& stream) {
   }
   stream(demoted_, recalled_, index_, groups_, free_groups_, dirty_, queried_, pages_, free_pages_, list_, budgets_, capacities_, allocation_error_,
          arrivals_, n_tables_, replan_blamed_, clocks_, page_units_, eviction_ages_);
-  stream(positions_, shadow_of_, smaller_, alive_, live_, primary_, cells_, experts_, copy_of_, copy_, state_, window_mass_, nodes_, access_,
+  stream(positions_, shadow_of_, smaller_, alive_, live_, primary_, experts_, copy_of_, copy_, state_, window_mass_, nodes_, access_,
          block_bytes_, live_entries_);
 }
 
