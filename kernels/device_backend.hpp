@@ -14,8 +14,8 @@
 
 namespace moekv::kernels {
 
-/// A caller whose q, k, v and results lay in device memory would need none of the copies: AppendOp, AttendBatch and MergeBatch would then have to say so,
-/// and Transport to send from there.
+/// A caller whose q, k, v and results lay in device memory would need none of the copies: AppendOp, AttendBatch and MergeBatch would then have to say
+/// so, and Transport to send from there.
 class DeviceBackend final : public Backend {
  public:
   explicit DeviceBackend(std::unique_ptr<Device> device);
@@ -84,6 +84,9 @@ class DeviceBackend final : public Backend {
 
   /// Choices by scores or keys, of items of at most so many.
   void launch_choice(SelectLaunch work, std::uint32_t largest);
+  /// What tells a plane from every other: seed and sizes, then the bits of deviations, gains and offsets, of which weights follow.
+  using PlaneKey = std::vector<std::uint32_t>;
+  [[nodiscard]] static PlaneKey key_of(const generate::PlaneView& plane);
   /// The plane with its arrays on the device, which are brought there once.
   [[nodiscard]] generate::PlaneView plane_on_device(const generate::PlaneView& plane);
   void forget_planes();
@@ -96,9 +99,9 @@ class DeviceBackend final : public Backend {
   GrowingMemory layout_memory_;
   std::size_t n_uploaded_ = 0;
   Staging staging_;
-  GrowingMemory results_;                 // what the newest batch brings
-  GrowingMemory kept_;                    // logits that `weigh` takes
-  std::map<const float*, std::byte*> planes_;  // weights on the host to planes on the device
+  GrowingMemory results_;                  // what the newest batch brings
+  GrowingMemory kept_;                     // logits that `weigh` takes
+  std::map<PlaneKey, std::byte*> planes_;  // on the device
   std::int64_t plane_bytes_ = 0;
   std::unique_ptr<HostBlock> row_block_;  // what read_row read last
   BlockRef row_ref_;

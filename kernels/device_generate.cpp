@@ -1,6 +1,8 @@
 // The q, k, v generator on a device: maps of the heads are brought there once, rows come back.
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <utility>
 
 #include "device_backend.hpp"
 #include "generate_block.hpp"
@@ -36,8 +38,20 @@ std::array<std::uint64_t, generate::n_row_kinds> floats_of(const GenerateBatch& 
 
 }  // namespace
 
+DeviceBackend::PlaneKey DeviceBackend::key_of(const generate::PlaneView& plane) {
+  PlaneKey key{static_cast<std::uint32_t>(plane.latent_seed), static_cast<std::uint32_t>(plane.latent_seed >> 32U), plane.rank, plane.dim,
+               plane.n_columns};
+  key.reserve(key.size() + plane.rank + 2 * std::size_t{plane.dim});
+  const auto add = [&](const float* x, std::uint32_t n) { std::transform(x, x + n, std::back_inserter(key), bits_of); };
+  add(plane.deviation, plane.rank);
+  add(plane.gain, plane.dim);
+  add(plane.offset, plane.dim);
+  return key;
+}
+
 generate::PlaneView DeviceBackend::plane_on_device(const generate::PlaneView& plane) {
-  const auto known = planes_.find(plane.weights);
+  PlaneKey key = key_of(plane);
+  auto known = planes_.find(key);
   const std::uint64_t n = std::uint64_t{plane.rank} * plane.n_columns, floats = n + plane.rank + 2 * std::uint64_t{plane.dim};
   if (known == planes_.end()) {
     staging_.begin(Staging::room<float>(floats), 0);
@@ -47,14 +61,14 @@ generate::PlaneView DeviceBackend::plane_on_device(const generate::PlaneView& pl
     at = std::copy_n(plane.gain, plane.dim, at);
     std::copy_n(plane.offset, plane.dim, at);
     std::byte* memory = device_->allocate(floats * sizeof(float));
-    planes_[plane.weights] = memory;
+    known = planes_.emplace(std::move(key), memory).first;
     plane_bytes_ += static_cast<std::int64_t>(floats * sizeof(float));
     staging_.send();
     device_->copy(memory, reinterpret_cast<const std::byte*>(part.device), floats * sizeof(float));
     staging_.end();
   }
   generate::PlaneView here = plane;
-  here.weights = reinterpret_cast<const float*>(planes_.at(plane.weights));
+  here.weights = reinterpret_cast<const float*>(known->second);
   here.deviation = here.weights + n;
   here.gain = here.deviation + plane.rank;
   here.offset = here.gain + plane.dim;
@@ -62,7 +76,7 @@ generate::PlaneView DeviceBackend::plane_on_device(const generate::PlaneView& pl
 }
 
 void DeviceBackend::forget_planes() {
-  for (const auto& [host, memory] : planes_) device_->release(memory);
+  for (const auto& [key, memory] : planes_) device_->release(memory);
   planes_.clear();
   plane_bytes_ = 0;
 }

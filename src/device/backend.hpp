@@ -179,7 +179,8 @@ struct LowestBatch {
   std::uint32_t* lowest;
 };
 
-/// Rows of the q, k, v generator: every one of `rows` for the positions of each range. What `planes` point to stays as it is until release_pools.
+/// Rows of the q, k, v generator: every one of `rows` for the positions of each range. Planes that agree in all but where
+/// `weights` lie have the same weights.
 struct GenerateBatch {
   std::span<const generate::PlaneView> planes;
   std::span<const generate::RowPlan> rows;

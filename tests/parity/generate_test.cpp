@@ -1,6 +1,7 @@
 // QkvRows of q, k and v that a device makes: those of the host's generator bit for bit, for every preset and shape that it leaves to a device.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -64,7 +65,6 @@ class GeneratedRows : public ::testing::TestWithParam<std::string> {
     EXPECT_TRUE(same(made.k, expected.k));
     EXPECT_TRUE(same(made.v, expected.v));
     EXPECT_TRUE(same(made.q, expected.q));
-    device_->release_pools();  // the maps of this generator are gone
   }
 
   std::unique_ptr<Backend> device_;
@@ -85,6 +85,47 @@ TEST_P(GeneratedRows, AreTheHostsForEveryShape) {
   expect_same({.seed = 5}, odd, 0);
   expect_same({.preset = "E", .seed = 7}, mla_shape(4, 96, 32), 1);
   expect_same({.preset = "C", .seed = 7}, mla_shape(12, 30, 0), 0);
+}
+
+/// A generator may lie where an earlier one lay, and an equal one elsewhere.
+TEST_P(GeneratedRows, MapsAreKnownByWhatTheyHold) {
+  const ModelShape shape = gqa_shape(6, 2, 64);
+  const generate::RowRange range{3, 0, 70, 10, 0, 0};
+  std::vector<std::vector<float>> arrays;  // the same for every generator
+  const auto keys = [&](const GeneratorSpec& spec, bool same_place) {
+    const auto source = make_qkv_generator(spec, shape), oracle = make_qkv_generator(spec, shape);
+    RowList list;
+    EXPECT_TRUE(source->list_rows(LayerId(1), {}, list));
+    arrays.resize(4 * list.planes.size());
+    for (std::size_t p = 0; same_place && p < list.planes.size(); ++p) {
+      generate::PlaneView& plane = list.planes[p];
+      const auto move = [&](std::size_t i, const float*& from, std::size_t n) {
+        std::vector<float>& to = arrays[4 * p + i];
+        to.resize(n);
+        std::copy_n(from, n, to.begin());
+        from = to.data();
+      };
+      move(0, plane.weights, std::size_t{plane.rank} * plane.n_columns);
+      move(1, plane.deviation, plane.rank);
+      move(2, plane.gain, plane.dim);
+      move(3, plane.offset, plane.dim);
+    }
+    QkvRows made = room_for(shape, 70, 60), expected = made;
+    EXPECT_TRUE(device_->generate({list.planes, list.rows, {&range, 1}, list.turns, {128, 128, 384}, {made.k.data(), made.v.data(), made.q.data()}}));
+    device_->sync();
+    oracle->keys_values(LayerId(1), RequestId(3), 0, 70, {}, expected.k.data(), expected.v.data());
+    EXPECT_TRUE(made.k == expected.k && made.v == expected.v) << spec.preset << spec.seed;
+    return device_->memory().scratch_bytes;
+  };
+  for (const bool same_place : {true, false}) {
+    keys({.preset = "A", .seed = 11}, same_place);
+    keys({.preset = "B", .seed = 11}, same_place);
+    keys({.preset = "B", .seed = 12}, same_place);
+  }
+  const std::int64_t before = keys({.preset = "A", .seed = 11}, false);
+  EXPECT_EQ(keys({.preset = "B", .seed = 11}, true), before) << "equal maps are brought once";
+  device_->release_pools();
+  EXPECT_LT(device_->memory().scratch_bytes, before);
 }
 
 TEST_P(GeneratedRows, WhatOnlyTheHostMakesIsLeftToIt) {
