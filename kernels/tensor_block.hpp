@@ -64,6 +64,7 @@ class TensorSteps {
       s_.q_sum[t] = sum;
       s_.m[t] = -std::numeric_limits<float>::infinity();
       s_.l[t] = s_.zero[t] = 0.0F;
+      s_.lift[t] = 1.0F;
     });
   }
 
@@ -126,8 +127,9 @@ class TensorSteps {
     });
     const std::uint16_t* k = k_stage(tile);
     for (std::uint32_t at = 0; at < Shape::d_k; at += 16) {
-      block_.load_matrices(false, [&](unsigned t) { return k + (t / 32 * 16 + t % 16) * Shape::k_stride + at + t % 32 / 16 * 8; },
-                           [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
+      block_.load_matrices(
+          false, [&](unsigned t) { return k + (t / 32 * 16 + t % 16) * Shape::k_stride + at + t % 32 / 16 * 8; },
+          [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
       block_.free_each([&](unsigned t) {
         for (std::uint32_t n = 0; n < Shape::eights; ++n) {
           const auto* q = reinterpret_cast<const std::uint32_t*>(s_.q + (8 * n + t % 32 / 4) * Shape::k_stride + at + t % 4 * 2);
@@ -156,29 +158,39 @@ class TensorSteps {
     if (kept) work_.logits[item_.logits + head * item_.logits_stride + rows.logit[row]] = x;
   }
 
+  /// The power of two that brings the largest scale of a tile near the largest fp16, as small weights would lose digits there; bf16 has the range.
+  [[nodiscard]] static MOEKV_HD float lift_of(float largest_scale) {
+    if (Shape::element == ElementFormat::bf16 || !(largest_scale > 0.0F)) return 1.0F;
+    const std::uint32_t exponent = bits_of(largest_scale) >> 23;
+    return float_from_bits((268U - (exponent > 64U ? exponent : 64U)) << 23);  // 2^14 over that of the scale
+  }
+
   /// p = weights relative to the new maximum; the same number of threads for every head.
   MOEKV_HD void weights(std::uint32_t tile) {
     constexpr std::uint32_t per_head = 128 / Shape::heads;
     const TileRows& rows = s_.rows[tile % 3];
-    typename Block::template Lanes<float> high, sum, zero;
+    typename Block::template Lanes<float> high, scale, sum, zero;
     block_.free_each([&](unsigned t) {
       high[t] = -std::numeric_limits<float>::infinity();
+      scale[t] = 0.0F;
       for (std::uint32_t r = t % per_head; r < tensor_tile; r += per_head) {
         const float x = s_.s[t / per_head * Shape::s_stride + r];
         high[t] = x > high[t] ? x : high[t];
+        scale[t] = rows.v_scale[r] > scale[t] ? rows.v_scale[r] : scale[t];
       }
     });
     block_.largest(high, per_head);
+    block_.largest(scale, per_head);
     block_.free_each([&](unsigned t) {
       const std::uint32_t head = t / per_head;
-      const float m = high[t] > s_.m[head] ? high[t] : s_.m[head];
+      const float m = high[t] > s_.m[head] ? high[t] : s_.m[head], lift = lift_of(scale[t]);
       sum[t] = zero[t] = 0.0F;
       for (std::uint32_t r = t % per_head; r < tensor_tile; r += per_head) {
         const float x = s_.s[head * Shape::s_stride + r];
         const float p = x == -std::numeric_limits<float>::infinity() ? 0.0F : exp_fixed(x - m);
         sum[t] += p;
         zero[t] += p * rows.v_zero[r];
-        const float scaled = p * rows.v_scale[r];
+        const float scaled = p * (rows.v_scale[r] * lift);
         const std::uint16_t leading = round16(scaled);
         s_.p[0][head * Shape::p_stride + r] = leading;
         s_.p[1][head * Shape::p_stride + r] = round16(scaled - widen(leading));
@@ -191,11 +203,12 @@ class TensorSteps {
       const std::uint32_t head = t / per_head;
       if (t % per_head != 0) return;
       const float m = high[t] > s_.m[head] ? high[t] : s_.m[head];
-      const float keep = rescale_factor(s_.m[head], m);
+      const float keep = rescale_factor(s_.m[head], m), lift = lift_of(scale[t]);
       s_.m[head] = m;
       s_.l[head] = s_.l[head] * keep + sum[t];
       s_.zero[head] = s_.zero[head] * keep + zero[t];
-      s_.keep[head] = keep;
+      s_.keep[head] = keep * (lift / s_.lift[head]);
+      s_.lift[head] = lift;
     });
   }
 
@@ -221,12 +234,13 @@ class TensorSteps {
           }
       });
       for (std::uint32_t m = 0; m < tiles_m; ++m) {
-        block_.load_matrices(true,
-                             [&](unsigned t) {
-                               const std::uint32_t row = at + t % 8 + t % 32 / 16 * 8, channel = (t / 32 * tiles_m + m) * 16 + t % 16 / 8 * 8;
-                               return v + row * Shape::v_stride + channel;
-                             },
-                             [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
+        block_.load_matrices(
+            true,
+            [&](unsigned t) {
+              const std::uint32_t row = at + t % 8 + t % 32 / 16 * 8, channel = (t / 32 * tiles_m + m) * 16 + t % 16 / 8 * 8;
+              return v + row * Shape::v_stride + channel;
+            },
+            [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
         for (std::uint32_t part = 0; part < 2; ++part)
           for (std::uint32_t n = 0; n < Shape::eights; ++n) {
             block_.template multiply<Shape::element>([&](unsigned t) -> float(&)[4] { return sums_[t][m][n]; },
@@ -244,7 +258,8 @@ class TensorSteps {
         for (std::uint32_t n = 0; n < Shape::eights; ++n)
           for (std::uint32_t i = 0; i < 4; ++i) {
             const std::uint32_t head = 8 * n + t % 4 * 2 + i % 2, channel = (t / 32 * tiles_m + m) * 16 + t % 32 / 4 + i / 2 * 8;
-            if (head < item_.n_heads) work_.o[(std::uint64_t{item_.out} + head) * Shape::d_v + channel] = sums_[t][m][n][i] + s_.zero[head];
+            if (head < item_.n_heads)
+              work_.o[(std::uint64_t{item_.out} + head) * Shape::d_v + channel] = sums_[t][m][n][i] / s_.lift[head] + s_.zero[head];
           }
       if (t < item_.n_heads) {
         work_.m[item_.out + t] = s_.m[t];

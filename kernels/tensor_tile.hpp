@@ -1,4 +1,5 @@
-// Tiles of 64 slots as the tensor kernel takes them: which rows of which pages they are, how their codes become 16-bit values, what a block of threads keeps.
+// Tiles of 64 slots as the tensor kernel takes them: which rows of which pages they are, how their codes become 16-bit values, what a block of
+// threads keeps.
 #pragma once
 
 #include "launches.hpp"
@@ -16,7 +17,8 @@ struct TensorShape {
   static constexpr ElementFormat element = e;
   static constexpr std::uint32_t d_k = k, d_v = v, eights = n, heads = 8 * n;
   static constexpr bool latent = l;
-  static constexpr std::uint32_t k_stride = k + pad16, v_stride = l ? k_stride : v + pad16, p_stride = tensor_tile + pad16, s_stride = tensor_tile + 1;
+  static constexpr std::uint32_t k_stride = k + pad16, v_stride = l ? k_stride : v + pad16, p_stride = tensor_tile + pad16,
+                                 s_stride = tensor_tile + 1;
   static constexpr std::uint32_t stage_bytes = 2 * tensor_tile * (k_stride + (l ? 0 : v_stride));
 };
 
@@ -36,6 +38,7 @@ struct TensorShared {
   float s[Shape::heads * Shape::s_stride];
   TileRows rows[3];
   float m[Shape::heads], l[Shape::heads], zero[Shape::heads], keep[Shape::heads], q_sum[Shape::heads];
+  float lift[Shape::heads];  // what weights of the newest tile are multiplied by
 };
 
 /// Tiles of a run of pages: whole pages where several fit a tile, else parts of one.

@@ -163,8 +163,10 @@ TEST_P(AttendParity, EveryPairOfCodecsMatches) {
 
 /// Shapes that tensor cores serve, with raw and sealed pages side by side in one tile.
 TEST_P(AttendParity, RowScaledCodesMatchInTensorShapes) {
-  const std::vector<std::pair<Codec, Codec>> pairs = {{codec::Fp8Token{}, codec::Fp8Head{0.5F}}, {codec::Int8Token{}, codec::Int4Token{}},
-                                                      {codec::Int4Token{}, codec::Bf16{}},        {codec::Bf16{}, codec::Int8Token{}},
+  const std::vector<std::pair<Codec, Codec>> pairs = {{codec::Fp8Token{}, codec::Fp8Head{0.5F}},
+                                                      {codec::Int8Token{}, codec::Int4Token{}},
+                                                      {codec::Int4Token{}, codec::Bf16{}},
+                                                      {codec::Bf16{}, codec::Int8Token{}},
                                                       {codec::Fp8Head{0.5F}, codec::Int4Token{}}};
   for (const auto& [d_k, d_v, latent] : {Dimensions{64, 64, false}, {128, 128, false}, {576, 512, true}}) {
     for (std::size_t i = 0; i < pairs.size(); ++i) {
@@ -173,14 +175,27 @@ TEST_P(AttendParity, RowScaledCodesMatchInTensorShapes) {
         SCOPED_TRACE(testing::Message() << "d " << d_k << "/" << d_v << " codecs " << i << " P " << page_slots);
         const auto device = backend();
         const ElementFormat payload = i == 2 || i == 3 ? ElementFormat::bf16 : i == 1 ? ElementFormat::fp16 : ElementFormat::bf16;
-        PageWorld world(*device, {page_slots, latent ? 1U : 2U, group, d_k, d_v, latent, payload, plane_of(pairs[i].first, Role::k, d_k),
-                                  plane_of(pairs[i].second, Role::v, d_v), 0.6F}, 7, d_k + static_cast<unsigned>(i));
+        PageWorld world(*device,
+                        {page_slots, latent ? 1U : 2U, group, d_k, d_v, latent, payload, plane_of(pairs[i].first, Role::k, d_k),
+                         plane_of(pairs[i].second, Role::v, d_v), 0.6F},
+                        7, d_k + static_cast<unsigned>(i));
         add_ragged_tasks(world);
         if (i == 0 || i == 3) world.add_task(1400 / page_slots, 0.2F);  // several parts
         expect_all(world, world.attend(*device, true), true);
         if (HasFailure()) return;
       }
     }
+  }
+}
+
+/// Scales far below the smallest normal fp16, alone and beside raw pages in one tile.
+TEST_P(AttendParity, SmallValuesKeepTheirDigits) {
+  for (const Codec& v : {Codec{codec::Int8Token{}}, Codec{codec::Fp8Token{}}, Codec{codec::Int4Token{}}}) {
+    const auto device = backend();
+    const Geometry g{24, 2, 8, 64, 64, false, ElementFormat::fp16, plane_of(codec::Int8Token{}, Role::k, 64), plane_of(v, Role::v, 64), 0.6F, 1e-3F};
+    PageWorld world(*device, g, 12, 31);
+    add_ragged_tasks(world);
+    expect_all(world, world.attend(*device, true), true);
   }
 }
 

@@ -55,7 +55,8 @@ PageWorld::PageWorld(Backend& backend, const Geometry& geometry, std::uint32_t n
 }
 
 void PageWorld::set_run_tables(Backend& backend, PoolId pool, const BlockFormat& format) {
-  const bool run = (format.k.has_table() && format.k.scope == TableScope::run) || (!format.latent && format.v.has_table() && format.v.scope == TableScope::run);
+  const bool run =
+      (format.k.has_table() && format.k.scope == TableScope::run) || (!format.latent && format.v.has_table() && format.v.scope == TableScope::run);
   for (std::uint64_t key = 0; run && key < 2; ++key) {  // any matrices will do
     std::vector<std::byte> tables(format.shared_bytes());
     std::normal_distribution<float> normal(0.0F, 0.1F);
@@ -72,7 +73,7 @@ void PageWorld::write_page(Backend& backend, std::uint32_t page, PoolId raw, Poo
     std::vector<std::byte> v_bytes;
     for (std::uint32_t head = 0; head < g.n_kv_heads; ++head) {
       auto k = through_codec({g.payload}, gaussian(random_, g.d_k, 1.5F));
-      auto v = through_codec({g.payload}, gaussian(random_, g.d_v, 1.0F));
+      auto v = through_codec({g.payload}, gaussian(random_, g.d_v, g.v_spread));
       if (g.latent) v.assign(k.begin(), k.begin() + g.d_v);
       const auto kb = to_bytes(g.payload, k);
       const auto vb = to_bytes(g.payload, v);

@@ -17,6 +17,7 @@ struct Geometry {
   ElementFormat payload = ElementFormat::bf16;
   PlaneFormat sealed_k{ElementFormat::bf16}, sealed_v{ElementFormat::bf16};
   float sealed_share = 0.0F;  // of pages that are sealed into the second pool
+  float v_spread = 1.0F;
 };
 
 /// What attend must give, in double precision.
