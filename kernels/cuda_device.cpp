@@ -30,7 +30,8 @@ DeviceChoice choose_device() {
   int driver = 0, n_devices = 0;
   check(cudaDriverGetVersion(&driver));
   if (driver == 0)
-    throw DeviceMissing(fmt::format("backend 'cuda': there is no NVIDIA driver on {} (libcuda.so.1); install it (R580 or newer), {}", host_name(), elsewhere));
+    throw DeviceMissing(
+        fmt::format("backend 'cuda': there is no NVIDIA driver on {} (libcuda.so.1); install it (R580 or newer), {}", host_name(), elsewhere));
   if (driver < CUDART_VERSION / 1000 * 1000)
     throw DeviceMissing(fmt::format("backend 'cuda': the driver on {} knows CUDA {}.{}, this program needs {}.0; update the driver, {}", host_name(),
                                     driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, elsewhere));
@@ -50,9 +51,10 @@ CudaDevice::CudaDevice(const DeviceChoice& choice) : choice_(choice) {
   const cudaError_t image = find_image();
   if (properties_.major < 8 || image == cudaErrorNoKernelImageForDevice) {
     cudaGetLastError();
-    throw DeviceMissing(fmt::format("backend 'cuda': this program has no code for {} (compute capability {}.{}, 8.0 or newer is needed); configure with "
-                                    "-DCMAKE_CUDA_ARCHITECTURES={}{}, {}",
-                                    properties_.name, properties_.major, properties_.minor, properties_.major, properties_.minor, elsewhere));
+    throw DeviceMissing(
+        fmt::format("backend 'cuda': this program has no code for {} (compute capability {}.{}, 8.0 or newer is needed); configure with "
+                    "-DCMAKE_CUDA_ARCHITECTURES={}{}, {}",
+                    properties_.name, properties_.major, properties_.minor, properties_.major, properties_.minor, elsewhere));
   }
   check(image);
   shared_limit_ = properties_.sharedMemPerBlockOptin;
@@ -94,8 +96,14 @@ std::byte* CudaDevice::allocate_pinned(std::uint64_t bytes) {
   return static_cast<std::byte*>(memory);
 }
 
-void CudaDevice::release(std::byte* memory) noexcept { cudaFree(memory); }
-void CudaDevice::release_pinned(std::byte* memory) noexcept { cudaFreeHost(memory); }
+void CudaDevice::release(std::byte* memory) noexcept {
+  cudaStreamSynchronize(stream_);
+  cudaFree(memory);
+}
+void CudaDevice::release_pinned(std::byte* memory) noexcept {
+  cudaStreamSynchronize(stream_);
+  cudaFreeHost(memory);
+}
 
 void CudaDevice::copy(std::byte* to, const std::byte* from, std::uint64_t bytes) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));

@@ -29,6 +29,7 @@ class Device {
 
   /// Device memory, 256-byte aligned, of any content. Throws PointFailure where there is none left.
   virtual std::byte* allocate(std::uint64_t bytes) = 0;
+  /// Waits for all work, as the one of pinned memory does: it may use the memory.
   virtual void release(std::byte* memory) noexcept = 0;
   virtual std::byte* allocate_pinned(std::uint64_t bytes) = 0;
   virtual void release_pinned(std::byte* memory) noexcept = 0;

@@ -15,11 +15,11 @@ namespace moekv::kernels {
 DeviceTransport::DeviceTransport(Transport& job, std::unique_ptr<Device> device, std::unique_ptr<Peers> peers, double timeout_s, OwnBytes own)
     : JobTransport(job),
       device_(std::move(device)),
-      peers_(std::move(peers)),
       timeout_s_(timeout_s),
       own_(own),
       send_(*device_, Sides::both),
-      receive_(*device_, Sides::both) {
+      receive_(*device_, Sides::both),
+      peers_(std::move(peers)) {
   incoming_.resize(static_cast<std::size_t>(job.n_processes()));
 }
 

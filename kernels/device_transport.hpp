@@ -43,11 +43,11 @@ class DeviceTransport final : public JobTransport {
   [[nodiscard]] bool sends_to(int p) const { return p != process() || own_ == OwnBytes::through_device; }
 
   std::unique_ptr<Device> device_;
-  std::unique_ptr<Peers> peers_;
   double timeout_s_;
   OwnBytes own_;
   std::vector<std::uint64_t> incoming_;
   GrowingMemory send_, receive_;
+  std::unique_ptr<Peers> peers_;  // ends before that memory, which waits for what is under way
   std::int64_t n_exchanges_ = 0;
 };
 

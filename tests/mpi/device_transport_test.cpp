@@ -28,7 +28,10 @@ bool launched() {
 /// A group is exchanged at its end, when everything before it is done.
 class MpiPeers final : public kernels::Peers {
  public:
-  MpiPeers(kernels::Device& device, bool& aborted) : device_(device), aborted_(aborted) {}
+  MpiPeers(EmulatedDevice& device, bool& aborted, const bool& fails) : device_(device), aborted_(aborted), fails_(fails) {}
+  ~MpiPeers() override { device_.aborted(); }
+  MpiPeers(const MpiPeers&) = delete;
+  MpiPeers& operator=(const MpiPeers&) = delete;
   void start_group() override { requests_.clear(); }
   void send(const std::byte* memory, std::uint64_t bytes, int peer) override { sends_.push_back({const_cast<std::byte*>(memory), bytes, peer}); }
   void receive(std::byte* memory, std::uint64_t bytes, int peer) override { receives_.push_back({memory, bytes, peer}); }
@@ -41,8 +44,13 @@ class MpiPeers final : public kernels::Peers {
     receives_.clear();
     sends_.clear();
   }
-  void poll() override {}
-  void abort() noexcept override { aborted_ = true; }
+  void poll() override {
+    if (fails_) throw SystemError("a link is down");
+  }
+  void abort() noexcept override {
+    aborted_ = true;
+    device_.aborted();
+  }
 
  private:
   struct Message {
@@ -50,8 +58,9 @@ class MpiPeers final : public kernels::Peers {
     std::uint64_t bytes;
     int peer;
   };
-  kernels::Device& device_;
+  EmulatedDevice& device_;
   bool& aborted_;
+  const bool& fails_;
   std::vector<Message> sends_, receives_;
   std::vector<MPI_Request> requests_;
 };
@@ -62,7 +71,7 @@ class DeviceTransportTest : public ::testing::TestWithParam<std::string> {
     auto device = std::make_unique<EmulatedDevice>();
     if (stuck) device->never_done();
     if (GetParam() == "ipc") return make_ipc(std::move(device));
-    auto peers = std::make_unique<MpiPeers>(*device, aborted_);
+    auto peers = std::make_unique<MpiPeers>(*device, aborted_, fails_);
     return std::make_unique<kernels::DeviceTransport>(*job_, std::move(device), std::move(peers), 0.2,
                                                       GetParam() == "own" ? OwnBytes::through_device : OwnBytes::handed_over);
   }
@@ -72,7 +81,7 @@ class DeviceTransportTest : public ::testing::TestWithParam<std::string> {
   }
   std::unique_ptr<Transport> job_ = launched() ? make_mpi_transport() : make_local_transport();
   EmulatedSharing::Record shared_;
-  bool aborted_ = false;
+  bool aborted_ = false, fails_ = false;
 };
 
 std::size_t message_size(int round, int from, int to) {
@@ -162,6 +171,14 @@ TEST_P(WatchdogTest, AnExchangeThatNeverEndsIsAborted) {
     }
   }
   EXPECT_TRUE(aborted_);
+}
+
+TEST_P(WatchdogTest, AnExchangeThatFailsEndsBeforeItsMemory) {
+  auto t = make(true);
+  fails_ = true;
+  t->outbox((t->process() + 1) % t->n_processes()).assign(10, std::byte{1});
+  EXPECT_THROW(t->exchange(), SystemError);
+  t = nullptr;  // does not wait for work that never ends
 }
 
 class IpcTransportTest : public DeviceTransportTest {};

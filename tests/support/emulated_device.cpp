@@ -40,7 +40,8 @@ std::byte* EmulatedDevice::allocate(std::uint64_t bytes) {
 
 void EmulatedDevice::release(std::byte* memory) noexcept {
   if (capture_ != nullptr) std::abort();  // not in a capture
-  run_until(enqueued_);                   // as cudaFree does
+  if (stuck_) std::abort();
+  run_until(enqueued_);
   left_ += sizes_.at(memory);
   sizes_.erase(memory);
   memory_.erase(memory);

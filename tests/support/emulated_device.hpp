@@ -48,8 +48,9 @@ class EmulatedDevice final : public kernels::Device {
   [[nodiscard]] std::uint64_t blocks_run() const {
     return blocks_run_[kernels::AnyLaunch(Work{}).index()];
   }
-  /// From now on nothing is ever done.
+  /// From now on nothing is done, until `aborted`: who waits for it, as the release of memory does, would wait for ever, and aborts the program.
   void never_done() { stuck_ = true; }
+  void aborted() { stuck_ = false; }
   void synchronize() override { run_until(enqueued_); }
   void begin_capture() override;
   [[nodiscard]] std::unique_ptr<kernels::DeviceGraph> end_capture() override;
