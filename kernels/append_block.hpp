@@ -7,30 +7,33 @@
 
 namespace moekv::kernels {
 
-/// Copies n bytes by the block's threads, in the widest words that sizes and addresses allow.
-template <class Block>
-MOEKV_HD void copy_row(Block& block, std::byte* to, const std::byte* from, std::uint32_t n) {
-  const std::uint64_t all = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from) | n;
+template <class Word, class Block>
+MOEKV_HD void copy_words(Block& block, std::byte* to, std::uint64_t stride, const std::byte* from, std::uint32_t n, std::uint32_t n_rows) {
+  const std::uint32_t words = n / static_cast<std::uint32_t>(sizeof(Word));
   block.free_each([&](unsigned t) {
-    if (all % sizeof(typename Block::Wide) == 0) {
-      for (std::uint32_t i = t; i < n / sizeof(typename Block::Wide); i += block.n_threads())
-        reinterpret_cast<typename Block::Wide*>(to)[i] = reinterpret_cast<const typename Block::Wide*>(from)[i];
-    } else {
-      for (std::uint32_t i = t; i < n; i += block.n_threads()) to[i] = from[i];
-    }
+    for (std::uint32_t i = t; i < words * n_rows; i += block.n_threads())
+      reinterpret_cast<Word*>(to + i / words * stride)[i % words] = reinterpret_cast<const Word*>(from)[i];
   });
+}
+
+/// Copies rows of n bytes, one after another in `from` and `stride` apart in `to`, in the widest words that sizes and addresses allow.
+template <class Block>
+MOEKV_HD void copy_rows(Block& block, std::byte* to, std::uint64_t stride, const std::byte* from, std::uint32_t n, std::uint32_t n_rows) {
+  using Wide = typename Block::Wide;
+  const std::uint64_t all = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from) | stride | n;
+  if (all % sizeof(Wide) == 0) return copy_words<Wide>(block, to, stride, from, n, n_rows);
+  copy_words<std::byte>(block, to, stride, from, n, n_rows);
 }
 
 template <class Block>
 MOEKV_HD void append_block(Block& block, const AppendLaunch& work) {
   const AppendItem& item = work.items[block.index()];
   const PoolLayout& pool = work.pools[item.pool];
-  for (std::uint32_t head = 0; head < pool.n_kv_heads; ++head) {
-    std::byte* base = item.block + head * pool.head_bytes;
-    copy_row(block, base + pool.k.codes + std::uint64_t{item.slot} * pool.k.row_bytes, item.k + std::uint64_t{head} * pool.k.row_bytes, pool.k.row_bytes);
-    if (pool.latent) continue;
-    copy_row(block, base + pool.v.codes + std::uint64_t{item.slot} * pool.v.row_bytes, item.v + std::uint64_t{head} * pool.v.row_bytes, pool.v.row_bytes);
-  }
+  const auto copy = [&](const PlaneLayout& plane, const std::byte* from) {
+    copy_rows(block, item.block + plane.codes + std::uint64_t{item.slot} * plane.row_bytes, pool.head_bytes, from, plane.row_bytes, pool.n_kv_heads);
+  };
+  copy(pool.k, item.k);
+  if (!pool.latent) copy(pool.v, item.v);
 }
 
 /// Code of element c of a raw row, as bits.
