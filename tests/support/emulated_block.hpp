@@ -1,16 +1,19 @@
-// EmulatedBlock: runs the body of a kernel for one thread block on the host, phase by phase, with warps, tensor-core products and asynchronous copies.
+// EmulatedBlock: runs the body of a kernel for one thread block on the host, phase by phase, with warps, tensor-core products and asynchronous
+// copies.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 #include <vector>
 
 #include "rules/codec/element.hpp"
 
 namespace moekv::test {
 
-/// Threads of a phase run one after another, forwards or backwards: what depends on their order differs between the two. Shared memory begins poisoned.
+/// Threads of a phase run one after another, forwards or backwards: what depends on their order differs between the two. Shared memory begins
+/// poisoned.
 class EmulatedBlock {
  public:
   struct Wide {
@@ -26,7 +29,8 @@ class EmulatedBlock {
   };
 
   /// `memory` is kept from block to block.
-  EmulatedBlock(std::uint32_t index, std::uint64_t shared_bytes, std::vector<std::byte>& memory, bool backwards) : index_(index), backwards_(backwards) {
+  EmulatedBlock(std::uint32_t index, std::uint64_t shared_bytes, std::vector<std::byte>& memory, bool backwards)
+      : index_(index), backwards_(backwards) {
     memory.assign(shared_bytes + 16, std::byte{0xFF});
     shared_ = memory.data() + (16 - reinterpret_cast<std::uintptr_t>(memory.data()) % 16) % 16;
   }
@@ -35,7 +39,10 @@ class EmulatedBlock {
   [[nodiscard]] std::uint32_t index() const { return index_; }
   [[nodiscard]] std::byte* shared() const { return shared_; }
 
-  static void store_wide(void* to, const std::uint32_t* words) { std::memcpy(to, words, 16); }
+  static void store_wide(void* to, const std::uint32_t* words) {
+    require_aligned(to);
+    std::memcpy(to, words, 16);
+  }
 
   template <class F>
   void free_each(F&& f) {
@@ -54,13 +61,16 @@ class EmulatedBlock {
     fold(v, width, [](float a, float b) { return a + b; });
   }
 
-  /// Four 8x8 matrices of 16-bit values for every warp: lanes 8 i .. 8 i + 7 name the rows of matrix i, 16 bytes each. Lane l gets of matrix i the pair
-  /// (l / 4; 2 (l % 4), + 1), of the transposed one where asked.
+  /// Four 8x8 matrices of 16-bit values for every warp: lanes 8 i .. 8 i + 7 name the rows of matrix i, 16 bytes each. Lane l gets of matrix i the
+  /// pair (l / 4; 2 (l % 4), + 1), of the transposed one where asked.
   template <class Row, class Out>
   void load_matrices(bool transposed, Row&& row, Out&& out) {
     for (unsigned warp = 0; warp < n_threads(); warp += 32) {
       std::uint16_t m[4][8][8];
-      for (unsigned l = 0; l < 32; ++l) std::memcpy(m[l / 8][l % 8], row(warp + l), 16);
+      for (unsigned l = 0; l < 32; ++l) {
+        require_aligned(row(warp + l));
+        std::memcpy(m[l / 8][l % 8], row(warp + l), 16);
+      }
       for (unsigned l = 0; l < 32; ++l) {
         for (unsigned i = 0; i < 4; ++i) {
           const unsigned r = l / 4, c = 2 * (l % 4);
@@ -78,7 +88,8 @@ class EmulatedBlock {
       float am[16][16], bm[16][8];
       for (unsigned l = 0; l < 32; ++l) {
         for (unsigned i = 0; i < 4; ++i) {
-          for (unsigned half = 0; half < 2; ++half) am[l / 4 + i % 2 * 8][2 * (l % 4) + i / 2 * 8 + half] = value<element>(a(warp + l)[i] >> (16 * half));
+          for (unsigned half = 0; half < 2; ++half)
+            am[l / 4 + i % 2 * 8][2 * (l % 4) + i / 2 * 8 + half] = value<element>(a(warp + l)[i] >> (16 * half));
         }
         for (unsigned i = 0; i < 2; ++i) {
           for (unsigned half = 0; half < 2; ++half) bm[2 * (l % 4) + 8 * i + half][l / 4] = value<element>(b(warp + l)[i] >> (16 * half));
@@ -96,6 +107,8 @@ class EmulatedBlock {
 
   /// 16 bytes, or zeros, that are there after the wait for their group. Until then the target is poisoned.
   void copy_later(std::byte* to, const std::byte* from, bool copies) {
+    require_aligned(to);
+    require_aligned(from);
     std::memset(to, 0xFF, 16);
     pending_.push_back({to, copies ? from : nullptr});
   }
@@ -115,6 +128,11 @@ class EmulatedBlock {
   }
 
  private:
+  /// A GPU traps where 16 bytes do not lie at a multiple of 16.
+  static void require_aligned(const void* p) {
+    if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) throw std::logic_error("16 bytes that are not aligned");
+  }
+
   struct Copy {
     std::byte* to;
     const std::byte* from;
