@@ -212,6 +212,35 @@ TEST_P(DeviceParity, BlocksLeaveAndReturnWithTheirTables) {
   }
 }
 
+TEST_P(DeviceParity, BoundsGoAlongWithTheirPages) {
+  std::mt19937 random(9);
+  const Shape s{2, 64, 64, 16};
+  Twins twins(GetParam());
+  const BlockFormat raw = raw_format(s, ElementFormat::bf16, true);
+  BlockFormat sealed = raw;
+  sealed.k = sealed.v = codec::Int8Token{}.plane(Role::k, s.d_k);
+  const PoolId from = twins.create_pool(raw, 2), to = twins.create_pool(sealed, 3), away = twins.host->create_host_pool(to, 2);
+  twins.device->create_host_pool(to, 2);
+  fill(twins, from, 2, s, ElementFormat::bf16, random);
+  const SealOp seals[] = {{{from, 0}, {to, 0}, s.slots}, {{from, 1}, {to, 1}, s.slots}};
+  twins.seal(seals);
+  const CopyOp leaves{{to, 0}, {away, 1}}, returns{{away, 1}, {to, 2}};
+  const std::vector<BlockRef> pages{{to, 1}, {to, 2}};
+  const ScoreTask task{0, 2, 0, 0, s.heads, 1};
+  const SelectRule rule = select::Quest{};
+  const Entry q = random_entry(random, s, ElementFormat::bf16);
+  std::vector<float> scores[2];
+  for (Backend* b : {twins.device.get(), twins.host.get()}) {
+    for (const CopyOp* op : {&leaves, &returns}) b->copy({op, 1});
+    std::vector<float>& mine = scores[b == twins.host.get() ? 1 : 0];
+    mine.assign(2, NAN);
+    b->score_pages({{&task, 1}, pages, q.k.data(), ElementFormat::bf16, s.heads, s.d_k, &rule, mine.data()});
+    b->sync();
+  }
+  EXPECT_EQ(scores[0], scores[1]);
+  EXPECT_TRUE(scores[1][0] > 0 && scores[1][1] > 0);
+}
+
 TEST_P(DeviceParity, AuditsAreTheHosts) {
   std::mt19937 random(3);
   const Shape s{2, 32, 32, 16};

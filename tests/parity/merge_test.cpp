@@ -10,6 +10,7 @@
 #include "device/backend.hpp"
 #include "rules/attend.hpp"
 #include "support/emulated_device.hpp"
+#include "support/page_world.hpp"
 
 namespace moekv::test {
 namespace {
@@ -130,12 +131,44 @@ TEST_P(MergeParity, ManyRowsMatchOneByOne) {
     list.push_back(2 * row + 1);
     offsets.push_back(static_cast<std::uint32_t>(list.size()));
   }
-  const Rows all = merge(s.parts, offsets, list, d_v);
+  std::vector<float> sinks;
+  for (std::uint32_t row = 0; row < 300; ++row) sinks.push_back(0.02F * static_cast<float>(row) - 3.0F);
+  const Rows all = merge(s.parts, offsets, list, d_v, sinks.data());
   for (std::uint32_t row = 0; row < 300; row += 37) {
-    const Rows one = merge(s.parts, {0, 2}, {2 * row, 2 * row + 1}, d_v);
+    const Rows one = merge(s.parts, {0, 2}, {2 * row, 2 * row + 1}, d_v, &sinks[row]);
     EXPECT_EQ(all.l[row], one.l[0]);
     for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(all.o[row * d_v + c], one.o[c]);
   }
+}
+
+/// Attention that merges its tasks does so in the order of the list, bit for bit; a row that no task fills is empty.
+TEST_P(MergeParity, TasksOfOneAttentionMergeInTheirOrder) {
+  const auto device = make_test_backend(GetParam(), 2);
+  PageWorld world(*device, {}, 60, 21);
+  for (const std::uint32_t n_pages : {5U, 50U, 9U, 0U, 3U}) world.add_task(n_pages, 0.3F);  // the second one in several parts
+  const std::uint32_t heads = world.rows_per_task(), d_v = world.geometry().d_v;
+  std::vector<std::uint32_t> offsets{0}, parts;
+  for (std::uint32_t h = 0; h < heads; ++h) {
+    for (const std::uint32_t t : {2U, 0U, 3U, 1U}) parts.push_back(world.tasks()[t].out + h);
+    offsets.push_back(static_cast<std::uint32_t>(parts.size()));
+    if (h == 0) offsets.push_back(offsets.back());  // nothing at all
+    parts.push_back(world.tasks()[2].out - 1);
+    parts.push_back(world.tasks()[4].out + h);
+    offsets.push_back(static_cast<std::uint32_t>(parts.size()));
+  }
+  const AttendOutput apart = world.attend(*device, false), merged = world.attend_merged(*device, offsets, parts);
+  for (std::uint32_t row = 0; row + 1 < offsets.size(); ++row) {
+    SoftmaxState state;
+    std::vector<float> o(d_v);
+    for (std::uint32_t i = offsets[row]; i < offsets[row + 1]; ++i) {
+      const std::uint32_t part = parts[i];
+      if (part + 1 != world.tasks()[2].out) merge_part(state, o.data(), {apart.m[part], apart.l[part]}, &apart.o[std::size_t{part} * d_v], d_v);
+    }
+    EXPECT_EQ(merged.m[row], state.m) << row;
+    EXPECT_EQ(merged.l[row], state.l) << row;
+    for (std::uint32_t c = 0; c < d_v; ++c) ASSERT_EQ(merged.o[std::size_t{row} * d_v + c], o[c]) << row;
+  }
+  EXPECT_TRUE(std::isnan(merged.m.back()) && std::isnan(merged.o.back()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, MergeParity, ::testing::Values("host", "emulated", "cuda"), [](const auto& param) { return param.param; });

@@ -1,4 +1,5 @@
-// Memory begins with a pattern that is NaN in every float format; blocks run alternately with their threads forwards and backwards.
+// Memory begins with a pattern that is NaN in every float format; blocks run alternately with their threads forwards and
+// backwards, and kernels with their blocks.
 #include "support/emulated_device.hpp"
 
 #include <algorithm>
@@ -102,7 +103,9 @@ void EmulatedDevice::enqueue_blocks(const Work& work, std::uint64_t shared_bytes
     const std::uint32_t n = work.count != nullptr ? *work.count : work.n_items;
     if (n > work.n_items) throw std::logic_error("more work than blocks");
     blocks_run_[AnyLaunch(work).index()] += n;
-    for (std::uint32_t i = 0; i < n; ++i) {
+    launches_run_ += 1;
+    for (std::uint32_t number = 0; number < n; ++number) {
+      const std::uint32_t i = launches_run_ % 2 == 0 ? number : n - 1 - number;
       EmulatedBlock block(i, shared_bytes, memory, i % 2 == 1);
       body(block, work);
     }

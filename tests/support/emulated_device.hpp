@@ -82,6 +82,7 @@ class EmulatedDevice final : public kernels::Device {
 
   std::uint64_t left_, shared_limit_;
   std::array<std::uint64_t, std::variant_size_v<kernels::AnyLaunch>> blocks_run_{};  // by the launch's place in AnyLaunch
+  std::uint64_t launches_run_ = 0;
   bool stuck_ = false, refuses_ = false;
   std::unique_ptr<Graph> capture_;
   std::map<const std::byte*, std::unique_ptr<std::byte[]>> memory_;

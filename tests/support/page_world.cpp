@@ -154,27 +154,41 @@ std::uint64_t PageWorld::task_slots(std::uint32_t task) const {
   return slots;
 }
 
+AttendBatch PageWorld::batch(AttendOutput& out, std::size_t n_rows) const {
+  out.m.assign(n_rows, poison);
+  out.l = out.m;
+  out.o.assign(n_rows * geometry_.d_v, poison);
+  return {.tasks = tasks_,
+          .pages = reads_,
+          .masks = masks_,
+          .q = q_.data(),
+          .q_format = geometry_.payload,
+          .q_row_heads = rows_per_task() + 2,
+          .d_k = geometry_.d_k,
+          .d_v = geometry_.d_v,
+          .scale = 1.0F / std::sqrt(static_cast<float>(geometry_.d_k)),
+          .m = out.m.data(),
+          .l = out.l.data(),
+          .o = out.o.data()};
+}
+
 AttendOutput PageWorld::attend(Backend& backend, bool keep_logits, bool to_weigh) const {
   AttendOutput out;
-  out.m.assign(next_row_ + guard_rows, poison);
-  out.l = out.m;
-  out.o.assign(out.m.size() * geometry_.d_v, poison);
   out.logits.assign(next_logit_ + guard_rows, poison);
-  AttendBatch batch{.tasks = tasks_,
-                    .pages = reads_,
-                    .masks = masks_,
-                    .q = q_.data(),
-                    .q_format = geometry_.payload,
-                    .q_row_heads = rows_per_task() + 2,
-                    .d_k = geometry_.d_k,
-                    .d_v = geometry_.d_v,
-                    .scale = 1.0F / std::sqrt(static_cast<float>(geometry_.d_k)),
-                    .m = out.m.data(),
-                    .l = out.l.data(),
-                    .o = out.o.data(),
-                    .logits = keep_logits ? out.logits.data() : nullptr,
-                    .keep_logits = keep_logits && to_weigh};
-  backend.attend(batch);
+  AttendBatch work = batch(out, next_row_ + guard_rows);
+  work.logits = keep_logits ? out.logits.data() : nullptr;
+  work.keep_logits = keep_logits && to_weigh;
+  backend.attend(work);
+  backend.sync();
+  return out;
+}
+
+AttendOutput PageWorld::attend_merged(Backend& backend, std::span<const std::uint32_t> offsets, std::span<const std::uint32_t> parts) const {
+  AttendOutput out;
+  AttendBatch work = batch(out, offsets.size());
+  work.merge_offsets = offsets;
+  work.merge_parts = parts;
+  backend.attend(work);
   backend.sync();
   return out;
 }

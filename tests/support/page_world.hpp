@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "device/backend.hpp"
@@ -43,6 +44,8 @@ class PageWorld {
 
   /// `to_weigh`: the backend keeps the logits too.
   [[nodiscard]] AttendOutput attend(Backend& backend, bool keep_logits, bool to_weigh = true) const;
+  /// Merged rows, as AttendBatch takes the lists; the last row is a guard.
+  [[nodiscard]] AttendOutput attend_merged(Backend& backend, std::span<const std::uint32_t> offsets, std::span<const std::uint32_t> parts) const;
   [[nodiscard]] OracleRow oracle(std::uint32_t task, std::uint32_t head) const;  // head in [0, n_kv_heads * group)
   [[nodiscard]] std::uint32_t rows_per_task() const { return geometry_.n_kv_heads * geometry_.group; }
   [[nodiscard]] const std::vector<AttendTask>& tasks() const { return tasks_; }
@@ -57,6 +60,8 @@ class PageWorld {
  private:
   void write_page(Backend& backend, std::uint32_t page, PoolId raw, PoolId sealed);
   void set_run_tables(Backend& backend, PoolId pool, const BlockFormat& format);
+  /// All tasks into poisoned rows of `out`.
+  [[nodiscard]] AttendBatch batch(AttendOutput& out, std::size_t n_rows) const;
   void finish_task(std::uint32_t first_page, std::uint32_t n_pages);
   [[nodiscard]] bool is_read(const PageRead& read, std::uint32_t slot) const;
 
