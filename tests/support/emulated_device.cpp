@@ -1,5 +1,5 @@
 // Memory begins with a pattern that is NaN in every float format; blocks run alternately with their threads forwards and
-// backwards, and kernels with their blocks.
+// backwards, and every third kernel its blocks.
 #include "support/emulated_device.hpp"
 
 #include <algorithm>
@@ -105,7 +105,7 @@ void EmulatedDevice::enqueue_blocks(const Work& work, std::uint64_t shared_bytes
     blocks_run_[AnyLaunch(work).index()] += n;
     launches_run_ += 1;
     for (std::uint32_t number = 0; number < n; ++number) {
-      const std::uint32_t i = launches_run_ % 2 == 0 ? number : n - 1 - number;
+      const std::uint32_t i = launches_run_ % 3 != 0 ? number : n - 1 - number;
       EmulatedBlock block(i, shared_bytes, memory, i % 2 == 1);
       body(block, work);
     }
