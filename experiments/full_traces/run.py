@@ -16,12 +16,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1]
 
-# Requests that rules of payload (attention mass, keys, values) replay: attention of all of them would take hours on two cores. The others replay all.
+# Rules of payload (attention mass, keys, values) replay `host` = (first, number) requests of a large trace: attention of all would take hours. They
+# do so with one copy of a token: of k copies only one is read, so where rules see masses, 40 % of the entries can hold every token.
+ONE_COPY = ["placement.layout=token", "page.slots=8"]
+SHORT_GROUPS = {"lagkv": ["eviction.lag=16"]}  # a shard's part of a request is shorter than two lags of the default
 TRACES = {
-    "dsv2lite_law": {"file": "traces/routing/dsv2lite_esft_law.npz", "model": "deepseek-v2-lite", "layers": list(range(1, 27, 4)), "host": 5},
-    "dsv2lite_summary": {"file": "traces/routing/dsv2lite_esft_summary.npz", "model": "deepseek-v2-lite", "layers": list(range(1, 27, 4)), "host": 1},
-    "gptoss20b": {"file": "traces/routing/gptoss20b_fingerprint_72seq.npz", "model": "gpt-oss-20b", "layers": list(range(0, 24, 4)), "host": 4},
-    "tinymoe": {"file": "traces/tinymoe/trace.npz", "model": "tinymoe", "layers": [0, 1, 2, 3], "host": 0},  # it has four layers in all
+    "dsv2lite_law": {"file": "traces/routing/dsv2lite_esft_law.npz", "model": "deepseek-v2-lite", "layers": list(range(1, 27, 4)), "host": (0, 4)},
+    "dsv2lite_summary": {"file": "traces/routing/dsv2lite_esft_summary.npz", "model": "deepseek-v2-lite", "layers": list(range(1, 27, 4)), "host": (6, 2)},
+    "gptoss20b": {"file": "traces/routing/gptoss20b_fingerprint_72seq.npz", "model": "gpt-oss-20b", "layers": list(range(0, 24, 4)), "host": (0, 4)},
+    "tinymoe": {"file": "traces/tinymoe/trace.npz", "model": "tinymoe", "layers": [0, 1, 2, 3], "host": None},  # it has four layers in all
 }
 COMMON = """\
 model: {model}
@@ -38,9 +41,11 @@ EXTRAS = (
     ["eviction.action=demote"],
     ["eviction.action=demote", "eviction.budget=unlimited"],
 )
+KINDS = {"routers": ("router", "routing.router"), "policies": ("policy", "eviction.policy")}  # as moekv list says it, as the table does, key
 PAYLOAD = re.compile(r"attention|\bkeys?\b|\bvalues?\b|quer(y|ies)|codec")  # in what a policy reads: backend count has none of it
 COLUMNS = ["trace", "kind", "rule", "settings", "backend", "requests", "digest", "lookups", "hit_ratio", "mass_kept", "evictions", "routing_change",
-           "labels", "seconds", "note"]
+           "labels", "seconds", "note", "program"]
+BAD = re.compile("DIFFER|broken|failed|NEVER EVICTED|KEPT EVERYTHING")  # notes of rows that the exit code tells of
 PROCESSES_EVERY = 5  # of the rules of a large trace; all of the smallest one
 
 
@@ -53,6 +58,7 @@ def mpi_environment():
 class Program:
     def __init__(self, path, work):
         self.path, self.work, self.env = path, work, {**mpi_environment(), "OMP_NUM_THREADS": "1"}
+        self.commit = re.search(r"commit (\w+)", self("doctor").stdout)[1][:12]
 
     def __call__(self, *arguments, ranks=None):
         launcher = ["mpirun", "-n", str(ranks)] if ranks else []
@@ -89,31 +95,35 @@ def import_trace(program, name, file):
 def jobs_of(program, names, pattern, budget):
     for name in names:
         count = 0
-        for kind, key in (("routers", "routing.router"), ("policies", "eviction.policy")):
-            for rule, reads in program.rules(kind).items():
+        host = TRACES[name]["host"]
+        for plural, (kind, key) in KINDS.items():
+            for rule, reads in program.rules(plural).items():
                 if rule == "full" or not re.fullmatch(pattern, rule):
                     continue
-                payload = kind == "policies" and PAYLOAD.search(reads) is not None
+                payload = kind == "policy" and PAYLOAD.search(reads) is not None
                 settings = [f"{key}={rule}", f"eviction.budget={budget}", "backend=host" if payload else "backend=count",
                             "read.scope=all" if payload else "read.scope=routed"]
-                requests = TRACES[name]["host"] if payload else 0
+                own = [*ONE_COPY, *SHORT_GROUPS.get(rule, [])] if payload and host else []
                 settings += ["probe.samples=64" if payload else "probe.samples=0"]
                 if "codec" in reads:  # raw pages have no error
                     settings.append("compression.codec=int4_token")
-                if requests:
-                    settings.append(f"trace.max_requests={requests}")
+                requests = "all"
+                if payload and host:
+                    settings += [f"trace.first_request={host[0]}", f"trace.max_requests={host[1]}"]
+                    requests = f"{host[0]}-{sum(host) - 1}"
                 count += 1
-                yield {"trace": name, "kind": kind, "rule": rule, "payload": payload, "settings": settings, "requests": requests or "all",
-                       "four": name == "tinymoe" or count % PROCESSES_EVERY == 0}
+                yield {"trace": name, "kind": kind, "rule": rule, "payload": payload, "settings": settings, "own": own,
+                       "requests": requests, "four": name == "tinymoe" or count % PROCESSES_EVERY == 0}
 
 
 def replay(program, job):
     """One row of the table: the first settings that the program accepts."""
     config = program.work / f"{job['trace']}.yaml"
     stem = f"{job['trace']}.{job['kind']}.{job['rule']}"
-    row = {**{c: "" for c in COLUMNS}, "trace": job["trace"], "kind": job["kind"][:-1].replace("policie", "policy"), "rule": job["rule"],
-           "requests": job["requests"], "backend": "host" if job["payload"] else "count"}
-    for extra in EXTRAS:
+    row = {**{c: "" for c in COLUMNS}, **{c: job[c] for c in ("trace", "kind", "rule", "requests")}, "backend": "host" if job["payload"] else "count",
+           "program": program.commit}
+    for needed in EXTRAS:
+        extra = job["own"] + needed
         out = program.work / f"{stem}.h5"
         begin = time.monotonic()
         done = program("run", config, *job["settings"], *extra, "--out", out)
@@ -137,6 +147,11 @@ def replay(program, job):
                routing_change=value("routing_change_rate", "{:.4f}"), labels=" ".join(result["labels"]))
     if result["violations"]:
         row["note"] = f"{len(result['violations'])} laws broken"
+    if job["kind"] == "policy":
+        if row["evictions"] in ("", "0"):
+            row["note"] += " NEVER EVICTED"
+        if row["mass_kept"] == "1.0000":
+            row["note"] += " KEPT EVERYTHING"
     if job["four"]:
         four = program.work / f"{stem}.n4.h5"
         again = program("run", config, *job["settings"], *extra, "--out", four, ranks=4)
@@ -147,14 +162,37 @@ def replay(program, job):
     return row
 
 
-def write_tables(rows, stem, head):
-    with open(stem.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
+def read_rows(files):
+    """Key -> row of earlier tables, a later file's in place of an earlier one's; files that are not there hold none."""
+    rows = {}
+    for file in files:
+        if file.is_file():
+            with open(file, newline="", encoding="utf-8") as text:
+                rows.update({key_of(row): {c: row.get(c, "") for c in COLUMNS} for row in csv.DictReader(text)})
+    return rows
+
+
+def key_of(row):
+    return row["trace"], row["kind"], row["rule"]
+
+
+def write_tables(rows, order, stem, budget):
+    """Rows in the order of TRACES and of the program's lists; those of rules that it no longer has come last."""
+    names = list(TRACES)
+    table = sorted(rows.values(), key=lambda row: (names.index(row["trace"]), order.get((row["kind"], row["rule"]), len(order))))
+    lines = ["# Every rule over the full traces", "",
+             f"Every fourth layer, budget {budget}, four ranks; {len(table)} replays of {sum(float(row['seconds']) for row in table) / 60:.1f} minutes. "
+             "Made by experiments/full_traces/run.py, whose README says what the columns are.", "",
+             "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(row[c].replace("|", "/").strip() for c in COLUMNS) + " |" for row in table]
+    unfinished = stem.with_suffix(".part")
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
-    lines = [head, "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(str(row[c]).replace("|", "/").strip() for c in COLUMNS) + " |" for row in rows]
-    stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        writer.writerows(table)
+    unfinished.replace(stem.with_suffix(".csv"))
+    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    unfinished.replace(stem.with_suffix(".md"))
 
 
 def main():
@@ -166,6 +204,8 @@ def main():
     parser.add_argument("--traces", nargs="*", default=list(TRACES), choices=list(TRACES))
     parser.add_argument("--rules", default=".*", help="regular expression that names rules in full")
     parser.add_argument("--budget", default="40%")
+    parser.add_argument("--resume", type=Path, nargs="+", default=[], metavar="CSV",
+                        help="earlier tables: their rows are taken over, and those of this program are not run again")
     parser.add_argument("--jobs", type=int, default=2, help="replays at once, one thread each")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -176,22 +216,22 @@ def main():
         (program.work / f"{name}.yaml").write_text(
             COMMON.format(model=TRACES[name]["model"], path=path, layers=TRACES[name]["layers"], budget=options.budget), encoding="utf-8")
         ready.append(name)
-    if not ready:
+    rows = read_rows(options.resume)
+    if not ready and not rows:
         print("no recording is here: nothing was run")
         return 0
-    begin = time.monotonic()
-    rows = []
+    order = {(kind, rule): place for place, (kind, rule) in enumerate((KINDS[k][0], rule) for k in KINDS for rule in program.rules(k))}
+    done = {key for key, row in rows.items() if row["program"] == program.commit and not BAD.search(row["note"])}
+    jobs = [job for job in jobs_of(program, ready, options.rules, options.budget) if key_of(job) not in done]
+    write_tables(rows, order, options.out, options.budget)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for row in pool.map(lambda job: replay(program, job), jobs_of(program, ready, options.rules, options.budget)):
-            rows.append(row)
+        for row in pool.map(lambda job: replay(program, job), jobs):
+            rows[key_of(row)] = row
+            write_tables(rows, order, options.out, options.budget)  # whatever ends this, what is done stays
             print(f"{row['trace']:18} {row['rule']:22} {row['seconds']:>7} s  {row['digest'] or '-':16}  {row['note']}", flush=True)
-    minutes = (time.monotonic() - begin) / 60
-    head = (f"# Every rule over the full traces\n\nEvery fourth layer, budget {options.budget}, four ranks, layout expert; {len(rows)} replays in "
-            f"{minutes:.1f} minutes with {options.jobs} at once. Made by experiments/full_traces/run.py, whose README says what the columns are.")
-    write_tables(rows, options.out, head)
-    bad = [r for r in rows if "DIFFER" in r["note"] or "broken" in r["note"] or "failed" in r["note"]]
-    refused = sum("refused" in r["note"] for r in rows)
-    print(f"{len(rows)} rows, {len(bad)} bad, {refused} refused, {minutes:.1f} minutes: {options.out}.md, .csv")
+    bad = sum(BAD.search(row["note"]) is not None for row in rows.values())
+    refused = sum("refused" in row["note"] for row in rows.values())
+    print(f"{len(jobs)} replayed; {len(rows)} rows, {bad} bad, {refused} refused: {options.out}.md, .csv")
     return 1 if bad else 0
 
 
