@@ -24,8 +24,10 @@ const HeadRows& head_of(char preset) {
   return heads.at(preset);
 }
 
-/// Stated bounds of a codec: relative error of attention outputs with the first four tokens raw, on presets A, B, C, D. A quarter above what the
-/// codecs do, so a codec that gets worse is seen; on preset C (extreme bias) only centred, per-channel and low-rank ones are of use.
+/// Stated bounds of a codec: relative error of attention outputs with the first four tokens raw, on presets A, B, C, D. A quarter to a half above
+/// what the codecs do (measured on these heads; fp32, where only rounding is left, twice that), so a codec that gets worse is seen. On preset C
+/// (extreme bias) only centred, per-channel and low-rank ones are of use: the others' bounds would hold for outputs of 0, which half the bound rules
+/// out.
 struct Stated {
   double a, b, c, d;
   [[nodiscard]] double of(char preset) const { return preset == 'A' ? a : preset == 'B' ? b : preset == 'C' ? c : d; }
@@ -34,7 +36,7 @@ struct Stated {
 const std::map<std::string_view, Stated> stated = {
     {"bf16", {0.0016, 0.0015, 0.042, 0.0032}},
     {"fp16", {0.00021, 0.00019, 0.0058, 0.00044}},
-    {"fp32", {5e-06, 5e-06, 5e-06, 5e-06}},
+    {"fp32", {1.3e-06, 1.4e-06, 4.3e-06, 1.1e-06}},
     {"fp8_e4m3.head", {0.03, 0.03, 0.61, 0.053}},
     {"fp8_e4m3.token", {0.032, 0.028, 0.13, 0.05}},
     {"fp8_e5m2", {0.055, 0.052, 0.61, 0.099}},
@@ -68,7 +70,7 @@ const std::map<std::string_view, Stated> stated = {
     {"lora", {0.52, 0.5, 0.54, 0.97}},
     {"lora++", {0.8, 0.8, 0.8, 0.97}},
     {"ae_loaded", {0.52, 0.5, 0.54, 0.97}},
-    {"adaptive", {0.025, 0.012, 0.08, 0.09}},
+    {"adaptive", {0.022, 0.0076, 0.042, 0.058}},
 };
 
 using CodecOnPresets = moekv::testing::EveryCodec;
@@ -81,7 +83,9 @@ TEST_P(CodecOnPresets, AttentionFromStoredPagesKeepsItsBound) {
   ASSERT_TRUE(stated.contains(name)) << "state the bounds of " << name;
   for (const char preset : {'A', 'B', 'C', 'D'}) {
     const CodecErrors e = measure_codec(head_of(preset), codec, codec, page_slots, raw_sinks);
-    EXPECT_LE(e.out, stated.at(name).of(preset)) << name << " on preset " << preset;
+    const double bound = stated.at(name).of(preset);
+    EXPECT_LE(e.out, bound) << name << " on preset " << preset;
+    if (bound > 1) EXPECT_GE(e.out, bound / 2) << name << " on preset " << preset << " states a bound that says nothing";
     EXPECT_LE(e.fold, 2e-5) << "attention differs from that over the stored values: " << name << " on preset " << preset;
   }
 }
@@ -92,8 +96,8 @@ TEST(AdaptiveOnPresets, OneReadListMixesPagesOfSeveralPools) {
     bool mixed = false;
     for (int i = 0; i < 30 && !mixed; ++i) {
       const float max_error = (low + high) / 2;
-      const codec::Adaptive codec{.small = codec::page_codec<codec::TurboQuant2>,
-                                  .medium = codec::page_codec<codec::Int4TokenHadamard>, .max_error = max_error};
+      const codec::Adaptive codec{
+          .small = codec::page_codec<codec::TurboQuant2>, .medium = codec::page_codec<codec::Int4TokenHadamard>, .max_error = max_error};
       const CodecErrors e = measure_codec(head_of(preset), codec, codec, page_slots, raw_sinks);
       mixed = std::count_if(e.pages.begin(), e.pages.end(), [](std::uint32_t n) { return n > 0; }) > 1;
       (e.pages[0] == 0 ? low : high) = max_error;
