@@ -77,7 +77,7 @@ std::uint64_t Evictor::in_budget_units(std::uint64_t entries, std::uint64_t page
 
 std::uint64_t Evictor::weight(const Shard& shard, const Page& page) const {
   const bool bytes = geometry_->spec().eviction.budget.kind == BudgetKind::bytes;
-  return in_budget_units(page.live, 1, bytes ? shard.block_bytes_of(page) : 0);
+  return in_budget_units(page.live, 1, bytes ? shard.budget_bytes_of(page) : 0);
 }
 
 bool Evictor::due(const EvictList& list, const Group* group, std::uint64_t step, double& target) const {

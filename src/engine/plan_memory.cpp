@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/rule_bytes.hpp"
 #include "engine/shard.hpp"
 
 namespace moekv {
@@ -62,7 +63,7 @@ double PlanMemory::budget_tokens(const ReplayLayer& layer, std::uint32_t total) 
   if (kind == BudgetKind::pages) entries *= geometry_->page_slots();
   if (kind == BudgetKind::bytes) {
     const BlockFormat raw = geometry_->raw_format(geometry_->heads_per_group());
-    entries *= geometry_->page_slots() / static_cast<double>(raw.block_bytes() + raw.bounds_bytes());
+    entries *= geometry_->page_slots() / static_cast<double>(raw.block_bytes() + raw.bounds_bytes() + rule_bytes(*geometry_));
   }
   double per_token = 1.0;  // entries of a token in what the budget is for
   if (geometry_->layout(layer) == Layout::token) per_token = 1.0 / geometry_->n_shards();

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/error.hpp"
+#include "engine/rule_bytes.hpp"
 
 namespace moekv {
 
@@ -28,9 +29,10 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   if (spec.eviction.budget.kind != BudgetKind::unlimited) list_.budget = spec.eviction.budget.amount;
   if (geometry.window_queries() > 0) window_heads_ = geometry.heads_per_group() * spec.model.group_size();
 
+  rule_bytes_ = rule_bytes(geometry);
   const auto add_pools = [&](const BlockFormat& format, std::vector<BlockPool>& pools, std::vector<BlockPool>& host) {
-    pools.push_back({backend.create_pool(format, max_pages), format.block_bytes(), format.bounds_bytes(), 0, {}});
-    if (demotes_) host.push_back({backend.create_host_pool(pools.back().pool, max_pages), format.block_bytes(), format.bounds_bytes(), 0, {}});
+    pools.push_back({backend.create_pool(format, max_pages), format.block_bytes(), format.bounds_bytes() + rule_bytes_, 0, {}});
+    if (demotes_) host.push_back({backend.create_host_pool(pools.back().pool, max_pages), format.block_bytes(), format.bounds_bytes() + rule_bytes_, 0, {}});
   };
   for (std::uint32_t g = 0; g < geometry.n_head_groups(rank_); ++g) {
     const std::uint32_t width = geometry.head_group_width(rank_, g);

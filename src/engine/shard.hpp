@@ -68,6 +68,8 @@ class Shard {
   [[nodiscard]] std::vector<TierMove>& demoted() { return demoted_; }
   [[nodiscard]] std::vector<TierMove>& recalled() { return recalled_; }
   [[nodiscard]] std::uint64_t block_bytes_of(const Page& page) const;
+  /// What a page takes of a byte budget: its block and what lies beside it.
+  [[nodiscard]] std::uint64_t budget_bytes_of(const Page& page) const { return block_bytes_of(page) + rule_bytes_; }
 
   // Moving chains to other shards (shard_move.cpp). Nothing is stored, read or evicted between the first call and `settle`.
   /// What describes a chain that moves to shard `target`. n_tables is the caller's to fill.
@@ -232,6 +234,7 @@ class Shard {
   std::map<std::uint32_t, allocate::Shares> capacities_;           // request tokens -> Geometry::first_capacities
   std::int64_t allocation_error_ = 0;
   std::uint32_t window_heads_ = 0;
+  std::uint64_t rule_bytes_ = 0;
   std::vector<Arrival> arrivals_;
   std::vector<std::uint32_t> queue_order_;  // [pages], of the list that number_queues saw last
   std::uint32_t n_tables_ = 0;

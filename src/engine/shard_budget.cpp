@@ -56,7 +56,7 @@ void Shard::note_budget(const Group* group, const EvictList& list) const {
 std::uint32_t Shard::capacity_pages(const EvictList& list) const {
   switch (geometry_->spec().eviction.budget.kind) {
     case BudgetKind::pages: return static_cast<std::uint32_t>(list.budget);
-    case BudgetKind::bytes: return static_cast<std::uint32_t>(list.budget / (raw_pools_.front().block_bytes + raw_pools_.front().bounds_bytes));
+    case BudgetKind::bytes: return static_cast<std::uint32_t>(list.budget / (raw_pools_.front().block_bytes + raw_pools_.front().beside_bytes));
     default: return static_cast<std::uint32_t>(std::max<std::uint64_t>(1, list.budget / slots_));
   }
 }

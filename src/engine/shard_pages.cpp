@@ -42,7 +42,7 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
   std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
   EvictList& list = list_of(page);
   list.pages += 1;
-  list.bytes += pool.block_bytes + pool.bounds_bytes;
+  list.bytes += pool.block_bytes + pool.beside_bytes;
   block_bytes_ += static_cast<std::int64_t>(pool.block_bytes);
   if (queue_pages_) nodes_[index] = {};
   return index;

@@ -164,7 +164,7 @@ struct PageMove {
 struct BlockPool {
   PoolId pool;
   std::uint64_t block_bytes = 0;
-  std::uint64_t bounds_bytes = 0;  // of a block, beside it; a byte budget counts them
+  std::uint64_t beside_bytes = 0;  // key bounds and what the rule keeps of a page; a byte budget counts them
   std::uint32_t next = 0;
   std::vector<std::uint32_t> free;
   [[nodiscard]] std::uint32_t take() {

@@ -19,7 +19,7 @@ void Shard::leave_list(const Page& page) {
   const BlockPool& pool = pool_of(page);
   EvictList& list = list_of(page);
   list.pages -= 1;
-  list.bytes -= pool.block_bytes + pool.bounds_bytes;
+  list.bytes -= pool.block_bytes + pool.beside_bytes;
   block_bytes_ -= static_cast<std::int64_t>(pool.block_bytes);
 }
 
@@ -53,7 +53,7 @@ void Shard::recall(std::uint32_t index, std::uint64_t step) {
   page.block = {pool.pool, pool.take()};
   EvictList& list = list_of(page);
   list.pages += 1;
-  list.bytes += pool.block_bytes + pool.bounds_bytes;
+  list.bytes += pool.block_bytes + pool.beside_bytes;
   list.live += page.live;
   block_bytes_ += static_cast<std::int64_t>(pool.block_bytes);
   live_entries_ += page.live;
@@ -74,7 +74,7 @@ void Shard::need(std::uint32_t index, std::uint64_t step) {
   list.needed_step = step;
   list.needed_live += page.live;
   list.needed_pages += 1;
-  list.needed_bytes += block_bytes_of(page);
+  list.needed_bytes += budget_bytes_of(page);
 }
 
 }  // namespace moekv
