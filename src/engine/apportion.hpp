@@ -65,7 +65,7 @@ inline void add_equally(Shares& shares, const std::vector<std::size_t>& to, std:
 }
 
 /// Budget units of each group among the best units of all, as many as the total holds; the best `floor` of the mean share of every group are
-/// among them whatever the others hold. Ties: lowest group, then lowest unit.
+/// among them whatever the others hold. Ties: lowest group; equal units of a group are one, so their order is nothing.
 [[nodiscard]] inline std::vector<double> winners(const Request& r, double floor = 0.0) {
   struct Unit {
     double score, weight;

@@ -109,10 +109,8 @@ void Evictor::make_capacities(Shard& shard, const std::vector<Group*>& lists, st
   allocate::Request request;
   allocate::Shares shares, fixed;
   for (std::size_t l = 0; l < lists.size(); ++l) {
-    const std::span<Candidate> own(units.begin() + static_cast<std::ptrdiff_t>(l > 0 ? ends[l - 1] : 0),
-                                   units.begin() + static_cast<std::ptrdiff_t>(ends[l]));
-    // Among equals the newest is the best, as when a list evicts.
-    std::stable_sort(own.begin(), own.end(), [](const Candidate& a, const Candidate& b) { return a.view.position > b.view.position; });
+    const std::span<const Candidate> own(units.begin() + static_cast<std::ptrdiff_t>(l > 0 ? ends[l - 1] : 0),
+                                         units.begin() + static_cast<std::ptrdiff_t>(ends[l]));
     auto& scores = request.scores.emplace_back();
     auto& weights = request.weights.emplace_back();
     request.held.push_back(0);

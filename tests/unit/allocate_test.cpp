@@ -167,6 +167,42 @@ TEST(Pooled, KeepsTheMostOfAllDivisionsAboveTheFloor) {
   }
 }
 
+TEST(Winners, EqualUnitsGoToTheLowestGroup) {
+  Request r{.scores = {{0.5, 0.9, 0.5}, {0.5, 0.5}, {0.5}}, .weights = {{2, 1, 1}, {3, 2}, {4}}, .held = {}, .total = 6};
+  EXPECT_EQ(winners(r), (std::vector<double>{4, 2, 0}));  // 1 to the best; of the other 5 three fit group 0 and two group 1
+  r.total = 9;
+  EXPECT_EQ(winners(r), (std::vector<double>{4, 5, 0}));
+  EXPECT_EQ(winners(r, 1.0), (std::vector<double>{3, 3, 3}));  // each its mean share first
+  r.total = 10;
+  EXPECT_EQ(winners(r, 1.0), (std::vector<double>{4, 3, 3}));
+  r.scores[2] = {0.6};
+  EXPECT_EQ(winners(r), (std::vector<double>{4, 2, 4}));
+}
+
+/// Lists hand over their units as they lie in the store, so the order among equals must not matter: neither of pages of unequal size.
+TEST(Winners, OrderOfAGroupsUnitsIsNothing) {
+  std::size_t moved = 0;
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    Draw draw(seed);
+    Request r = random_request(draw, seed % 2 == 0);
+    for (auto& row : r.scores) {
+      for (double& s : row) s = std::floor(4 * s) / 4;  // many ties
+    }
+    r.total = 1 + draw.below(200);
+    Request shuffled = r;
+    for (std::size_t g = 0; g < r.n_groups(); ++g) {
+      for (std::size_t u = r.scores[g].size(); u > 1; --u) {
+        const std::size_t other = draw.below(u);
+        std::swap(shuffled.scores[g][u - 1], shuffled.scores[g][other]);
+        if (!r.weights.empty()) std::swap(shuffled.weights[g][u - 1], shuffled.weights[g][other]);
+      }
+    }
+    moved += shuffled.scores != r.scores ? 1 : 0;
+    for (const double floor : {0.0, 0.4, 1.0}) ASSERT_EQ(winners(r, floor), winners(shuffled, floor)) << "seed " << seed;
+  }
+  EXPECT_GT(moved, 400U);
+}
+
 TEST(Pyramid, FallsAndHasThePublishedEnds) {
   for (std::uint64_t layers = 2; layers < 60; ++layers) {
     Request r;
