@@ -6,7 +6,7 @@
 
 #include "app/policy_case.hpp"
 #include "config/names.hpp"
-#include "engine/page_state.hpp"
+#include "engine/turns.hpp"
 #include "rules/evict/catalogue.hpp"
 
 namespace moekv::policy_evict {
@@ -81,26 +81,24 @@ void score(const Rule& rule, std::vector<Entry>& entries, const Units& units, st
     for (std::size_t i = begin; i < end; ++i) page.add(states[i]);
     states[begin] = page.reduced(units.reducer);
   });
-  evict::Peers peers;
-  for_each_unit(entries, units, [&](std::size_t i, std::size_t) {
-    peers.last = std::max(peers.last, entries[i].access.last);
-    peers.count = std::max(peers.count, entries[i].access.count);
-    peers.state = std::max(peers.state, states[i]);
-  });
+  struct Competitor {
+    evict::UnitView view;
+    float score;
+    std::size_t begin, end;
+  };
+  std::vector<Competitor> competitors;
   for_each_unit(entries, units, [&](std::size_t i, std::size_t end) {
     evict::UnitView view{0, entries[i].layer, entries[i].position, step, states[i], seed};
     view.age = newest > entries[i].position ? newest - entries[i].position : 0;
     view.access = entries[i].access;
-    view.peers = peers;
     view.cost = entries[i].cost;
     view.total = newest + 1;
-    if constexpr (requires { rule.score(view); }) {
-      entries[i].score = rule.score(view);
-    } else {
-      entries[i].score = static_cast<float>(entries[i].position);  // queues of tokens without accesses: the oldest goes
-    }
-    for (std::size_t j = i + 1; j < end; ++j) entries[j].score = entries[i].score;
+    competitors.push_back({view, static_cast<float>(entries[i].position), i, end});  // queues of tokens have no scores: the oldest goes
   });
+  score_units(rule, competitors);
+  for (const Competitor& c : competitors) {
+    for (std::size_t i = c.begin; i < c.end; ++i) entries[i].score = c.score;
+  }
 }
 
 }  // namespace moekv::policy_evict

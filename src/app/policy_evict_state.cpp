@@ -28,19 +28,19 @@ Units read_units(Case& given) {
 
 std::vector<std::size_t> victims(const std::vector<Entry>& entries, const Units& units, std::size_t n, float below, std::uint32_t length,
                                  const Protection& protect) {
-  std::vector<std::pair<std::size_t, std::size_t>> order;
+  const auto may_go = [&](const Entry& e) { return protected_standing(e.position, protect.sinks, protect.recent, length) == evict::Standing::evictable; };
+  std::vector<Turn> turns;
   for_each_unit(entries, units, [&](std::size_t begin, std::size_t end) {
-    if (entries[begin].position >= protect.sinks && entries[end - 1].position + protect.recent < length) order.emplace_back(begin, end);
-  });
-  std::stable_sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
-    const Entry &x = entries[a.first], &y = entries[b.first];
-    return x.score != y.score ? x.score < y.score : goes_first(units.ties, x.position, y.position);
+    const auto found = static_cast<std::uint32_t>(begin);
+    const Entry& first = entries[begin];
+    if (may_go(first) && may_go(entries[end - 1]))
+      turns.push_back({turn_key(false, first.score, units.ties, first.position), found, found, static_cast<std::uint32_t>(end), first.score});
   });
   std::vector<std::size_t> gone;
-  for (const auto& [begin, end] : order) {
-    if (gone.size() >= n && !(entries[begin].score < below)) break;
-    for (std::size_t i = begin; i < end; ++i) gone.push_back(i);
-  }
+  const auto size = [](const Turn& t) { return std::uint64_t{t.slot - t.page}; };  // entries [page, slot) of the case
+  (void)take_in_turn(turns, 0, n, n, below, size, [&](const Turn& t) {
+    for (std::size_t i = t.page; i < t.slot; ++i) gone.push_back(i);
+  });
   return gone;
 }
 

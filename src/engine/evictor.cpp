@@ -39,8 +39,8 @@ Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Backend
 
 Evictor::Standing Evictor::standing(const Group& group, std::uint32_t position) const {
   const RequestTable::Row& row = (*requests_)[group.request];
-  if (position < std::max(sinks_, group.protect.sinks)) return Standing::permanent;
-  if (position + group.protect.recent >= row.length) return Standing::sheltered;
+  const Standing kept = protected_standing(position, std::max(sinks_, group.protect.sinks), group.protect.recent, row.length);
+  if (kept != Standing::evictable) return kept;
   // Before attend a step that still stores prompt tokens belongs to the prompt: it has not attended yet.
   const bool before_attend = geometry_->evicts_before_attend();
   const bool in_prompt = (before_attend ? row.step_begin : row.length) < row.prompt_tokens;

@@ -10,6 +10,7 @@
 #include "engine/group_scorer.hpp"
 #include "engine/request_table.hpp"
 #include "engine/shard.hpp"
+#include "engine/turns.hpp"
 
 namespace moekv {
 
@@ -41,14 +42,6 @@ class Evictor {
     std::uint32_t page, slot;  // slot no_index: the whole page
     float score = 0;
     bool late = false;         // entered in this step: goes after all others (action demote)
-  };
-  /// A candidate in its turn: by key, then as it was found.
-  struct Turn {
-    std::uint64_t key;
-    std::uint32_t found;
-    std::uint32_t page, slot;
-    float score;
-    friend bool operator<(const Turn& a, const Turn& b) { return a.key != b.key ? a.key < b.key : a.found < b.found; }
   };
   /// A list that is over its budget and what may leave it: turns [first, first + n) of turns_, of which about `expected` will.
   struct Choice {

@@ -1,11 +1,11 @@
 // Evictor, the choice of victims: heads of queues, or the lowest scores, of pages or of tokens.
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <tuple>
 #include <utility>
 
 #include "engine/evictor.hpp"
-#include "engine/page_state.hpp"
 
 namespace moekv {
 
@@ -121,27 +121,8 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
   }
 }
 
-namespace {
-
-/// Scores of units that compete with each other.
-template <class Rule, class Candidates>
-void score_all(const Rule& rule, Candidates& units) {
-  evict::Peers peers;
-  for (const auto& u : units) {
-    peers.last = std::max(peers.last, u.view.access.last);
-    peers.count = std::max(peers.count, u.view.access.count);
-    peers.state = std::max(peers.state, u.view.state);
-  }
-  for (auto& u : units) {
-    u.view.peers = peers;
-    if constexpr (requires { rule.score(u.view); }) u.score = rule.score(u.view);
-  }
-}
-
-}  // namespace
-
 void Evictor::score(std::vector<Candidate>& units) const {
-  std::visit([&](const auto& rule) { score_all(rule, units); }, geometry_->spec().eviction.rule);
+  std::visit([&](const auto& rule) { score_units(rule, units); }, geometry_->spec().eviction.rule);
 }
 
 std::vector<Evictor::Candidate> Evictor::scored(Shard& shard, Group* only, std::uint64_t step) {
@@ -208,30 +189,14 @@ void Evictor::take_gathered(Shard& shard, std::uint64_t step) {
 
 std::uint64_t Evictor::take_turns(Shard& shard, const Choice& choice, std::uint32_t n_known, std::uint64_t step) {
   const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, choice.list->control); }, geometry_->spec().eviction.rule);
-  std::uint64_t excess = choice.excess;
-  const auto begin = turns_.begin() + choice.first, end = begin + choice.n;
-  auto known = begin + n_known, sorted = begin;  // the first ones lie before `known`, in order before `sorted`
-  for (auto it = begin; it != end; ++it) {
-    if (it == sorted) {
-      if (it == known) {
-        known += std::min<std::ptrdiff_t>(end - it, std::max<std::ptrdiff_t>(it - begin, choice.expected));
-        if (known != end) std::nth_element(it, known, end);
-      }
-      std::sort(it, known);
-      sorted = known;
-    }
-    if (excess == 0 && !(it->score < below)) {
-      if (geometry_->needs_mass() && choice.excess > 0 && it != begin) count_close(it[-1].score, it->score);
-      break;
-    }
-    excess -= std::min(excess, weight_of(shard, *it));
-    if (it->slot == no_index) {
-      doom_page(shard, it->page, step);
-    } else {
-      doom_slot(shard, it->page, it->slot, step);
-    }
-  }
-  return excess;
+  const std::span<Turn> turns = std::span(turns_).subspan(choice.first, choice.n);
+  const Taken taken = take_in_turn(turns, n_known, choice.expected, choice.excess, below,
+                                   [&](const Turn& turn) { return weight_of(shard, turn); },
+                                   [&](const Turn& turn) {
+                                     turn.slot == no_index ? doom_page(shard, turn.page, step) : doom_slot(shard, turn.page, turn.slot, step);
+                                   });
+  if (geometry_->needs_mass() && choice.excess > 0 && taken.n > 0 && taken.n < turns.size()) count_close(turns[taken.n - 1].score, turns[taken.n].score);
+  return taken.left;
 }
 
 }  // namespace moekv
