@@ -85,7 +85,9 @@ TEST_P(CodecOnPresets, AttentionFromStoredPagesKeepsItsBound) {
     const CodecErrors e = measure_codec(head_of(preset), codec, codec, page_slots, raw_sinks);
     const double bound = stated.at(name).of(preset);
     EXPECT_LE(e.out, bound) << name << " on preset " << preset;
-    if (bound > 1) EXPECT_GE(e.out, bound / 2) << name << " on preset " << preset << " states a bound that says nothing";
+    if (bound > 1) {
+      EXPECT_GE(e.out, bound / 2) << name << " on preset " << preset << " states a bound that says nothing";
+    }
     EXPECT_LE(e.fold, 2e-5) << "attention differs from that over the stored values: " << name << " on preset " << preset;
   }
 }
