@@ -8,10 +8,10 @@
 namespace moekv {
 namespace {
 
-constexpr std::uint64_t heads = 4, d = 32, slots = 32;
-constexpr std::uint64_t raw_page = heads * 2 * d * slots * 4;  // fp32
+constexpr std::uint64_t page_heads = 4, page_width = 32, page_slots = 32;
+constexpr std::uint64_t raw_page = page_heads * 2 * page_width * page_slots * 4;  // fp32
 // K and V: 4-bit codes; a scale and a zero of 2 bytes each for 32 tokens (int4_token, V of kivi4) or 32 channels (K of kivi4).
-constexpr std::uint64_t sealed_page = heads * 2 * (d * slots / 2 + 32 * 4);
+constexpr std::uint64_t sealed_page = page_heads * 2 * (page_width * page_slots / 2 + 32 * 4);
 
 struct ByteCase {
   const char* name;
@@ -42,8 +42,8 @@ class ByteBudget : public ::testing::TestWithParam<ByteCase> {};
 TEST_P(ByteBudget, HoldsCodesMetadataAndStateOfTheRule) {
   const auto& [name, codec, rule, beside] = GetParam();
   RunSpec spec = testing::small_spec();
-  spec.model.d_k = spec.model.d_v = d;
-  spec.page.slots = slots;
+  spec.model.d_k = spec.model.d_v = page_width;
+  spec.page.slots = page_slots;
   spec.compression.k = spec.compression.v = codec;
   spec.compression.sink_tokens = 0;
   spec.eviction.rule = rule;
@@ -80,9 +80,9 @@ TEST_P(ByteBudget, HoldsCodesMetadataAndStateOfTheRule) {
 
 INSTANTIATE_TEST_SUITE_P(Codecs, ByteBudget,
                          ::testing::Values(ByteCase{"int4_token_lru", codec::Int4Token{}, evict::Lru{}, 12},  // links and marks of its queue
-                                           ByteCase{"int4_token_h2o", codec::Int4Token{}, evict::H2oSum{}, 8 * slots},
+                                           ByteCase{"int4_token_h2o", codec::Int4Token{}, evict::H2oSum{}, 8 * page_slots},
                                            ByteCase{"kivi4_lfu", codec::Kivi4{}, evict::Lfu{}, 16},
-                                           ByteCase{"kivi4_h2o", codec::Kivi4{}, evict::H2oSum{}, 8 * slots}),
+                                           ByteCase{"kivi4_h2o", codec::Kivi4{}, evict::H2oSum{}, 8 * page_slots}),
                          [](const auto& one) { return std::string(one.param.name); });
 
 }  // namespace
