@@ -114,11 +114,11 @@ replay() { # name; the configuration comes on standard input
   for backend in host cuda; do run "replay $1 on $backend" "$1-$backend" "$moekv" run "$out/$1.yaml" "backend=$backend"; done
   same "replay $1: same decisions" "$1-host" "$1-cuda"
 }
-traces=$PWD/configs/traces requests=0 layers=7 prompt=32768 counts=(2 4)
-[ ${#quick[@]} -eq 0 ] || requests=1 layers=1 prompt=256 counts=(2)
+traces=$PWD/configs/traces requests=0 output=0 mla=1-4 gqa=0-7 prompt=32768 counts=(2 4)
+[ ${#quick[@]} -eq 0 ] || requests=1 output=32 mla=1 gqa=0-1 prompt=256 counts=(2)
 replay dsv2lite_mla <<CONFIG
 model: deepseek-v2-lite
-trace: {path: $traces/dsv2lite_esft_cut.moekv.h5, layers: [1-4], max_requests: $requests}
+trace: {path: $traces/dsv2lite_esft_cut.moekv.h5, layers: [$mla], max_requests: $requests, max_output_tokens: $output}
 cluster: {ranks: 4}
 placement: {layout: expert}
 eviction: {policy: lru, budget: 50%}
@@ -128,7 +128,7 @@ probe: {samples: 64}
 CONFIG
 replay gptoss_gqa <<CONFIG
 model: gpt-oss-20b
-trace: {path: $traces/gptoss20b_cut.moekv.h5, layers: [0-$layers], max_requests: $requests}
+trace: {path: $traces/gptoss20b_cut.moekv.h5, layers: [$gqa], max_requests: $requests, max_output_tokens: $output}
 cluster: {ranks: 2}
 placement: {layout: token}
 compression: fp8_e4m3.token
