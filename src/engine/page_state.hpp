@@ -40,7 +40,7 @@ class PageState {
 [[nodiscard]] inline std::uint64_t turn_key(bool late, float score, Ties ties, std::uint32_t position) {
   constexpr std::uint32_t most = 0x7FFFFFFF;
   MOEKV_EXPECT(position <= most);
-  return std::uint64_t{late} << 63U | std::uint64_t{select::rank_key(score)} << 31U | (goes_first(ties, 0, 1) ? position : most - position);
+  return std::uint64_t{late ? 1U : 0U} << 63U | std::uint64_t{select::rank_key(score)} << 31U | (goes_first(ties, 0, 1) ? position : most - position);
 }
 
 }  // namespace moekv

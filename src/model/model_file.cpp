@@ -108,7 +108,7 @@ void check_groups(const std::string& path, const std::vector<std::string>& group
     for (const char* part : {"", "/attn", "/ffn"}) known.insert(fmt::format("layers/{}{}", l, part));
   }
   for (const std::string& group : groups) {
-    if (!known.contains(group)) problems.push_back({path + ":/" + group, "unknown group", model_check::see_format});
+    if (!known.contains(group)) problems.push_back({fmt::format("{}:/{}", path, group), "unknown group", model_check::see_format});
   }
 }
 

@@ -40,7 +40,7 @@ TEST_P(BlockersTest, SaysWhatAListOfBitsSays) {
       for (std::uint32_t w = 0; w * 64 < slots; ++w) {
         std::uint64_t expected = 0;
         for (std::uint32_t s = w * 64; s < std::min(slots, w * 64 + 64); ++s) {
-          expected |= std::uint64_t{bits[asked[0] * slots + s] || bits[asked[2] * slots + s]} << (s % 64);
+          expected |= std::uint64_t{bits[asked[0] * slots + s] || bits[asked[2] * slots + s] ? 1U : 0U} << (s % 64);
         }
         ASSERT_EQ(blockers.any(cell, asked, w), expected) << "round " << round << ", cell " << cell << ", word " << w;
       }
