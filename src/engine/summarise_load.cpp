@@ -115,22 +115,23 @@ void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& 
 }
 
 void add_replans(std::span<const StepRecord> steps, std::span<const LoadRecord> loads, SummaryList& list) {
-  using S = StepRecord;
-  const auto first = std::find_if(steps.begin(), steps.end(), [](const S& s) { return s.replans > 0; });
+  using Step = StepRecord;
+  const auto first = std::find_if(steps.begin(), steps.end(), [](const Step& s) { return s.replans > 0; });
   if (first == steps.end()) return;
   const std::string load = " over mean load of a shard in the windows of replans, summed over layers and replans";
-  list.add_ratio("plan_imbalance_before", {"1", counted, "largest under the old plan" + load}, total(steps, &S::plan_load_max_before),
-                 total(steps, &S::plan_load_mean));
-  list.add_ratio("plan_imbalance_after", {"1", counted, "largest under the new plan" + load}, total(steps, &S::plan_load_max_after),
-                 total(steps, &S::plan_load_mean));
+  list.add_ratio("plan_imbalance_before", {"1", counted, "largest under the old plan" + load}, total(steps, &Step::plan_load_max_before),
+                 total(steps, &Step::plan_load_mean));
+  list.add_ratio("plan_imbalance_after", {"1", counted, "largest under the new plan" + load}, total(steps, &Step::plan_load_max_after),
+                 total(steps, &Step::plan_load_mean));
   LoadTable before = load_table(loads, Entity::rank, &LoadRecord::insertions), after = before;
   std::erase_if(before.windows, [&](const auto& window) { return window.first >= first->first_step; });
   std::erase_if(after.windows, [&](const auto& window) { return window.first < first->first_step; });
   const std::string text = "max / mean over ranks of the entries stored, mean over windows ";
   list.add("store_imbalance_before_replan", {"1", counted, text + "before the one of the first replan"}, mean_window_imbalance(before));
   list.add("store_imbalance_after_replan", {"1", counted, text + "from the one of the first replan on"}, mean_window_imbalance(after));
-  list.add_ratio("moved_bytes_per_replan", {"byte", counted, "bytes_moved / replans"}, total(steps, &S::bytes_moved), total(steps, &S::replans));
-  list.add_ratio("cold_miss_ratio", {"1", counted, "cold_misses / n_req"}, total(steps, &S::cold_misses), total(steps, &S::n_req));
+  list.add_ratio("moved_bytes_per_replan", {"byte", counted, "bytes_moved / replans"}, total(steps, &Step::bytes_moved),
+                 total(steps, &Step::replans));
+  list.add_ratio("cold_miss_ratio", {"1", counted, "cold_misses / n_req"}, total(steps, &Step::cold_misses), total(steps, &Step::n_req));
 }
 
 void add_fidelity(std::span<const ProbeRecord> probes, SummaryList& list) {
