@@ -35,7 +35,7 @@ std::string share_text(const std::string& mine, Transport& job) {
 
 }  // namespace
 
-PointCheckpoint::PointCheckpoint(std::string base, const RunSpec& spec, const TraceInfo& trace, Transport& job)
+PointCheckpoint::PointCheckpoint(const std::string& base, const RunSpec& spec, const TraceInfo& trace, Transport& job)
     : base_(share_text(base, job)), spec_(spec), trace_(trace), job_(job) {
   const CheckpointManifest manifest = find_manifest();
   if (!manifest.hashes.empty()) {

@@ -16,7 +16,7 @@ namespace moekv {
 class PointCheckpoint {
  public:
   /// Collective. Looks for a saved state beside `base` (process 0 names it), which all processes take or none.
-  PointCheckpoint(std::string base, const RunSpec& spec, const TraceInfo& trace, Transport& job);
+  PointCheckpoint(const std::string& base, const RunSpec& spec, const TraceInfo& trace, Transport& job);
 
   /// What the run goes on from; null where it starts at its beginning.
   [[nodiscard]] StateStream* state() { return reader_ ? &*reader_ : nullptr; }
