@@ -23,7 +23,8 @@ RunOutcome expect_no_trace(const RunSpec& spec, std::uint64_t steps, const std::
                            const std::vector<RequestInfo>& requests = default_requests()) {
   const auto transport = make_local_transport();
   const auto run = [&](std::uint64_t part) { return testing::replay_in_parts(spec, *transport, part, requests, backend); };
-  const RunOutcome whole = run(0), parts = run(steps);
+  RunOutcome whole = run(0);
+  const RunOutcome parts = run(steps);
   testing::expect_same(whole, parts);
   testing::expect_same_rows(whole.requests, parts.requests);
   EXPECT_EQ(whole.labels, parts.labels);

@@ -40,13 +40,14 @@ Kept kept_of(const Shard& shard, const Group& group, std::uint64_t beside) {
 class ByteBudget : public ::testing::TestWithParam<ByteCase> {};
 
 TEST_P(ByteBudget, HoldsCodesMetadataAndStateOfTheRule) {
-  const auto& [name, codec, rule, beside] = GetParam();
+  const ByteCase& given = GetParam();
+  const std::uint64_t beside = given.beside;
   RunSpec spec = testing::small_spec();
   spec.model.d_k = spec.model.d_v = page_width;
   spec.page.slots = page_slots;
-  spec.compression.k = spec.compression.v = codec;
+  spec.compression.k = spec.compression.v = given.codec;
   spec.compression.sink_tokens = 0;
-  spec.eviction.rule = rule;
+  spec.eviction.rule = given.rule;
   spec.eviction.protect = {0, 4};
   // One byte less than a raw tail and five sealed pages: four of them fit, and five would if anything were left out.
   spec.eviction.budget = {BudgetKind::bytes, raw_page + beside + 5 * (sealed_page + beside) - 1, 1, 1};

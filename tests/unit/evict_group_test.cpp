@@ -40,9 +40,9 @@ RunOutcome run(const RunSpec& spec, const std::vector<std::pair<std::uint32_t, s
   return out;
 }
 
-RunOutcome run(const RunSpec& spec, std::vector<std::pair<std::uint32_t, std::uint32_t>> requests, const testing::AfterStep& check = {}) {
+RunOutcome run(const RunSpec& spec, const std::vector<std::pair<std::uint32_t, std::uint32_t>>& requests, const testing::AfterStep& check = {}) {
   const auto backend = make_host_backend(1);
-  return run(spec, std::move(requests), *backend, check);
+  return run(spec, requests, *backend, check);
 }
 
 /// keydiff's scores of the entries of one head group of 4 heads, from rows that `key` gives.
