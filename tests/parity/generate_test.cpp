@@ -1,12 +1,12 @@
-// QkvRows of q, k and v that a device makes: those of the host's generator bit for bit, for every preset and shape that it leaves to a device.
+// Rows of q, k and v that a device makes: those of the host's generator bit for bit, for every preset and shape that it leaves to a device.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <vector>
 
+#include "core/math.hpp"
 #include "support/emulated_device.hpp"
 #include "support/qkv_shapes.hpp"
 #include "trace/qkv.hpp"
@@ -58,7 +58,7 @@ class GeneratedRows : public ::testing::TestWithParam<std::string> {
     }
     const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
       for (std::size_t i = 0; i < a.size(); ++i) {
-        if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) return ::testing::AssertionFailure() << "value " << i << ": " << a[i] << ", not " << b[i];
+        if (bits_of(a[i]) != bits_of(b[i])) return ::testing::AssertionFailure() << "value " << i << ": " << a[i] << ", not " << b[i];
       }
       return ::testing::AssertionSuccess();
     };

@@ -26,7 +26,7 @@ TEST_P(NcclSelfExchange, ReturnsWhatWasSent) {
     const auto got = nccl->received(0);
     ASSERT_EQ(got.size(), size);
     std::size_t wrong = 0;
-    for (std::size_t i = 0; i < size; ++i) wrong += got[i] != static_cast<std::byte>(hash_words(size, i));
+    for (std::size_t i = 0; i < size; ++i) wrong += got[i] != static_cast<std::byte>(hash_words(size, i)) ? 1 : 0;
     EXPECT_EQ(wrong, 0U) << size;
   }
 }
