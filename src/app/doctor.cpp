@@ -22,11 +22,11 @@
 namespace moekv {
 namespace {
 
-enum class Verdict : std::uint8_t { ok, warn, missing };
+enum class Health : std::uint8_t { ok, warn, missing };
 
 struct Finding {
   std::string_view topic;
-  Verdict verdict = Verdict::ok;
+  Health verdict = Health::ok;
   std::string found;
   std::string advice;  // what to do; empty for ok
 };
@@ -77,38 +77,38 @@ class Library {
 Finding check_program() {
   const BuildInfo& build = build_info();
   const char* dirty = build.git_dirty == 1 ? ", changed since" : "";
-  return {"moekv", Verdict::ok, fmt::format("{} ({}, {}, commit {}{})", build.version, build.build_type, build.compiler, build.git_commit, dirty),
+  return {"moekv", Health::ok, fmt::format("{} ({}, {}, commit {}{})", build.version, build.build_type, build.compiler, build.git_commit, dirty),
           ""};
 }
 
 Finding check_mpi() {
   const char* device = MpiSession::takes_device_memory() ? "takes device memory, which moekv hands it none of" : "takes no device memory";
-  return {"MPI", Verdict::ok, fmt::format("{}; {}", MpiSession::library_version(), device), ""};
+  return {"MPI", Health::ok, fmt::format("{}; {}", MpiSession::library_version(), device), ""};
 }
 
 Finding check_launcher() {
   const std::string mpirun = find_program("mpirun");
-  if (mpirun.empty()) return {"launcher", Verdict::missing, "no mpirun on PATH", "install openmpi-bin; one process runs without it"};
+  if (mpirun.empty()) return {"launcher", Health::missing, "no mpirun on PATH", "install openmpi-bin; one process runs without it"};
   const bool root_refused = geteuid() == 0 && !(is_set("OMPI_ALLOW_RUN_AS_ROOT") && is_set("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"));
   if (root_refused) {
-    return {"launcher", Verdict::warn, mpirun + ", which refuses to run as root",
+    return {"launcher", Health::warn, mpirun + ", which refuses to run as root",
             "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 (scripts/mpi_env.sh)"};
   }
-  return {"launcher", Verdict::ok, mpirun, ""};
+  return {"launcher", Health::ok, mpirun, ""};
 }
 
 Finding check_yielding() {
   const HostFacts host = this_host();
   if (host.n_cpus >= 4 || is_set("OMPI_MCA_mpi_yield_when_idle"))
-    return {"processors", Verdict::ok, fmt::format("{} ({})", host.n_cpus, host.cpu_model), ""};
-  return {"processors", Verdict::warn, fmt::format("{} ({})", host.n_cpus, host.cpu_model),
+    return {"processors", Health::ok, fmt::format("{} ({})", host.n_cpus, host.cpu_model), ""};
+  return {"processors", Health::warn, fmt::format("{} ({})", host.n_cpus, host.cpu_model),
           "with more processes than processors: export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 (scripts/mpi_env.sh)"};
 }
 
 Finding check_openmp() {
   const HostFacts host = this_host();
   const bool too_many = host.openmp_threads > host.n_cpus;
-  return {"OpenMP", too_many ? Verdict::warn : Verdict::ok,
+  return {"OpenMP", too_many ? Health::warn : Health::ok,
           fmt::format("{} threads on {} processors ({})", host.openmp_threads, host.n_cpus, host.cpus),
           too_many ? "set OMP_NUM_THREADS to at most the number of processors" : ""};
 }
@@ -130,46 +130,46 @@ Finding check_instructions() {
     if (flags.find(fmt::format(" {} ", name)) != std::string::npos) found += fmt::format("{}{}", found.empty() ? "" : ", ", name);
   }
   if (found.empty())
-    return {"instructions", Verdict::warn, "no vector instructions found", "the host backend chooses a slower kernel; results are the same"};
-  return {"instructions", Verdict::ok, found, ""};
+    return {"instructions", Health::warn, "no vector instructions found", "the host backend chooses a slower kernel; results are the same"};
+  return {"instructions", Health::ok, found, ""};
 }
 
-Finding check_memory() { return {"memory", Verdict::ok, format_bytes(this_host().memory_bytes), ""}; }
+Finding check_memory() { return {"memory", Health::ok, format_bytes(this_host().memory_bytes), ""}; }
 
-Finding check_hdf5() { return {"HDF5", Verdict::ok, h5::library_version(), ""}; }
+Finding check_hdf5() { return {"HDF5", Health::ok, h5::library_version(), ""}; }
 
 /// Some network file systems know no locks; HDF5 then cannot open files.
 Finding check_locking() {
   std::string name = (std::filesystem::current_path() / ".moekv_lock_XXXXXX").string();
   const int fd = mkstemp(name.data());
-  if (fd < 0) return {"file locking", Verdict::warn, "this folder is not writable", "results need a writable folder: pass --out"};
+  if (fd < 0) return {"file locking", Health::warn, "this folder is not writable", "results need a writable folder: pass --out"};
   const bool locks = flock(fd, LOCK_EX | LOCK_NB) == 0;
   close(fd);
   unlink(name.c_str());
-  if (locks) return {"file locking", Verdict::ok, "works in this folder", ""};
-  return {"file locking", Verdict::warn, "does not work in this folder", "export HDF5_USE_FILE_LOCKING=FALSE"};
+  if (locks) return {"file locking", Health::ok, "works in this folder", ""};
+  return {"file locking", Health::warn, "does not work in this folder", "export HDF5_USE_FILE_LOCKING=FALSE"};
 }
 
 Finding check_cuda_build() {
   const auto architectures = build_info().cuda_architectures;
-  if (!architectures.empty()) return {"CUDA build", Verdict::ok, fmt::format("architectures {}", architectures), ""};
-  return {"CUDA build", Verdict::missing, "this program has no CUDA backend",
+  if (!architectures.empty()) return {"CUDA build", Health::ok, fmt::format("architectures {}", architectures), ""};
+  return {"CUDA build", Health::missing, "this program has no CUDA backend",
           "backends host and count work; for cuda configure with a CUDA toolkit (MOEKV_CUDA=ON)"};
 }
 
 Finding check_driver() {
   const Library cuda("libcuda.so.1");
-  if (!cuda.found()) return {"GPU driver", Verdict::missing, "no libcuda.so.1", "install the NVIDIA driver where a GPU is to be used"};
+  if (!cuda.found()) return {"GPU driver", Health::missing, "no libcuda.so.1", "install the NVIDIA driver where a GPU is to be used"};
   const auto init = cuda.function<int(unsigned)>("cuInit");
   const auto driver_version = cuda.function<int(int*)>("cuDriverGetVersion");
   const auto device_count = cuda.function<int(int*)>("cuDeviceGetCount");
   int version = 0, devices = 0;
   if (init == nullptr || driver_version == nullptr || device_count == nullptr || driver_version(&version) != 0) {
-    return {"GPU driver", Verdict::warn, "libcuda.so.1 does not answer", "reinstall the NVIDIA driver"};
+    return {"GPU driver", Health::warn, "libcuda.so.1 does not answer", "reinstall the NVIDIA driver"};
   }
   const std::string text = fmt::format("CUDA {}.{}", version / 1000, version % 1000 / 10);
   if (init(0) != 0 || device_count(&devices) != 0 || devices == 0)
-    return {"GPU driver", Verdict::warn, text + ", no usable device", "check nvidia-smi and CUDA_VISIBLE_DEVICES"};
+    return {"GPU driver", Health::warn, text + ", no usable device", "check nvidia-smi and CUDA_VISIBLE_DEVICES"};
   std::string names;
   if (const auto name_of = cuda.function<int(char*, int, int)>("cuDeviceGetName")) {
     for (int i = 0; i < devices; ++i) {
@@ -177,7 +177,7 @@ Finding check_driver() {
       if (name_of(name.data(), static_cast<int>(name.size()) - 1, i) == 0) names += fmt::format("{}{}", names.empty() ? ": " : ", ", name.data());
     }
   }
-  return {"GPU driver", Verdict::ok, fmt::format("{}, {} device(s){}", text, devices, names), ""};
+  return {"GPU driver", Health::ok, fmt::format("{}, {} device(s){}", text, devices, names), ""};
 }
 
 /// The first of a library's places that has it and its function `version`, with what the function says.
@@ -187,9 +187,9 @@ Finding check_library(std::string_view topic, const char* variable, const std::s
   if (const char* chosen = std::getenv(variable)) paths.insert(paths.begin(), chosen);
   for (const std::string& path : paths) {
     const std::string found = version(Library(path.c_str()));
-    if (!found.empty()) return {topic, Verdict::ok, fmt::format("{} ({})", found, path), ""};
+    if (!found.empty()) return {topic, Health::ok, fmt::format("{} ({})", found, path), ""};
   }
-  return {topic, Verdict::missing, "no " + file, fmt::format("needed for {} only; set {} to its path", use, variable)};
+  return {topic, Health::missing, "no " + file, fmt::format("needed for {} only; set {} to its path", use, variable)};
 }
 
 Finding check_nccl() {
@@ -218,18 +218,18 @@ Finding check_cublas() {
 
 Finding check_slurm() {
   const std::string srun = find_program("srun");
-  if (srun.empty()) return {"Slurm", Verdict::missing, "no srun on PATH", "only needed on clusters"};
+  if (srun.empty()) return {"Slurm", Health::missing, "no srun on PATH", "only needed on clusters"};
   const char* job = std::getenv("SLURM_JOB_ID");
-  return {"Slurm", Verdict::ok, job == nullptr ? srun : fmt::format("{}, inside job {}; start with srun --mpi=pmix", srun, job), ""};
+  return {"Slurm", Health::ok, job == nullptr ? srun : fmt::format("{}, inside job {}; start with srun --mpi=pmix", srun, job), ""};
 }
 
 Finding check_python() {
   for (const char* python : {"python3", "/usr/bin/python3"}) {
     const std::string version =
         first_line_of(fmt::format("{} -c 'import sys, h5py; print(sys.version.split()[0], h5py.__version__, sys.executable)'", python));
-    if (!version.empty()) return {"Python", Verdict::ok, fmt::format("{} (version, h5py, program)", version), ""};
+    if (!version.empty()) return {"Python", Health::ok, fmt::format("{} (version, h5py, program)", version), ""};
   }
-  return {"Python", Verdict::missing, "no python3 with h5py", "install python3-h5py python3-matplotlib for the figure scripts"};
+  return {"Python", Health::missing, "no python3 with h5py", "install python3-h5py python3-matplotlib for the figure scripts"};
 }
 
 ExitCode run_doctor() {
@@ -240,7 +240,7 @@ ExitCode run_doctor() {
     const Finding f = check();
     fmt::print("{:<8}{:<14}{}\n", words[static_cast<std::size_t>(f.verdict)], f.topic, f.found);
     if (!f.advice.empty()) fmt::print("{:<22}-> {}\n", "", f.advice);
-    warnings += f.verdict == Verdict::warn ? 1 : 0;
+    warnings += f.verdict == Health::warn ? 1 : 0;
   }
   fmt::print("{}\n", warnings == 0 ? "nothing stands in the way of a run" : fmt::format("{} warning(s): see the arrows", warnings));
   return ExitCode::ok;

@@ -38,14 +38,14 @@ class Invariance(program.ProgramTest):
             np.testing.assert_array_equal(values, theirs[name], err_msg=name)
 
     def test_processes(self):
-        reference = self.replay("alone.h5")
-        for ranks in (1, 2, 4):
+        reference = self.replay("alone.h5", threads=2)
+        for ranks, threads in ((1, 2), (2, 1), (4, 1)):
             with self.subTest(processes=ranks):
-                self.expect_same(reference, self.replay(f"n{ranks}.h5", ranks=ranks))
+                self.expect_same(reference, self.replay(f"n{ranks}.h5", ranks=ranks, threads=threads))
 
     def test_threads(self):
         reference = self.replay("alone.h5", *FEW)
-        for ranks, threads in ((1, 2), (1, 5), (2, 3)):
+        for ranks, threads in ((1, 5), (2, 3)):
             with self.subTest(processes=ranks, threads=threads):
                 self.expect_same(reference, self.replay(f"n{ranks}t{threads}.h5", *FEW, ranks=ranks, threads=threads))
 

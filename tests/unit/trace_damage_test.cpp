@@ -55,8 +55,8 @@ class Damage : public ::testing::Test {
 };
 
 TEST_F(Damage, EveryTruncationIsRefused) {
-  for (std::size_t i = 0; i < 200; ++i) {
-    const std::size_t length = i < 60 ? i * 16 : hash_words(7, i) % sound.size();
+  for (std::size_t i = 0; i < 100; ++i) {
+    const std::size_t length = i < 40 ? i * 24 : hash_words(7, i) % sound.size();
     store(path, sound.substr(0, length));
     EXPECT_FALSE(read_all(path)) << "cut to " << length << " of " << sound.size() << " bytes";
   }
@@ -66,31 +66,31 @@ TEST_F(Damage, EveryTruncationIsRefused) {
 
 TEST_F(Damage, ChangedBytesAreReadOrRefused) {
   std::size_t refused = 0;
-  for (std::size_t i = 0; i < 400; ++i) {
+  for (std::size_t i = 0; i < 200; ++i) {
     std::string bytes = sound;
     const std::size_t n = 1 + i % 3;
     for (std::size_t j = 0; j < n; ++j) bytes[hash_words(11, i, j) % bytes.size()] = static_cast<char>(hash_words(13, i, j) & 0xFFU);
     store(path, bytes);
     refused += read_all(path) ? 0 : 1;
   }
-  EXPECT_GT(refused, 50U);
+  EXPECT_GT(refused, 25U);
 }
 
-TEST_F(Damage, EveryByteOfTheTextHeapsIsGuarded) {  // HDF5 itself would crash on some of these
+TEST_F(Damage, TheTextHeapsAreGuarded) {  // HDF5 itself would crash on some of these
   std::size_t refused = 0;
   for (std::size_t heap = sound.find("GCOL"); heap != std::string::npos; heap = sound.find("GCOL", heap + 4)) {
-    for (std::size_t i = 0; i < 256; ++i) {
+    for (std::size_t i = heap % 3; i < 256; i += 3) {
       std::string bytes = sound;
       bytes[heap + i] = static_cast<char>(hash_words(29, heap, i) | 0x41U);
       store(path, bytes);
       refused += read_all(path) ? 0 : 1;
     }
   }
-  EXPECT_GT(refused, 60U);
+  EXPECT_GT(refused, 20U);
 }
 
 TEST_F(Damage, ChangedRunsAreReadOrRefused) {
-  for (std::size_t i = 0; i < 120; ++i) {
+  for (std::size_t i = 0; i < 60; ++i) {
     std::string bytes = sound;
     const std::size_t at = hash_words(17, i) % bytes.size();
     const std::size_t n = std::min<std::size_t>(bytes.size() - at, 1 + hash_words(19, i) % 4096);
