@@ -8,12 +8,6 @@ set -uo pipefail
 site=$1 program=$2 what=$3
 shift 3
 launch=(srun --mpi=pmix) launch_environment=() modules=() most_restarts=20 grace_seconds=120
-# shellcheck source=scripts/slurm/site.sh
-. "$site"
-for name in "${modules[@]}"; do module load "$name"; done
-export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
-for setting in "${launch_environment[@]}"; do export "${setting?}"; done
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
 # The last task of an array has the job id of the whole array, which its own name does not mean.
 job=$SLURM_JOB_ID
@@ -27,26 +21,40 @@ requeue() { # REASON
 }
 # The warning before the limit comes to this shell alone, and goes on to its child: srun and mpirun pass it to their processes. A job that Slurm ends gets
 # SIGTERM, its steps and this shell, and KillWait later SIGKILL; whether it comes again is this shell's affair at the limit only.
-child='' ended=''
-# shellcheck disable=SC2317 # called by the trap
+child='' ended='' early=''
+# shellcheck disable=SC2317 # called by the traps
+tell() { # SIGNAL: to the child, where there is one
+  if [ -n "$child" ]; then kill -"$1" "$child" 2>/dev/null; else early=yes; fi
+}
+# shellcheck disable=SC2317
 terminated() {
   case $(scontrol -o show job "$job") in
     *' Reason=TimeLimit '*) requeue "ended by its time limit" ;;
-    *' JobState=RUNNING '*) [ -z "$child" ] || kill -TERM "$child" ;; # a mere signal
+    *' JobState=RUNNING '*) tell TERM ;; # a mere signal
     *) ended=yes ;;
   esac
 }
-trap '[ -z "$child" ] || kill -USR1 "$child"' USR1
+trap 'tell USR1' USR1
 trap terminated TERM
+# shellcheck source=scripts/slurm/site.sh
+. "$site"
+for name in "${modules[@]}"; do module load "$name"; done
+export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
+for setting in "${launch_environment[@]}"; do export "${setting?}"; done
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+
 # What may be finished has to be within KillWait, and half of the time is for saving.
 kill_wait=$(scontrol show config | sed -n 's/^KillWait *= *\([0-9]\+\).*/\1/p')
 grace=$((grace_seconds / 2))
 if [ -n "$kill_wait" ] && [ "$kill_wait" -lt "$grace_seconds" ]; then grace=$((kill_wait / 2)); fi
 
-# run COMMAND...: its exit code is `code`; signals are answered while it runs.
+# run COMMAND...: its exit code is `code`; signals are answered while it runs. After an early one it is not begun, or told when it listens.
 run() {
+  code=75
+  if [ -n "$early" ]; then return; fi
   "$@" &
   child=$!
+  if [ -n "$early" ]; then sleep 1 && kill -USR1 "$child"; fi
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done
   wait "$child"
   code=$?
@@ -70,6 +78,7 @@ case $what in
     ;;
 esac
 
-# 138: SIGUSR1 came while the program was starting, when nobody listened yet.
-if [ -z "$ended" ] && { [ "$code" -eq 75 ] || [ "$code" -eq 138 ]; }; then requeue interrupted; fi
+# 138 and 143: SIGUSR1 or SIGTERM came while the program was starting, when nobody listened yet.
+if [ "$code" -eq 143 ] && [ -z "$ended" ]; then case $(scontrol -o show job "$job") in *' JobState=RUNNING '*) ;; *) ended=yes ;; esac; fi
+case $code in 75 | 138 | 143) [ -n "$ended" ] || requeue interrupted ;; esac
 exit "$code"

@@ -37,7 +37,10 @@ command -v sbatch >/dev/null || {
 job() {
   local options=()
   while [ "$1" != -- ]; do
-    options+=("$1")
+    case $1 in
+      *' '*) options+=("${1%%=*}=\"${1#*=}\"") ;;
+      *) options+=("$1") ;;
+    esac
     shift
   done
   shift

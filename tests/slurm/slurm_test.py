@@ -110,10 +110,10 @@ class Jobs(Cluster):
         (self.folder / "queue.yaml").write_text(SWEEP)
         site = self.site("site.sh", "one")
         parts, merge = self.submit("queue.sweep", site, 4)
-        cancelled, _ = self.submit("cancelled.sweep", site, 1, "--only", "0-7")
+        cancelled, _ = self.submit("a cancelled.sweep", site, 1, "--only", "0-7")
         status = self.run_ok("sweep", "queue.sweep", "--status").out
         self.assertIn("24 points", status)
-        halted = self.halt(*(("queue.sweep", part, 4) for part in (0, 1, 3)), ("cancelled.sweep", 0, 1))
+        halted = self.halt(*(("queue.sweep", part, 4) for part in (0, 1, 3)), ("a cancelled.sweep", 0, 1))
         self.lab.run("scancel", "--signal=USR1", f"{parts}_0")  # as Slurm does `grace_seconds` before the limit
         self.lab.run("scontrol", "requeue", f"{parts}_1")
         self.lab.run("scancel", "--signal=TERM", f"{parts}_3")  # the last one: Slurm gives it the job id of the array
@@ -130,7 +130,7 @@ class Jobs(Cluster):
             log = logs[f"part-{part}.log"]
             self.assertIn(f"interrupted ({name})", log)
             self.assertEqual("job.sh: interrupted, requeued (restart 1 of at most 20)" in log, by_itself, log)
-        end = self.logs("cancelled.sweep")["part-0.log"]
+        end = self.logs("a cancelled.sweep")["part-0.log"]
         self.assertEqual((*self.lab.states(cancelled).values(), *self.lab.states(cancelled, "Restarts").values()), ("CANCELLED", "0"), end)
         self.assertIn("interrupted (SIGTERM)", end)
         self.assertIn("24 points: 24 ok", logs["merge.log"])

@@ -1,0 +1,79 @@
+"""The script that a Slurm job runs, with stand-ins for Slurm and the program: whatever signal comes when, the job is requeued or ends as it should."""
+import os
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+SOURCE = Path(os.environ.get("MOEKV_SOURCE_DIR", Path(__file__).resolve().parents[2]))
+SCONTROL = """#!/bin/bash
+echo "$@" >>"$LOG"
+case $* in
+  'show config') echo 'KillWait                = 30 sec' ;;
+  '-o show job'*) echo "JobId=7 JobState=$STATE Reason=$REASON Dependency=(null)" ;;
+  requeue*) exit 1 ;; # the real one ends the job
+esac
+"""
+WAIT = "for i in {1..1000}; do sleep 0.02; done; exit 9"
+
+
+class JobScript(unittest.TestCase):
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory(prefix="moekv job ")
+        self.addCleanup(holder.cleanup)
+        self.folder = Path(holder.name)
+        self.write("scontrol", SCONTROL)
+
+    def write(self, name, text):
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o755)
+
+    def job(self, program, site="", state="RUNNING", reason="None", **slurm):
+        """Exit code of a job whose program is these lines of bash, and for what jobs a requeue was asked."""
+        self.write("program", "#!/bin/bash\n" + program + "\n")
+        self.write("site.sh", "launch=()\n" + site + "\n")
+        log = self.folder / "log"
+        log.write_text("")
+        environment = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}", "LOG": str(log), "STATE": state, "REASON": reason,
+                       "SLURM_JOB_ID": "7", **slurm}
+        done = subprocess.run([SOURCE / "scripts/slurm/job.sh", self.folder / "site.sh", self.folder / "program", "run", "one.yaml"], env=environment,
+                              capture_output=True, text=True, timeout=60, check=False)
+        asked = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("requeue")]
+        return done.returncode, asked
+
+    def test_signals_while_the_program_starts(self):
+        """It listens to none yet, and the system ends it; or it is not there at all, and is not begun."""
+        for signal, code in (("USR1", 138), ("TERM", 143)):
+            for where, program, site in (("in the program", f"kill -{signal} $$", ""),
+                                         ("in the script", f"kill -{signal} $PPID; {WAIT}", ""),
+                                         ("before there is a program", "exit 9", f"kill -{signal} $$")):
+                with self.subTest(f"{signal} {where}"):
+                    self.assertEqual(self.job(program, site), (75 if site else code, ["7"]))
+
+    def test_signals_that_are_heard(self):
+        for signal in ("USR1", "TERM"):
+            with self.subTest(signal):
+                self.assertEqual(self.job(f"trap 'exit 75' {signal}; kill -{signal} $PPID; {WAIT}"), (75, ["7"]))
+
+    def test_a_cancelled_job_does_not_come_back(self):
+        for end in ("exit 75", "kill -TERM $$"):
+            with self.subTest(end):
+                told = "kill -TERM $PPID; until grep -q 'show job' \"$LOG\"; do sleep 0.01; done;"
+                self.assertEqual(self.job(f"{told} {end}", state="CANCELLED")[1], [])
+        self.assertEqual(self.job("kill -TERM $$", state="COMPLETING"), (143, []))
+
+    def test_the_time_limit_requeues_at_once(self):
+        self.assertIn("7", self.job("kill -TERM $PPID; until grep -q requeue \"$LOG\"; do sleep 0.01; done; exit 3",
+                                    state="TIMEOUT", reason="TimeLimit")[1])
+
+    def test_other_ends(self):
+        self.assertEqual(self.job("exit 0"), (0, []))
+        self.assertEqual(self.job("exit 1"), (1, []))
+        self.assertEqual(self.job("kill -KILL $$"), (137, []))
+        self.assertEqual(self.job("exit 75", SLURM_RESTART_COUNT="20"), (75, []))
+        self.assertEqual(self.job("exit 75", site="most_restarts=3", SLURM_RESTART_COUNT="2"), (75, ["7"]))
+        self.assertEqual(self.job("exit 75", SLURM_ARRAY_JOB_ID="4", SLURM_ARRAY_TASK_ID="2"), (75, ["4_2"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
