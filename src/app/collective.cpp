@@ -33,6 +33,8 @@ Failure current_failure() {
     return {ExitCode::no_device, fmt::format("error: {}", e.what())};
   } catch (const PointFailure& e) {
     return {ExitCode::points_failed, fmt::format("failed: {}", e.what())};
+  } catch (const SystemError& e) {
+    return {ExitCode::internal, fmt::format("system error: {}", e.what())};
   } catch (const std::exception& e) {
     return {ExitCode::internal, fmt::format("internal error: {}", e.what())};
   }

@@ -2,11 +2,51 @@
 #include "app/command_line.hpp"
 
 #include <CLI/CLI.hpp>
-
 #include <cstdint>
+#include <string_view>
 #include <utility>
 
+#include "core/error.hpp"
+
 namespace moekv {
+namespace {
+
+std::vector<CLI::App*> subcommands_of(CLI::App& app) {
+  return app.get_subcommands([](const CLI::App* command) { return !command->get_name().empty(); });
+}
+
+/// Follows the names of subcommands on the command line; the last of them. Throws where the next word ought to be one and is none.
+CLI::App& check_subcommands(CLI::App& program, int argc, char** argv) {
+  CLI::App* app = &program;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const std::vector<CLI::App*> commands = subcommands_of(*app);
+    if (commands.empty() || word.starts_with('-')) break;
+    std::vector<std::string> names;
+    for (CLI::App* command : commands) {
+      if (command->get_name() == word) app = command;
+      names.push_back(command->get_name());
+    }
+    if (app->get_name() != word) throw CommandLineError("unknown subcommand '" + word + "': " + suggest_name(word, {names.begin(), names.end()}));
+  }
+  return *app;
+}
+
+/// What is wrong with arguments that nobody expected.
+std::string about_extras(const CLI::App& app, const std::string& otherwise) {
+  const std::vector<std::string> extras = app.remaining(true);
+  if (extras.empty() || !extras.front().starts_with("--")) return otherwise;
+  const std::string word = extras.front().substr(2, extras.front().find('=') - 2);
+  std::vector<std::string_view> known;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.emplace_back(name);
+  }
+  const std::string_view near = nearest_name(word, known);
+  return "unknown option '--" + word + "'" + (near.empty() ? "" : ", did you mean '--" + std::string(near) + "'?");
+}
+
+}  // namespace
+
 Option* Option::required() {
   option_->required();
   return this;
@@ -81,18 +121,22 @@ void Command::footer(const std::string& text) { app_->footer(text); }
 void Command::callback(std::function<void()> chosen) { app_->callback(std::move(chosen)); }
 void Command::require_subcommand(int n) { app_->require_subcommand(n); }
 void Command::require_option(int n) { app_->require_option(n); }
+void Command::version(const std::string& text) { app_->set_version_flag("--version", text + "\n", "Print version and build, and exit"); }
 
 CommandLine::CommandLine(const std::string& doc, const std::string& name) { program_.app_ = new CLI::App(doc, name); }
 CommandLine::~CommandLine() { delete program_.app_; }
 
 std::string CommandLine::parse(int argc, char** argv) {
   CLI::App& app = *program_.app_;
+  const CLI::App& chosen = check_subcommands(app, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     return app.help();
   } catch (const CLI::Success& e) {
     return e.what();
+  } catch (const CLI::ExtrasError& e) {
+    throw CommandLineError(about_extras(chosen, e.what()));
   } catch (const CLI::ParseError& e) {
     throw CommandLineError(e.what());
   }

@@ -1,4 +1,5 @@
-// The program's command line as its subcommands see it. The parser's headers stay in command_line.cpp: every source that includes them compiles it anew.
+// The program's command line as its subcommands see it. The parser's headers stay in command_line.cpp: every source that includes them compiles it
+// anew.
 #pragma once
 
 #include <functional>
@@ -55,6 +56,8 @@ class Command {
   void callback(std::function<void()> chosen);
   void require_subcommand(int n);
   void require_option(int n);
+  /// What --version prints.
+  void version(const std::string& text);
 
  private:
   friend class CommandLine;

@@ -74,12 +74,7 @@ class Library {
   void* handle_;
 };
 
-Finding check_program() {
-  const BuildInfo& build = build_info();
-  const char* dirty = build.git_dirty == 1 ? ", changed since" : "";
-  return {"moekv", Health::ok, fmt::format("{} ({}, {}, commit {}{})", build.version, build.build_type, build.compiler, build.git_commit, dirty),
-          ""};
-}
+Finding check_program() { return {"moekv", Health::ok, build_text(), ""}; }
 
 Finding check_mpi() {
   const char* device = MpiSession::takes_device_memory() ? "takes device memory, which moekv hands it none of" : "takes no device memory";

@@ -5,11 +5,13 @@
 #include <cstdio>
 #include <exception>
 #include <optional>
-#include <thread>
 #include <string>
+#include <thread>
 
 #include "app/command.hpp"
 #include "comm/mpi_session.hpp"
+#include "core/error.hpp"
+#include "results/build_info.hpp"
 
 namespace moekv {
 namespace {
@@ -29,6 +31,7 @@ int fail(const std::optional<MpiSession>& mpi, ExitCode exit_code, const std::st
 int guarded_main(int argc, char** argv) {
   CommandLine line("moekv: replays MoE routing traces through real sharded KV caches and measures what it costs", "moekv");
   line.program().require_subcommand(1);
+  line.program().version("moekv " + build_text());
   Action action;
   add_commands(line.program(), action);
 
@@ -54,6 +57,8 @@ int guarded_main(int argc, char** argv) {
     return fail(mpi, ExitCode::no_device, fmt::format("error: {}", e.what()), true);
   } catch (const PointFailure& e) {
     return fail(mpi, ExitCode::points_failed, fmt::format("failed: {}", e.what()), true);
+  } catch (const SystemError& e) {
+    return fail(mpi, ExitCode::internal, fmt::format("system error: {}", e.what()), true);
   } catch (const std::exception& e) {
     return fail(mpi, ExitCode::internal, fmt::format("internal error: {}", e.what()), true);
   }

@@ -51,7 +51,8 @@ File File::create(const std::string& path) {
   Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.id(), access.id()), H5Fclose);
   if (file.id() < 0) {
     const std::string reason = detail::take_error();
-    throw UserError(path, fmt::format("cannot create the file: {}", reason), "check that the folder exists and is writable");
+    throw UserError(path, fmt::format("cannot create the file: {}", reason),
+                    "check that the folder exists and is writable, and that the disk has room");
   }
   Handle root(H5Gopen2(file.id(), "/", H5P_DEFAULT), H5Gclose);
   return {std::move(file), std::move(root), std::move(origin)};
@@ -144,6 +145,7 @@ void Group::remove(const std::string& name) { check(H5Ldelete(handle_.id(), name
 
 std::string library_version() {
   unsigned major = 0, minor = 0, release = 0;
+  detail::prepare();
   if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
   return fmt::format("{}.{}.{}", major, minor, release);
 }

@@ -33,6 +33,7 @@ herr_t collect(unsigned depth, const H5E_error2_t* error, void* data) {
 
 void prepare() {
   thread_local const bool silent = [] {
+    H5dont_atexit();  // files close themselves; the library's own end would follow pointers of one that could not be flushed
     H5open();
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
     H5PLset_loading_state(0);
@@ -42,10 +43,15 @@ void prepare() {
 }
 
 std::string take_error() {
+  const std::string_view quote = "error message = '";
   std::vector<std::string> reasons;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect, &reasons);
   H5Eclear2(H5E_DEFAULT);
   if (reasons.empty()) return "no reason given by HDF5";
+  for (const std::string& reason : reasons) {  // what the system said, without the addresses around it
+    const std::size_t at = reason.find(quote);
+    if (at != std::string::npos) return reason.substr(at + quote.size(), reason.find('\'', at + quote.size()) - at - quote.size());
+  }
   if (reasons[0] == "driver read request failed") return "damaged or unreadable bytes";
   return reasons.size() == 1 ? reasons[0] : fmt::format("{}; {}", reasons[0], reasons[1]);
 }

@@ -1,6 +1,7 @@
 // What this program was built from and with; the git state is looked up at every build.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 namespace moekv {
@@ -14,5 +15,7 @@ struct BuildInfo {
   std::string_view cuda_architectures;  // empty: built without CUDA
 };
 [[nodiscard]] const BuildInfo& build_info();
+/// Version and build in one line.
+[[nodiscard]] std::string build_text();
 
 }  // namespace moekv

@@ -37,6 +37,10 @@ class Help(program.ProgramTest):
         for words in ([], ["rum"], ["--verbsoe"], ["run"], ["run", "--no-such-option", "x.yaml"], ["trace"], ["trace", "impotr"], ["diff", "one.h5"]):
             with self.subTest(" ".join(words)):
                 self.refuse(*words)
+        self.assertIn("unknown subcommand 'rum': did you mean 'run'?", self.refuse("rum"))
+        self.assertIn("unknown subcommand 'impotr': did you mean 'import'?", self.refuse("trace", "impotr"))
+        self.assertIn("unknown option '--ot', did you mean '--out'?", self.refuse("run", "x.yaml", "--ot=x.h5"))
+        self.assertRegex(self.run_ok("--version").out, r"^moekv \d+\.\d+\.\d+ \(.*commit .*\)\n$")
 
     def test_wrong_command_line_under_mpirun_is_said_once(self):
         self.assertEqual(self.refuse("rum", ranks=2), self.refuse("rum"))

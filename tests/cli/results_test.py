@@ -20,6 +20,7 @@ import moekv_results  # noqa: E402
 import plot_run  # noqa: E402
 
 WRITER = None
+TINY = ["backend=count", "trace={synthetic: {preset: uniform, n_requests: 1, prompt_tokens: 16, output_tokens: 4}, layers: [1]}"]
 
 
 class Results(program.ProgramTest):
@@ -153,6 +154,16 @@ class Results(program.ProgramTest):
             self.assertGreater(len(results), 0)
             for path in results:
                 self.assertEqual(moekv_results.load(path).status, "ok")
+
+    def test_a_full_disk_leaves_nothing(self):
+        """A limit of the file size stands for it: where the flush fails, HDF5 cannot close what it has open."""
+        run = [program.PROGRAM, "run", program.SOURCE / "configs/examples/local_baseline.yaml", *TINY, "-q", "--out", "full.h5"]
+        for kib, words in ((100, "cannot flush: File too large"), (0, "cannot create the file: File too large (check that")):
+            done = subprocess.run(["bash", "-c", f"trap '' XFSZ; ulimit -f {kib}; exec \"$@\"", "bash", *map(str, run)], cwd=self.folder, capture_output=True,
+                                  text=True, check=False)
+            self.assertEqual(done.returncode, 70 if kib else 2, done)
+            self.assertIn(words, done.stderr)
+            self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_doctor(self):
         lines = self.run_ok("doctor").out.splitlines()
