@@ -130,8 +130,26 @@ void Geometry::choose_formats() {
   softmax_scale_ = model.softmax_scale > 0 ? static_cast<float>(model.softmax_scale) : 1.0F / std::sqrt(static_cast<float>(model.d_k));
 }
 
+namespace {
+
+/// A recording of another model would be replayed with its own experts, whatever the configuration says.
+void require_same_gate(const TraceInfo& trace, const ModelShape& model) {
+  std::vector<Problem> problems;
+  const auto compare = [&](const char* what, std::uint32_t found, std::uint32_t wanted) {
+    if (found == 0 || wanted == 0 || found == wanted) return;
+    problems.push_back({trace.path, std::string("has ") + std::to_string(found) + what + ", model '" + model.name + "' has " + std::to_string(wanted),
+                        "use the model the trace was recorded with, or give model.gate its numbers"});
+  };
+  compare(" experts", trace.n_experts, model.gate.n_experts);
+  compare(" chosen experts per token", trace.top_k, model.gate.top_k);
+  if (!problems.empty()) throw UserError(std::move(problems));
+}
+
+}  // namespace
+
 void Geometry::choose_layers(const TraceInfo& trace) {
   const ModelShape& model = spec_->model;
+  require_same_gate(trace, model);
   const auto& wanted = spec_->trace.layers;
   const auto row_of = [&](std::uint16_t layer) {
     const auto it = std::lower_bound(trace.moe_layers.begin(), trace.moe_layers.end(), layer);

@@ -103,6 +103,12 @@ class BadTraces(program.ProgramTest):
                 self.assertIn("tiny.moekv.h5", message)
                 self.assertEqual(self.refuse("run", "tiny.yaml", "--out", "out.h5", ranks=2, limit_s=20), message)
 
+    def test_a_model_of_other_experts_is_refused(self):
+        trace_file.write(self.trace)
+        message = self.refuse("run", "tiny.yaml", "model.gate={n_experts: 16, top_k: 3}")
+        self.assertIn("has 8 experts, model 'tiny' has 16", message)
+        self.assertIn("has 2 chosen experts per token, model 'tiny' has 3", message)
+
     def test_an_output_never_replaces_an_input(self):
         trace_file.write(self.trace)
         inputs = {path: path.read_bytes() for path in (self.trace, self.folder / "tiny.yaml")}
