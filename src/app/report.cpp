@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "app/command.hpp"
 #include "config/sweep_expect.hpp"
@@ -74,6 +75,7 @@ class Report {
     effects();
     expectations();
     comparisons();
+    if (!problems_.empty()) throw UserError(problems_);
     if (arguments_.json) fmt::print("{}\n", out_.dump(1, ' ', false, Json::error_handler_t::replace));
     return failed_ == 0 ? ExitCode::ok : ExitCode::points_failed;
   }
@@ -114,12 +116,24 @@ class Report {
     }
   }
 
+  /// Nothing where it cannot be made; the problem is told when the rest of the report stands.
+  std::optional<Comparison> compare(const std::string& metric, const PointChoice& a, const PointChoice& b) {
+    try {
+      return compare_points(table_, arguments_.file, metric, a, b);
+    } catch (const UserError& e) {
+      problems_.insert(problems_.end(), e.problems().begin(), e.problems().end());
+      return std::nullopt;
+    }
+  }
+
   void expectations() {
     out_["expect"] = Json::array();
     const h5::File file = h5::File::open(arguments_.file);
     if (file.attribute_type("sweep_yaml") != h5::Type::text) return;
     for (const SweepExpectation& expected : expectations_of(file.text("sweep_yaml"), arguments_.file)) {
-      const Comparison c = compare_points(table_, arguments_.file, expected.metric, choice_of(expected.of), choice_of(expected.versus));
+      const std::optional<Comparison> compared = compare(expected.metric, choice_of(expected.of), choice_of(expected.versus));
+      if (!compared) continue;
+      const Comparison& c = *compared;
       const bool good = holds(expected, c);
       failed_ += good ? 0 : 1;
       line("{} {}: {} {}", good ? "holds:" : "FAILS:", expected.claim, expected.metric, text_of(c));
@@ -132,21 +146,32 @@ class Report {
     }
   }
 
+  [[nodiscard]] std::string axes() const {
+    std::string text = "known: label";
+    for (const PointColumn& c : table_.columns) text += c.group == "setting" ? ", " + c.name : "";
+    return text;
+  }
+
   /// Every value of --by against the baseline, or the first value.
   void comparisons() {
     if (arguments_.by.empty()) return;
     const PointColumn* column = arguments_.by == "label" ? table_.find("", "label") : table_.find("setting", arguments_.by);
-    if (column == nullptr) throw UserError(arguments_.file, fmt::format("'{}' is no axis of this sweep", arguments_.by), "an axis, or label");
+    if (column == nullptr) throw UserError(arguments_.file, fmt::format("'{}' is no axis of this sweep", arguments_.by), axes());
     std::vector<std::string> values;
     for (const std::string& value : column->texts) {
       if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
     }
     const std::string baseline = arguments_.baseline.empty() ? values.front() : arguments_.baseline;
+    if (std::find(values.begin(), values.end(), baseline) == values.end())
+      throw UserError("<command line>", fmt::format("--baseline: no point has {}={}", arguments_.by, baseline),
+                      suggest_name(baseline, {values.begin(), values.end()}));
     out_["comparisons"] = Json::array();
     for (const std::string& metric : arguments_.metrics) {
       for (const std::string& value : values) {
         if (value == baseline) continue;
-        const Comparison c = compare_points(table_, arguments_.file, metric, {{arguments_.by, value}}, {{arguments_.by, baseline}});
+        const std::optional<Comparison> compared = compare(metric, {{arguments_.by, value}}, {{arguments_.by, baseline}});
+        if (!compared) break;
+        const Comparison& c = *compared;
         line("{} of {} against {}: {}", metric, value, baseline, text_of(c));
         Json entry = json_of(c);
         entry["metric"] = metric;
@@ -160,6 +185,7 @@ class Report {
   const ReportArguments& arguments_;
   PointTable table_;
   Json out_;
+  std::vector<Problem> problems_;
   std::size_t failed_ = 0;
 };
 

@@ -34,7 +34,7 @@ void claim_folder(const SweepOptions& options, const SweepFolder& folder, const 
   const SweepList old = folder.read_list();
   const bool same = std::equal(old.points.begin(), old.points.end(), list.points.begin(), list.points.end(),
                                [](const ListedPoint& a, const ListedPoint& b) { return a.id == b.id; });
-  if (same) return;
+  if (same && (!options.extend || old.sweep_yaml == list.sweep_yaml)) return;
   const std::set<std::string> before = ids_of(old), now = ids_of(list);
   const auto missing_in = [](const std::set<std::string>& a, const std::set<std::string>& b) {
     return std::count_if(a.begin(), a.end(), [&](const std::string& id) { return !b.contains(id); });
@@ -101,7 +101,7 @@ void add_options(Command& sweep, SweepOptions& options) {
   sweep.add_option("--only", options.only, "points to run: indices, ranges, labels or starts of ids: 3,7-9,lru,1f0a");
   sweep.add_option("--part", options.part, "i/N: of N parts of the points the i-th, from 0");
   sweep.add_flag("--resume", options.resume, "go on in a folder that exists; finished points are kept");
-  sweep.add_flag("--extend", options.extend, "as --resume, with a sweep file that has other points by now");
+  sweep.add_flag("--extend", options.extend, "as --resume, with a sweep file that has other points or expectations by now");
   sweep.add_flag("--retry-failed", options.retry_failed, "run failed points again, and those that were left alone after several crashes");
   sweep.add_flag("--fail-fast", options.fail_fast, "end after the first failure");
   sweep.add_option("--attempts", options.attempts, "starts without an end (kill, crash) after which a point counts as failed")->capture_default_str();

@@ -5,12 +5,14 @@
 #include <chrono>
 #include <new>
 #include <optional>
+#include <utility>
 
 #include "app/collective.hpp"
 #include "app/point.hpp"
 #include "app/point_checkpoint.hpp"
 #include "app/stop_signal.hpp"
 #include "app/sweep_report.hpp"
+#include "config/sweep_expect.hpp"
 #include "io/pending_file.hpp"
 
 namespace moekv {
@@ -192,6 +194,7 @@ class SweepRun {
       RunFile run = make_run_file(spec, std::move(end.outcome), std::move(provenance));
       run.point = {point.id, point.label, point.repeat, attempt};
       write_result(run);
+      check_metrics(run.outcome.summary);
       end.outcome = std::move(run.outcome);
     }
     const auto kind = end.status == RunStatus::ok       ? SweepEvent::Kind::ok
@@ -200,6 +203,19 @@ class SweepRun {
     journal_->append({point.id, kind, attempt, end.reason, seconds, end.resumed_step, end.saved_step});
     if ((attempt > 1 || end.resumed_step >= 0) && end.status != RunStatus::interrupted) remove_checkpoint(folder_.checkpoint_base(point.id));
     report_.point(point, index, end.status, end.reason, end.outcome);
+  }
+
+  /// Says of the first result which metric of an expectation it lacks: a misspelt one should not be found after the last.
+  void check_metrics(const std::vector<Summary>& metrics) {
+    if (std::exchange(metrics_checked_, true)) return;
+    std::vector<std::string_view> names;
+    for (const Summary& metric : metrics) names.emplace_back(metric.name);
+    for (const SweepExpectation& expected : expectations_of(work_.sweep.text, work_.sweep.path)) {
+      if (std::find(names.begin(), names.end(), expected.metric) != names.end()) continue;
+      const std::string_view near = nearest_name(expected.metric, names);
+      report_.say(fmt::format("warning: {}: expect '{}': this sweep measures no '{}'{}; correct it and go on with --extend\n", work_.sweep.path,
+                              expected.claim, expected.metric, near.empty() ? "" : fmt::format(", did you mean '{}'?", near)));
+    }
   }
 
   /// Making a file of its own takes a fifth of a second of CPU time: short points share one. A failed point stands alone, so that a retry can take it
@@ -241,6 +257,7 @@ class SweepRun {
   std::vector<PointProgress> progress_;
   std::vector<std::size_t> todo_;
   std::size_t failed_before_ = 0;
+  bool metrics_checked_ = false;
 };
 
 }  // namespace

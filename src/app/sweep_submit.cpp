@@ -146,7 +146,9 @@ ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder) {
   if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
   const int code = run_command(command, nullptr);
   if (code == 0) fmt::print("moekv sweep {} --status says how far they are\n", folder.path());
-  if (code != 0 && code != 3) throw SystemError(fmt::format("{} ended with exit code {}", command.front(), code));
+  if (code != 0 && code != 3)
+    throw UserError(site_path(options), fmt::format("the jobs were not submitted: {} ended with exit code {}", command.front(), code),
+                    "what Slurm said stands above; then the same command with --resume");
   return static_cast<ExitCode>(code);
 }
 

@@ -30,6 +30,7 @@ struct SweepFile {
   std::vector<std::uint64_t> seeds;  // of repeats; empty: none
   bool same_seed = false;
   std::uint32_t repeats = 1;
+  std::vector<SweepExpectation> expectations;
 };
 
 void check_top(const YamlNode& root, std::vector<Problem>& problems) {
@@ -126,7 +127,7 @@ SweepFile read_file(const std::string& path, const std::vector<std::string>& ove
   }
   if (const YamlNode* exclude = root.find("exclude")) read_exclude(*exclude, file, problems);
   if (const YamlNode* repeats = root.find("repeats")) read_repeats(*repeats, file, problems);
-  if (const YamlNode* expect = root.find("expect")) (void)read_expectations(*expect, problems);
+  if (const YamlNode* expect = root.find("expect")) file.expectations = read_expectations(*expect, problems);
   for (const std::string& text : overrides) file.text += (file.text.ends_with('\n') ? "# override: " : "\n# override: ") + text + "\n";
   const std::vector<Assignment> values = parse_overrides(overrides, problems);
   file.common.insert(file.common.end(), values.begin(), values.end());
@@ -287,6 +288,8 @@ Sweep read_sweep(const std::string& path, const std::vector<std::string>& overri
     }
   }
   require_one_good(sweep);
+  check_sides(file.expectations, sweep, problems);
+  if (!problems.empty()) throw UserError(std::move(problems));
   return sweep;
 }
 

@@ -240,7 +240,8 @@ std::vector<YamlNode> read_values(const YamlNode& node, const std::string& what,
     return range_values(node.entries.front().value, what, problems);
   }
   if (node.kind == NodeKind::sequence && !node.items.empty()) return node.items;
-  complain(node, fmt::format("{}: expected a list of values or a range, got {}", what, describe(node)),
+  const bool empty = node.kind == NodeKind::sequence;
+  complain(node, fmt::format("{}: expected a list of values or a range, got {}", what, empty ? "an empty list" : describe(node)),
            "[a, b, c], or {range: {from: 8, to: 256, factor: 2}}", problems);
   return {};
 }
@@ -257,10 +258,20 @@ std::vector<Assignment> read_assignments(const YamlNode& map, std::string* label
 
 std::vector<SweepAxis> read_axes(const YamlNode& node, std::vector<Problem>& problems) {
   std::vector<SweepAxis> axes;
-  for (const YamlEntry& entry : node.entries) axes.push_back(read_axis(entry, problems));
+  std::vector<std::string> varied;  // a case may replace what an axis gave, an axis may not
+  const auto add = [&](const YamlEntry& entry) {
+    axes.push_back(read_axis(entry, problems));
+    if (entry.key == "cases" || axes.back().empty()) return;
+    for (const Assignment& a : axes.back().front().values) {
+      if (std::find(varied.begin(), varied.end(), a.path) != varied.end())
+        problems.push_back(problem_at(entry.at, fmt::format("{} is varied by two axes", a.path), "one axis with all its values"));
+      varied.push_back(a.path);
+    }
+  };
+  for (const YamlEntry& entry : node.entries) add(entry);
   for (const YamlNode& item : node.items) {
     if (item.kind == NodeKind::map && item.entries.size() == 1) {
-      axes.push_back(read_axis(item.entries.front(), problems));
+      add(item.entries.front());
     } else {
       complain(item, fmt::format("axes: expected one key with its values, got {}", describe(item)), "- eviction.policy: [lru, fifo]", problems);
     }

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "config/key.hpp"
+#include "config/schema.hpp"
 #include "config/sweep_axes.hpp"
 
 namespace moekv {
@@ -40,6 +41,7 @@ SweepExpectation read_one(const YamlNode& item, std::vector<Problem>& problems) 
       problems.push_back(problem_at(entry.at, fmt::format("unknown key '{}' in expect", entry.key), suggest_name(entry.key, known)));
   }
   SweepExpectation out;
+  out.at = item.at;
   out.claim = text_of(item, "claim", problems);
   out.metric = text_of(item, "metric", problems);
   out.of = read_side(item, "of", problems);
@@ -74,6 +76,25 @@ std::vector<SweepExpectation> read_expectations(const YamlNode& node, std::vecto
       problems.push_back(problem_at(item.at, fmt::format("expect: expected a mapping, got {}", describe(item)), "- claim: ..."));
   }
   return out;
+}
+
+void check_sides(const std::vector<SweepExpectation>& expectations, const Sweep& sweep, std::vector<Problem>& problems) {
+  const auto has = [](const SweepPoint& point, const SweepSetting& wanted) {
+    if (wanted.key == "label") return point.label == wanted.value;
+    return std::find(point.settings.begin(), point.settings.end(), wanted) != point.settings.end();
+  };
+  const auto check = [&](const SweepExpectation& expected, const SweepSetting& wanted) {
+    const bool swept = wanted.key == "label" || std::find(sweep.swept.begin(), sweep.swept.end(), wanted.key) != sweep.swept.end();
+    if (wanted.key == "repeat" || std::any_of(sweep.points.begin(), sweep.points.end(), [&](const SweepPoint& p) { return has(p, wanted); })) return;
+    if (!swept && is_key(wanted.key)) return;  // the same for all points
+    problems.push_back(problem_at(expected.at, fmt::format("expect: no point of this sweep has {}={}", wanted.key, wanted.value),
+                                  "varied here: " + (sweep.swept.empty() ? "nothing" : join(sweep.swept))));
+  };
+  for (const SweepExpectation& expected : expectations) {
+    for (const auto* side : {&expected.of, &expected.versus}) {
+      for (const SweepSetting& wanted : *side) check(expected, wanted);
+    }
+  }
 }
 
 std::vector<SweepExpectation> expectations_of(const std::string& sweep_yaml, const std::string& name) {

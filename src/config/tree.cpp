@@ -107,6 +107,7 @@ void include_file(YamlNode& root, const std::string& section, std::string_view k
 
 /// What to say of a key that nobody knows: a near name of the same section, or the section where the name belongs.
 std::string suggest_key(const std::string& section, const std::string& name) {
+  if (section.empty() && (name == "base" || name == "axes")) return "a sweep file has it: moekv sweep runs those";
   const std::vector<std::string_view> known = names_below(section);
   if (nearest_name(name, known).empty()) {
     for (const Key& key : schema()) {

@@ -221,7 +221,7 @@ Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const M
   Facts f;
   f.set("Conventions", "CF-1.10");
   f.set("schema", std::string(run_file_schema));
-  f.set("title", fmt::format("{}", fmt::join(names, ", ")));
+  f.set("title", names.empty() ? "several runs" : fmt::format("{}", fmt::join(names, ", ")));
   f.set("sweep_name", fmt::format("{}", fmt::join(names, ", ")));
   f.set("sweep_yaml", fmt::format("{}", fmt::join(yamls, "\n---\n")));
   f.set("created", extreme(all, "/created", false));

@@ -65,12 +65,13 @@ h5::File open_result(const std::string& path) {
   return file;
 }
 
+/// Quoted where it must be; lines of a text become one, so that a row is a line.
 std::string csv_cell(const std::string& text) {
   if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
   std::string quoted = "\"";
   for (const char c : text) {
     if (c == '"') quoted.push_back('"');
-    quoted.push_back(c);
+    quoted.push_back(c == '\n' || c == '\r' ? ' ' : c);
   }
   quoted.push_back('"');
   return quoted;

@@ -175,6 +175,8 @@ RunFile read_run_file(const std::string& path) {
     throw UserError(path, fmt::format("is not a result file: attribute 'schema' is '{}'", run.facts.text("schema")),
                     fmt::format("expected '{}'; a trace is read by 'moekv trace info'", run_file_schema));
   }
+  if (const std::size_t n = file.dataset("point").n_rows(); n != 1)
+    throw UserError(path, fmt::format("holds {} points, not one", n), "name the result of one run, or the folder of the sweep and a point of it");
   read_point_values(file, run);
   read_parameters(file.group("param"), run.parameters);
   read_summary(file, run.outcome.summary);

@@ -180,6 +180,7 @@ class Control(program.ProgramTest):
         self.assertLessEqual(mass["low"], mass["difference"])
         self.assertGreaterEqual(mass["high"], mass["difference"])
         self.assertIn("judged: 8 points", self.run_ok("show", "judged.h5").out)
+        self.assertIn("holds 8 points, not one", self.refuse("rerun", "judged.h5"))
         self.wrong_expectations(name)
 
     def wrong_expectations(self, name):
@@ -189,9 +190,17 @@ class Control(program.ProgramTest):
         done = program.run("report", "judged.h5", folder=self.folder)
         self.assertEqual(done.code, 1, done)
         self.assertIn("FAILS: more budget evicts less", done.out)
-        done = program.run("report", "judged.h5", "--by", "eviction.policy", "--metric", "evictons", folder=self.folder)
-        self.assertEqual(done.code, 2, done)
-        self.assertIn("did you mean 'evictions'", done.err)
+        for arguments, words in ((("--by", "eviction.policy", "--metric", "evictons"), "did you mean 'evictions'"),
+                                 (("--by", "eviction.polcy", "--metric", "evictions"), "known: label, eviction.policy, eviction.budget"),
+                                 (("--by", "eviction.policy", "--metric", "evictions", "--baseline", "lru"), "--baseline: no point has eviction.policy=lru")):
+            done = program.run("report", "judged.h5", *arguments, folder=self.folder)
+            self.assertEqual(done.code, 2, done)
+            self.assertIn(words, done.err)
+        with h5py.File(self.folder / "judged.h5", "a") as file:
+            file.attrs["sweep_yaml"] = REPORT.replace("metric: evictions", "metric: evictons", 1)
+        done = program.run("report", "judged.h5", folder=self.folder)
+        self.assertEqual(done.code, 2, "the others are judged all the same")
+        self.assertIn("holds: the network decides nothing", done.out)
         self.assertIn("is: unknown value 'larger'", self.refuse("sweep", self.write(REPORT.replace("is: less", "is: larger")), "--list"))
 
     def test_rerun(self):

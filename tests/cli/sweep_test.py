@@ -32,6 +32,7 @@ axes:
   - eviction.budget: {range: {from: 20, to: 80, step: 20, unit: "%"}}
   - page.slots: [8, 16]
 """
+EXPECT = "expect:\n  - {claim: smaller, metric: evictions, of: {page.slots: 8}, versus: {page.slots: 16}, is: less}\n"
 POINTS = 24
 # Equal in every run of one specification, whatever the machine: all but times.
 COUNTED = ("counted", "modelled")
@@ -188,6 +189,8 @@ class Sweeps(program.ProgramTest):
         self.assertIn("small.yaml:16:35: error: page.slots: 5000 is out of range", sweep.errors[-1])
         self.assertTrue(numpy.isnan(sweep.metrics["tokens"][-2:]).all())
         self.assertEqual(sweep.ok.sum(), POINTS)
+        table = self.run_ok("export", "all.h5", "--csv").out.splitlines()
+        self.assertEqual(len(table), 1 + POINTS + 2, "a point is a line")
 
     def test_files_of_their_own(self):
         name = self.write()
@@ -213,6 +216,15 @@ class Sweeps(program.ProgramTest):
         self.assertIn("no index, label", self.refuse("sweep", name, "--only", "nothing", "--list"))
         self.assertIn("is no part", self.refuse("sweep", name, "--part", "4/4", "--list"))
 
+    def test_a_misspelt_metric_is_told_at_once_and_can_be_corrected(self):
+        name = self.write(SWEEP + EXPECT.replace("evictions", "evictoins"))
+        done = self.run_ok("sweep", name, "--only", "0-3")
+        self.assertEqual(done.err.count("warning: small.yaml: expect 'smaller': this sweep measures no 'evictoins', did you mean 'evictions'?"), 1, done)
+        self.write(SWEEP + EXPECT)
+        self.assertNotIn("warning", self.run_ok("sweep", name, "--only", "4-5", "--extend").err)
+        self.assertEqual(program.run("merge", "small.sweep", "--out", "all.h5", folder=self.folder).code, 1)
+        self.assertRegex(program.run("report", "all.h5", folder=self.folder).out, "(holds|FAILS): smaller: evictions")
+
     def test_bad_sweep_files(self):
         for text, words in (
             (SWEEP.replace("eviction.policy: [", "eviction.polcy: ["), "did you mean 'eviction.policy'"),
@@ -223,9 +235,14 @@ class Sweeps(program.ProgramTest):
             ("axes: [{page.slots: [8]}]\n", "base: is missing"),
             ("base: none.yaml\n", "base: none.yaml: no such file"),
             (SWEEP + "repeats: 0\n", "repeats: out of range"),
+            (SWEEP.replace("[8, 16]", "[]"), "page.slots: expected a list of values or a range, got an empty list"),
+            (SWEEP + "  - page.slots: [32]\n", "small.yaml:14:5: error: page.slots is varied by two axes"),
+            (SWEEP + EXPECT.replace("16}", "32}"), "small.yaml:15:5: error: expect: no point of this sweep has page.slots=32 (varied here: eviction.policy"),
+            (SWEEP + EXPECT.replace("slots: 16", "slot: 16"), "expect: no point of this sweep has page.slot=16"),
         ):
             with self.subTest(words):
                 self.assertIn(words, self.refuse("sweep", self.write(text), "--list"))
+        self.assertIn("a sweep file has it: moekv sweep runs those", self.refuse("run", self.write()))
         self.assertIn("page.slots is an axis", self.refuse("sweep", self.write(), "page.slots=8", "--list"))
 
 
