@@ -1,4 +1,5 @@
-// Route logs as JSON lines (vLLM logger patches): an optional meta line, then one line per token and layer; field names can be renamed.
+// Route logs as JSON lines (vLLM logger patches): an optional meta line, then one line per token and layer, with the experts, their gate
+// logits or both; field names can be renamed.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -14,11 +15,11 @@ using Json = nlohmann::json;
 
 /// Names of the fields in the log, by role.
 struct Fields {
-  std::string type = "type", request = "req_id", token = "token_idx", layer = "layer", ids = "topk_ids", weights = "topk_weights";
+  std::string type = "type", request = "req_id", token = "token_idx", layer = "layer", ids = "topk_ids", weights = "topk_weights", logits = "logits";
 
   explicit Fields(const std::map<std::string, std::string>& renamed) {
-    const std::map<std::string_view, std::string*> roles{{"type", &type},   {"request", &request}, {"token", &token},
-                                                         {"layer", &layer}, {"ids", &ids},         {"weights", &weights}};
+    const std::map<std::string_view, std::string*> roles{{"type", &type}, {"request", &request}, {"token", &token},  {"layer", &layer},
+                                                         {"ids", &ids},   {"weights", &weights}, {"logits", &logits}};
     std::vector<std::string_view> known;
     known.reserve(roles.size());
     for (const auto& [role, name] : roles) known.push_back(role);
@@ -40,6 +41,8 @@ class RouteLog {
   void row(const Json& line, const std::string& place);
   std::uint64_t whole(const Json& line, const std::string& field, const std::string& place) const;
   void read_slots(const Json& line, const std::string& place);
+  void read_logits(const Json& line, const std::string& place);
+  void begin(bool has_ids, const std::string& place);
 
   const ImportOptions& options_;
   ImportSink& sink_;
@@ -48,18 +51,19 @@ class RouteLog {
   std::map<std::string, std::uint32_t> requests_;
   PassCounter passes_;
   std::string model_;
-  std::uint32_t top_k_ = 0;
+  std::uint32_t top_k_ = 0, n_logits_ = 0;
   bool has_weights_ = false;
   std::uint64_t n_other_ = 0;
+  GateShape gate_;  // where rows have logits
   std::vector<std::uint16_t> ids_;
-  std::vector<float> weights_;
+  std::vector<float> weights_, logits_;
 };
 
 std::uint64_t RouteLog::whole(const Json& line, const std::string& field, const std::string& place) const {
   const auto found = line.find(field);
   if (found == line.end())
     throw UserError(place, fmt::format("no field '{}'", field),
-                    "rename fields with --field ROLE=NAME (roles: type, request, token, layer, ids, weights)");
+                    "rename fields with --field ROLE=NAME (roles: type, request, token, layer, ids, weights, logits)");
   if (!found->is_number_integer() || (found->is_number_integer() && !found->is_number_unsigned()))
     throw UserError(place, fmt::format("'{}' is {}, not an integer >= 0", field, found->dump()));
   return found->get<std::uint64_t>();
@@ -91,13 +95,38 @@ void RouteLog::read_slots(const Json& line, const std::string& place) {
   }
 }
 
-void RouteLog::row(const Json& line, const std::string& place) {
-  read_slots(line, place);
-  if (!spool_) {
-    top_k_ = static_cast<std::uint32_t>(ids_.size());
-    has_weights_ = !weights_.empty();
-    spool_.emplace(top_k_, 0);
+void RouteLog::read_logits(const Json& line, const std::string& place) {
+  logits_.clear();
+  const auto found = line.find(fields_.logits);
+  if (found == line.end()) return;
+  if (!found->is_array() || found->empty()) throw UserError(place, fmt::format("'{}' is not a list of numbers", fields_.logits));
+  for (const auto& value : *found) {
+    if (!value.is_number()) throw UserError(place, fmt::format("'{}': {} is not a number", fields_.logits, value.dump()));
+    logits_.push_back(value.get<float>());
   }
+}
+
+/// The first row decides what all have.
+void RouteLog::begin(bool has_ids, const std::string& place) {
+  n_logits_ = static_cast<std::uint32_t>(logits_.size());
+  top_k_ = has_ids ? static_cast<std::uint32_t>(ids_.size()) : 0;
+  if (n_logits_ > 0) gate_ = sink_.resolve_gate(n_logits_, top_k_, place);
+  if (!has_ids) top_k_ = gate_.top_k;
+  has_weights_ = n_logits_ > 0 || !weights_.empty();
+  spool_.emplace(top_k_, n_logits_);
+}
+
+/// Rows without experts have those that the gate chooses from their logits.
+void RouteLog::row(const Json& line, const std::string& place) {
+  read_logits(line, place);
+  const bool has_ids = logits_.empty() || line.contains(fields_.ids);
+  if (has_ids) read_slots(line, place);
+  if (!spool_) begin(has_ids, place);
+  if (logits_.size() != n_logits_) throw UserError(place, fmt::format("{} logits, rows before have {}", logits_.size(), n_logits_));
+  if (!has_ids)
+    choose_from_logits(gate_, 1, logits_, ids_, weights_);
+  else if (n_logits_ > 0 && weights_.empty() && ids_.size() == top_k_)
+    weights_from_logits(gate_, 1, logits_, ids_, weights_);
   if (ids_.size() != top_k_ || weights_.empty() == has_weights_) {
     throw UserError(
         place, fmt::format("{} experts and {} weights, rows before have {} and {}", ids_.size(), weights_.size(), top_k_, has_weights_ ? top_k_ : 0));
@@ -108,7 +137,8 @@ void RouteLog::row(const Json& line, const std::string& place) {
   const std::uint64_t layer = whole(line, fields_.layer, place);
   if (layer >= 65535) throw UserError(place, fmt::format("layer {} is impossible", layer));
   const std::uint32_t position = passes_.position(request, static_cast<std::uint16_t>(layer), whole(line, fields_.token, place), place);
-  spool_->add(request, position, static_cast<std::uint16_t>(layer), ids_.data(), has_weights_ ? weights_.data() : nullptr, nullptr);
+  spool_->add(request, position, static_cast<std::uint16_t>(layer), ids_.data(), has_weights_ ? weights_.data() : nullptr,
+              n_logits_ > 0 ? logits_.data() : nullptr);
 }
 
 void RouteLog::read(const std::string& path) {
@@ -142,7 +172,9 @@ void RouteLog::emit() {
   facts.layer_ids = spool_->layers();
   facts.n_layers = static_cast<std::uint32_t>(facts.layer_ids.size());
   facts.top_k = top_k_;
+  facts.n_experts = n_logits_;
   facts.has_weights = has_weights_;
+  facts.has_logits = n_logits_ > 0;
   facts.split_known = false;
   facts.model_name = model_;
   sink_.describe(facts, place);
@@ -160,7 +192,7 @@ void RouteLog::emit() {
 bool detect_route_jsonl(const InputProbe& probe) {
   const Json line = Json::parse(probe.first_line, nullptr, false);
   if (!line.is_object() || line.contains("top_indices") || line.contains("router_data")) return false;
-  return line.contains("topk_ids") || line.contains("layers_logged") ||
+  return line.contains("topk_ids") || line.contains("layers_logged") || (line.contains("logits") && line.contains("layer")) ||
          (line.contains("type") && (line["type"] == "meta" || line["type"] == "route"));
 }
 

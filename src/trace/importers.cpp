@@ -20,7 +20,8 @@ constexpr Importer table[] = {
     {"megatron", detect_megatron, import_megatron, "Megatron router_trace_rank<r>.jsonl, with logits_rank<r>.bin where recorded"},
     {"gptoss-json", detect_gptoss, import_gptoss, "gpt-oss nested JSON router_data (decode tokens only)"},
     {"mooncake", detect_mooncake, import_mooncake, "requests: Mooncake JSON lines with hash_ids"},
-    {"route-jsonl", detect_route_jsonl, import_route_jsonl, "vLLM-style JSON lines: req_id, token_idx, layer, topk_ids, topk_weights"},
+    {"route-jsonl", detect_route_jsonl, import_route_jsonl,
+     "JSON lines as vLLM's: req_id, token_idx, layer, and topk_ids (topk_weights), logits or both"},
     {"dense-csv", detect_dense_csv, import_dense_csv, "CSV with a score per expert (DynaNDE): layer_id, token_id, expert_0, ..."},
     {"azure", detect_azure, import_azure, "requests: Azure CSV TIMESTAMP, ContextTokens, GeneratedTokens"},
     {"burstgpt", detect_burstgpt, import_burstgpt, "requests: BurstGPT CSV, versions 1 and 3"},
@@ -44,7 +45,7 @@ const Importer& recognise(const std::string& input) {
     if (i.detect(probe)) return i;
     known += (known.empty() ? "" : ", ") + std::string(i.name);
   }
-  throw UserError(input, "the format is not recognised", "name it with --format: " + known);
+  throw UserError(input, "the format is not recognised", "name it with --format: " + known + "; --list-formats says what each looks like");
 }
 
 }  // namespace

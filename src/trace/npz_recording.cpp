@@ -127,7 +127,8 @@ std::vector<std::int64_t> Recording::lengths(const char* role) {
 void Recording::read_lengths() {
   seq_lens_ = lengths("seq_lens");
   prompt_lens_ = lengths("prompt_lens");
-  if (seq_lens_.empty()) {
+  const bool one_sequence = seq_lens_.empty();
+  if (one_sequence) {
     sink_.note(path_ + ": no seq_lens: all rows are one sequence");
     seq_lens_ = {static_cast<std::int64_t>(n_tokens_)};
   }
@@ -139,7 +140,8 @@ void Recording::read_lengths() {
     throw UserError(path_, fmt::format("seq_lens sum to {}, but there are rows for {} tokens", sum, n_tokens_), "is --layout right?");
   }
   if (!prompt_lens_.empty() && prompt_lens_.size() != seq_lens_.size())
-    throw UserError(path_, fmt::format("{} prompt_lens for {} sequences", prompt_lens_.size(), seq_lens_.size()));
+    throw UserError(path_, fmt::format("{} prompt_lens for {} sequences", prompt_lens_.size(), seq_lens_.size()),
+                    one_sequence ? "no member is called seq_lens: --field seq_lens=NAME names yours" : "give one for every entry of seq_lens");
   for (std::size_t s = 0; s < prompt_lens_.size(); ++s) decode_only_ = decode_only_ || prompt_lens_[s] > seq_lens_[s];
   if (options_.prompt_lens == "inside" || options_.prompt_lens == "before")
     decode_only_ = options_.prompt_lens == "before";

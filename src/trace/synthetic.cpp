@@ -52,7 +52,8 @@ void check_shape(const ModelShape& shape, std::vector<Problem>& problems) {
   if (shape.gate.n_experts < 1 || shape.gate.n_experts > native::most_experts)
     say(fmt::format("{} experts", shape.gate.n_experts), fmt::format("use 1..{}", native::most_experts));
   if (shape.gate.top_k < 1 || shape.gate.top_k > std::min(shape.gate.n_experts, native::most_top_k))
-    say(fmt::format("top-k {} of {} experts", shape.gate.top_k, shape.gate.n_experts), fmt::format("use 1..{}", native::most_top_k));
+    say(fmt::format("top-k {} of {} experts", shape.gate.top_k, shape.gate.n_experts),
+        fmt::format("use 1..{}", std::min(shape.gate.n_experts, native::most_top_k)));
 }
 
 /// Digest of everything the rows depend on.

@@ -176,6 +176,8 @@ TEST_F(ImportRouting, NumpyPromptsInsideOrBeforeTheRows) {
   };
   EXPECT_EQ(with(2, 1).prompt_tokens, 2U);
   EXPECT_EQ(with(2, 1).output_tokens, 1U);
+  EXPECT_THAT(failure(input(file("b.npz", zipped({{"ids.npy", ids}, {"prompt_lens.npy", lens}}, ZipMethod::stored)), 8)),
+              HasSubstr("2 prompt_lens for 1 sequences (no member is called seq_lens: --field seq_lens=NAME"));
   EXPECT_EQ(with(2, 5).prompt_tokens, 0U);
   EXPECT_EQ(with(2, 5).output_tokens, 3U);
 }

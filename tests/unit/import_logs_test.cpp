@@ -49,6 +49,28 @@ TEST_F(ImportRouting, RouteLogDetectsRestartsGapsAndDenseLayers) {
   EXPECT_THAT(target.log_text(), HasSubstr("warning: layer 0 is filled with zeros"));
 }
 
+/// The gate of the model (softmax over the chosen) chooses where rows have logits alone.
+TEST_F(ImportRouting, RouteLogOfLogits) {
+  const auto row = [](int token, const std::string& logits, const std::string& more = "") {
+    return R"({"req_id": "r", "layer": 0, "token_idx": )" + std::to_string(token) + more + R"(, "logits": [)" + logits + "]}\n";
+  };
+  const std::string text = row(0, "0, 3, 1, 2") + row(1, "4, 0, 0.5, -1") + row(2, "0, 3, 1, 2", R"(, "topk_ids": [0, 2])");
+  run(input(file("log.jsonl", text), 0, 2));
+  EXPECT_EQ(target.spec.info.n_experts, 4U);
+  EXPECT_EQ(target.spec.info.level, RoutingLevel::logits);
+  EXPECT_EQ(target.requests.at(0).ids, (Ids{1, 3, 0, 2, 0, 2}));
+  const float large = 1 / (1 + std::exp(-1.0F));
+  EXPECT_NEAR(target.requests[0].weights.at(0), large, 1e-6);
+  EXPECT_NEAR(target.requests[0].weights.at(5), large, 1e-6);
+  EXPECT_EQ(target.requests[0].logits, (std::vector<float>{0, 3, 1, 2, 4, 0, 0.5F, -1, 0, 3, 1, 2}));
+  EXPECT_THAT(failure(input(file("log.jsonl", row(0, "1, 2, 3")), 0, 0)), HasSubstr("the number of chosen experts is not in this input"));
+  EXPECT_THAT(failure(input(file("log.jsonl", row(0, "1, 2, 3") + row(1, "1, 2")), 0, 2)),
+              HasSubstr("log.jsonl:2: error: 2 logits, rows before have 3"));
+  EXPECT_THAT(failure(input(file("log.jsonl", row(0, "1, null, 3")), 0, 2)), HasSubstr("log.jsonl:1: error: 'logits': null is not a number"));
+  EXPECT_THAT(failure(input(file("log.jsonl", row(0, "1, 2, 3") + route("r", 1, 0, "0, 1", "0.5, 0.5")), 0, 2)),
+              HasSubstr("0 logits, rows before have 3"));
+}
+
 TEST_F(ImportRouting, RouteLogWithRenamedFields) {
   auto options = input(file("log.jsonl", R"({"r": 7, "t": 0, "l": 2, "e": [4, -1]})"
                                          "\n"),
