@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Runs the experiments: sweeps, merge, bounds, tables and figures, then the audit of the paper's claims and a page to browse.
-# usage: scripts/reproduce.sh [--quick|--full] [--only ID]... [--check|--accept] [--out FOLDER] [--program PATH]
+# usage: scripts/reproduce.sh [--quick|--full] [--only ID]... [--check|--accept] [--out FOLDER] [--program PATH] [-- key=value ...]
 #   --quick    (default) the shipped traces, two cores, no GPU: minutes
 #   --full     the same sweeps with the settings of experiments/*/full.args: every layer, more requests; for a cluster
 #   --only ID  one experiment (a folder of experiments/); may be repeated
 #   --check    compare tables with experiments/*/expected, exit 1 where a number changed; --accept writes them there
 #   --out      default: results/reproduce; finished points there are kept, so that a broken run goes on
+#   -- key=value ...  the same points of your own model or trace: --only scheduling --out results/mine -- model=my.yaml trace.path=my.moekv.h5
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-mode=quick action=() only=() out=results/reproduce program=build/release/moekv
+mode=quick action=() only=() own=() out=results/reproduce program=build/release/moekv
 usage() {
-  sed -n '3,8p' scripts/reproduce.sh >&2
+  sed -n '3,9p' scripts/reproduce.sh >&2
   exit 2
 }
 while [ $# -gt 0 ]; do
@@ -23,6 +24,7 @@ while [ $# -gt 0 ]; do
     --only) [ $# -gt 1 ] && only+=("$2") && shift || usage ;;
     --out) [ $# -gt 1 ] && out=$2 && shift || usage ;;
     --program) [ $# -gt 1 ] && program=$2 && shift || usage ;;
+    --) own=("${@:2}") && break ;;
     *) usage ;;
   esac
   shift
@@ -41,6 +43,7 @@ reproduce() { # id
   local id=$1 folder=$out/$1 overrides=() line
   mkdir -p "$folder"
   if [ "$mode" = full ] && [ -f "experiments/$id/full.args" ]; then read -r -a overrides <"experiments/$id/full.args"; fi
+  overrides+=("${own[@]}")
   local resume=()
   [ ! -d "$folder/points" ] || resume=(--resume)
   "$program" sweep "experiments/$id/sweep.yaml" "${overrides[@]}" "${resume[@]}" -q --out "$folder/points" || [ $? -eq 1 ] || return 1

@@ -118,6 +118,8 @@ def differences(expected, new, times=False):
     keys = expected.keys()
     found, problems = {_key(row, keys): row for row in new.rows}, []
     wanted = {_key(row, keys): row for row in expected.rows}
+    problems += [f"{len(t.rows) - len(by_key)} {name} rows share their keys with others" for name, t, by_key in (("new", new, found), ("old", expected, wanted))
+                 if len(by_key) != len(t.rows)]
     problems += [f"row {' '.join(k)} is missing" for k in wanted if k not in found]
     problems += [f"row {' '.join(k)} is new" for k in found if k not in wanted]
     for key, row in wanted.items():

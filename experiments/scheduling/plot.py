@@ -50,7 +50,7 @@ def tables(sweep):
         for budget in drop.distinct("budget"):
             printed, plain = (drop.column("lost", budget=budget, policy=name) for name in (f"{policy} as printed", original))
             if printed and plain:
-                literal.add(budget=budget, policy=policy, printed_over_original=printed[0] / plain[0])
+                literal.add(budget=budget, policy=policy, printed_over_original=printed[0] / plain[0] if plain[0] > 0 else float("nan"))
     return [drop, demote, bounds, literal]
 
 

@@ -76,6 +76,9 @@ class Tables(unittest.TestCase):
         other = small_table()
         other.rows[0]["policy"] = "fifo"
         self.assertEqual(differences(self.expected, other), ["row lru is missing", "row fifo is new"])
+        other = small_table()
+        other.rows += small_table(hits=4).rows
+        self.assertIn("1 new rows share their keys with others", differences(self.expected, other))
 
     def test_the_hash_of_the_data_leaves_out_times(self):
         self.assertEqual(small_table().sha(), small_table(time=8.0).sha())

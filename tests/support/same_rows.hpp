@@ -36,6 +36,8 @@ inline void expect_same(const RunOutcome& a, const RunOutcome& b, std::string_vi
   expect_same_rows(a.steps, b.steps, left_out);
   expect_same_rows(a.layers, b.layers);
   expect_same_rows(a.loads, b.loads);
+  expect_same_rows(a.layer_loads, b.layer_loads);
+  expect_same_rows(a.histograms, b.histograms);
   expect_same_rows(a.codecs, b.codecs);
   expect_same_rows(a.traffic, b.traffic);
   expect_same_rows(a.allocations, b.allocations);
