@@ -196,8 +196,9 @@ class Control(program.ProgramTest):
             done = program.run("report", "judged.h5", *arguments, folder=self.folder)
             self.assertEqual(done.code, 2, done)
             self.assertIn(words, done.err)
-        with h5py.File(self.folder / "judged.h5", "a") as file:
-            file.attrs["sweep_yaml"] = REPORT.replace("metric: evictions", "metric: evictons", 1)
+        self.write(REPORT.replace("metric: evictions", "metric: evictons", 1), name)
+        self.run_ok("sweep", name, "--extend", "-q")
+        self.run_ok("merge", "judged.sweep", "--out", "judged.h5")
         done = program.run("report", "judged.h5", folder=self.folder)
         self.assertEqual(done.code, 2, "the others are judged all the same")
         self.assertIn("holds: the network decides nothing", done.out)
