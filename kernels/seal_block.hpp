@@ -116,7 +116,7 @@ class SealSteps {
       for (std::uint32_t i = t; i < n; i += block_.n_threads()) {
         if (f.scale == ScaleScheme::channel_group) {
           scales_[i] = fit_scale(f, z_ + i, rows_, z_stride_);
-          store_scale(f, scales_[i], to_head_ + to_.meta + (std::uint64_t{item_.first_row / f.group} * to_.width + i) * 4);
+          store_scale(f, scales_[i], to_head_ + to_.meta + (std::uint64_t{item_.first_row / f.group} * to_.width + i) * scale_bytes(f));
           continue;
         }
         const std::uint32_t groups = n / rows_, r = i / groups, first = i % groups * f.group;

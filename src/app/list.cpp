@@ -65,7 +65,8 @@ void list_rules(std::string_view title, const std::string& section) {
 
 void list_codecs() {
   list_rules<Codec>("codecs (compression.codec, or compression.k and compression.v)", "compression");
-  fmt::print("  Attention reads the codes of these formats themselves, and decodes the rows of other codecs to a staging page first:\n     ");
+  fmt::print("  Attention reads the codes of these formats themselves (also of parts that are one of them), and decodes other rows to a staging page first:\n"
+      "     ");
   for_each_rule<Codec>([](const auto& codec) {
     if (reads_codes(codec.plane(Role::k, 128)) && reads_codes(codec.plane(Role::v, 128))) fmt::print(" {}", codec.name);
   });

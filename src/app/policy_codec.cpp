@@ -1,6 +1,8 @@
 // moekv policy codec: what a codec stores of the rows of one page, as bytes, what comes back, and what that does to queries.
 #include <cmath>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -152,6 +154,11 @@ Json decide_codec(Case& given) {
   if (name != nullptr && *name == "chunk_retain") return decide_chunk_retain(given);
   const auto codec = given.rule<Codec>("codec");
   const auto role = given.value_or<Role>("role", Role::k);
+  if (const auto* parts = std::get_if<codec::Parts>(&codec)) {
+    parts->check(role, [&](std::string_view parameter, std::string_view what, std::string_view advice) {
+      given.complain("params/" + std::string(parameter), std::string(what), std::string(advice));
+    });
+  }
   given.require("values");
   const auto values = given.matrix<float>("values"), queries = given.matrix<float>("queries");
   if (!given.failed() && (values.n_rows == 0 || values.n_columns == 0 || values.n_rows > max_rows || values.n_columns > max_channels)) {

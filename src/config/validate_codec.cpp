@@ -1,7 +1,9 @@
-// Checks of the codecs: pages that hold their scale groups, tables that live equally long, classes in order.
+// Checks of the codecs: parts that fit each other, pages that hold their scale groups, tables that live equally long, classes in order.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string>
+#include <string_view>
 
 #include "config/names.hpp"
 #include "config/rule_keys.hpp"
@@ -9,6 +11,24 @@
 
 namespace moekv {
 namespace {
+
+/// Parts of a codec that do not go together, in K and where it has one in V.
+void check_parts(Checks& c) {
+  const RunSpec& s = c.spec();
+  const bool shared = c.given("compression.codec");
+  bool fits = true;
+  const auto check = [&](const Codec& codec, Role role) {
+    const auto* parts = std::get_if<codec::Parts>(&codec);
+    if (parts == nullptr) return;
+    const std::string section = shared ? "compression." : role == Role::k ? "compression.k." : "compression.v.";
+    parts->check(role, [&](std::string_view parameter, std::string_view what, std::string_view advice) {
+      fits = false;
+      c.refuse({(section + std::string(parameter)).c_str(), (section + "codec").c_str()}, std::string(what), std::string(advice));
+    });
+  };
+  check(s.compression.k, Role::k);
+  if (!s.model.mla() && (fits || !shared)) check(s.compression.v, Role::v);
+}
 
 /// Groups of tokens that share scales lie within a page.
 void check_token_group(Checks& c, const char* key, const Codec& codec, const PlaneFormat& plane) {
@@ -67,6 +87,7 @@ void check_classes(Checks& c) {
 void check_compression(Checks& c) {
   const RunSpec& s = c.spec();
   const PlaneFormat k = plane_of(s.compression.k, Role::k, s.model.d_k), v = plane_of(s.compression.v, Role::v, s.model.d_v);
+  check_parts(c);
   check_classes(c);
   const auto check_raw = [&](const char* key, const Codec& codec) {
     // Codecs that leave only V raw follow the payload, and so do pages that keep their own type.
@@ -75,7 +96,7 @@ void check_compression(Checks& c) {
     if (!whole || plane.element == s.payload.element) return;
     c.refuse({key, "compression.codec", "payload.element"},
              fmt::format("raw pages hold the payload's type: codec {} does not fit payload {}", rule_name(codec), enum_name(s.payload.element)),
-             fmt::format("set payload.element: {}, or leave the codec out", rule_name(codec)));
+             fmt::format("set payload.element: {}, or leave the codec out", enum_name(plane.element)));
   };
   check_raw("compression.k.codec", s.compression.k);
   if (c.given("compression.v.codec") && !s.model.mla()) check_raw("compression.v.codec", s.compression.v);

@@ -53,8 +53,8 @@ class PlaneDecoder {
   /// Scale and zero of every channel, for a group of tokens under channel_group and one token otherwise.
   static void load_scales(const PlaneFormat& f, const std::byte* meta, std::uint32_t group, std::uint32_t width, float* scale, float* zero) {
     if (f.scale == ScaleScheme::channel_group) {
-      meta += std::size_t{group} * width * 4;
-      for (std::uint32_t c = 0; c < width; ++c, meta += 4) {
+      meta += std::size_t{group} * width * scale_bytes(f);
+      for (std::uint32_t c = 0; c < width; ++c, meta += scale_bytes(f)) {
         const RowScale s = load_scale(f, meta);
         scale[c] = s.scale;
         zero[c] = s.zero;
@@ -63,8 +63,7 @@ class PlaneDecoder {
     }
     meta += std::size_t{group} * row_meta_bytes(f, width);
     const std::uint32_t shared = f.scale == ScaleScheme::token_group ? f.group : width;
-    const std::uint32_t step = f.scale_code != ScaleCode::fp16 ? 1 : f.zero_point ? 4 : 2;
-    for (std::uint32_t first = 0; first < width; first += shared, meta += step) {
+    for (std::uint32_t first = 0; first < width; first += shared, meta += scale_bytes(f)) {
       const RowScale s = load_scale(f, meta);
       for (std::uint32_t c = first; c < width && c < first + shared; ++c) {
         scale[c] = s.scale;

@@ -20,6 +20,11 @@ probe: {{samples: 8}}
 # Settings with which rows of 32 channels shrink.
 EXTRA = {"chan_prune.think": ["compression.pruned=0.5"], "lowrank.pca": ["compression.rank=16"], "lowrank.kq_svd": ["compression.rank=16"],
          **{name: ["compression.rank=16", "compression.maps_path=maps.h5"] for name in ("lora", "lora++", "ae_loaded")}}
+# Codecs from parts: one that has a name, combinations that have none, K and V apart.
+PARTS = {"turboquant_4bit_nc": {"k": "codec: parts, element: lloyd4, map: hadamard", "v": "codec: parts"},
+         "apart": {"k": "codec: parts, element: int4_sym, scale: channel, centre: mean, table: page",
+                   "v": "codec: parts, element: e2m1, scale: group, group: 16, map: select.magnitude"},
+         "offline": {"": "codec: parts, element: fp8_e4m3, scale: group, group: 8, map: basis.pca, rank: 16, table: offline"}}
 RAW = {"bf16", "fp16", "fp32"}
 COUNTED = ["code_compression_factor", "page_compression_factor", "compression_factor", "sealed_fraction", "k_reconstruction_err", "page_logit_err"]
 
@@ -41,7 +46,13 @@ class Codecs(program.ProgramTest):
         names = codecs()
         self.assertGreaterEqual(len(names), 35, names)
         cases = {name: [f"compression.codec={name}", *EXTRA.get(name, []), *([f"payload.element={name}"] if name in RAW else [])] for name in names}
+        for name, planes in PARTS.items():
+            cases[f"parts.{name}"] = [f"compression.{plane}{'.' if plane else ''}{part.replace(': ', '=')}"
+                                      for plane, parts in planes.items() for part in parts.split(", ")]
         runs = [self.sweep(SETTINGS, cases, ranks=ranks) for ranks in (None, 2, 4)]
+        for name in ("int4_token", "turboquant_4bit_nc"):
+            parts = runs[0]["parts" if name == "int4_token" else f"parts.{name}"]
+            self.assertEqual([parts.metrics[m] for m in COUNTED], [runs[0][name].metrics[m] for m in COUNTED])
         errors = set()
         for name, alone in runs[0].items():
             with self.subTest(name):

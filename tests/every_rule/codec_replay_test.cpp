@@ -10,6 +10,7 @@
 #include "engine/replay.hpp"
 #include "engine/summarise.hpp"
 #include "io/hdf5.hpp"
+#include "support/parts_codecs.hpp"
 #include "support/replay_fixture.hpp"
 #include "support/replay_parts.hpp"
 #include "support/same_rows.hpp"
@@ -36,12 +37,15 @@ std::vector<Codec> codecs() {
       }
     }, codec);
   }
+  for (const auto& [name, parts] : testing::combinations()) all.emplace_back(parts);
   return all;
 }
 
 class CodecInReplay : public ::testing::TestWithParam<Codec> {};
-INSTANTIATE_TEST_SUITE_P(Catalogue, CodecInReplay, ::testing::ValuesIn(codecs()),
-                         [](const auto& entry) { return testing::test_name(std::visit([](const auto& codec) { return codec.name; }, entry.param)); });
+INSTANTIATE_TEST_SUITE_P(Catalogue, CodecInReplay, ::testing::ValuesIn(codecs()), [](const auto& entry) {
+  const std::string name(std::visit([](const auto& codec) { return codec.name; }, entry.param));
+  return testing::test_name(name + (entry.index < std::variant_size_v<Codec> ? "" : std::to_string(entry.index)));
+});
 
 /// Identity maps of `rank` rows for one layer and head that stand for all.
 void write_identity(const std::string& path, std::uint32_t rank, std::uint32_t d) {

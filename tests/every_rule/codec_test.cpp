@@ -11,15 +11,21 @@
 
 #include "core/rng.hpp"
 #include "rules/codec/catalogue.hpp"
-#include "rules/codec/plane.hpp"
+#include "support/codec_bounds.hpp"
 #include "support/every_codec.hpp"
 #include "support/test_name.hpp"
 
 namespace moekv {
 namespace {
 
+using testing::behind_map;
 using testing::CatalogueCodec;
+using testing::decode;
+using testing::encode;
+using testing::Encoded;
+using testing::error_bound;
 using testing::EveryCodec;
+using testing::scaled_with;
 
 std::vector<float> gaussian_row(std::uint32_t d, std::uint32_t row, float spread = 1.0F) {
   std::vector<float> x(d);
@@ -31,68 +37,6 @@ std::vector<float> gaussian_row(std::uint32_t d, std::uint32_t row, float spread
 }
 
 constexpr Role roles[] = {Role::k, Role::v};
-
-/// The format of values behind the codec's map: what element formats and scales are answerable for.
-PlaneFormat behind_map(PlaneFormat f) {
-  f.map = MapKind::identity;
-  f.centre = false;
-  f.width = 0;
-  return f;
-}
-
-struct Encoded {
-  std::vector<std::byte> codes, meta;
-};
-
-Encoded encode(const PlaneFormat& f, const std::vector<float>& x, std::uint32_t n = 1) {
-  const auto d = static_cast<std::uint32_t>(x.size()) / n;
-  Encoded e{std::vector<std::byte>(n * code_bytes(f, d) + 16, std::byte{0xAB}),
-            std::vector<std::byte>(plane_meta_bytes(f, d, n) + 16, std::byte{0xAB})};
-  encode_plane(f, x.data(), n, d, e.codes.data(), e.meta.data());
-  return e;
-}
-
-std::vector<float> decode(const PlaneFormat& f, const Encoded& e, std::size_t d, std::uint32_t n = 1) {
-  std::vector<float> y(d * n, std::numeric_limits<float>::quiet_NaN());
-  for (std::uint32_t t = 0; t < n; ++t) decode_slot(f, e.codes.data(), e.meta.data(), t, static_cast<std::uint32_t>(d), &y[t * d]);
-  return y;
-}
-
-/// Values that share a scale with value i of row t of a page x[n][d].
-std::vector<float> scaled_with(const PlaneFormat& f, const std::vector<float>& x, std::uint32_t d, std::uint32_t t, std::uint32_t i) {
-  const auto n = static_cast<std::uint32_t>(x.size()) / d;
-  std::vector<float> group;
-  if (f.scale == ScaleScheme::channel_group) {
-    for (std::uint32_t s = t / f.group * f.group; s < n && s < (t / f.group + 1) * f.group; ++s) group.push_back(x[std::size_t{s} * d + i]);
-    return group;
-  }
-  const std::uint32_t width = f.scale == ScaleScheme::token_group ? f.group : d;
-  for (std::uint32_t c = i / width * width; c < d && c < (i / width + 1) * width; ++c) group.push_back(x[std::size_t{t} * d + c]);
-  return group;
-}
-
-/// Largest allowed |decode(encode(x)) - x| for one value (compression.md 4.1), in double, from the values that share its scale.
-double error_bound(const PlaneFormat& f, const std::vector<float>& group, float x) {
-  const auto [lo, hi] = std::minmax_element(group.begin(), group.end());
-  const double amax = std::max(std::abs(*lo), std::abs(*hi));
-  const double size = std::abs(static_cast<double>(x));
-  if (f.element == ElementFormat::fp32) return 0.0;
-  if (f.element == ElementFormat::bf16) return size * 0x1p-8;
-  if (f.element == ElementFormat::fp16) return size * 0x1p-11 + 0x1p-25;
-  if (f.element == ElementFormat::fp8_e5m2) return (size * 0x1p-3 + static_cast<double>(f.head_scale) * 0x1p-17) * 1.0001;
-  if (f.element == ElementFormat::fp8_e4m3) {
-    const double scale = f.scale == ScaleScheme::head ? static_cast<double>(f.head_scale) : std::max(amax / 448.0 * (1 + 0x1p-11), 0x1p-24);
-    const double subnormal_scale = f.scale == ScaleScheme::token ? 448.0 * 0x1p-25 : 0.0;  // the scale itself may be a coarse fp16
-    return size * 0x1p-4 * 1.0001 + scale * 0x1p-10 * 1.0001 + subnormal_scale;
-  }
-  if (f.scale_code == ScaleCode::e8m0) return amax / 2 + 0x1p-120;  // clipped from 8 to 6 quarters of amax
-  if (f.scale_code == ScaleCode::e4m3) return amax / 6 * (1 + 0x1p-4) + static_cast<double>(f.head_scale) * 6 * 0x1p-10;  // half the gap from 4 to 6
-  const double levels = f.zero_point ? std::exp2(element_bits(f.element)) - 1 : std::exp2(element_bits(f.element) - 1) - 1;
-  const double range = f.zero_point ? static_cast<double>(*hi) - *lo : amax;
-  const double scale = std::max(range / levels, 0x1p-24);
-  const double rounded_meta = levels * scale * 0x1p-11 + levels * 0x1p-25 + (f.zero_point ? std::abs(static_cast<double>(*lo)) * 0x1p-11 : 0.0);
-  return scale / 2 + rounded_meta + amax * 1e-6;
-}
 
 INSTANTIATE_TEST_SUITE_P(Catalogue, EveryCodec, ::testing::ValuesIn(testing::every_codec()),
                          [](const auto& entry) { return testing::test_name(entry.param.name); });
@@ -150,11 +94,13 @@ double published_error(const PlaneFormat& f) {
     case ElementFormat::fp8_e5m2:
       return 2.8e-3;
     case ElementFormat::int8:
+      if (f.scale == ScaleScheme::head) return static_cast<double>(f.head_scale) * static_cast<double>(f.head_scale) / 12;
       return f.zero_point ? 3.4e-5 : 4.2e-5;
     case ElementFormat::int4:
+      if (!f.zero_point) return 9.4e-3;
       return !groups ? 9.93e-3 : f.group == 64 ? 8.03e-3 : 6.11e-3;
     case ElementFormat::int3:
-      return 4.6e-2;
+      return groups ? 2.8e-2 : 4.6e-2;
     case ElementFormat::int2:
       return 0.154;
     case ElementFormat::e2m1:
@@ -266,7 +212,15 @@ const std::map<std::string_view, std::uint64_t> published_pages = {{"fp32", 6553
                                                                    {"lora", 16384},
                                                                    {"lora++", 16384},
                                                                    {"ae_loaded", 16384},
-                                                                   {"adaptive", 32768}};  // the largest class
+                                                                   {"adaptive", 32768},  // the largest class
+                                                                   {"parts", 8704},
+                                                                   {"parts.int4_sym_channel_centred", 9728},
+                                                                   {"parts.fp8_group_hadamard_centred", 17408},
+                                                                   {"parts.int8_head", 16384},
+                                                                   {"parts.int3_group_pca", 6144},
+                                                                   {"parts.nvfp4_select_centred", 6912},
+                                                                   {"parts.turboquant4_centred", 8448},
+                                                                   {"parts.pool_centred", 16896}};
 
 TEST_P(EveryCodec, BlockBytesEqualTheFormula) {
   const CatalogueCodec& codec = GetParam();

@@ -45,6 +45,15 @@ struct Published {
   double rel, logit, attention, out;
 };
 
+const codec::Parts int2_g32{.element = codec::PartElement::int2_asym, .scale = codec::PartScale::group};
+const codec::Parts nvfp4{
+    .element = codec::PartElement::e2m1, .scale = codec::PartScale::group, .group = 16, .scale_code = codec::PartScaleCode::e4m3};
+codec::Parts turboquant(codec::PartElement element) { return {.element = element, .map = codec::PartMap::hadamard}; }
+codec::Parts centred(codec::Parts parts) {
+  parts.centre = codec::PartCentre::mean;
+  return parts;
+}
+
 /// Codecs whose published errors differ by more than two are in the same order.
 void expect_order(const std::vector<Published>& table, const std::vector<double>& measured, double Published::*field) {
   for (std::size_t i = 0; i < table.size(); ++i) {
@@ -76,6 +85,9 @@ TEST(CodecTable, KeysOfPresetA) {
       {"ThinK 40", codec::PruneThink{.pruned = .4F}, .35, .50, .31, .58},
       {"ThinK 50", codec::PruneThink{.pruned = .5F}, .40, .58, .38, .64},
       {"crop 64", codec::PruneCrop{.pruned = .5F}, .76, .67, .37, .70},
+      {"int2 token g32", int2_g32, .63, 1.03, 1.1, 3.4},
+      {"TQ4nc centred", centred(turboquant(codec::PartElement::lloyd4)), .062, .10, .36, .12},
+      {"TQ3nc centred", centred(turboquant(codec::PartElement::lloyd3)), .12, .19, .52, .21},
   };
   std::vector<double> attention, out;
   for (const Published& p : table) {
@@ -94,8 +106,12 @@ TEST(CodecTable, KeysOfPresetA) {
 }
 
 TEST(CodecTable, FourRawSinksTakeTheErrorAway) {
-  const std::vector<Published> table = {{"int4 centred", codec::Int4TokenCentred{}, 0, .124, .019, .098},
-                                        {"kivi4", codec::Kivi4{}, 0, .061, .008, .043}};
+  const std::vector<Published> table = {
+      {"int4 centred", codec::Int4TokenCentred{}, 0, .124, .019, .098},
+      {"kivi4", codec::Kivi4{}, 0, .061, .008, .043},
+      {"TQ4 centred", centred(turboquant(codec::PartElement::lloyd4)), 0, .100, .016, .092},
+      {"e4m3 centred", centred({.element = codec::PartElement::fp8_e4m3, .scale = codec::PartScale::head}), 0, .025, .005, .027},
+      {"nvfp4 centred", centred(nvfp4), 0, .095, .017, .103}};
   for (const Published& p : table) {
     const CodecErrors e = median_errors(p.codec, codec::Fp32{}, 4);
     EXPECT_NEAR(e.logit, p.logit, .15 * p.logit) << p.name;
@@ -117,6 +133,8 @@ TEST(CodecTable, ValuesOfPresetA) {
       {"TQ3", codec::TurboQuant3{}, 0, 0, 0, .118},
       {"lowrank 96", codec::LowrankPca{.rank = 96}, 0, 0, 0, .34},
       {"lowrank 64", codec::LowrankPca{.rank = 64}, 0, 0, 0, .53},
+      {"int4 per channel", codec::Parts{.scale = codec::PartScale::channel}, 0, 0, 0, .64},
+      {"int2 per channel", codec::Parts{.element = codec::PartElement::int2_asym, .scale = codec::PartScale::channel}, 0, 0, 0, 3.6},
   };
   std::vector<double> out;
   for (const Published& p : table) {

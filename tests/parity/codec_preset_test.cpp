@@ -71,6 +71,14 @@ const std::map<std::string_view, Stated> stated = {
     {"lora++", {0.8, 0.8, 0.8, 0.97}},
     {"ae_loaded", {0.52, 0.5, 0.54, 0.97}},
     {"adaptive", {0.022, 0.0076, 0.042, 0.058}},
+    {"parts", {0.41, 0.11, 22, 0.2}},
+    {"parts.int4_sym_channel_centred", {0.087, 0.087, 0.087, 0.2}},
+    {"parts.fp8_group_hadamard_centred", {0.024, 0.026, 0.024, 0.048}},
+    {"parts.int8_head", {0.065, 0.063, 2.1, 0.15}},
+    {"parts.int3_group_pca", {0.35, 0.32, 0.35, 0.67}},
+    {"parts.nvfp4_select_centred", {0.64, 0.63, 0.65, 0.78}},
+    {"parts.turboquant4_centred", {0.097, 0.079, 0.094, 0.2}},
+    {"parts.pool_centred", {0.78, 0.78, 0.78, 0.98}},
 };
 
 using CodecOnPresets = moekv::testing::EveryCodec;

@@ -1,4 +1,4 @@
-// The catalogue of codecs as values of one test suite.
+// The catalogue of codecs as values of one test suite, and combinations of parts.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,6 +9,7 @@
 
 #include "rules/codec/catalogue.hpp"
 #include "rules/codec/plane.hpp"
+#include "support/parts_codecs.hpp"
 
 namespace moekv::testing {
 
@@ -21,9 +22,11 @@ struct CatalogueCodec {
   }
 };
 [[nodiscard]] inline std::vector<CatalogueCodec> every_codec() {
-  return []<class... C>(std::variant<C...>*) {
+  std::vector<CatalogueCodec> all = []<class... C>(std::variant<C...>*) {
     return std::vector<CatalogueCodec>{{C::name, C::doc, C::source, C{}}...};
   }(static_cast<Codec*>(nullptr));
+  for (const auto& [name, parts] : combinations()) all.push_back({name, parts.doc, parts.source, parts});
+  return all;
 }
 
 class EveryCodec : public ::testing::TestWithParam<CatalogueCodec> {};

@@ -9,6 +9,7 @@
 #include "engine/expected_pages.hpp"
 #include "engine/plan_cost.hpp"
 #include "engine/plan_shares.hpp"
+#include "support/parts_codecs.hpp"
 #include "support/replay_fixture.hpp"
 
 namespace moekv {
@@ -100,6 +101,29 @@ TEST(Plan, EqualsTheRunWithCompressedPages) {
   // The run peaks between admit and seal: up to one page a request and layer is still raw then.
   EXPECT_NEAR(both.plan.page_bytes() / static_cast<double>(both.run.kv_peak_bytes), 1.0, 0.25);
   EXPECT_NEAR(both.plan.total.logical, static_cast<double>(both.run.bytes_logical), 0.5);
+}
+
+/// A request that decodes 100 tokens ends as it peaks: with three sealed pages and a raw one a layer.
+TEST(Plan, EqualsTheRunInPagesOfEveryCodec) {
+  std::vector<Codec> codecs = []<class... C>(std::variant<C...>*) { return std::vector<Codec>{C{}...}; }(static_cast<Codec*>(nullptr));
+  for (const auto& [name, parts] : testing::combinations()) codecs.emplace_back(parts);
+  const std::vector<RequestInfo> requests = requests_of({{0, 100}});
+  for (const Codec& codec : codecs) {
+    RunSpec spec = with_layout(Layout::local, ShardMap::none);
+    spec.cluster.ranks = 1;
+    spec.page.slots = 32;
+    spec.compression.k = spec.compression.v = codec;
+    spec.compression.sink_tokens = 0;
+    const RandomTrace trace(spec.model, requests, 11);
+    const Geometry geometry(spec, trace.info(), 1);
+    if (classes_of(codec) > 1 || geometry.sealed_format(1, 0).k.fit == TableFit::loaded) continue;
+    const std::int64_t peak = totals(run_replay(spec, requests, "count")).kv_peak_bytes;
+    EXPECT_EQ(predict_cost(spec, trace, 1).page_bytes(), static_cast<double>(peak)) << class_name(codec, 0);
+    if (!geometry.compressed()) continue;
+    const std::uint32_t heads = spec.model.n_kv_heads;
+    const std::uint64_t layer = 3 * geometry.sealed_format(heads, 0).block_bytes() + geometry.raw_format(heads).block_bytes();
+    EXPECT_EQ(static_cast<std::uint64_t>(peak), spec.model.n_layers() * layer) << class_name(codec, 0);
+  }
 }
 
 TEST(Plan, IsTheExpectationUnderUniformRouting) {

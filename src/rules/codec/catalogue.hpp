@@ -16,6 +16,7 @@
 #include "rules/codec/kivi.hpp"
 #include "rules/codec/loaded.hpp"
 #include "rules/codec/lowrank.hpp"
+#include "rules/codec/parts.hpp"
 #include "rules/codec/raw.hpp"
 #include "rules/codec/turboquant.hpp"
 
@@ -32,7 +33,7 @@ using Codec = std::variant<codec::Bf16, codec::Fp16, codec::Fp32,               
                            codec::PruneCrop, codec::PruneMagnitude, codec::PruneThink, codec::PyramidRes,                //
                            codec::LowrankPca, codec::LowrankKqSvd, codec::BlockPca,                                      //
                            codec::Lora, codec::LoraPlus, codec::AeLoaded,                                                //
-                           codec::Adaptive>;
+                           codec::Adaptive, codec::Parts>;
 
 /// Codecs that store a page in one of n_page_classes ways.
 template <class C>

@@ -14,7 +14,7 @@ enum class ElementFormat : std::uint8_t { fp32, bf16, fp16, fp8_e4m3, int8, int4
 /// `none`: stored values are the numbers. `head`: one fp32 scale per head, fixed for the run. `token`: per (token, head).
 /// `token_group`: per (token, `group` channels). `channel_group`: per (channel, `group` tokens of a page). The last three lie in the page's metadata.
 enum class ScaleScheme : std::uint8_t { none, head, token, token_group, channel_group };
-/// How a scale of a token_group is stored; the other schemes use fp16.
+/// How a scale of a token or token_group is stored; the other schemes use fp16.
 enum class ScaleCode : std::uint8_t { fp16, e4m3, e8m0 };
 /// The linear map before quantisation. `select` keeps some channels, `pool` means of adjacent ones, `basis` multiplies by a matrix.
 enum class MapKind : std::uint8_t { identity, hadamard, pool, select, basis };
@@ -79,17 +79,20 @@ struct PlaneFormat {
 }
 /// Bytes of codes of one row of d values.
 [[nodiscard]] constexpr std::uint32_t code_bytes(const PlaneFormat& f, std::uint32_t d) { return (stored_width(f, d) * element_bits(f.element) + 7) / 8; }
+/// Bytes of one scale in the metadata, with its zero where it has one.
+[[nodiscard]] constexpr std::uint32_t scale_bytes(const PlaneFormat& f) {
+  return (f.scale_code == ScaleCode::fp16 ? 2U : 1U) + (f.zero_point ? 2U : 0U);
+}
 /// Bytes of metadata (scales, zeros) that a row of `width` stored values has for itself.
 [[nodiscard]] constexpr std::uint32_t row_meta_bytes(const PlaneFormat& f, std::uint32_t width) {
-  const std::uint32_t pair = (f.scale_code == ScaleCode::fp16 ? 2U : 1U) + (f.zero_point ? 2U : 0U);
-  if (f.scale == ScaleScheme::token) return pair;
-  return f.scale == ScaleScheme::token_group ? (width + f.group - 1) / f.group * pair : 0U;
+  if (f.scale == ScaleScheme::token) return scale_bytes(f);
+  return f.scale == ScaleScheme::token_group ? (width + f.group - 1) / f.group * scale_bytes(f) : 0U;
 }
 /// The same of a row of d channels.
 [[nodiscard]] constexpr std::uint32_t meta_bytes(const PlaneFormat& f, std::uint32_t d) { return row_meta_bytes(f, stored_width(f, d)); }
 /// Bytes of metadata of `slots` rows.
 [[nodiscard]] constexpr std::uint64_t plane_meta_bytes(const PlaneFormat& f, std::uint32_t d, std::uint32_t slots) {
-  if (f.scale == ScaleScheme::channel_group) return std::uint64_t{(slots + f.group - 1) / f.group} * stored_width(f, d) * 4;
+  if (f.scale == ScaleScheme::channel_group) return std::uint64_t{(slots + f.group - 1) / f.group} * stored_width(f, d) * scale_bytes(f);
   return std::uint64_t{slots} * meta_bytes(f, d);
 }
 /// Bytes of a plane's table: fp16 centre [d], then 16-bit channel numbers [width] or fp16 matrices [width][d] (rules/codec/map.hpp).

@@ -23,7 +23,7 @@ MOEKV_HD void encode_plane(const PlaneFormat& f, const float* x, std::uint32_t n
   for (std::size_t i = 0; i < n * row_bytes; ++i) codes[i] = std::byte{0};
   for (std::uint32_t first = 0; first < n; first += f.group) {
     const std::uint32_t rows = n - first < f.group ? n - first : f.group;
-    for (std::uint32_t c = 0; c < width; ++c, meta += 4) {
+    for (std::uint32_t c = 0; c < width; ++c, meta += scale_bytes(f)) {
       const float* column = x + std::size_t{first} * width + c;
       const RowScale s = fit_scale(f, column, rows, width);
       store_scale(f, s, meta);
@@ -40,8 +40,8 @@ MOEKV_HD void decode_slot(const PlaneFormat& f, const std::byte* codes, const st
     decode_row(f, row, meta + std::size_t{slot} * row_meta_bytes(f, width), width, out);
     return;
   }
-  meta += std::size_t{slot / f.group} * width * 4;
-  for (std::uint32_t c = 0; c < width; ++c, meta += 4) {
+  meta += std::size_t{slot / f.group} * width * scale_bytes(f);
+  for (std::uint32_t c = 0; c < width; ++c, meta += scale_bytes(f)) {
     const RowScale s = load_scale(f, meta);
     out[c] = code_value(f, take_code(row, c, bits)) * s.scale + s.zero;
   }
@@ -54,10 +54,9 @@ MOEKV_HD float decode_value(const PlaneFormat& f, const std::byte* codes, const 
   if (f.scale == ScaleScheme::none && bits >= 16) return load_raw(f.element, row, c);
   std::size_t at = 0;
   if (f.scale == ScaleScheme::channel_group) {
-    at = (std::size_t{slot / f.group} * width + c) * 4;
+    at = (std::size_t{slot / f.group} * width + c) * scale_bytes(f);
   } else {
-    const std::uint32_t step = f.scale_code != ScaleCode::fp16 ? 1 : f.zero_point ? 4 : 2;
-    at = std::size_t{slot} * row_meta_bytes(f, width) + (f.scale == ScaleScheme::token_group ? c / f.group * step : 0U);
+    at = std::size_t{slot} * row_meta_bytes(f, width) + (f.scale == ScaleScheme::token_group ? c / f.group * scale_bytes(f) : 0U);
   }
   const RowScale s = load_scale(f, meta + at);
   return code_value(f, take_code(row, c, bits)) * s.scale + s.zero;

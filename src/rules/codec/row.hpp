@@ -179,7 +179,7 @@ MOEKV_HD void encode_row(const PlaneFormat& f, const float* x, std::uint32_t wid
     } else if (f.scale != ScaleScheme::none) {
       s = fit_scale(f, x + first, n);
       store_scale(f, s, meta);
-      meta += f.scale == ScaleScheme::head ? 0 : f.zero_point ? 4 : 2;
+      meta += f.scale == ScaleScheme::head ? 0 : scale_bytes(f);
     }
     for (std::uint32_t i = first; i < first + n; ++i) put_code(codes, i, bits, encode_value(f, s, x[i]));
   }
@@ -201,8 +201,7 @@ MOEKV_HD void decode_row(const PlaneFormat& f, const std::byte* codes, const std
     return;
   }
   const std::uint32_t group = f.scale == ScaleScheme::token_group ? f.group : width;
-  const std::uint32_t step = f.scale_code != ScaleCode::fp16 ? 1 : f.zero_point ? 4 : 2;
-  for (std::uint32_t first = 0; first < width; first += group, meta += step) {
+  for (std::uint32_t first = 0; first < width; first += group, meta += scale_bytes(f)) {
     const RowScale s = load_scale(f, meta);
     for (std::uint32_t i = first; i < width && i < first + group; ++i) out[i] = code_value(f, take_code(codes, i, bits)) * s.scale + s.zero;
   }
