@@ -45,7 +45,6 @@ struct Published {
   double rel, logit, attention, out;
 };
 
-const codec::Parts int2_g32{.element = codec::PartElement::int2_asym, .scale = codec::PartScale::group};
 const codec::Parts nvfp4{
     .element = codec::PartElement::e2m1, .scale = codec::PartScale::group, .group = 16, .scale_code = codec::PartScaleCode::e4m3};
 codec::Parts turboquant(codec::PartElement element) { return {.element = element, .map = codec::PartMap::hadamard}; }
@@ -85,7 +84,6 @@ TEST(CodecTable, KeysOfPresetA) {
       {"ThinK 40", codec::PruneThink{.pruned = .4F}, .35, .50, .31, .58},
       {"ThinK 50", codec::PruneThink{.pruned = .5F}, .40, .58, .38, .64},
       {"crop 64", codec::PruneCrop{.pruned = .5F}, .76, .67, .37, .70},
-      {"int2 token g32", int2_g32, .63, 1.03, 1.1, 3.4},
       {"TQ4nc centred", centred(turboquant(codec::PartElement::lloyd4)), .062, .10, .36, .12},
       {"TQ3nc centred", centred(turboquant(codec::PartElement::lloyd3)), .12, .19, .52, .21},
   };
