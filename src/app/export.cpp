@@ -26,7 +26,7 @@ void put(const std::string& text, const std::string& path) {
     fmt::print("{}", text);
     return;
   }
-  PendingFile pending(path);
+  PendingFile pending(path, FileKind::other);
   std::ofstream out(pending.temporary_path(), std::ios::binary);
   out << text;
   out.close();

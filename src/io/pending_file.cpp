@@ -11,7 +11,9 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <regex>
+#include <string_view>
 
 #include "core/error.hpp"
 
@@ -32,14 +34,24 @@ std::string folder_of(const std::string& path) {
   return folder.empty() ? "." : folder;
 }
 
+bool is_hdf5_or_empty(const std::string& path) {
+  constexpr std::string_view signature = "\x89HDF\r\n\x1a\n";
+  std::string start(signature.size(), '\0');
+  std::ifstream in(path, std::ios::binary);
+  in.read(start.data(), static_cast<std::streamsize>(start.size()));
+  return in.gcount() == 0 || start == signature;
+}
+
 }  // namespace
 
-PendingFile::PendingFile(std::string final_path) : final_(std::move(final_path)) {
+PendingFile::PendingFile(std::string final_path, FileKind kind) : final_(std::move(final_path)) {
   static std::atomic<unsigned> serial{0};
   const std::string folder = folder_of(final_);
   if (!std::filesystem::is_directory(folder)) throw UserError(final_, fmt::format("folder '{}' does not exist", folder), "create it first");
   if (::access(folder.c_str(), W_OK) != 0) throw UserError(final_, fmt::format("folder '{}' is not writable", folder), "choose another place");
   if (std::filesystem::is_directory(final_)) throw UserError(final_, "is a folder", "name a file");
+  if (kind == FileKind::hdf5 && std::filesystem::is_regular_file(final_) && !is_hdf5_or_empty(final_))
+    throw UserError(final_, "exists and is no HDF5 file", "name another file, or remove this one");
   temporary_ = fmt::format("{}.{}.{}.tmp", final_, ::getpid(), serial++);
 }
 

@@ -1,16 +1,19 @@
 // PendingFile: a file that appears under its name complete or not at all: written aside, synced, renamed.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 
 namespace moekv {
 
+enum class FileKind : std::uint8_t { hdf5, other };
+
 /// Names a temporary file beside `final_path`. Without `commit` the destructor removes it and nothing appears.
 class PendingFile {
  public:
-  /// Throws UserError where the folder does not exist or is not writable.
-  explicit PendingFile(std::string final_path);
+  /// Throws UserError where the folder does not exist or is not writable, and where an HDF5 file would replace something else.
+  explicit PendingFile(std::string final_path, FileKind kind = FileKind::hdf5);
   ~PendingFile();
   PendingFile(const PendingFile&) = delete;
   PendingFile& operator=(const PendingFile&) = delete;

@@ -109,7 +109,7 @@ std::uint64_t hash_of_text(const std::string& text) { return XXH3_64bits(text.da
 
 std::uint64_t write_checkpoint_part(const std::string& base, const CheckpointKey& key, const CheckpointFacts& facts,
                                     const std::function<void(StateStream&)>& save) {
-  PendingFile pending(checkpoint_part_path(base, facts.step, key.process));
+  PendingFile pending(checkpoint_part_path(base, facts.step, key.process), FileKind::other);
   PartWriter writer(pending.temporary_path());
   CheckpointHeader header{checkpoint_magic, key, facts};
   writer.bytes(&header, sizeof(header));
@@ -122,7 +122,7 @@ std::uint64_t write_checkpoint_part(const std::string& base, const CheckpointKey
 void write_checkpoint_manifest(const std::string& base, const CheckpointManifest& manifest) {
   const nlohmann::ordered_json json{
       {"schema", checkpoint_schema}, {"step", manifest.facts.step}, {"wall_ns", manifest.facts.wall_ns}, {"hashes", manifest.hashes}};
-  PendingFile pending(manifest_path(base));
+  PendingFile pending(manifest_path(base), FileKind::other);
   {
     std::ofstream out(pending.temporary_path());
     out << json.dump() << '\n';

@@ -50,7 +50,7 @@ OracleGeneralCounts write_oracle_general(const AccessLogFile& log, std::int64_t 
     next[i] = later[lookups.page[i]];
     later[lookups.page[i]] = static_cast<std::int64_t>(i) + 1;
   }
-  PendingFile pending(path);
+  PendingFile pending(path, FileKind::other);
   std::ofstream out(pending.temporary_path(), std::ios::binary);
   for (std::size_t i = 0; i < next.size(); ++i) {
     std::array<char, 24> record{};

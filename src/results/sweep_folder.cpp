@@ -137,7 +137,7 @@ void SweepFolder::write_list(const SweepList& list) const {
     for (const auto& [key, value] : p.settings) settings[key] = value;
     json["points"].push_back({{"id", p.id}, {"label", p.label}, {"repeat", p.repeat}, {"settings", std::move(settings)}, {"error", p.error}});
   }
-  PendingFile pending(path_ + "/sweep.json");
+  PendingFile pending(path_ + "/sweep.json", FileKind::other);
   {
     std::ofstream out(pending.temporary_path());
     out << dump(json, 1) << '\n';

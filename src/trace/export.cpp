@@ -62,7 +62,7 @@ void write_requests(TraceSource& trace, NpzWriter& out) {
 
 void export_npz(TraceSource& trace, const std::string& path) {
   const TraceInfo& t = trace.info();
-  PendingFile pending(path);
+  PendingFile pending(path, FileKind::other);
   NpzWriter out(pending.temporary_path());
   std::uint64_t n_tokens = 0;
   for (std::uint32_t r = 0; r < trace.n_requests(); ++r) n_tokens += trace.request(RequestId(r)).total_tokens();
@@ -91,7 +91,7 @@ void export_npz(TraceSource& trace, const std::string& path) {
 
 void export_jsonl(TraceSource& trace, const std::string& path) {
   const TraceInfo& t = trace.info();
-  PendingFile pending(path);
+  PendingFile pending(path, FileKind::other);
   {
     auto out = fmt::output_file(pending.temporary_path());
     nlohmann::ordered_json meta;

@@ -209,6 +209,12 @@ TEST_F(Hdf5, PendingFileAppearsWholeOrNotAtAll) {
   pending.commit();
   EXPECT_EQ(std::filesystem::file_size(path), 5U);
   EXPECT_THROW(PendingFile(dir.file("no/folder/x")), UserError);
+  EXPECT_THAT(message_of([&] { PendingFile a(path); }), HasSubstr("exists and is no HDF5 file"));
+  const PendingFile text(path, FileKind::other);
+  const std::string empty = dir.file("empty"), result = dir.file("result.h5");
+  std::ofstream{empty};
+  (void)h5::File::create(result);
+  const PendingFile b(empty), c(result);
 }
 
 }  // namespace
