@@ -116,7 +116,10 @@ Key budget_key() {
   Key key;
   key.path = "eviction.budget";
   key.type = "budget";
-  key.doc = std::string("resident set of a request (scope request) or shard, protection included; ") + std::string(budget_help);
+  key.doc = std::string(
+                "resident set of each layer and head group of a request (scope request), over all shards, or of a shard, protection included; "
+                "tokens count under each of their experts, a fraction is of prompt and output, rounded to the nearest; ") +
+            std::string(budget_help);
   key.read = [](const YamlNode& node, RunSpec& spec, Complaints& complain) {
     BudgetSpec& budget = spec.eviction.budget;
     if (node.kind == NodeKind::map) return read_budget_map(node, budget, complain);

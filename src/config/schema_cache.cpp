@@ -52,12 +52,14 @@ void add_placement_keys(std::vector<Key>& keys) {
                 {0, 1 << 30}));
   add(field_key("placement.replicas", "", "eplb: physical experts of a layer; 0 = the experts, rounded up to a multiple of the shards",
                 [](auto& s) -> auto& { return s.placement.replicas; }, {0, max_replicas}));
-  add(field_key("placement.load", "", "eplb, first plan: loads of the replayed requests, of those before trace.first_request, of a file, or none (window)",
+  add(field_key("placement.load", "",
+                "eplb, first plan: loads of the replayed requests, of those before trace.first_request, of a file, or none (window)",
                 [](auto& s) -> auto& { return s.placement.load; }));
   add(path_key(
       "placement.load_path", "HDF5 dataset `load` [MoE layers of the trace, experts] for load: file",
       +[](RunSpec& s) -> std::string& { return s.placement.load_path; }));
-  add(field_key("placement.replan_every_steps", "steps", "eplb: a new plan this often, from what the run chose; pages follow. 0 = one plan for the run",
+  add(field_key("placement.replan_every_steps", "steps",
+                "eplb: a new plan this often, from what the run chose; pages follow. 0 = one plan for the run",
                 [](auto& s) -> auto& { return s.placement.replan_every_steps; }, {0, 1e9}));
   add(field_key("placement.window_steps", "steps", "eplb: a replan counts the choices of this many steps; 0 = replan_every_steps, 4096 at most",
                 [](auto& s) -> auto& { return s.placement.window_steps; }, {0, max_window_steps}));
@@ -104,9 +106,9 @@ void add_eviction_keys(std::vector<Key>& keys) {
                 "what is evicted at once; auto: the policy's own (moekv list policies), page for a budget in pages or bytes and for action demote",
                 [](auto& s) -> auto& { return s.eviction.unit; }));
   add(budget_key());
-  add_rule_keys<Allocator>(
-      keys, "eviction.allocator", "name", "how layers and head groups of a request divide the sum of their equal shares; ada, pooled, cake: in each shard",
-      [](RunSpec& s) { return std::vector<Allocator*>{&s.eviction.allocator}; });
+  add_rule_keys<Allocator>(keys, "eviction.allocator", "name",
+                           "how layers and head groups of a request divide the sum of their equal shares; ada, pooled, cake: in each shard",
+                           [](RunSpec& s) { return std::vector<Allocator*>{&s.eviction.allocator}; });
   add(path_key(
       "eviction.allocator.path",
       "duo: HDF5 dataset `gates` [layers of the model, KV heads]; file: `shares` [layers, head groups]; or text, a row of numbers for each layer",
@@ -115,7 +117,9 @@ void add_eviction_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.eviction.protect.sinks; }, {0, 1 << 30}));
   add(field_key("eviction.protect.recent", "tokens", "last tokens that are never victims, inside the budget",
                 [](auto& s) -> auto& { return s.eviction.protect.recent; }, {0, 1 << 30}));
-  add(field_key("eviction.access", "", "what counts as an access to a page; selected: a query of the step read it",
+  add(field_key("eviction.access", "",
+                "what counts as an access to a page; routed: a query of the step has one of its experts (layers without experts: any query); "
+                "selected: one read it",
                 [](auto& s) -> auto& { return s.eviction.access; }));
   add(field_key("eviction.access_mass", "1", "access mass: attention on a page from which on it counts",
                 [](auto& s) -> auto& { return s.eviction.access_mass; }, {0, 1}));

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "core/error.hpp"
@@ -100,9 +101,6 @@ void Batcher::admit() {
     record.prompt_tokens = request.prompt;
     record.output_tokens = request.total - request.prompt;
     record.arrival_ns = by_arrival ? request.arrival_ns : clock_ns_;
-    record.queue_delay_model_ns = clock_ns_ - record.arrival_ns;
-    record.first_step = static_cast<std::int64_t>(step_);
-    start_measured_[next_] = measured_ns_;
     active_.push_back({static_cast<std::uint32_t>(next_), home, 0, need});
     next_ += 1;
   }
@@ -143,6 +141,13 @@ std::uint64_t Batcher::least_steps() const {
   return most > 0 ? std::min(n, most) : n;
 }
 
+void Batcher::start(std::uint32_t index) {
+  RequestRecord& record = records_[index];
+  record.first_step = static_cast<std::int64_t>(step_);
+  record.queue_delay_model_ns = clock_ns_ - record.arrival_ns;
+  start_measured_[index] = measured_ns_;
+}
+
 StepBatch Batcher::next() {
   admit();
   const RunSpec& spec = geometry_->spec();
@@ -168,6 +173,7 @@ StepBatch Batcher::next() {
     const Request& request = requests_[active_[i].index];
     const std::uint32_t begin = active_[i].done;
     const std::uint32_t end = begin + take[i];
+    if (begin == 0) start(active_[i].index);
     batch.items.push_back({request.id, active_[i].home, begin, end, query_begin(request, begin, end), observe_begin(request, begin, end),
                            request.prompt, request.total});
   }
@@ -185,6 +191,12 @@ void Batcher::stamp_token(Active& active, std::uint32_t index) {
   RequestRecord& record = records_[active.index];
   record.ttst_model_ns = clock_ns_ - record.arrival_ns;
   record.ttst_ns = measured_ns_ - start_measured_[active.index];
+}
+
+std::vector<RequestRecord> Batcher::records() const {
+  std::vector<RequestRecord> started;
+  std::copy_if(records_.begin(), records_.end(), std::back_inserter(started), [](const RequestRecord& r) { return r.queue_delay_model_ns >= 0; });
+  return started;
 }
 
 void Batcher::take_gaps(RunOutcome& out) {

@@ -33,7 +33,8 @@ class Batcher {
   /// The run takes at least as many steps as its longest request alone.
   [[nodiscard]] std::uint64_t least_steps() const;
   [[nodiscard]] std::uint64_t cut_prompts() const { return cut_prompts_; }
-  [[nodiscard]] std::vector<RequestRecord>& records() { return records_; }
+  /// Of the requests that took part in a step, in the order of their admission.
+  [[nodiscard]] std::vector<RequestRecord> records() const;
   /// Gaps between consecutive output tokens, by the measured and by the virtual clock: gives `out` the gaps and their histogram.
   void take_gaps(RunOutcome& out);
   void transfer(StateStream& stream);
@@ -53,6 +54,8 @@ class Batcher {
   };
 
   void admit();
+  /// Stamps a request that takes part in a step for the first time.
+  void start(std::uint32_t index);
   /// Stamps an output token that the step stored: `index` counts from 0.
   void stamp_token(Active& active, std::uint32_t index);
   [[nodiscard]] Rank choose_home(const Request& request) const;

@@ -135,6 +135,7 @@ void Evictor::decide_list(Shard& shard, EvictList& list, Group* only, std::uint6
   if (planned_) return take_planned(shard, only, step);
   double target = 0;
   const bool over = due(list, only, step, target);
+  counters_->step.steps_under_pressure += usage(list) > list.budget ? 1 : 0;
   // What the queries of a step read is needed at once, whatever leaves after it.
   const std::uint64_t needed = list.needed_step == step ? in_budget_units(list.needed_live, list.needed_pages, list.needed_bytes) : 0;
   const std::uint64_t at_once = needed > list.budget ? needed - list.budget : 0;
@@ -144,15 +145,16 @@ void Evictor::decide_list(Shard& shard, EvictList& list, Group* only, std::uint6
     return;
   }
   const std::uint64_t excess = usage(list) - static_cast<std::uint64_t>(target);
-  counters_->step.steps_under_pressure += 1;
   if (!queue_) return gather(shard, {&list, only, static_cast<std::uint64_t>(target), excess, at_once, 0, 0, 0}, step);
   const bool pages = geometry_->unit() == EvictUnit::page;
   const std::uint64_t left = pages ? take_queue_pages(shard, list, excess, step) : take_queue_tokens(shard, list, excess, step);
   settle(shard, only, static_cast<std::uint64_t>(target), at_once, left);
 }
 
-void Evictor::settle(const Shard& shard, const Group* only, std::uint64_t target, std::uint64_t at_once, std::uint64_t left) {
-  counters_->step.overcommit += static_cast<std::int64_t>(std::max(left, at_once));
+void Evictor::settle(Shard& shard, const Group* only, std::uint64_t target, std::uint64_t at_once, std::uint64_t left) {
+  const std::uint64_t budget = (only != nullptr ? only->list : shard.shard_list()).budget;  // not below target: a watermark may ask for less
+  const std::uint64_t above = target + left - std::min(target + left, budget);
+  counters_->step.overcommit += static_cast<std::int64_t>(std::max(above, at_once));
   const std::uint32_t group = only != nullptr ? static_cast<std::uint32_t>(only - shard.groups().data()) : no_index;
   allowed_[shard.id().value - first_shard_].push_back({group, target + left});
 }

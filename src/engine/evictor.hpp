@@ -72,7 +72,8 @@ class Evictor {
   Lookups look_up_tiers(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   void note_reuse(const ReuseClock::Before& before, std::uint32_t pages) const;
   [[nodiscard]] std::int64_t evictable_in(const Shard& shard, std::uint32_t page) const;
-  [[nodiscard]] static bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow);
+  /// Whether the step accessed a page of the full history: its queries want an expert of it, or the layer has none and they read everything.
+  [[nodiscard]] bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) const;
   /// Whether the step accessed a resident page, for sources that only see what is resident (mass, selected).
   [[nodiscard]] bool page_accessed(const Page& page) const;
   /// Tells the access log what `look_up` counts.
@@ -111,7 +112,7 @@ class Evictor {
   /// Dooms the first of the turns; the `n_known` that go first lie at the front. Returns what it could not free.
   std::uint64_t take_turns(Shard& shard, const Choice& choice, std::uint32_t n_known, std::uint64_t step);
   /// What a list holds once its victims have left, and what it holds too much.
-  void settle(const Shard& shard, const Group* only, std::uint64_t target, std::uint64_t at_once, std::uint64_t left);
+  void settle(Shard& shard, const Group* only, std::uint64_t target, std::uint64_t at_once, std::uint64_t left);
   /// Notes a choice that rounding may turn: the scores of its last victim and of the next one.
   void count_close(float gone, float stays);
   /// Takes the pages whose turn it is in the queues of a list, in the order in which accesses apply.

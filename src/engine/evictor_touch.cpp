@@ -33,11 +33,11 @@ void Evictor::adapt_thresholds(Shard& shard) {
 }
 
 void Evictor::touch_group(Shard& shard, Group& group, std::uint64_t step) {
+  const bool keyed = geometry_->layers()[group.layer].key_row >= 0;
+  const bool by_chain = keyed && geometry_->spec().eviction.access == AccessSource::routed && geometry_->chains_are_exact();
   for (const std::uint32_t c : group.order) {
     Chain& chain = group.chains[c];
-    const AccessSource access = geometry_->spec().eviction.access;
-    const bool by_chain = access == AccessSource::routed && geometry_->chains_are_exact();
-    if (by_chain && chain.expert.valid() && (group.query_experts[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0) continue;
+    if (by_chain && (!chain.expert.valid() || (group.query_experts[chain.expert.value / 64] >> (chain.expert.value % 64) & 1U) == 0)) continue;
     touch_chain(shard, group, chain, step);
   }
 }
@@ -121,8 +121,8 @@ void Evictor::touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& c
   if (demotes_) shard.mark_dirty(group);
 }
 
-bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) {
-  if (chain.shadow_experts.empty()) return true;
+bool Evictor::shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) const {
+  if (chain.shadow_experts.empty() || geometry_->layers()[group.layer].key_row < 0) return true;
   std::uint64_t any = 0;
   const std::size_t words = group.query_experts.size();
   for (std::size_t w = 0; w < words; ++w) any |= chain.shadow_experts[shadow * words + w] & group.query_experts[w];

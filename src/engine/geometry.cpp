@@ -30,14 +30,16 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   needs_experts_ = placement_.layout == Layout::expert || pages_by_expert_ || routed;
 
   bool mass_rule = false, tokens = false;
-  std::visit([&](const auto& rule) {
-    using Rule = std::decay_t<decltype(rule)>;
-    mass_rule = evict::needs_mass<Rule>;
-    needs_payload_ = evict::needs_payload<Rule>;
-    needs_error_ = evict::needs_error<Rule>;
-    if constexpr (evict::reads_store<Rule>) group_reads_ = rule.reads();
-    tokens = evict::default_unit<Rule> == evict::Unit::token;
-  }, spec.eviction.rule);
+  std::visit(
+      [&](const auto& rule) {
+        using Rule = std::decay_t<decltype(rule)>;
+        mass_rule = evict::needs_mass<Rule>;
+        needs_payload_ = evict::needs_payload<Rule>;
+        needs_error_ = evict::needs_error<Rule>;
+        if constexpr (evict::reads_store<Rule>) group_reads_ = rule.reads();
+        tokens = evict::default_unit<Rule> == evict::Unit::token;
+      },
+      spec.eviction.rule);
   needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
   const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
   const bool demotes = spec.eviction.action == EvictAction::demote;
@@ -106,8 +108,15 @@ void Geometry::choose_formats() {
   heads_per_group_ = std::max<std::uint32_t>(1, model.n_kv_heads / std::max<std::uint32_t>(1, spec_->page.head_groups));
   values_ = model.values_per_entry_head();
   payload_bytes_ = element_bits(spec_->payload.element) / 8;
-  raw_ = {PlaneFormat{spec_->payload.element}, PlaneFormat{spec_->payload.element}, page_slots_, 1, model.d_k, model.d_v, model.mla(),
-          needs_bounds(spec_->read.select), spec_->payload.element};
+  raw_ = {PlaneFormat{spec_->payload.element},
+          PlaneFormat{spec_->payload.element},
+          page_slots_,
+          1,
+          model.d_k,
+          model.d_v,
+          model.mla(),
+          needs_bounds(spec_->read.select),
+          spec_->payload.element};
   raw_head_bytes_ = raw_.head_bytes();
   const Codec &of_k = spec_->compression.k, &of_v = spec_->compression.v;
   class_choice_ = classes_of(of_k) > 1 || model.mla() ? choice_of(of_k) : choice_of(of_v);
@@ -121,7 +130,8 @@ void Geometry::choose_formats() {
     for (const PlaneFormat& plane : {sealed.k, sealed.v}) {
       const bool shared = plane.has_table() && plane.scope != TableScope::page;
       tables_of_run_ = tables_of_run_ || (shared && plane.scope == TableScope::run);
-      fits_queries_ = fits_queries_ || (shared && plane.scope == TableScope::sequence && (plane.fit == TableFit::think || plane.fit == TableFit::kq_svd));
+      fits_queries_ =
+          fits_queries_ || (shared && plane.scope == TableScope::sequence && (plane.fit == TableFit::think || plane.fit == TableFit::kq_svd));
     }
     compressed_ = compressed_ || !sealed.k.raw() || (!model.mla() && !sealed.v.raw());
     sealed_.push_back(sealed);
@@ -172,6 +182,19 @@ void Geometry::choose_layers(const TraceInfo& trace) {
     layers_.push_back(layer);
   }
   if (layers_.empty()) throw UserError(trace.path, "no layer is left to replay", "check trace.layers against the model's layers");
+}
+
+bool Geometry::holds_first(Rank rank) const {
+  const Layout layout = placement_.layout;
+  if (rank == Rank(0) || (layout != Layout::head && layout != Layout::replicated)) return true;
+  return layout == Layout::head && slice(rank).kv_begin != slice(Rank(rank.value - 1)).kv_begin;
+}
+
+std::int64_t Geometry::distinct_parts() const {
+  if (placement_.layout != Layout::head) return n_head_groups(Rank(0));
+  std::int64_t n = 0;
+  for (std::uint32_t g = 0; g < n_ranks(); ++g) n += holds_first(Rank(g)) ? n_head_groups(Rank(g)) : 0;
+  return n;
 }
 
 HeadSlice Geometry::slice(Rank rank) const {

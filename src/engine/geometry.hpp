@@ -62,6 +62,10 @@ class Geometry {
   [[nodiscard]] std::uint32_t n_experts() const { return placement_.n_experts; }
   [[nodiscard]] std::uint32_t top_k() const { return top_k_; }
   [[nodiscard]] HeadSlice slice(Rank rank) const;
+  /// Whether no rank before it holds the same: every rank has a copy of all under layout replicated, of some KV heads under head.
+  [[nodiscard]] bool holds_first(Rank rank) const;
+  /// Parts that a token has at a layer: head groups, under layout head those of each rank that holds its KV heads first.
+  [[nodiscard]] std::int64_t distinct_parts() const;
   [[nodiscard]] std::uint32_t page_slots() const { return page_slots_; }
   [[nodiscard]] bool pages_by_expert() const { return pages_by_expert_; }
   /// Pages of expert e hold every entry that a query of e must read (not so where one copy stands for several experts).
@@ -81,7 +85,9 @@ class Geometry {
   [[nodiscard]] bool fits_queries() const { return fits_queries_; }
   [[nodiscard]] bool needs_mass() const { return needs_mass_; }
   /// Whether queries of a layer, of prompt or output tokens, choose among pages.
-  [[nodiscard]] bool selects_at(const ReplayLayer& layer, bool of_prompt) const { return moekv::selects_at(spec_->read.select, layer.layer.value, of_prompt); }
+  [[nodiscard]] bool selects_at(const ReplayLayer& layer, bool of_prompt) const {
+    return moekv::selects_at(spec_->read.select, layer.layer.value, of_prompt);
+  }
   /// Entries have state of the eviction rule.
   [[nodiscard]] bool keeps_state() const { return needs_mass_ || needs_payload_ || needs_error_; }
   /// The eviction rule scores an entry by its key and value when it is stored.
@@ -101,7 +107,9 @@ class Geometry {
   /// Of a page class of the codecs.
   [[nodiscard]] BlockFormat sealed_format(std::uint32_t n_kv_heads, std::uint32_t page_class) const;
   /// Bytes of one KV head of a page: raw, or sealed in a class.
-  [[nodiscard]] std::uint64_t head_bytes(bool sealed, std::uint32_t page_class) const { return sealed ? sealed_head_bytes_[page_class] : raw_head_bytes_; }
+  [[nodiscard]] std::uint64_t head_bytes(bool sealed, std::uint32_t page_class) const {
+    return sealed ? sealed_head_bytes_[page_class] : raw_head_bytes_;
+  }
   /// Ways in which pages are sealed, 1 for most codecs; the last is the largest.
   [[nodiscard]] std::uint32_t n_classes() const { return static_cast<std::uint32_t>(sealed_.size()); }
   [[nodiscard]] std::uint32_t largest_class() const { return n_classes() - 1; }
@@ -113,11 +121,9 @@ class Geometry {
   [[nodiscard]] float softmax_scale() const { return softmax_scale_; }
 
   /// Shadowed experts of a layer.
-  [[nodiscard]] std::uint32_t n_shadowed(const ReplayLayer& layer) const {
-    return n_shadowed_.empty() ? 0 : n_shadowed_[layer.layer.value];
-  }
-  /// Equal share of one (request, layer, shard, head group) under eviction scope request, in budget units of BudgetKind (fraction -> tokens). `home` is
-  /// the request's home shard, which shadowed experts count for.
+  [[nodiscard]] std::uint32_t n_shadowed(const ReplayLayer& layer) const { return n_shadowed_.empty() ? 0 : n_shadowed_[layer.layer.value]; }
+  /// Equal share of one (request, layer, shard, head group) under eviction scope request, in budget units of BudgetKind (fraction -> tokens). `home`
+  /// is the request's home shard, which shadowed experts count for.
   [[nodiscard]] std::uint64_t request_budget(const ReplayLayer& layer, ShardId shard, std::uint32_t request_tokens, ShardId home) const {
     return shard_share(layer, shard, request_total(request_tokens), home);
   }
@@ -171,11 +177,13 @@ class Geometry {
   evict::GroupReads group_reads_;
   allocate::When allocated_ = allocate::When::start;
   std::uint32_t window_queries_ = 0;
-  std::vector<double> shares_;       // [replayed layers][head groups]: share of file, 1 or 0 (retrieves, streams) of duo; empty for the others
+  std::vector<double> shares_;  // [replayed layers][head groups]: share of file, 1 or 0 (retrieves, streams) of duo; empty for the others
 };
 
 /// Divides `total` over `n` equal parts by largest remainder: part i.
-[[nodiscard]] constexpr std::uint64_t equal_share(std::uint64_t total, std::uint64_t n, std::uint64_t i) { return total / n + (i < total % n ? 1 : 0); }
+[[nodiscard]] constexpr std::uint64_t equal_share(std::uint64_t total, std::uint64_t n, std::uint64_t i) {
+  return total / n + (i < total % n ? 1 : 0);
+}
 
 /// Divides `total` in proportion to `weights` by largest remainder, ties to the lower index: part i. The parts sum to `total`.
 [[nodiscard]] std::uint64_t weighted_share(std::uint64_t total, const std::vector<std::uint64_t>& weights, std::size_t i);

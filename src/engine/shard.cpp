@@ -143,8 +143,10 @@ void Shard::count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) co
   if (++chain.shadow_live[chain.shadow_open] == 1) chain.shadow_hits += 1;
   if (shadow_experts_kept_) {
     std::uint64_t* words = &chain.shadow_experts[chain.shadow_open * std::size_t{expert_words_}];
-    for (const std::uint16_t e : entry.experts) {
-      if (e != ExpertId::invalid) words[e / 64] |= 1ULL << (e % 64);
+    for (std::size_t j = 0; j < entry.experts.size(); ++j) {
+      const std::uint16_t e = entry.experts[j];
+      const bool stands = entry.copy_of.empty() || entry.copy_of[j] == entry.copy;  // other copies stand for the token's other experts
+      if (stands && e != ExpertId::invalid) words[e / 64] |= 1ULL << (e % 64);
     }
   }
 }

@@ -163,7 +163,7 @@ class Shard {
   void note(AccessKind kind, const Group& group, const Chain& chain, std::uint32_t shadow) const;
 
   struct Usage {
-    std::int64_t entries = 0, primary = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0,
+    std::int64_t entries = 0, distinct = 0, sealed_entries = 0, pages = 0, bytes = 0, raw_bytes = 0, code_bytes = 0, metadata_bytes = 0,
                  bounds_bytes = 0;
     std::int64_t host_entries = 0, host_bytes = 0;
     std::int64_t free_bytes = 0, free_run_bytes = 0;                          // free blocks of the pools, and their longest run of neighbours
@@ -197,6 +197,8 @@ class Shard {
   void count_free(Usage& usage) const;
   std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
   void set_blockers(std::uint32_t page, std::uint32_t slot);
+  /// Live entries of a page that no other copy stands before, as far as this owner was told.
+  [[nodiscard]] std::int64_t distinct_in(std::uint32_t page) const;
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, bool reused, const EntryMeta& entry);
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) const;
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);

@@ -79,6 +79,12 @@ void Shard::free_page(std::uint32_t index) {
 }
 
 Shard::Finished Shard::finish(RequestId request) {
+  if (scope_shard_ && queue_tokens_) {  // its pages go to others, whose entries must not take the places of its own
+    std::erase_if(list_.tokens, [&](const EvictList::Token& token) {
+      const std::uint32_t group = pages_[token.page].group;
+      return group == no_index || groups_[group].request == request;
+    });
+  }
   Finished dropped;
   bool held = false;
   for (std::uint32_t layer = 0; layer < geometry_->layers().size(); ++layer) {
@@ -147,6 +153,18 @@ void Shard::share_tables(Backend& backend, const CodecTables& tables) {
   }
 }
 
+std::int64_t Shard::distinct_in(std::uint32_t index) const {
+  std::int64_t n = 0;
+  if (geometry_->spec().read.copies == CopyRule::paper) return n;                        // where every copy counts, owners do not tell each other
+  if (geometry_->several_copies() && geometry_->spec().read.copies == CopyRule::hash) {  // there the primary copy stays so when it is evicted
+    for (std::uint32_t slot = 0; slot < pages_[index].used; ++slot)
+      n += live(index, slot) && (smaller_[at(index, slot)] & alive_[at(index, slot)]) == 0 ? 1 : 0;
+    return n;
+  }
+  for (std::size_t w = std::size_t{index} * words_; w < (std::size_t{index} + 1) * words_; ++w) n += std::popcount(live_[w] & primary_[w]);
+  return n;
+}
+
 Shard::Usage Shard::usage() const {
   Usage u;
   u.entries = live_entries_;
@@ -154,7 +172,7 @@ Shard::Usage Shard::usage() const {
   for (std::uint32_t p = 0; p < pages_.size(); ++p) {
     const Page& page = pages_[p];
     if (page.group == no_index) continue;
-    for (std::uint32_t w = 0; w < words_; ++w) u.primary += std::popcount(live_[std::size_t{p} * words_ + w] & primary_[std::size_t{p} * words_ + w]);
+    u.distinct += distinct_in(p);
     if (page.away) {
       u.host_entries += page.live;
       u.host_bytes += static_cast<std::int64_t>(block_bytes_of(page));

@@ -249,13 +249,11 @@ void ShardedCache::note_lists(Shard& shard) {
 
 void ShardedCache::take_levels() {
   StepRecord& count = counters_.step;
-  const Layout layout = geometry_->placement().layout;
   for (Shard& shard : owner_.shards()) {
     note_lists(shard);
     const Shard::Usage u = shard.usage();
     count.resident_entries += u.entries;
-    // Under head and replicated layouts every rank holds a part or a copy of the same tokens: rank 0 stands for all.
-    if ((layout != Layout::head && layout != Layout::replicated) || shard.rank() == Rank(0)) count.resident_distinct += u.primary;
+    if (geometry_->holds_first(shard.rank())) count.resident_distinct += u.distinct;
     count.sealed_entries += u.sealed_entries;
     count.allocated_pages += u.pages;
     count.used_slots += u.entries;
@@ -287,7 +285,7 @@ void ShardedCache::take_levels() {
   count.comm_buffer_bytes += transport_->buffer_bytes();
   // Known everywhere from the batches: one process books it. A copy rule that counts every copy knows no distinct tokens.
   if (transport_->process() == 0 && geometry_->spec().read.copies != CopyRule::paper)
-    count.written_distinct = live_tokens_ * static_cast<std::int64_t>(geometry_->layers().size() * geometry_->n_head_groups(Rank(0)));
+    count.written_distinct = live_tokens_ * static_cast<std::int64_t>(geometry_->layers().size()) * geometry_->distinct_parts();
   count.buffer_bytes += transport_->buffer_bytes() + home_.buffer_bytes() + owner_.buffer_bytes();
 }
 

@@ -92,15 +92,16 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
   const double written = total(steps, &S::written_distinct);
   list.add_ratio("token_keep_fraction", {"1", counted, "resident_distinct / written_distinct" + windows},
                  written > 0 ? total(steps, &S::resident_distinct) : 0, written);
+  const double distinct = total(steps, &S::resident_distinct), entries = resident + total(steps, &S::host_entries);
+  const bool known = distinct > 0 || entries == 0;  // not under read.copies paper
   list.add_ratio("pages_replicated",
                  {"1", counted, "resident copies of entries beyond the first of each, in pages of page.slots, mean over the ends of windows"},
-                 (resident + total(steps, &S::host_entries) - total(steps, &S::resident_distinct)) / static_cast<double>(page_slots),
-                 static_cast<double>(steps.size()));
+                 known ? (entries - distinct) / static_cast<double>(page_slots) : 0, known ? static_cast<double>(steps.size()) : 0);
   const double free_bytes = total(steps, &S::free_block_bytes);
   list.add_ratio("external_frag", {"1", counted, "1 - free_run_bytes / free_block_bytes" + windows}, free_bytes - total(steps, &S::free_run_bytes),
                  free_bytes);
   list.add_ratio("replication_factor", {"1", counted, "(resident_entries + host_entries) / resident_distinct" + windows},
-                 resident + total(steps, &S::host_entries), total(steps, &S::resident_distinct));
+                 entries, distinct);
   list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw,
                  raw > 0 ? pages + metadata : 0);
   list.add_ratio("code_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_codes" + windows}, raw, total(steps, &S::kv_bytes_codes));
