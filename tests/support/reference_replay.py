@@ -13,16 +13,19 @@ class Replay(Geometry):
     def run(self):
         self.policy, self.by_token = self.s.get("eviction.policy", "full"), self.s.get("eviction.unit") == "token"
         self.steps, self.requests, self.active, self.done, self.waiting = [], {}, [], {}, 0
-        self.lists, self.clock, self.notices, self.hands = {}, 0, Counter(), {}
+        self.lists, self.clock, self.notices, self.hands = {}, 0, Counter(), {}  # lists: (request, layer, shard, head group) -> {expert or None: Chain}
         while batch := self.batch():
             self.step, self.count, self.load, self.traffic = len(self.steps), Counter(), Counter(), Counter()
             for (source, destination), n in self.notices.items():
                 self.send(source, destination, "notices", 8 * n)
             self.notices.clear()
-            self.began = {r: first for r, first, _ in batch}
+            self.began, self.accesses = {r: first for r, first, _ in batch}, []
             for l in self.layers:
                 self.layer_step(l, batch)
-            self.note_peak()
+            for page in self.all_pages():
+                self.load["shard", page.where[2], "peak_bytes"] += self.block_bytes(*page.where[2:])
+            for _, page in sorted(self.accesses, key=lambda access: access[0]):  # by request, layer, head group, expert, first position
+                page.last, page.mark, page.count = self.tick(), True, page.count + 1
             for r, first, n in batch:
                 self.requests.setdefault(r, [self.step, self.step])[1] = self.step
                 self.done[r] = first + n
@@ -78,7 +81,7 @@ class Replay(Geometry):
         return [(where, chains) for where, chains in self.lists.items() if where[:2] == (r, l)]
 
     def layer_step(self, l, batch):
-        for r, first, n in batch:
+        for r, first, n in sorted(batch, key=lambda item: (self.home(item[0]), item)):  # messages are unpacked in the order of their senders
             for pos in range(first, first + n):
                 self.store(r, l, pos)
                 if l in self.moe:
@@ -163,13 +166,13 @@ class Replay(Geometry):
                            "empty_reads": not chosen})
 
     def look_up(self, r, l, wanted):
-        """Pages of the full history, dense or those with a wanted expert (at layers without experts all); accesses apply by expert, then position."""
+        """Pages of the full history, dense or those with a wanted expert (at layers without experts all)."""
         every = self.s.get("eviction.access", "routed") == "dense" or l not in self.moe
         for where, chains in self.lists_of(r, l):
             rank, home = self.owner(where[2]), self.home(r)
             if self.layout == "replicated" and rank != home:
                 continue
-            for _, chain in sorted(chains.items(), key=lambda item: self.n_experts if item[0] is None else item[0]):
+            for name, chain in chains.items():
                 touched = set()
                 for i in range(0, len(chain.history), self.slots):
                     entries = chain.history[i:i + self.slots]
@@ -183,8 +186,8 @@ class Replay(Geometry):
                     if live:
                         self.count["hit_local" if rank == home else "hit_node" if self.node(rank) == self.node(home) else "hit_remote"] += 1
                     chain.looked.add(i)
-                for page in sorted(touched, key=lambda page: min(e.pos for e in page.living())):
-                    page.last, page.mark, page.count = self.tick(), True, page.count + 1
+                place = (r, l, where[3], self.n_experts if name is None else name)
+                self.accesses += [((*place, page.low), page) for page in touched]
 
     def finish(self, r):
         self.active.remove(r)
@@ -193,10 +196,6 @@ class Replay(Geometry):
 
     def all_pages(self, wheres=None):
         return [page for where in (wheres or self.lists) for chain in self.lists[where].values() for page in chain.pages]
-
-    def note_peak(self):
-        for page in self.all_pages():
-            self.load["shard", page.where[2], "peak_bytes"] += self.block_bytes(*page.where[2:])
 
     def evict(self):
         """What is due after the step. Nobody reads it any more; owners of other copies hear of it in the next exchange."""
@@ -213,9 +212,8 @@ class Replay(Geometry):
             target = self.due(held, budget, wheres[0])
             if target is None:
                 continue
-            for unit in self.victims(key, pages):
-                if held <= target:
-                    break
+            units = self.victims(key, pages)
+            while held > target and (unit := next(units, None)) is not None:
                 held -= 1 if self.by_token else weight(unit)
                 for e in [unit] if self.by_token else unit.living():
                     self.drop(e)
