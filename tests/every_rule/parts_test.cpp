@@ -24,7 +24,7 @@ using testing::for_each_combination;
 using testing::misfits;
 using testing::NamedParts;
 
-constexpr std::uint32_t slots = 32;
+constexpr std::uint32_t page_slots = 32;
 
 /// What a host backend stores of one page of two heads, and gives back of it.
 struct StoredPage {
@@ -41,7 +41,7 @@ std::vector<float> values(std::size_t n, std::uint64_t seed) {
 
 StoredPage store(const PlaneFormat& k, const PlaneFormat& v, std::uint32_t d) {
   const auto backend = make_host_backend(1);
-  const BlockFormat raw{{ElementFormat::fp32}, {ElementFormat::fp32}, slots, 2, d, d, false};
+  const BlockFormat raw{{ElementFormat::fp32}, {ElementFormat::fp32}, page_slots, 2, d, d, false};
   BlockFormat format = raw;
   format.k = k;
   format.v = v;
@@ -53,18 +53,18 @@ StoredPage store(const PlaneFormat& k, const PlaneFormat& v, std::uint32_t d) {
     for (std::size_t i = 0; i < data.size(); ++i) store_u16(&tables[2 * i], fp16_from_float(data[i]));
     backend->set_tables(to, 0, tables);
   }
-  for (std::uint32_t t = 0; t < slots; ++t) {
+  for (std::uint32_t t = 0; t < page_slots; ++t) {
     const auto row_k = values(2 * d, 2 * t), row_v = values(2 * d, 2 * t + 1);
     const AppendOp op{{from, 0}, t, reinterpret_cast<const std::byte*>(row_k.data()), reinterpret_cast<const std::byte*>(row_v.data())};
     backend->append({&op, 1});
   }
   const auto q = values(2 * d, 1000);
-  const SealOp seal{{from, 0}, {to, 0}, slots, 0, reinterpret_cast<const std::byte*>(q.data()), 2 * d * sizeof(float), 1, 1};
+  const SealOp seal{{from, 0}, {to, 0}, page_slots, 0, reinterpret_cast<const std::byte*>(q.data()), 2 * d * sizeof(float), 1, 1};
   backend->seal({&seal, 1});
   const BlockOut out{{to, 0}, page.block.data(), page.tables.empty() ? nullptr : page.tables.data()};
   backend->read_blocks({&out, 1});
   for (std::uint32_t head = 0; head < 2; ++head) {
-    for (std::uint32_t t = 0; t < slots; ++t) {
+    for (std::uint32_t t = 0; t < page_slots; ++t) {
       std::vector<float> row_k(d), row_v(d);
       backend->read_row({to, 0}, head, t, row_k.data(), row_v.data());
       page.k.insert(page.k.end(), row_k.begin(), row_k.end());

@@ -120,8 +120,8 @@ TEST(Plan, EqualsTheRunInPagesOfEveryCodec) {
     const std::int64_t peak = totals(run_replay(spec, requests, "count")).kv_peak_bytes;
     EXPECT_EQ(predict_cost(spec, trace, 1).page_bytes(), static_cast<double>(peak)) << class_name(codec, 0);
     if (!geometry.compressed()) continue;
-    const std::uint32_t heads = spec.model.n_kv_heads;
-    const std::uint64_t layer = 3 * geometry.sealed_format(heads, 0).block_bytes() + geometry.raw_format(heads).block_bytes();
+    const std::uint32_t n_kv_heads = spec.model.n_kv_heads;
+    const std::uint64_t layer = 3 * geometry.sealed_format(n_kv_heads, 0).block_bytes() + geometry.raw_format(n_kv_heads).block_bytes();
     EXPECT_EQ(static_cast<std::uint64_t>(peak), spec.model.n_layers() * layer) << class_name(codec, 0);
   }
 }

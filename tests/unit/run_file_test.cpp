@@ -145,10 +145,13 @@ TEST_F(RunFileTest, ViolationsMakeAFailedRun) {
 TEST_F(RunFileTest, ExistingFilesAreKeptUnlessToldOtherwise) {
   EXPECT_NO_THROW(require_writable(path, Existing::refuse));
   EXPECT_TRUE(std::filesystem::is_empty(dir.file("")));
-  std::ofstream(path) << "precious";
+  (void)h5::File::create(path);
+  const auto size = std::filesystem::file_size(path);
   EXPECT_THAT(message_of([&] { require_writable(path, Existing::refuse); }), HasSubstr("another name with --out"));
   EXPECT_NO_THROW(require_writable(path, Existing::replace));
-  EXPECT_EQ(std::filesystem::file_size(path), 8u);
+  EXPECT_EQ(std::filesystem::file_size(path), size);
+  std::ofstream(path, std::ios::trunc) << "precious";
+  EXPECT_THAT(message_of([&] { require_writable(path, Existing::replace); }), HasSubstr("exists and is no HDF5 file"));
   EXPECT_THAT(message_of([&] { require_writable(dir.file("nowhere/run.h5"), Existing::replace); }), HasSubstr("does not exist"));
 }
 
