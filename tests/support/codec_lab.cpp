@@ -13,8 +13,10 @@ namespace {
 
 double relative(const Matrix& a, const Matrix& b) { return (a - b).norm() / b.norm(); }
 
-Matrix attention(const HeadRows& h, const Matrix& k) {
-  Matrix a = h.q * k.transpose() * h.scale;
+Matrix logits(const HeadRows& h, const Matrix& k) { return h.q * k.transpose() * h.scale; }
+
+/// Causal softmax of logits.
+Matrix attention(const HeadRows& h, Matrix a) {
   for (Eigen::Index i = 0; i < a.rows(); ++i) {
     const Eigen::Index n = h.positions[static_cast<std::size_t>(i)] + 1;
     const double top = a.row(i).head(n).maxCoeff();
@@ -25,13 +27,13 @@ Matrix attention(const HeadRows& h, const Matrix& k) {
   return a;
 }
 
-double logit_error(const HeadRows& h, const Matrix& k) {
+double logit_error(const HeadRows& h, const Matrix& exact, const Matrix& stored) {
   double sum = 0;
   for (Eigen::Index i = 0; i < h.q.rows(); ++i) {
     const Eigen::Index n = h.positions[static_cast<std::size_t>(i)] + 1;
-    const Eigen::ArrayXd exact = (h.k.topRows(n) * h.q.row(i).transpose()).array() * h.scale;
-    const Eigen::ArrayXd error = (k.topRows(n) * h.q.row(i).transpose()).array() * h.scale - exact;
-    sum += (error - error.mean()).square().mean() / (exact.tail(n - 4) - exact.tail(n - 4).mean()).square().mean();
+    const Eigen::ArrayXd x = exact.row(i).head(n).transpose();
+    const Eigen::ArrayXd error = stored.row(i).head(n).transpose().array() - x;
+    sum += (error - error.mean()).square().mean() / (x.tail(n - 4) - x.tail(n - 4).mean()).square().mean();
   }
   return std::sqrt(sum / static_cast<double>(h.q.rows()));
 }
@@ -211,12 +213,13 @@ CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, 
   Store store(head, formats, classes_of(k) > 1 ? choice_of(k) : choice_of(v), raw_tokens);
   Matrix k_stored(head.k.rows(), d), v_stored(head.v.rows(), d);
   store.read(k_stored, v_stored);
-  const Matrix exact = attention(head, head.k), stored = attention(head, k_stored);
+  const Matrix exact_logits = logits(head, head.k), stored_logits = logits(head, k_stored);
+  const Matrix exact = attention(head, exact_logits), stored = attention(head, stored_logits);
   const Matrix out = store.attend();
   CodecErrors e;
   e.rel_k = relative(k_stored, head.k);
   e.rel_v = relative(v_stored, head.v);
-  e.logit = logit_error(head, k_stored);
+  e.logit = logit_error(head, exact_logits, stored_logits);
   e.attention = relative(stored, exact);
   e.out = relative(out, exact * head.v);
   e.fold = relative(out, stored * v_stored);
