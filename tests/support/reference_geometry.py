@@ -27,6 +27,7 @@ class Entry:
     def __init__(self, pos, names, where, chain, mates, born):
         self.pos, self.names, self.where, self.chain, self.mates, self.born = pos, names, where, chain, mates, born
         self.alive, self.gone = True, NEVER
+        self.mass, self.now, self.seen = 0.0, 0.0, 0  # attention: what the rule keeps, that of the step, queries that read it
         mates.append(self)
 
 
@@ -34,6 +35,7 @@ class Page:
     def __init__(self, where, born):
         self.where, self.born, self.turn, self.last, self.count, self.mark = where, born, born, born, 0, False
         self.entries, self.appended, self.read = [], NEVER, NEVER
+        self.away, self.entered, self.returned, self.used = False, NEVER, False, NEVER  # tiers; steps of the last entry and of the last read
         self.low, self.high = MASK, NEVER  # of the positions that it ever held
 
     def living(self):
@@ -157,6 +159,12 @@ class Geometry:
         head = rank * kv // self.ranks  # more ranks than KV heads: those of a head divide its query heads
         sharing = [g for g in range(self.ranks) if g * kv // self.ranks == head]
         return h // kv // len(sharing) + (rank - sharing[0] < h // kv % len(sharing)), [head]
+
+    def query_heads(self, rank, group):
+        """[(query head, its KV head)] of a head group that a rank has."""
+        first, kv = sum(self.heads_of(before)[0] for before in range(rank)) if self.layout == "head" else 0, self.m["n_kv_heads"]
+        pairs = [(head, head * kv // self.m["n_heads"]) for head in range(first, first + self.heads_of(rank)[0])]
+        return [(head, of) for head, of in pairs if of * self.n_groups // kv == group]
 
     def holds_first(self, rank):
         """Whether no rank before it holds the same."""

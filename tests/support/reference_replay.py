@@ -1,18 +1,19 @@
 """A slow replay of small traces: every entry is an object, every counter a loop over them. Written from the definitions, not from the program."""
 from collections import Counter, defaultdict
-from fractions import Fraction
 
-from reference_geometry import Chain, Entry, Geometry, Page
-
-RULE_BYTES = {"lfu": 16}  # of a page, which a budget of bytes counts; of rules with a queue 12
+from reference_eviction import Eviction
+from reference_geometry import Chain, Entry, Page
 
 
-class Replay(Geometry):
+class Replay(Eviction):
     """run() fills `steps`: for each step counters, loads (what, id, field) and traffic (source, destination, what); and `requests`: first, last step."""
+
+    automatic = "auto"  # prefill.queries that make none
 
     def run(self):
         self.policy, self.by_token = self.s.get("eviction.policy", "full"), self.s.get("eviction.unit") == "token"
         self.steps, self.requests, self.active, self.done, self.waiting = [], {}, [], {}, 0
+        self.done_with = {}  # shard -> pages that the step read and that went with their requests
         self.lists, self.clock, self.notices, self.hands = {}, 0, Counter(), {}  # lists: (request, layer, shard, head group) -> {expert or None: Chain}
         while batch := self.batch():
             self.step, self.count, self.load, self.traffic = len(self.steps), Counter(), Counter(), Counter()
@@ -25,7 +26,8 @@ class Replay(Geometry):
             for page in self.all_pages():
                 self.load["shard", page.where[2], "peak_bytes"] += self.block_bytes(*page.where[2:])
             for _, page in sorted(self.accesses, key=lambda access: access[0]):  # by request, layer, head group, expert, first position
-                page.last, page.mark, page.count = self.tick(), True, page.count + 1
+                self.access(page)
+            self.learn()
             for r, first, n in batch:
                 self.requests.setdefault(r, [self.step, self.step])[1] = self.step
                 self.done[r] = first + n
@@ -41,6 +43,9 @@ class Replay(Geometry):
     def tick(self):
         self.clock += 1
         return self.clock
+
+    def access(self, page):
+        page.last, page.mark, page.count = self.tick(), True, page.count + 1
 
     def batch(self):
         """[(request, first position, tokens)] of the next step: output tokens first, then chunks of prompts, while there is room."""
@@ -89,7 +94,7 @@ class Replay(Geometry):
                         self.load["expert", e, "load"] += e < self.n_experts
         for r, first, n in batch:
             prompt, how = self.t["prompt"][r], self.s.get("prefill.queries", "auto")
-            asks = prompt if how in ("auto", "none") else 0 if how == "all" else prompt - int(how[5:-1])
+            asks = prompt if how in (self.automatic, "none") else 0 if how in ("auto", "all") else prompt - int(how[5:-1])
             asked = range(max(first, asks), first + n)
             for pos in asked:
                 self.query(r, l, pos)
@@ -132,9 +137,9 @@ class Replay(Geometry):
         """A routed query reads copies under its experts; of a token's copies the first of those that are alive (`hash`: the first, if it is; `paper`: all)."""
         window, wanted, home = self.m["attention"][l], set(self.key(r, pos, l)), self.home(r)
         low, routed = 0 if window == "full" else pos - window + 1, self.s.get("read.scope") == "routed" and l in self.moe
-        ranks, found = set(), defaultdict(list)
+        ranks, found, pages = set(), defaultdict(list), []
         for where, chains in self.lists_of(r, l):
-            shard, rank = where[2], self.owner(where[2])
+            rank = self.owner(where[2])
             far = self.layout == "replicated" and rank != home
             if far or routed and self.layout == "expert" and not self.may_touch(pos, wanted, rank):
                 continue
@@ -144,18 +149,18 @@ class Replay(Geometry):
                 for e in chain.history:
                     if low <= e.pos <= pos and (not routed or wanted & set(e.names)):
                         found[where[3], rank if self.layout == "head" else 0, e.pos].append(e)
-                for page in chain.pages:
-                    if page.low <= pos and page.high >= low and (not routed or not self.by_expert or name in wanted):
-                        page.read = self.step
-                        size = len(page.living())
-                        self.count["entries_scanned"] += size
-                        self.load["shard", shard, "load"] += size
+                pages += [p for p in chain.pages if p.low <= pos and p.high >= low and (not routed or not self.by_expert or name in wanted)]
         chosen = []
         for copies in found.values():
             alive = [e for e in copies if e.alive]
             first = min(copies if self.copies_rule == "hash" else alive, key=self.copy_order, default=None)
             chosen += alive if self.copies_rule == "paper" else [first] if first is not None and first.alive else []
             self.count["masked_copies"] += bool(alive) and self.copies_rule == "hash" and not first.alive
+        chosen, pages = self.select(r, l, pos, chosen, pages)
+        for page in pages:
+            page.read = self.step
+            self.count["entries_scanned"] += len(page.living())
+            self.load["shard", page.where[2], "load"] += len(page.living())
         sources = {self.owner(e.where[2]) for e in chosen}
         for rank in ranks:
             heads = self.heads_of(rank)[0]
@@ -164,6 +169,17 @@ class Replay(Geometry):
                 self.send(rank, home, "partial", heads * (8 + self.m["d_v"] * (2 if self.s.get("combine.dtype") == "bf16" else 4)))
         self.count.update({"queries": 1, "query_ranks": len(ranks), "query_nodes": len({self.node(g) for g in ranks}), "entries_wanted": len(chosen),
                            "empty_reads": not chosen})
+        self.attend(r, l, pos, chosen)
+
+    def select(self, r, l, pos, chosen, pages):
+        """Of what a query may read, entries and pages, what it reads."""
+        return chosen, pages
+
+    def attend(self, r, l, pos, chosen):
+        """What a query reads, for rules that go by attention."""
+
+    def learn(self):
+        """At the end of a step, before requests finish."""
 
     def look_up(self, r, l, wanted):
         """Pages of the full history, dense or those with a wanted expert (at layers without experts all)."""
@@ -195,88 +211,7 @@ class Replay(Geometry):
             self.count["finished_entries"] += sum(e.alive for chain in self.lists.pop(where).values() for e in chain.history)
 
     def all_pages(self, wheres=None):
-        return [page for where in (wheres or self.lists) for chain in self.lists[where].values() for page in chain.pages]
-
-    def evict(self):
-        """What is due after the step. Nobody reads it any more; owners of other copies hear of it in the next exchange."""
-        budgets = defaultdict(list)
-        for where in sorted(self.lists):
-            budgets[where[2] if self.s.get("eviction.scope") == "shard" else where].append(where)
-        for key, wheres in budgets.items():
-            budget, kind = self.budget(wheres[0]), self.s["eviction.budget"][0]
-            pages = self.all_pages(wheres)
-            weight = {"pages": lambda p: 1, "bytes": lambda p: self.block_bytes(*p.where[2:]) + RULE_BYTES.get(self.policy, 12)}.get(
-                kind, lambda p: len(p.living()))
-            held = sum(map(weight, pages))
-            self.count["steps_under_pressure"] += held > budget
-            target = self.due(held, budget, wheres[0])
-            if target is None:
-                continue
-            units = self.victims(key, pages)
-            while held > target and (unit := next(units, None)) is not None:
-                held -= 1 if self.by_token else weight(unit)
-                for e in [unit] if self.by_token else unit.living():
-                    self.drop(e)
-            self.count["overcommit"] += max(0, held - budget)
-
-    def due(self, held, budget, where):
-        """Units to come down to; None: nothing is due."""
-        trigger = self.s.get("eviction.trigger", "on_full")
-        if trigger == "watermark":
-            return int(budget * self.s.get("eviction.low_watermark", Fraction(9, 10))) if held > budget else None
-        waits = trigger == "every" and (self.step + 1) % self.s.get("eviction.every_steps", 32) != 0
-        waits |= trigger == "prefill_end" and self.s.get("eviction.scope") != "shard" and self.done[where[0]] != self.t["prompt"][where[0]]
-        return budget if held > budget and not waits else None
-
-    def victims(self, key, pages):
-        """Units in the order in which they go; queues pass over what is protected or pinned."""
-        if self.by_token:
-            return iter(sorted((e for page in pages for e in page.living() if not self.stays(e)), key=lambda e: e.born))
-        free = [page for page in pages if not self.pinned(page) and not any(self.stays(e) for e in page.living())]
-        if self.policy in ("clock", "sieve"):
-            return self.second_chances(key, free, pages)
-        order = {"lru": lambda p: p.last, "mru": lambda p: -p.last, "lfu": lambda p: (p.count, p.born)}.get(self.policy, lambda p: p.born)
-        return iter(sorted(free, key=order))
-
-    def second_chances(self, key, free, pages):
-        """clock puts a marked unit back as new and sieve's hand passes it; both take the mark."""
-        free = set(free)
-        while free:
-            line = sorted((p for p in pages if p in free or p.living()), key=lambda p: p.turn)
-            line = [p for p in line if p.turn > self.hands.get(key, 0)] + [p for p in line if p.turn <= self.hands.get(key, 0)]
-            page = next(p for p in line if p in free)
-            self.hands[key] = page.turn if self.policy == "sieve" else 0
-            if page.mark:
-                page.mark = False
-                page.turn = self.tick() if self.policy == "clock" else page.turn
-                continue
-            free.remove(page)
-            if page.turn == max(p.turn for p in line):  # past the newest the hand starts anew
-                self.hands[key] = 0
-            yield page
-
-    def stays(self, e):
-        """Protected: among the first or last tokens. Pinned: what the step appended unless it ended the prompt; while a prompt lasts, all of it."""
-        r, sinks = e.where[0], self.s.get("eviction.protect.sinks", 4)
-        n, prompt = self.done[r], self.t["prompt"][r]
-        sinks = max(sinks, self.s.get("eviction.start", 4)) if self.policy == "streaming" else sinks
-        if e.pos < sinks or e.pos >= n - self.s.get("eviction.protect.recent", 32) or n < prompt and self.s.get("prefill.evict", "end") == "end":
-            return True
-        return n != prompt and r in self.began and e.pos >= self.began[r]
-
-    def pinned(self, page):
-        """A page with room that the step appended to or read."""
-        return len(page.entries) < self.slots and self.step in (page.appended, page.read)
-
-    def drop(self, e):
-        e.alive, e.gone = False, self.step
-        self.count["evictions"] += 1
-        e.chain.holes += [(e.page, e.page.entries.index(e))] if self.by_token else []
-        if not e.page.living():
-            e.chain.pages.remove(e.page)
-            e.chain.holes = [hole for hole in e.chain.holes if hole[0] is not e.page]
-        told = {self.owner(mate.where[2]) for mate in e.mates if mate is not e and (mate.alive or mate.gone == self.step)}
-        self.notices.update((self.owner(e.where[2]), rank) for rank in (told if self.copies_rule != "paper" else ()))
+        return [page for where in (self.lists if wheres is None else wheres) for chain in self.lists[where].values() for page in chain.pages]
 
     def take_levels(self):
         distinct = set()
