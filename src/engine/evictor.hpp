@@ -60,6 +60,8 @@ class Evictor {
   };
 
   void touch_group(Shard& shard, Group& group, std::uint64_t step);
+  /// Access dense: all groups of a request that has queries in the step, also those on ranks that no routed query reached.
+  void mark_unreached(Shard& shard) const;
   /// Moves the thresholds of the lists whose pages were looked up in the step.
   void adapt_thresholds(Shard& shard);
   /// Lookups of one chain in one step, in shadow pages (which pages are themselves where none is dropped) and in entries.

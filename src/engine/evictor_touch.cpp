@@ -13,6 +13,7 @@ bool sees_residents_only(AccessSource access) { return access == AccessSource::m
 
 void Evictor::touch(Shard& shard, std::uint64_t step) {
   step_ = step;
+  mark_unreached(shard);
   auto& queried = shard.queried_groups();
   if (queried.empty()) return;
   auto& groups = shard.groups();
@@ -21,6 +22,16 @@ void Evictor::touch(Shard& shard, std::uint64_t step) {
   for (const std::uint32_t g : queried) touch_group(shard, groups[g], step);
   adapt_thresholds(shard);
   queried.clear();
+}
+
+void Evictor::mark_unreached(Shard& shard) const {
+  const RunSpec& spec = geometry_->spec();
+  if (spec.eviction.access != AccessSource::dense || spec.read.scope != ReadScope::routed || spec.placement.layout != Layout::expert) return;
+  for (Group& group : shard.groups()) {
+    if (!group.in_use) continue;
+    const RequestTable::Row& row = (*requests_)[group.request];
+    if (row.step == step_ && row.query_begin < row.length) shard.mark_queried(group, step_, {});
+  }
 }
 
 void Evictor::adapt_thresholds(Shard& shard) {

@@ -35,6 +35,12 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
   const auto max_pages = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(room / block, 1024, 1U << 30));
   shards_.reserve(end_shard - first_shard_);
   for (std::uint32_t s = first_shard_; s < end_shard; ++s) shards_.emplace_back(geometry, ShardId(s), backend, max_pages);
+  weighed_.resize(shards_.size());
+  std::visit(
+      [&](const auto& rule) {
+        if constexpr (requires { rule.mass(0.0F, 0.0F); }) forgets_ = geometry.needs_mass() && rule.mass(1.0F, 0.0F) < 1.0F;
+      },
+      spec.eviction.rule);
   const CodecTables tables(geometry);
   for (Shard& s : shards_) {
     if (payload_ && tables.needed()) s.share_tables(backend, tables);

@@ -34,6 +34,8 @@ class Owner {
   void reply();
   /// Action demote: copies the pages that evictions moved to the host tier.
   void copy_demoted();
+  /// At the end of a step: entries that none of its observed queries read got no attention.
+  void absorb_unread();
   /// Seals the pages that the layer step filled.
   void seal();
 
@@ -181,6 +183,8 @@ class Owner {
   std::uint32_t layer_ = 0;
   bool layer_by_expert_ = false;
   std::uint64_t step_ = 0;
+  bool forgets_ = false;                    // the rule's state falls where an entry gets no attention
+  std::vector<std::vector<bool>> weighed_;  // [shards][pages] that the step's attention went into
 
   static constexpr std::size_t prefetch_distance = 4;      // pages
   static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on

@@ -37,12 +37,15 @@ void Owner::score_payload(Shard& shard, std::size_t slot, const Entry& entry, st
   float sum = 0;
   for (std::size_t h = first; h < first + n_heads; ++h) {
     widen(entry.k + h * model.d_k * pb, geometry_->spec().payload.element, model.d_k, k_row_);
-    const std::byte* v = entry.v != nullptr ? entry.v + h * model.d_v * pb : entry.k + h * model.d_k * pb;  // MLA: V is the first channels of the latent
+    const std::byte* v =
+        entry.v != nullptr ? entry.v + h * model.d_v * pb : entry.k + h * model.d_k * pb;  // MLA: V is the first channels of the latent
     widen(v, geometry_->spec().payload.element, model.d_v, v_row_);
-    std::visit([&](const auto& rule) {
-      if constexpr (evict::needs_payload<std::decay_t<decltype(rule)>>)
-        sum += rule.stored({k_row_.data(), v_row_.data(), model.d_k, model.d_v, geometry_->spec().eviction.seed, weights_.view()});
-    }, geometry_->spec().eviction.rule);
+    std::visit(
+        [&](const auto& rule) {
+          if constexpr (evict::needs_payload<std::decay_t<decltype(rule)>>)
+            sum += rule.stored({k_row_.data(), v_row_.data(), model.d_k, model.d_v, geometry_->spec().eviction.seed, weights_.view()});
+        },
+        geometry_->spec().eviction.rule);
   }
   shard.state(slot) = {sum / static_cast<float>(n_heads), 0};
 }
@@ -115,6 +118,8 @@ void Owner::add_window(const Pending& pending, std::span<const float> lse) {
 
 void Owner::absorb_mass(std::uint32_t shard_index, std::uint32_t page, const SlotMass* mass) {
   Shard& s = shards_[shard_index];
+  if (forgets_) weighed_[shard_index].resize(s.pages().size());
+  if (forgets_) weighed_[shard_index][page] = true;
   for (std::uint32_t slot = 0; slot < s.pages()[page].used; ++slot) {
     if (!s.live(page, slot)) continue;
     evict::Mass& state = s.state(s.at(page, slot));
@@ -124,6 +129,24 @@ void Owner::absorb_mass(std::uint32_t shard_index, std::uint32_t page, const Slo
           if constexpr (requires { rule.mass(0.0F, 0.0F); }) state = {rule.mass(state.value, mass[slot].value), state.seen + mass[slot].seen};
         },
         geometry_->spec().eviction.rule);
+  }
+}
+
+void Owner::absorb_unread() {
+  if (!forgets_) return;
+  const std::vector<SlotMass> nothing(geometry_->page_slots());
+  for (std::uint32_t i = 0; i < shards_.size(); ++i) {
+    weighed_[i].resize(shards_[i].pages().size());
+    for (const Group& group : shards_[i].groups()) {
+      const RequestTable::Row& row = (*requests_)[group.request];
+      if (!group.in_use || row.step != step_ || row.observe_begin >= row.length) continue;
+      for (const Chain& chain : group.chains) {
+        for (const std::uint32_t p : chain.pages) {
+          if (!weighed_[i][p]) absorb_mass(i, p, nothing.data());
+        }
+      }
+    }
+    weighed_[i].clear();
   }
 }
 

@@ -18,14 +18,17 @@ class RequestTable {
     Rank home;
     std::uint32_t total_tokens = 0, prompt_tokens = 0;
     std::uint32_t length = 0;
-    std::uint32_t step_begin = 0;      // first position of the current or last step
-    std::uint64_t step = ~0ULL;        // last step it took part in
+    std::uint32_t step_begin = 0;     // first position of the current or last step
+    std::uint32_t query_begin = 0;    // of its positions [query_begin, length) attend
+    std::uint32_t observe_begin = 0;  // and eviction rules look at [observe_begin, length)
+    std::uint64_t step = ~0ULL;       // last step it took part in
   };
   explicit RequestTable(std::uint32_t n_requests) : rows_(n_requests) {}
 
   void begin_step(const StepBatch& batch) {
     for (const BatchItem& item : batch.items) {
-      rows_[item.request.value] = {item.home, item.total_tokens, item.prompt_tokens, item.end, item.begin, batch.step};
+      rows_[item.request.value] = {item.home,  item.total_tokens, item.prompt_tokens, item.end,
+                                   item.begin, item.query_begin,  item.observe_begin, batch.step};
     }
   }
   /// Tokens stored of every request.

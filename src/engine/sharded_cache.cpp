@@ -192,6 +192,7 @@ void ShardedCache::end_step(const StepBatch& batch) {
     exchange();
     owner_.receive(static_cast<std::uint32_t>(geometry_->layers().size() - 1), step_);
     counters_.end_exchange();
+    owner_.absorb_unread();
   }
   for (Shard& shard : owner_.shards()) evictor_.touch(shard, step_);
   for (const BatchItem& item : batch.items) {

@@ -21,8 +21,8 @@ from reference_tiers import DemotingReplay  # noqa: E402
 
 ASKED = os.environ.get("MOEKV_REPLAYS")
 SEEDS = range(*map(int, ASKED.split(":"))) if ASKED else [*range(40), 90, 99, 114, 188, 255, 308, 414, 785]  # the single ones tell orders of victims apart
-SEEDS_OF_ATTENTION = range(*map(int, ASKED.split(":"))) if ASKED else range(8)
-SEEDS_OF_READS = range(*map(int, ASKED.split(":"))) if ASKED else range(10)
+SEEDS_OF_ATTENTION = range(*map(int, ASKED.split(":"))) if ASKED else [*range(7), 13, 22]  # the single ones: accesses, attention of what no query read
+SEEDS_OF_READS = range(*map(int, ASKED.split(":"))) if ASKED else range(6)
 SEEDS_OF_TIERS = range(*map(int, ASKED.split(":"))) if ASKED else range(14)
 # Counters of a step; at its end those of what is resident. `bytes` and `self` are compared less the headers of records.
 SHARD_LOADS = ("load", "insertions", "resident_bytes", "peak_bytes")

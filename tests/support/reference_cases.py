@@ -71,7 +71,7 @@ def draw_batches(rng):
     return s
 
 
-def draw_eviction(rng, scope_of_reads):
+def draw_eviction(rng):
     unit, scope = rng.choice(["page", "page", "page", "token"]), rng.choice(["request", "request", "request", "shard"])
     kinds = [kind for kind in ("tokens", "fraction", "pages", "bytes") if (unit == "page" or kind in ("tokens", "fraction"))]
     kind = rng.choice([k for k in kinds if scope == "request" or k != "fraction"])
@@ -82,7 +82,7 @@ def draw_eviction(rng, scope_of_reads):
     amount = {"tokens": rng.randint(least + 1, least + 30 * times), "pages": rng.randint(2, 12 * times), "bytes": rng.randint(2000, 30000 * times),
               "fraction": Fraction(rng.randint(1, 9), 10)}[kind]
     s = {"eviction.policy": policy, "eviction.unit": unit, "eviction.scope": scope, "eviction.budget": (kind, amount), "eviction.protect.sinks": sinks,
-         "eviction.protect.recent": recent, "eviction.access": rng.choice(["routed", "routed", "dense" if scope_of_reads == "all" else "routed"])}
+         "eviction.protect.recent": recent, "eviction.access": rng.choice(["routed", "routed", "dense"])}
     s.update({"eviction.start": start} if policy == "streaming" else {})
     trigger = rng.choice(["on_full", "on_full", "on_full", "watermark", "every", "prefill_end"])
     s["eviction.trigger"] = trigger
@@ -96,7 +96,7 @@ def draw(seed):
     model = draw_model(rng)
     trace = draw_trace(rng, model)
     settings = {**draw_placement(rng, model), **draw_batches(rng)}
-    return {**settings, **(draw_eviction(rng, settings["read.scope"]) if rng.random() < 0.75 else {})}, trace
+    return {**settings, **(draw_eviction(rng) if rng.random() < 0.75 else {})}, trace
 
 
 def draw_recorded(rng, seed):
@@ -124,9 +124,9 @@ def draw_attentive(seed):
     """A case whose rule goes by attention."""
     rng = random.Random(seed)
     settings, trace = draw_recorded(rng, seed)
-    settings.update(draw_eviction(rng, settings["read.scope"]))
+    settings.update(draw_eviction(rng))
     settings.pop("eviction.start", None)
-    settings["eviction.policy"] = rng.choice(["h2o.sum", "h2o.mean_seen", "h2o.sq"])
+    settings["eviction.policy"] = rng.choice(list(RULES))
     settings["eviction.unit"] = rng.choice(["token", "token", "page"])
     kind = settings["eviction.budget"][0]
     if kind == "bytes" or kind == "pages" and settings["eviction.unit"] == "token":
