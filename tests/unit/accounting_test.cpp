@@ -36,6 +36,19 @@ TEST(Accounting, APageIsAccessedUnderExpertsThatItsCopiesStandFor) {
   EXPECT_EQ(run(spec, {9, 40}).n_req, by_expert.n_req);
 }
 
+TEST(Accounting, DenseAccessLooksUpAllPagesWhateverQueriesReach) {
+  RunSpec spec = counting_spec(2);
+  testing::use_expert_layout(spec);
+  spec.cluster.ranks = spec.model.gate.n_experts;
+  spec.eviction.access = AccessSource::dense;
+  const StepRecord all = run(spec, {9, 40});
+  spec.read.scope = ReadScope::routed;
+  const StepRecord routed = run(spec, {9, 40});
+  EXPECT_LT(routed.query_ranks, all.query_ranks);
+  EXPECT_EQ(routed.n_req, all.n_req);
+  EXPECT_EQ(routed.requested_entries, all.requested_entries);
+}
+
 TEST(Accounting, LayersWithoutExpertsAreAccessedWholeInEveryLayout) {
   RunSpec spec = counting_spec(1);
   spec.model.layers[0].moe = false;

@@ -156,6 +156,34 @@ TEST(EvictState, LfuUnderDenseAccessEvictsTheNewest) {
   EXPECT_EQ(live.count(100), 0U);
 }
 
+TEST(EvictState, EntriesThatNoQueryReadGotNoAttention) {
+  RunSpec spec = testing::small_spec(testing::gqa_model(2));
+  testing::use_expert_layout(spec);
+  spec.read.scope = ReadScope::routed;
+  spec.eviction.rule = evict::Tova{};
+  spec.eviction.budget = {BudgetKind::fraction, 0, 1, 2};
+  spec.probe.samples = 0;
+  testing::RandomTrace trace(spec.model, testing::requests_of({{20, 60}}), 5);
+  std::size_t read = 0, unread = 0;
+  const auto check = [&](const StepBatch& batch, ShardedCache& cache, StepDriver&) {
+    if (batch.items.empty() || batch.items.front().finishes()) return;
+    testing::for_each_live(cache, [&](Shard& shard, std::uint32_t page, std::uint32_t slot) {
+      const float got = shard.state(shard.at(page, slot)).value;
+      if (shard.pages()[page].used_step == static_cast<std::uint32_t>(batch.step)) {
+        read += got > 0 ? 1 : 0;
+      } else {
+        unread += 1;
+        ASSERT_EQ(got, 0.0F) << "step " << batch.step;
+      }
+    });
+  };
+  const auto transport = make_local_transport();
+  const auto backend = make_backend("host", 1);
+  EXPECT_GT(testing::totals(testing::run_replay(spec, *transport, *backend, trace, check)).evictions, 20);
+  EXPECT_GT(read, 100U);
+  EXPECT_GT(unread, 100U);
+}
+
 TEST(EvictState, KeysAndValuesScoreEntriesOnce) {
   RunSpec spec = testing::small_spec(testing::gqa_model(1));
   spec.placement.layout = Layout::local;
