@@ -2,6 +2,7 @@
 """Turns tinymoe's weights (an npz whose member `config` is JSON) into a model file for moekv score (configs/models/README.md)."""
 import argparse
 import json
+import os
 import sys
 
 import h5py
@@ -57,10 +58,19 @@ def main():
     parser.add_argument("target", help="model file to write")
     parser.add_argument("--name", default="tinymoe", help="name of the model (default: %(default)s)")
     args = parser.parse_args()
-    with np.load(args.source) as arrays:
-        if "config" not in arrays.files:
-            sys.exit(f"{args.source}: error: has no member 'config', so it is not an npz of tinymoe's kind")
-        convert(arrays, args.target, args.name)
+    partial = args.target + ".partial"
+    try:
+        with np.load(args.source) as arrays:
+            if "config" not in arrays.files:
+                raise ValueError("has no member 'config', so it is not an npz of tinymoe's kind")
+            convert(arrays, partial, args.name)
+        os.replace(partial, args.target)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"{args.source}: error: {error}\n")
+        sys.exit(2)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
 
 
 if __name__ == "__main__":

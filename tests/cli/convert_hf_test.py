@@ -174,6 +174,16 @@ class Convert(program.ProgramTest):
         done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
         self.assertIn("example:", done.stdout)
 
+    def test_npz_that_is_no_model_leaves_no_file(self):
+        (self.folder / "text.npz").write_text("hello")
+        config = json.dumps({"layers": 1, "hidden": 4, "q_heads": 1, "kv_heads": 1, "head_dim": 4, "norm_eps": 1e-5, "context": 8, "experts": 2, "top_k": 1})
+        np.savez(self.folder / "cut.npz", config=config, **{"e.weight": np.ones((4, 4))})
+        for name, reason in (("absent.npz", "No such file"), ("text.npz", ""), ("cut.npz", "h.weight")):
+            done = subprocess.run([sys.executable, SCRIPTS / "convert_npz.py", name, "x.h5"], capture_output=True, text=True, cwd=self.folder, check=False)
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (2, 1), done.stderr)
+            self.assertRegex(done.stderr, f"^{name}: error: .*{reason}")
+        self.assertEqual(list(self.folder.glob("x.h5*")), [])
+
 
 if __name__ == "__main__":
     unittest.main()
