@@ -1,11 +1,16 @@
 // The program: parses the command line, starts MPI where a launcher asks for it, runs one subcommand, maps every failure to its exit code.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "app/command.hpp"
@@ -26,6 +31,18 @@ int fail(const std::optional<MpiSession>& mpi, ExitCode exit_code, const std::st
   std::fflush(stderr);
   if (mpi && mpi->n_processes() > 1) MpiSession::abort(code(exit_code));
   return code(exit_code);
+}
+
+/// A standard stream that was closed would be the next file that is opened: a result would get the program's text. Output to it still fails.
+void hold_standard_streams() {
+  for (int fd = 0; fd < 3; ++fd) {
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDONLY) < 0) return;
+  }
+}
+
+void flush_output() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw SystemError(fmt::format("cannot write to standard output: {}", std::strerror(errno)));
 }
 
 int guarded_main(int argc, char** argv) {
@@ -50,7 +67,9 @@ int guarded_main(int argc, char** argv) {
   }
   if (!action.collective && !first) return code(ExitCode::ok);
   try {
-    return code(action.run());
+    const ExitCode result = action.run();
+    flush_output();
+    return code(result);
   } catch (const UserError& e) {
     return fail(mpi, ExitCode::usage, e.what(), true);
   } catch (const DeviceMissing& e) {
@@ -58,6 +77,8 @@ int guarded_main(int argc, char** argv) {
   } catch (const PointFailure& e) {
     return fail(mpi, ExitCode::points_failed, fmt::format("failed: {}", e.what()), true);
   } catch (const SystemError& e) {
+    return fail(mpi, ExitCode::internal, fmt::format("system error: {}", e.what()), true);
+  } catch (const std::system_error& e) {
     return fail(mpi, ExitCode::internal, fmt::format("system error: {}", e.what()), true);
   } catch (const std::exception& e) {
     return fail(mpi, ExitCode::internal, fmt::format("internal error: {}", e.what()), true);
@@ -68,6 +89,7 @@ int guarded_main(int argc, char** argv) {
 }  // namespace moekv
 
 int main(int argc, char** argv) {
+  moekv::hold_standard_streams();
   try {
     return moekv::guarded_main(argc, argv);
   } catch (const std::exception& e) {

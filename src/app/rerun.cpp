@@ -12,6 +12,8 @@
 #include "app/command.hpp"
 #include "app/point.hpp"
 #include "config/reader.hpp"
+#include "engine/oracle/access_bounds.hpp"
+#include "engine/oracle/mass_bounds.hpp"
 #include "results/diff.hpp"
 #include "results/sweep_folder.hpp"
 
@@ -37,6 +39,15 @@ RunSpec spec_of(const RunFile& stored, const RerunArguments& arguments, int n_pr
   const std::string text = stored.facts.text("config_resolved_yaml");
   if (text.empty()) throw UserError(arguments.result, "holds no configuration", "only files that moekv run or sweep wrote can be repeated");
   return parse_run_spec(text, arguments.result, n_processes, arguments.overrides);
+}
+
+/// Takes out what moekv oracle stored beside the numbers of the run.
+void leave_out_bounds(RunOutcome& stored) {
+  for (const std::vector<Summary>& added : {summarise_bounds({}), summarise_mass_bounds({})}) {
+    std::erase_if(stored.summary, [&](const Summary& s) { return std::ranges::find(added, s.name, &Summary::name) != added.end(); });
+  }
+  stored.bounds.clear();
+  stored.mass_bounds.clear();
 }
 
 /// The trace must be the one that was replayed.
@@ -79,7 +90,8 @@ void print_classes(const std::vector<Summary>& before, const std::vector<Summary
 ExitCode rerun(const RerunArguments& arguments) {
   const std::unique_ptr<Transport> job = make_job_transport();
   const bool first = job->process() == 0;
-  const RunFile stored = agree(*job, [&] { return first ? read_stored(arguments) : RunFile{}; });
+  RunFile stored = agree(*job, [&] { return first ? read_stored(arguments) : RunFile{}; });
+  leave_out_bounds(stored.outcome);
   const RunSpec spec = share_run_spec(agree(*job, [&] { return first ? spec_of(stored, arguments, job->n_processes()) : RunSpec{}; }), *job);
   PointCache cache;
   const PointMachinery made = agree(*job, [&] {

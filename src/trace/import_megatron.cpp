@@ -7,6 +7,7 @@
 
 #include "io/zip.hpp"
 #include "trace/import_sink.hpp"
+#include "trace/json_line.hpp"
 #include "trace/row_spool.hpp"
 #include "trace/text.hpp"
 
@@ -159,7 +160,7 @@ void RouterTrace::read(const std::string& path) {
   for (std::string_view text; lines.next(text);) {
     if (text.empty()) continue;
     if (!unfinished.empty()) throw UserError(unfinished, "line is not a JSON object");
-    const Json line = Json::parse(text, nullptr, false);
+    const Json line = parse_json_line(text, lines.place());
     if (line.is_object())
       record(line, path, lines.place());
     else

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/gzip.hpp"
+#include "trace/json_line.hpp"
 #include "trace/request_feed.hpp"
 
 namespace moekv {
@@ -40,7 +41,7 @@ void import_mooncake(const ImportOptions& options, ImportSink& sink) {
     LineReader lines(open_byte_stream(path));
     for (std::string_view text; !sink.full() && lines.next(text);) {
       if (text.empty()) continue;
-      const Json line = Json::parse(text, nullptr, false);
+      const Json line = parse_json_line(text, lines.place());
       if (!line.is_object()) throw UserError(lines.place(), "line is not a JSON object", "is the file complete?");
       RequestInfo request;
       request.prompt_tokens = tokens_of(line, "input_length", lines.place());

@@ -6,6 +6,7 @@
 
 #include "io/gzip.hpp"
 #include "trace/import_sink.hpp"
+#include "trace/json_line.hpp"
 #include "trace/row_spool.hpp"
 
 namespace moekv {
@@ -147,7 +148,7 @@ void RouteLog::read(const std::string& path) {
   for (std::string_view text; lines.next(text);) {
     if (text.empty()) continue;
     if (!unfinished.empty()) throw UserError(unfinished, "line is not a JSON object");
-    const Json line = Json::parse(text, nullptr, false);
+    const Json line = parse_json_line(text, lines.place());
     if (!line.is_object()) {
       unfinished = lines.place();
       continue;

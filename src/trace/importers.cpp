@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "io/gzip.hpp"
@@ -57,6 +58,7 @@ InputProbe probe_input(const std::string& path) {
   probe.head = read_head(path, 65536);
   std::string_view text = probe.head;
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  text.remove_prefix(std::min(text.find_first_not_of("\r\n \t"), text.size()));
   probe.first_line = std::string(text.substr(0, text.find_first_of("\r\n")));
   return probe;
 }

@@ -164,15 +164,21 @@ void split_csv(std::string_view line, std::vector<std::string_view>& fields, std
 
 CsvReader::CsvReader(const std::string& path) : lines_(open_byte_stream(path)) {
   std::string_view line;
-  if (!lines_.next(line)) throw UserError(path, "is empty");
+  do {
+    if (!lines_.next(line)) throw UserError(path, "is empty");
+  } while (trimmed(line).empty());
   split_csv(line, fields_, unquoted_);
   for (const auto field : fields_) header_.emplace_back(trimmed(field));
 }
 
 std::optional<std::size_t> CsvReader::find(const std::vector<std::string_view>& names) const {
   for (const auto name : names) {
-    const auto at = std::ranges::find_if(header_, [&](const std::string& column) { return lower(column) == lower(name); });
-    if (at != header_.end()) return static_cast<std::size_t>(at - header_.begin());
+    const auto named = [&](const std::string& column) { return lower(column) == lower(name); };
+    const auto at = std::ranges::find_if(header_, named);
+    if (at == header_.end()) continue;
+    if (std::find_if(at + 1, header_.end(), named) != header_.end())
+      throw UserError(lines_.stream().name() + ":1", fmt::format("two columns are called '{}'", *at), "rename one");
+    return static_cast<std::size_t>(at - header_.begin());
   }
   return std::nullopt;
 }

@@ -31,7 +31,7 @@ class CsvReader {
  public:
   explicit CsvReader(const std::string& path);
   [[nodiscard]] const std::vector<std::string>& header() const { return header_; }
-  /// Index of the first of `names` in the header, ignoring case; nothing when none is there.
+  /// Index of the first of `names` in the header, ignoring case; nothing when none is there, a UserError when two are.
   [[nodiscard]] std::optional<std::size_t> find(const std::vector<std::string_view>& names) const;
   /// As find, or a UserError that lists the header.
   [[nodiscard]] std::size_t require(const std::vector<std::string_view>& names) const;

@@ -1,5 +1,6 @@
 """Help of every command, and what happens when the command line is wrong."""
 import re
+import subprocess
 import unittest
 
 import program
@@ -44,6 +45,12 @@ class Help(program.ProgramTest):
 
     def test_wrong_command_line_under_mpirun_is_said_once(self):
         self.assertEqual(self.refuse("rum", ranks=2), self.refuse("rum"))
+
+    def test_output_that_goes_nowhere(self):
+        for target, reason in (("/dev/full", "No space left on device"), ("&-", "Bad file descriptor")):
+            done = subprocess.run(["bash", "-c", f'"$0" list codecs >{target}', program.PROGRAM], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 70, done.stderr)
+            self.assertRegex(done.stderr, f"^system error: cannot write to .*: {reason}\n$")
 
     def test_missing_file(self):
         self.assertIn("absent.yaml", self.refuse("run", "absent.yaml"))

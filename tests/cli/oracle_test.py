@@ -84,6 +84,7 @@ class Oracle(program.ProgramTest):
         self.assertEqual((run.digest, run.params, run.status), (before.digest, before.params, before.status))
         self.assertIn("misses of the offline optimum", self.run_ok("show", "bounded.h5").out)
         self.run_ok("diff", "--decisions", "bounded.h5", "log.run.h5")
+        self.assertIn("same decisions and counters", self.run_ok("rerun", "bounded.h5").out)
         # A second time, in place: the same numbers, none twice.
         self.run_ok("oracle", "log.h5", "--result", "bounded.h5")
         again = moekv_results.load(self.folder / "bounded.h5")

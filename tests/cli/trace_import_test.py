@@ -50,6 +50,12 @@ class TraceImport(ProgramTest):
         message = self.refuse("trace", "import", self.write("x.txt", "hello"), "-o", "out.moekv.h5")
         self.assertIn("the format is not recognised", message)
         self.refuse("trace", "import", self.folder / "log.jsonl", "-o", "out.moekv.h5", "--model", "deepseek-v2-lite")
+        deep = '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": ' + "[" * 100000 + "]" * 100000 + "}\n"
+        first = '\n{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1]}\n'
+        message = self.refuse("trace", "import", self.write("deep.jsonl", first + deep), "-o", "out.moekv.h5")
+        self.assertIn("deep.jsonl:3: error: nested more than 64 levels deep", message)
+        twice = self.write("twice.csv", "arrival_ms,prompt_tokens,Prompt_Tokens,output_tokens\n0,4,5,2\n")
+        self.assertIn("twice.csv:1: error: two columns are called 'prompt_tokens'", self.refuse("trace", "import", twice, "-o", "out.moekv.h5"))
         self.refuse("trace", "import", "-o", "out.moekv.h5")
         self.refuse("trace", "import", self.write("cut.npz", "PK\x03\x04"), "-o", "out.moekv.h5", "--experts", 8)
 
@@ -68,7 +74,7 @@ class TraceImport(ProgramTest):
         self.refuse("trace", "join", "rec.moekv.h5", "--concat", "-o", "x.moekv.h5")
 
     def test_request_trace_stands_alone(self):
-        self.write("req.csv", "arrival_ms,prompt_tokens,output_tokens\n0,4,2\n5,2,2\n")
+        self.write("req.csv", "\narrival_ms,prompt_tokens,output_tokens\n0,4,2\n5,2,2\n")
         self.run_ok("trace", "import", "req.csv", "-o", "req.moekv.h5")
         self.run_ok("trace", "info", "--check", "req.moekv.h5")
 
