@@ -59,6 +59,7 @@ void Recording::emit() {
     const std::int64_t prompt = prompt_lens_.empty() ? seq_lens_[s] : decode_only_ ? 0 : prompt_lens_[s];
     request.prompt_tokens = static_cast<std::uint32_t>(prompt);
     request.output_tokens = static_cast<std::uint32_t>(seq_lens_[s] - prompt);
+    if (!arrivals_.empty()) request.arrival_ns = arrivals_[s];
     if (!options_.domains.empty())
       request.domain = sink_.domain(options_.domains[0]);
     else if (!domains_.empty())
@@ -73,8 +74,8 @@ void Recording::emit() {
 namespace {
 
 bool alike(const SourceFacts& a, const SourceFacts& b) {
-  return a.n_layers == b.n_layers && a.top_k == b.top_k && a.has_weights == b.has_weights && a.has_logits == b.has_logits &&
-         a.kv_layers == b.kv_layers && a.has_token_ids == b.has_token_ids;
+  return a.n_layers == b.n_layers && a.layer_ids == b.layer_ids && a.top_k == b.top_k && a.has_weights == b.has_weights &&
+         a.has_logits == b.has_logits && a.kv_layers == b.kv_layers && a.has_token_ids == b.has_token_ids;
 }
 
 }  // namespace

@@ -16,6 +16,8 @@ const std::map<std::string, std::vector<std::string>>& role_names() {
       {"logits", {"logits", "router_logits", "gate_logits"}},
       {"seq_lens", {"seq_lens", "lengths"}},
       {"prompt_lens", {"prompt_lens"}},
+      {"moe_layer_ids", {"moe_layer_ids"}},
+      {"arrival_ns", {"arrival_ns"}},
       {"token_ids", {"token_ids", "input_ids"}},
       {"domains", {"categories", "domains"}},
       {"q", {"q"}},
@@ -61,6 +63,7 @@ Recording::Recording(const ImportOptions& options, ImportSink& sink, NpyArrays a
   if (ids_ != nullptr && logits_ != nullptr) check_shape(*logits_, "logits", logits_->shape().back());
   if (token_ids_ != nullptr && (token_ids_->shape().size() != 1 || token_ids_->shape()[0] != n_tokens_)) token_ids_ = nullptr;
   read_lengths();
+  read_marks();
   if (auto* names = find("domains");
       names != nullptr && names->header().kind == NpyKind::unicode && names->shape() == std::vector<std::uint64_t>{seq_lens_.size()}) {
     domains_ = names->read_strings();
@@ -122,6 +125,30 @@ std::vector<std::int64_t> Recording::lengths(const char* role) {
     }
   }
   return values;
+}
+
+/// Model layers and arrivals, where the file names them for each layer and sequence. Arrivals are all unknown (-1) or ascend.
+void Recording::read_marks() {
+  const auto integers = [&](const char* role, std::uint64_t n, std::int64_t least, std::int64_t most) {
+    std::vector<std::int64_t> values;
+    auto* array = find(role);
+    if (array == nullptr) return values;
+    if (!array->is_integer() || array->shape() != std::vector<std::uint64_t>{n}) {
+      if (options_.fields.contains(role)) throw UserError(array->name(), fmt::format("{} is no list of {} integers", role, n));
+      used_.erase(role);
+      return values;
+    }
+    array->read_ints(0, 0, n, values);
+    for (std::size_t i = 0; i < n; ++i) {
+      if (values[i] < least || values[i] > most || (i > 0 && values[i] < values[i - 1]))
+        throw UserError(array->name(), fmt::format("entry {}: {} is out of range or order", i, values[i]));
+    }
+    return values;
+  };
+  for (const std::int64_t layer : integers("moe_layer_ids", n_layers_, 0, 65534)) layer_ids_.push_back(static_cast<std::uint16_t>(layer));
+  arrivals_ = integers("arrival_ns", seq_lens_.size(), -1, std::int64_t{1} << 62);
+  if (!arrivals_.empty() && arrivals_.front() < 0 && arrivals_.back() >= 0)
+    throw UserError(path_, "arrival_ns: some arrivals are known and some are not", "give all of them or -1 for all");
 }
 
 void Recording::read_lengths() {
@@ -200,6 +227,7 @@ SourceFacts Recording::facts() {
   facts.has_logits = logits_ != nullptr;
   facts.has_weights = weights_ != nullptr || logits_ != nullptr;
   facts.has_token_ids = token_ids_ != nullptr;
+  facts.layer_ids = layer_ids_;
   facts.split_known = !prompt_lens_.empty();
   kv_facts(facts);
   if (logits_ != nullptr && weights_ == nullptr && !options_.shape)

@@ -29,6 +29,7 @@ class Recording {
   void check_shape(NpyArray& array, const char* role, std::uint64_t width) const;
   [[nodiscard]] std::vector<std::int64_t> lengths(const char* role);
   void read_lengths();
+  void read_marks();
   void kv_facts(SourceFacts& facts);
   TokenBlock read_block(std::uint64_t begin, std::uint64_t end);
   void read_ids(std::uint64_t begin, std::uint64_t end, TokenBlock& block);
@@ -41,7 +42,8 @@ class Recording {
   NpyArray *ids_ = nullptr, *weights_ = nullptr, *logits_ = nullptr, *token_ids_ = nullptr, *q_ = nullptr, *k_ = nullptr, *v_ = nullptr;
   std::uint64_t n_tokens_ = 0, n_layers_ = 0;
   bool layer_first_ = false;  // [L, T, .]
-  std::vector<std::int64_t> seq_lens_, prompt_lens_;
+  std::vector<std::int64_t> seq_lens_, prompt_lens_, arrivals_;
+  std::vector<std::uint16_t> layer_ids_;
   bool decode_only_ = false;  // prompt_lens lie before the rows
   std::vector<std::string> domains_;
   std::vector<std::int64_t> integers_;

@@ -37,6 +37,12 @@ class TraceInfoAndExport(program.ProgramTest):
             self.assertEqual(arrays["seq_lens"].tolist(), [24, 16])
             self.assertEqual(arrays["prompt_lens"].tolist(), trace_file.PROMPTS)
             self.assertEqual(arrays["moe_layer_ids"].tolist(), trace_file.MOE_LAYERS)
+        with h5py.File(self.trace) as file:
+            experts = json.loads(self.run_ok("trace", "info", "--json", self.trace).out)["model"]["n_experts"]
+            self.run_ok("trace", "import", "out.npz", "--experts", experts, "-o", "back.moekv.h5")
+            with h5py.File(self.folder / "back.moekv.h5") as back:
+                for name in ("model/moe_layer_ids", "requests/arrival_ns", "requests/prompt_len", "requests/output_len", "routing/expert_ids", "routing/weights"):
+                    np.testing.assert_array_equal(back[name], file[name], name)
 
     def test_jsonl_holds_the_rows(self):
         self.run_ok("trace", "export", self.trace, "--jsonl", "out.jsonl")
