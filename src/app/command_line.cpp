@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "core/error.hpp"
@@ -104,7 +105,10 @@ Command* Command::add_option_group(const std::string& name) {
 
 template <class T>
 Option* Command::add_option(const std::string& names, T& value, const std::string& doc) {
-  return keep(app_->add_option(names, value, doc));
+  CLI::Option* option = app_->add_option(names, value, doc);
+  if constexpr (std::is_unsigned_v<T>)  // the parser takes -1 for the largest number
+    option->check([](const std::string& word) { return word.starts_with('-') ? "'" + word + "' is negative" : std::string(); });
+  return keep(option);
 }
 template Option* Command::add_option(const std::string&, std::string&, const std::string&);
 template Option* Command::add_option(const std::string&, std::int32_t&, const std::string&);

@@ -38,6 +38,7 @@ class Help(program.ProgramTest):
         for words in ([], ["rum"], ["--verbsoe"], ["run"], ["run", "--no-such-option", "x.yaml"], ["trace"], ["trace", "impotr"], ["diff", "one.h5"]):
             with self.subTest(" ".join(words)):
                 self.refuse(*words)
+        self.assertIn("--seed: '-1' is negative", self.refuse("trace", "generate", "--preset", "uniform", "--seed", "-1", "--out", "x.h5"))
         self.assertIn("unknown subcommand 'rum': did you mean 'run'?", self.refuse("rum"))
         self.assertIn("unknown subcommand 'impotr': did you mean 'import'?", self.refuse("trace", "impotr"))
         self.assertIn("unknown option '--ot', did you mean '--out'?", self.refuse("run", "x.yaml", "--ot=x.h5"))
