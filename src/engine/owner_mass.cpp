@@ -138,8 +138,9 @@ void Owner::absorb_unread() {
   for (std::uint32_t i = 0; i < shards_.size(); ++i) {
     weighed_[i].resize(shards_[i].pages().size());
     for (const Group& group : shards_[i].groups()) {
+      if (!group.in_use) continue;
       const RequestTable::Row& row = (*requests_)[group.request];
-      if (!group.in_use || row.step != step_ || row.observe_begin >= row.length) continue;
+      if (row.step != step_ || row.observe_begin >= row.length) continue;
       for (const Chain& chain : group.chains) {
         for (const std::uint32_t p : chain.pages) {
           if (!weighed_[i][p]) absorb_mass(i, p, nothing.data());
