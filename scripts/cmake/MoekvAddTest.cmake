@@ -12,6 +12,11 @@ foreach(line IN LISTS lines)
   list(APPEND MOEKV_TEST_ENVIRONMENT ${CMAKE_MATCH_1}=${CMAKE_MATCH_3})
 endforeach()
 
+# Processes that wait for each other give their core away, and where somebody else computes it comes back milliseconds later. So tests of several
+# processes run one at a time, and the others, which may run beside them, are nice.
+set(MOEKV_NICE nice -n 19)
+set(MOEKV_SEVERAL_PROCESSES RESOURCE_LOCK several_processes COST 100)  # the longest chain of tests: first
+
 function(moekv_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "GPU" "TIMEOUT" "SOURCES;RANKS;LINK")
   if(arg_UNPARSED_ARGUMENTS)
@@ -46,7 +51,7 @@ function(moekv_add_test name)
     if(arg_GPU)
       set(without_cuda --gtest_filter=-*/cuda)
     endif()
-    add_test(NAME ${name} COMMAND ${target} --gtest_brief=1 ${without_cuda})
+    add_test(NAME ${name} COMMAND ${MOEKV_NICE} $<TARGET_FILE:${target}> --gtest_brief=1 ${without_cuda})
     set(names ${name})
   endif()
   foreach(n IN LISTS arg_RANKS)
@@ -56,7 +61,7 @@ function(moekv_add_test name)
   set(environment ${MOEKV_TEST_ENVIRONMENT} OMP_NUM_THREADS=2)
   set_tests_properties(${names} PROPERTIES LABELS ${label} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${environment}")
   if(arg_RANKS)
-    set_tests_properties(${names} PROPERTIES PROCESSORS 2)
+    set_tests_properties(${names} PROPERTIES ${MOEKV_SEVERAL_PROCESSES})
   endif()
   if(arg_GPU)
     add_test(NAME ${name}/cuda COMMAND ${target} --gtest_filter=*/cuda)
@@ -65,10 +70,11 @@ function(moekv_add_test name)
   endif()
 endfunction()
 
-# moekv_add_script_test(file [NAME stem] [LABEL label] [ARGS ...] [TIMEOUT seconds]): a Python or shell test, run in an empty folder of its own.
-# Its environment names the tree (MOEKV_SOURCE_DIR), the program (MOEKV_PROGRAM) and the launcher (MOEKV_MPIEXEC). Exit code 77 means skipped.
+# moekv_add_script_test(file [NAME stem] [LABEL label] [ARGS ...] [TIMEOUT seconds] [SEVERAL_PROCESSES]): a Python or shell test, run in an empty
+# folder of its own. Its environment names the tree (MOEKV_SOURCE_DIR), the program (MOEKV_PROGRAM) and the launcher (MOEKV_MPIEXEC). Exit code 77
+# means skipped. SEVERAL_PROCESSES: it starts mpirun again and again, or measures times.
 function(moekv_add_script_test file)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "NAME;LABEL;TIMEOUT" "ARGS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "SEVERAL_PROCESSES" "NAME;LABEL;TIMEOUT" "ARGS")
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "moekv_add_script_test(${file}): unknown argument ${arg_UNPARSED_ARGUMENTS}")
   endif()
@@ -98,18 +104,13 @@ function(moekv_add_script_test file)
   set(name ${folder}/${stem})
   set(workdir ${CMAKE_CURRENT_BINARY_DIR}/work/${name})
   file(MAKE_DIRECTORY ${workdir})
-  add_test(NAME ${name} COMMAND ${interpreter} ${CMAKE_CURRENT_SOURCE_DIR}/${file} ${arg_ARGS} WORKING_DIRECTORY ${workdir})
+  set(nice ${MOEKV_NICE})
+  if(arg_SEVERAL_PROCESSES)
+    set(nice)
+  endif()
+  add_test(NAME ${name} COMMAND ${nice} ${interpreter} ${CMAKE_CURRENT_SOURCE_DIR}/${file} ${arg_ARGS} WORKING_DIRECTORY ${workdir})
   set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "${environment}")
-endfunction()
-
-# moekv_add_cli_test(file [TIMEOUT seconds] [ALONE]): a script test of the built program. ALONE: nothing runs beside it on two cores, because it
-# measures times or starts several processes: those that wait for each other give their core away, for milliseconds where somebody wants it.
-function(moekv_add_cli_test file)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "ALONE" "" "")
-  moekv_add_script_test(${file} ${arg_UNPARSED_ARGUMENTS})
-  if(arg_ALONE)
-    get_filename_component(folder ${file} DIRECTORY)
-    get_filename_component(stem ${file} NAME_WE)
-    set_tests_properties(${folder}/${stem} PROPERTIES PROCESSORS 2)
+  if(arg_SEVERAL_PROCESSES)
+    set_tests_properties(${name} PROPERTIES ${MOEKV_SEVERAL_PROCESSES})
   endif()
 endfunction()
