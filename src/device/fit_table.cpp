@@ -3,6 +3,7 @@
 
 #include <Eigen/Dense>
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -83,6 +84,15 @@ void fit_kq(const PlaneFormat& f, const Matrix& x, const TableSamples& s, std::b
   store_rows(table + 2 * down.size(), back);
 }
 
+/// SmoothAttention: largest |x| of each channel to the power alpha, a pair's larger one for both. A channel of zeros keeps its size; what fp16 cannot
+/// hold is as far as it goes.
+void fit_smooth(const PlaneFormat& f, const Matrix& x, const TableSamples& s, std::byte* table) {
+  Vector size = x.array().abs().colwise().maxCoeff().matrix().transpose();
+  const Eigen::Index first = s.first_rotated, half = (x.cols() - first) / 2;
+  for (Eigen::Index i = first; f.fit == TableFit::smooth_pairs && i < first + half; ++i) size(i) = size(i + half) = std::max(size(i), size(i + half));
+  store_row(table, size.unaryExpr([&](double a) { return a > 0 ? std::clamp(std::pow(a, static_cast<double>(f.alpha)), 0x1p-14, 65504.0) : 1.0; }));
+}
+
 }  // namespace
 
 void fit_table(const PlaneFormat& f, std::uint32_t d, const TableSamples& s, std::byte* table) {
@@ -95,6 +105,7 @@ void fit_table(const PlaneFormat& f, std::uint32_t d, const TableSamples& s, std
     table += 2 * std::size_t{d};
   }
   if (f.map == MapKind::select) fit_select(f, x, s, table);
+  if (f.map == MapKind::diag) fit_smooth(f, x, s, table);
   if (f.map != MapKind::basis) return;
   if (f.fit == TableFit::kq_svd) {
     fit_kq(f, x, s, table);

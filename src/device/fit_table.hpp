@@ -14,6 +14,7 @@ struct TableSamples {
   std::uint32_t n_rows;
   const float* queries;
   std::uint32_t n_queries;
+  std::uint32_t first_rotated = 0;  // RoPE turns channels from here to d (MLA: behind those of V), in halves
 };
 
 /// Writes table_bytes(f, d) bytes at `table`. Not for TableFit::loaded. The same samples give the same bytes.

@@ -28,11 +28,12 @@ PlaneFormat behind_map(PlaneFormat f) {
   return f;
 }
 
-void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, bool own_table, std::uint32_t d, std::uint32_t n_slots) {
+void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, bool own_table, std::uint32_t d, std::uint32_t first_rotated,
+                 std::uint32_t n_slots) {
   thread_local std::vector<float> rows, values;
   rows.clear();
   load_rows(from.format.element, from.codes, d, n_slots, rows);
-  if (own_table) fit_table(to.format, d, {rows.data(), n_slots, nullptr, 0}, table);
+  if (own_table) fit_table(to.format, d, {rows.data(), n_slots, nullptr, 0, first_rotated}, table);
   const MapView map = map_view(to.format, d, table);
   values.resize(std::size_t{n_slots} * map.width);
   for (std::uint32_t t = 0; t < n_slots; ++t) map_forward(map, &rows[std::size_t{t} * d], &values[std::size_t{t} * map.width]);
@@ -40,9 +41,10 @@ void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, b
               n_slots);
 }
 
-void seal_plane(const PlaneRows& from, const PlaneRows& to, const std::byte* table, std::uint32_t d, std::uint32_t n_slots) {
+void seal_plane(const PlaneRows& from, const PlaneRows& to, const std::byte* table, std::uint32_t d, std::uint32_t first_rotated,
+                std::uint32_t n_slots) {
   if (to.format.mapped()) {
-    seal_mapped(from, to, const_cast<std::byte*>(table), table != nullptr && to.format.scope == TableScope::page, d, n_slots);
+    seal_mapped(from, to, const_cast<std::byte*>(table), table != nullptr && to.format.scope == TableScope::page, d, first_rotated, n_slots);
   } else if (from.format == to.format) {
     std::memcpy(to.codes, from.codes, std::size_t{code_bytes(from.format, d)} * n_slots);
   } else {
@@ -60,9 +62,10 @@ void seal_block(const PoolView& from, std::uint32_t from_block, const PoolView& 
   for (std::uint32_t head = 0; head < f.n_kv_heads; ++head) {
     std::byte* source = from.head(from_block, head);
     std::byte* target = to.head(to_block, head);
-    seal_plane({f.k, source + f.k_codes(), nullptr}, {t.k, target + t.k_codes(), target + t.k_meta()}, to.k_table(to_block, head), f.d_k, n_slots);
+    seal_plane({f.k, source + f.k_codes(), nullptr}, {t.k, target + t.k_codes(), target + t.k_meta()}, to.k_table(to_block, head), f.d_k,
+               f.first_rotated(), n_slots);
     if (f.latent) continue;
-    seal_plane({f.v, source + f.v_codes(), nullptr}, {t.v, target + t.v_codes(), target + t.v_meta()}, to.v_table(to_block, head), f.d_v, n_slots);
+    seal_plane({f.v, source + f.v_codes(), nullptr}, {t.v, target + t.v_codes(), target + t.v_meta()}, to.v_table(to_block, head), f.d_v, 0, n_slots);
   }
 }
 
@@ -86,7 +89,7 @@ void fit_shared_tables(const PoolView& from, const BlockFormat& to, std::span<co
           load_rows(f.k.element, row, d, group, queries);
         }
       }
-      fit_table(plane, d, {rows.data(), n, queries.data(), static_cast<std::uint32_t>(queries.size() / d)}, table);
+      fit_table(plane, d, {rows.data(), n, queries.data(), static_cast<std::uint32_t>(queries.size() / d), to.first_rotated()}, table);
     };
     if (to.shared_k_table() > 0) fit(to.k, f.k_codes(), f.d_k);
     table += to.shared_k_table();

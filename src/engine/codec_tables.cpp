@@ -54,7 +54,7 @@ void fit_head(const BlockFormat& f, const ModelShape& model, const Calibration& 
   const std::vector<float> q = rows_of(c.q, model.n_heads, model.d_k, head * model.group_size(), model.group_size());
   const auto n = [](const std::vector<float>& rows, std::uint32_t d) { return static_cast<std::uint32_t>(rows.size() / d); };
   const auto fitted = [](const PlaneFormat& p) { return p.scope == TableScope::run && p.has_table() && p.fit != TableFit::loaded; };
-  if (fitted(f.k)) fit_table(f.k, model.d_k, {k.data(), n(k, model.d_k), q.data(), n(q, model.d_k)}, table);
+  if (fitted(f.k)) fit_table(f.k, model.d_k, {k.data(), n(k, model.d_k), q.data(), n(q, model.d_k), f.first_rotated()}, table);
   if (f.latent || !fitted(f.v)) return;
   const std::vector<float> v = rows_of(c.v, model.n_kv_heads, model.d_v, head, 1);
   fit_table(f.v, model.d_v, {v.data(), n(v, model.d_v), nullptr, 0}, table + f.shared_k_table());

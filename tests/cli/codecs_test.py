@@ -24,7 +24,8 @@ EXTRA = {"chan_prune.think": ["compression.pruned=0.5"], "lowrank.pca": ["compre
 PARTS = {"turboquant_4bit_nc": {"k": "codec: parts, element: lloyd4, map: hadamard", "v": "codec: parts"},
          "apart": {"k": "codec: parts, element: int4_sym, scale: channel, centre: mean, table: page",
                    "v": "codec: parts, element: e2m1, scale: group, group: 16, map: select.magnitude"},
-         "offline": {"": "codec: parts, element: fp8_e4m3, scale: group, group: 8, map: basis.pca, rank: 16, table: offline"}}
+         "offline": {"": "codec: parts, element: fp8_e4m3, scale: group, group: 8, map: basis.pca, rank: 16, table: offline"},
+         "smoothed": {"k": "codec: parts, map: diag, table: offline", "v": "codec: parts"}}
 RAW = {"bf16", "fp16", "fp32"}
 COUNTED = ["code_compression_factor", "page_compression_factor", "compression_factor", "sealed_fraction", "k_reconstruction_err", "page_logit_err"]
 

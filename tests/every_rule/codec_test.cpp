@@ -220,7 +220,9 @@ const std::map<std::string_view, std::uint64_t> published_pages = {{"fp32", 6553
                                                                    {"parts.int3_group_pca", 6144},
                                                                    {"parts.nvfp4_select_centred", 6912},
                                                                    {"parts.turboquant4_centred", 8448},
-                                                                   {"parts.pool_centred", 16896}};
+                                                                   {"parts.pool_centred", 16896},
+                                                                   {"parts.int4_smooth", 8704},
+                                                                   {"parts.int3_group_smooth_centred", 9216}};
 
 TEST_P(EveryCodec, BlockBytesEqualTheFormula) {
   const CatalogueCodec& codec = GetParam();

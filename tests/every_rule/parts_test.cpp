@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <set>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "core/rng.hpp"
 #include "device/backend.hpp"
+#include "device/fit_table.hpp"
 #include "support/codec_bounds.hpp"
 #include "support/parts_codecs.hpp"
 
@@ -93,9 +95,11 @@ TEST(Parts, OfNamedCodecsStoreTheSameBytesAndGiveTheSameValues) {
 
 /// 52 ways to store a value: 3 raw; asymmetric integers by token, group, channel; symmetric ones and fp8 also by head; E2M1 so with fp16 scales,
 /// and with three more codes by token and group; Lloyd-Max levels by token. 40 maps of K: none, hadamard and pool with none or three centres; crop,
-/// magnitude, pca with and without centre, of three tables; think and kq_svd of two tables; loaded with and without bias.
+/// magnitude, pca with and without centre, of three tables; think and kq_svd of two tables; loaded with and without bias. Beside them diag, with and
+/// without centre, of three tables, before all storages but the 11 that scale channels.
 constexpr int storages = 3 + 4 * 3 + 6 * 4 + (4 + 2 * 3) + 3;
 constexpr int maps_of_v = 3 * 4 + 3 * 2 * 3 + 2, maps_of_k = maps_of_v + 2 * 2 * 2;
+constexpr int smoothed = 2 * 3 * (storages - (4 + 6 + 1));
 
 TEST(Parts, AreAllowedInEveryCombinationThatMeansSomething) {
   int of_k = 0, of_v = 0;
@@ -103,8 +107,8 @@ TEST(Parts, AreAllowedInEveryCombinationThatMeansSomething) {
     of_k += misfits(parts, Role::k) == 0 ? 1 : 0;
     of_v += misfits(parts, Role::v) == 0 ? 1 : 0;
   });
-  EXPECT_EQ(of_k, storages * maps_of_k);
-  EXPECT_EQ(of_v, storages * maps_of_v);
+  EXPECT_EQ(of_k, storages * maps_of_k + smoothed);
+  EXPECT_EQ(of_v, storages * maps_of_v + smoothed);
 }
 
 TEST(Parts, ThatMeanNothingAreRefused) {
@@ -123,7 +127,69 @@ TEST(Parts, ThatMeanNothingAreRefused) {
   EXPECT_EQ(refused({.head_scale = 2.0F}), "head_scale");
   EXPECT_EQ(refused({.pruned = 0.25F, .level = 2, .rank = 8}), "pruned level rank");
   EXPECT_EQ(refused({.map = codec::PartMap::kq_svd}, Role::v), "map");
+  EXPECT_EQ(refused({.alpha = 0.25F}), "alpha");
+  EXPECT_EQ(refused({.map = codec::PartMap::diag, .alpha = 0.0F}), "alpha");
+  EXPECT_EQ(refused({.scale = channel, .map = codec::PartMap::diag, .alpha = 0.25F}), "map");
   EXPECT_EQ(refused({.element = PartElement::fp16, .head_scale = 3.0F, .table = codec::PartTable::page}), "scale head_scale table");
+}
+
+/// Divisors of four channels whose largest |values| are 16, 3, 4 and 81.
+std::vector<float> divisors(const PlaneFormat& f, std::uint32_t first_rotated = 0) {
+  const std::vector<float> rows = {16, -3, 1, 9, -8, 2, -4, -81};
+  std::vector<std::byte> table(table_bytes(f, 4));
+  fit_table(f, 4, {rows.data(), 2, nullptr, 0, first_rotated}, table.data());
+  std::vector<float> out;
+  for (std::size_t i = 0; i < table.size(); i += 2) out.push_back(float_from_fp16(load_u16(&table[i])));
+  return out;
+}
+
+TEST(SmoothFit, TakesTheLargestValueToThePowerAndTheLargerOfRotaryPartners) {
+  const auto smooth = [](float alpha) { return Parts{.map = codec::PartMap::diag, .alpha = alpha}; };
+  const float root3 = float_from_fp16(fp16_from_float(std::sqrt(3.0F)));
+  EXPECT_EQ(divisors(smooth(0.5F).plane(Role::k, 4)), (std::vector<float>{4, 9, 4, 9}));
+  EXPECT_EQ(divisors(smooth(0.5F).plane(Role::v, 4)), (std::vector<float>{4, root3, 2, 9})) << "values meet no rotary embedding";
+  EXPECT_EQ(divisors(smooth(1.0F).plane(Role::v, 4)), (std::vector<float>{16, 3, 4, 81}));
+  EXPECT_EQ(divisors(smooth(1.0F).plane(Role::k, 4), 2), (std::vector<float>{16, 3, 81, 81}))
+      << "the rotated part of a latent row has partners alone";
+  EXPECT_EQ(divisors(smooth(1.0F).plane(Role::k, 4), 1), (std::vector<float>{16, 4, 4, 81})) << "an odd channel has none";
+  Parts centred = smooth(1.0F);
+  centred.centre = codec::PartCentre::mean;  // (4, -0.5, -1.5, -36): what is left is at most 12, 2.5, 2.5, 45
+  EXPECT_EQ(divisors(centred.plane(Role::v, 4)), (std::vector<float>{4, -0.5F, -1.5F, -36, 12, 2.5F, 2.5F, 45}));
+}
+
+TEST(SmoothFit, StaysWithinItsTypeAndLeavesChannelsOfZerosAlone) {
+  const PlaneFormat f = Parts{.map = codec::PartMap::diag, .alpha = 1.0F}.plane(Role::v, 4);
+  const std::vector<float> rows = {0, 1e-20F, 1e20F, std::numeric_limits<float>::infinity()};
+  std::vector<std::byte> table(table_bytes(f, 4));
+  fit_table(f, 4, {rows.data(), 1, nullptr, 0}, table.data());
+  constexpr float expected[] = {1, 0x1p-14F, 65504, 1};
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(float_from_fp16(load_u16(&table[2 * i])), expected[i]) << i;
+}
+
+TEST(SmoothFit, OfLatentPagesPairsTheRotatedChannelsAlone) {
+  constexpr std::uint32_t d = 12, d_v = 8;
+  for (const codec::PartTable scope : {codec::PartTable::sequence, codec::PartTable::page}) {
+    const auto backend = make_host_backend(1);
+    const BlockFormat raw{{ElementFormat::fp32}, {ElementFormat::fp32}, 8, 1, d, d_v, true};
+    BlockFormat sealed = raw;
+    sealed.k = Parts{.map = codec::PartMap::diag, .alpha = 1.0F, .table = scope}.plane(Role::k, d);
+    const PoolId from = backend->create_pool(raw, 1), to = backend->create_pool(sealed, 1);
+    std::vector<float> rows;
+    for (std::uint32_t t = 0; t < 8; ++t) {
+      const auto row = values(d, t);
+      rows.insert(rows.end(), row.begin(), row.end());
+      const AppendOp op{{from, 0}, t, reinterpret_cast<const std::byte*>(row.data()), nullptr};
+      backend->append({&op, 1});
+    }
+    const SealOp seal{{from, 0}, {to, 0}, 8, 0};
+    backend->seal({&seal, 1});
+    std::vector<std::byte> block(sealed.block_bytes()), table(sealed.shared_bytes()), expected(table_bytes(sealed.k, d));
+    const BlockOut out{{to, 0}, block.data(), table.empty() ? nullptr : table.data()};
+    backend->read_blocks({&out, 1});
+    if (scope == codec::PartTable::page) table.assign(&block[sealed.k_table()], &block[sealed.k_table()] + table_bytes(sealed.k, d));
+    fit_table(sealed.k, d, {rows.data(), 8, nullptr, 0, d_v}, expected.data());
+    EXPECT_EQ(table, expected) << static_cast<int>(scope);
+  }
 }
 
 /// Rows of a page as the tests of every codec have them: ordinary, flat, zero.

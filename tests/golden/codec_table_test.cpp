@@ -48,6 +48,7 @@ struct Published {
 const codec::Parts nvfp4{
     .element = codec::PartElement::e2m1, .scale = codec::PartScale::group, .group = 16, .scale_code = codec::PartScaleCode::e4m3};
 codec::Parts turboquant(codec::PartElement element) { return {.element = element, .map = codec::PartMap::hadamard}; }
+codec::Parts smooth(float alpha) { return {.map = codec::PartMap::diag, .alpha = alpha}; }
 codec::Parts centred(codec::Parts parts) {
   parts.centre = codec::PartCentre::mean;
   return parts;
@@ -72,6 +73,8 @@ TEST(CodecTable, KeysOfPresetA) {
       {"int4 token centred", codec::Int4TokenCentred{}, .078, .13, .76, .19},
       {"int4 token Hadamard", codec::Int4TokenHadamard{}, .099, .16, .27, .16},
       {"int4 centred+Hadamard", codec::Int4TokenHadamardCentred{}, .064, .105, .22, .14},
+      {"int4 smooth .5", smooth(.5F), .112, .19, .30, .15},
+      {"int4 smooth 1", smooth(1), .110, .20, .16, .12},
       {"kivi4", codec::Kivi4{}, .041, .062, .088, .047},
       {"kivi2", codec::Kivi2{}, .205, .31, .34, .30},
       {"nvfp4", codec::Nvfp4{}, .090, .14, .22, .16},
@@ -101,6 +104,27 @@ TEST(CodecTable, KeysOfPresetA) {
   }
   expect_order(table, attention, &Published::attention);
   expect_order(table, out, &Published::out);
+}
+
+TEST(CodecTable, SmoothingLowersTheLogitErrorOfInt4OnEverySeed) {
+  for (const HeadRows& h : heads()) {
+    const double plain = measure_codec(h, codec::Int4Token{}, codec::Fp32{}, page_slots).logit;
+    for (const float alpha : {.5F, 1.0F}) EXPECT_LT(measure_codec(h, smooth(alpha), codec::Fp32{}, page_slots).logit, .75 * plain) << alpha;
+  }
+}
+
+TEST(CodecTable, SmoothingAnswersExtremeBias) {
+  const std::vector<Published> table = {{"int4 smooth .5", smooth(.5F), .039, 1.6, 0, 0}, {"int4 smooth 1", smooth(1), .007, .35, 0, 0}};
+  for (const std::uint64_t seed : seeds) {
+    const HeadRows h = generated_head("C", seed, 128, 4096, 48);
+    const double plain = measure_codec(h, codec::Int4Token{}, codec::Fp32{}, page_slots).logit;
+    for (const Published& p : table) {
+      const CodecErrors e = measure_codec(h, p.codec, codec::Fp32{}, page_slots);
+      EXPECT_NEAR(e.rel_k, p.rel, .15 * p.rel) << p.name;
+      EXPECT_TRUE(e.logit < 2 * p.logit && e.logit > p.logit / 2) << p.name << " logit " << e.logit << " published " << p.logit;
+      EXPECT_LT(e.logit, plain / 5) << p.name;
+    }
+  }
 }
 
 TEST(CodecTable, FourRawSinksTakeTheErrorAway) {

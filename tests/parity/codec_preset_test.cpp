@@ -81,6 +81,8 @@ const std::map<std::string_view, Stated> stated = {
     {"parts.nvfp4_select_centred", {0.64, 0.63, 0.65, 0.78}},
     {"parts.turboquant4_centred", {0.097, 0.079, 0.094, 0.2}},
     {"parts.pool_centred", {0.78, 0.78, 0.78, 0.98}},
+    {"parts.int4_smooth", {0.15, 0.1, 11.5, 0.21}},
+    {"parts.int3_group_smooth_centred", {0.16, 0.16, 0.16, 0.33}},
 };
 
 using CodecOnPresets = moekv::testing::EveryCodec;
@@ -99,6 +101,24 @@ TEST_P(CodecOnPresets, AttentionFromStoredPagesKeepsItsBound) {
       EXPECT_GE(e.out, bound / 2) << name << " on preset " << preset << " states a bound that says nothing";
     }
     EXPECT_LE(e.fold, fold_bound) << "attention differs from that over the stored values: " << name << " on preset " << preset;
+  }
+}
+
+TEST(SmoothOnPresets, RawNumbersKeepEveryLogitAndOutput) {
+  using namespace codec;
+  for (const char preset : {'A', 'B', 'C', 'D'}) {
+    for (const PartTable table : {PartTable::sequence, PartTable::page}) {
+      for (const PartCentre centre : {PartCentre::none, PartCentre::mean}) {
+        const Parts smooth{
+            .element = PartElement::fp32, .scale = PartScale::none, .map = PartMap::diag, .alpha = 0.7F, .centre = centre, .table = table};
+        const CodecErrors e = measure_codec(head_of(preset), smooth, smooth, page_slots, raw_sinks);
+        SCOPED_TRACE(::testing::Message() << "preset " << preset << " table " << static_cast<int>(table) << " centre " << static_cast<int>(centre));
+        EXPECT_LT(e.rel_k, 1e-7);
+        EXPECT_LT(e.rel_v, 1e-7);
+        EXPECT_LT(e.logit, preset == 'C' ? 3e-5 : 1e-6);
+        EXPECT_LT(e.out, preset == 'C' ? 2e-5 : 4e-6);
+      }
+    }
   }
 }
 

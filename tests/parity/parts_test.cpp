@@ -102,6 +102,36 @@ TEST_P(PartsParity, SealedPagesAreTheHostsAndAttentionReadsThem) {
   }
 }
 
+/// Smoothed rows of a raw type are exact, so logits and outputs are those of the rows before smoothing, in double precision.
+TEST_P(PartsParity, SmoothingOfRawNumbersIsUndoneByItsDuals) {
+  if (make_test_backend(GetParam(), 1) == nullptr) GTEST_SKIP() << "no device for backend " << GetParam();
+  constexpr std::uint32_t slots = 32;
+  const Parts raw{.element = codec::PartElement::fp32, .scale = codec::PartScale::none};
+  for (const bool latent : {false, true}) {
+    for (const codec::PartTable table : {codec::PartTable::sequence, codec::PartTable::page}) {
+      Parts smooth = raw;
+      smooth.map = PartMap::diag;
+      smooth.table = table;
+      const auto world_of = [&](Backend& backend, const Parts& parts) {
+        const Geometry g{slots, 2, 3, 48, 40, latent, ElementFormat::fp32, parts.plane(Role::k, 48), parts.plane(Role::v, 40), 1.0F};
+        auto world = std::make_unique<PageWorld>(backend, g, 3, 7U);
+        world->add_task_on({0, 1, 2}, slots);
+        world->add_task(2, 0.5F);
+        return world;
+      };
+      const auto device = make_test_backend(GetParam(), 1), plain = make_host_backend(1);
+      const auto smoothed = world_of(*device, smooth), exact = world_of(*plain, raw);
+      const AttendOutput out = smoothed->attend(*device, true);
+      ASSERT_LE(relative_error(*exact, out), 2e-6);
+      for (std::uint32_t head = 0; head < exact->rows_per_task(); ++head) {
+        const OracleRow expected = exact->oracle(0, head);
+        for (std::size_t slot = 0; slot < expected.logits.size(); ++slot)
+          ASSERT_NEAR(out.logits[exact->tasks()[0].logits + head * expected.logits.size() + slot], expected.logits[slot], 2e-5) << slot;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, PartsParity, ::testing::Values("host", "emulated", "cuda"), [](const auto& param) { return param.param; });
 
 }  // namespace

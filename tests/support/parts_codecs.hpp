@@ -92,7 +92,10 @@ struct Combination {
       {"parts.nvfp4_select_centred",
        {.element = E::e2m1, .scale = S::group, .group = 16, .scale_code = PartScaleCode::e4m3, .map = M::magnitude, .pruned = 0.25F, .centre = mean}},
       {"parts.turboquant4_centred", {.element = E::lloyd4, .map = M::hadamard, .centre = mean}},
-      {"parts.pool_centred", {.element = E::fp16, .scale = S::none, .map = M::pool, .centre = mean, .table = PartTable::page}}};
+      {"parts.pool_centred", {.element = E::fp16, .scale = S::none, .map = M::pool, .centre = mean, .table = PartTable::page}},
+      {"parts.int4_smooth", {.map = M::diag}},
+      {"parts.int3_group_smooth_centred",
+       {.element = E::int3_asym, .scale = S::group, .map = M::diag, .alpha = 1.0F, .centre = mean, .table = PartTable::page}}};
 }
 
 /// Calls f(parts) for every element, scale, scale code, map, centre and table, whether they go together or not.

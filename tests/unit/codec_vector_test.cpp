@@ -136,6 +136,23 @@ TEST(Hadamard, GoesByBlocksWhereTheLengthIsNoPowerOfTwo) {
   for (std::size_t i = 0; i < 6; ++i) EXPECT_NEAR(x[i], expected[i], 1e-6F);
 }
 
+TEST(Smooth, MatchesVector) {  // divisors (4, 1): k = (8, 1) is stored as (2, 1), q = (1, 2) meets it as (4, 2), and 4 * 2 + 2 * 1 is q . k
+  const PlaneFormat f = codec::Parts{.map = codec::PartMap::diag}.plane(Role::k, 2);
+  std::vector<std::byte> table(table_bytes(f, 2));
+  ASSERT_EQ(table.size(), 4U);
+  store_u16(&table[0], fp16_from_float(4));
+  store_u16(&table[2], fp16_from_float(1));
+  const MapView m = map_view(f, 2, table.data());
+  std::vector<float> k = {8, 1}, z(2), folded(2), back = {100, 200};
+  map_forward(m, k.data(), z.data());
+  EXPECT_EQ(z, (std::vector<float>{2, 1}));
+  const std::vector<float> q = {1, 2};
+  map_query(m, q.data(), folded.data());
+  EXPECT_EQ(folded, (std::vector<float>{4, 2}));
+  map_back(m, z.data(), 1.0F, back.data(), 2);
+  EXPECT_EQ(back, (std::vector<float>{108, 201}));
+}
+
 TEST(PyramidRes, KeepsMeansAndRepeatsThem) {
   PlaneFormat f = codec::PyramidRes{.level = 1}.plane(Role::k, 5);
   const MapView m = map_view(f, 5, nullptr);

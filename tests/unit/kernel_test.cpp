@@ -87,7 +87,8 @@ TEST(MapBackValue, IsTheChannelOfMapBack) {
   std::normal_distribution<float> normal;
   for (const PlaneFormat& f : {codec::LowrankPca{.rank = 12}.plane(Role::k, 40), codec::LowrankKqSvd{.rank = 12}.plane(Role::k, 40),
                                codec::PruneMagnitude{}.plane(Role::k, 40), codec::PyramidRes{}.plane(Role::k, 40),
-                               codec::AeLoaded{.rank = 12}.plane(Role::k, 40), codec::Int4TokenCentred{}.plane(Role::k, 40)}) {
+                               codec::AeLoaded{.rank = 12}.plane(Role::k, 40), codec::Int4TokenCentred{}.plane(Role::k, 40),
+                               codec::Parts{.map = codec::PartMap::diag, .centre = codec::PartCentre::mean}.plane(Role::k, 40)}) {
     std::vector<std::byte> table(table_bytes(f, 40));
     for (std::size_t i = 0; i < table.size(); i += 2) store_u16(&table[i], fp16_from_float(normal(random)));
     const std::size_t data = f.centre ? 80 : 0;

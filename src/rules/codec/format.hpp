@@ -16,11 +16,13 @@ enum class ElementFormat : std::uint8_t { fp32, bf16, fp16, fp8_e4m3, int8, int4
 enum class ScaleScheme : std::uint8_t { none, head, token, token_group, channel_group };
 /// How a scale of a token or token_group is stored; the other schemes use fp16.
 enum class ScaleCode : std::uint8_t { fp16, e4m3, e8m0 };
-/// The linear map before quantisation. `select` keeps some channels, `pool` means of adjacent ones, `basis` multiplies by a matrix.
-enum class MapKind : std::uint8_t { identity, hadamard, pool, select, basis };
+/// The linear map before quantisation. `select` keeps some channels, `pool` means of adjacent ones, `basis` multiplies by a matrix, `diag` divides
+/// every channel by a number of its own.
+enum class MapKind : std::uint8_t { identity, hadamard, pool, select, basis, diag };
 /// How the table of a map is made: first channels; largest mean square; largest mean square times that of the queries; principal components;
-/// the rank that is best for logits; a file.
-enum class TableFit : std::uint8_t { none, crop, magnitude, think, pca, kq_svd, loaded };
+/// the rank that is best for logits; a file; largest |value| of each channel to the power alpha, and the same with the larger of RoPE partners for
+/// both (compression.md 4, QServe).
+enum class TableFit : std::uint8_t { none, crop, magnitude, think, pca, kq_svd, loaded, smooth, smooth_pairs };
 /// Who shares a table: nobody (it lies in the page), the pages of one (request, layer, shard, head group), or the run's pages of one layer.
 enum class TableScope : std::uint8_t { page, sequence, run };
 /// Which plane of an entry.
@@ -43,10 +45,11 @@ struct PlaneFormat {
   TableScope scope = TableScope::sequence;
   bool centre = false;       // a channel mean is subtracted before the map
   std::uint16_t width = 0;   // channels after the map; 0 = as many as before. MapKind::pool: adjacent channels of one mean
+  float alpha = 0.0F;        // TableFit::smooth, smooth_pairs
 
   [[nodiscard]] bool raw() const { return scale == ScaleScheme::none && map == MapKind::identity && element <= ElementFormat::fp16; }
   /// True where a map or centre is data: made from what is stored, or loaded.
-  [[nodiscard]] constexpr bool has_table() const { return centre || map == MapKind::select || map == MapKind::basis; }
+  [[nodiscard]] constexpr bool has_table() const { return centre || map == MapKind::select || map == MapKind::basis || map == MapKind::diag; }
   [[nodiscard]] constexpr bool mapped() const { return centre || map != MapKind::identity; }
   friend bool operator==(const PlaneFormat&, const PlaneFormat&) = default;
 };
@@ -95,12 +98,13 @@ struct PlaneFormat {
   if (f.scale == ScaleScheme::channel_group) return std::uint64_t{(slots + f.group - 1) / f.group} * stored_width(f, d) * scale_bytes(f);
   return std::uint64_t{slots} * meta_bytes(f, d);
 }
-/// Bytes of a plane's table: fp16 centre [d], then 16-bit channel numbers [width] or fp16 matrices [width][d] (rules/codec/map.hpp).
+/// Bytes of a plane's table: fp16 centre [d], then 16-bit channel numbers [width], fp16 matrices [width][d] or fp16 divisors [d]
+/// (rules/codec/map.hpp).
 [[nodiscard]] constexpr std::uint64_t table_bytes(const PlaneFormat& f, std::uint32_t d) {
   const std::uint64_t width = stored_width(f, d);
   const bool two_matrices = f.fit == TableFit::kq_svd || f.fit == TableFit::loaded;
   std::uint64_t values = f.centre ? d : 0;
-  if (f.map == MapKind::select) values += width;
+  if (f.map == MapKind::select || f.map == MapKind::diag) values += width;
   if (f.map == MapKind::basis) values += width * d * (two_matrices ? 2 : 1);
   return 2 * values;
 }
@@ -122,6 +126,9 @@ struct BlockFormat {
   bool latent = false;            // MLA: one plane of d_k values, V is its first d_v channels; `v` is unused
   bool bounds = false;            // smallest and largest stored key by channel and KV head are kept, beside the blocks
   ElementFormat bounds_element = ElementFormat::bf16;  // of the bounds: that of the raw keys, so they are exact
+
+  /// The first channel of K that RoPE turns.
+  [[nodiscard]] constexpr std::uint32_t first_rotated() const { return latent ? d_v : 0; }
 
   [[nodiscard]] constexpr std::uint64_t k_codes() const { return 0; }
   [[nodiscard]] constexpr std::uint64_t v_codes() const { return std::uint64_t{page_slots} * code_bytes(k, d_k); }

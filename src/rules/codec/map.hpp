@@ -11,8 +11,8 @@
 
 namespace moekv {
 
-/// One map with its data. `table` is what table_bytes(format, d) describes: [centre d][channel numbers width | matrix width x d (| second matrix)];
-/// the first matrix makes stored values of a row, the second (the first where there is one) takes them back. Null for maps without data.
+/// One map with its data. `table` is what table_bytes(format, d) describes: [centre d][channel numbers width | matrix width x d (| second matrix) |
+/// divisors d]; the first matrix makes stored values of a row, the second (the first where there is one) takes them back. Null for maps without data.
 struct MapView {
   MapKind kind = MapKind::identity;
   TableFit fit = TableFit::none;
@@ -54,8 +54,10 @@ MOEKV_HD void hadamard(float* x, std::uint32_t d) {
 namespace detail {
 
 MOEKV_HD float table_value(const std::byte* table, std::size_t i) { return float_from_fp16(load_u16(table + 2 * i)); }
-/// Where channel numbers or matrices begin.
+/// Where channel numbers, matrices or divisors begin.
 MOEKV_HD const std::byte* map_data(const MapView& m) { return m.table + (m.centre ? 2 * std::size_t{m.d} : 0); }
+/// What channel i is divided by on the way in, and multiplied by on the way back.
+MOEKV_HD float divisor(const MapView& m, std::uint32_t i) { return table_value(map_data(m), i); }
 /// The matrix that leads back, [width][d].
 MOEKV_HD const std::byte* back_matrix(const MapView& m) {
   const bool second = m.fit == TableFit::kq_svd || m.fit == TableFit::loaded;
@@ -78,6 +80,7 @@ MOEKV_HD float map_centre(const MapView& m, std::uint32_t c) { return m.centre ?
 MOEKV_HD float map_forward_value(const MapView& m, const float* x, std::uint32_t i) {
   if (m.kind == MapKind::select) return x[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
   if (m.kind == MapKind::basis) return detail::matrix_row(detail::map_data(m), i, x, m.d);
+  if (m.kind == MapKind::diag) return x[i] / detail::divisor(m, i);
   if (m.kind != MapKind::pool) return x[i];
   const std::uint32_t end = (i + 1) * m.pool < m.d ? (i + 1) * m.pool : m.d;
   float sum = 0.0F;
@@ -96,6 +99,7 @@ MOEKV_HD void map_forward(const MapView& m, float* x, float* z) {
 MOEKV_HD float map_query_value(const MapView& m, const float* q, std::uint32_t i) {
   if (m.kind == MapKind::select) return q[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
   if (m.kind == MapKind::basis) return detail::matrix_row(detail::back_matrix(m), i, q, m.d);
+  if (m.kind == MapKind::diag) return q[i] * detail::divisor(m, i);
   if (m.kind != MapKind::pool) return q[i];
   float sum = 0.0F;
   for (std::uint32_t c = i * m.pool; c < m.d && c < (i + 1) * m.pool; ++c) sum += q[c];
@@ -134,6 +138,9 @@ MOEKV_HD void map_back(const MapView& m, float* z, float weight, float* o, std::
         for (std::uint32_t c = 0; c < n; ++c) o[c] += detail::table_value(row, c) * z[i];
       }
       return;
+    case MapKind::diag:
+      for (std::uint32_t c = 0; c < n; ++c) o[c] += detail::divisor(m, c) * z[c];
+      return;
     default:
       if (m.kind == MapKind::hadamard) hadamard(z, m.d);
       for (std::uint32_t c = 0; c < n; ++c) o[c] += z[c];
@@ -153,6 +160,7 @@ MOEKV_HD float map_back_value(const MapView& m, const float* z, float weight, fl
     case MapKind::basis:
       for (std::uint32_t i = 0; i < m.width; ++i) o += detail::table_value(detail::back_matrix(m), std::size_t{i} * m.d + c) * z[i];
       return o;
+    case MapKind::diag: return o + detail::divisor(m, c) * z[c];
     default: return o + z[c];
   }
 }

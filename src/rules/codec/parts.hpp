@@ -42,10 +42,10 @@ enum class PartScale : std::uint8_t { none, head, token, group, channel };
 constexpr auto enum_names(PartScale) { return std::array<std::string_view, 5>{"none", "head", "token", "group", "channel"}; }
 enum class PartScaleCode : std::uint8_t { fp16, e4m3, e4m3_4over6, e8m0 };
 constexpr auto enum_names(PartScaleCode) { return std::array<std::string_view, 4>{"fp16", "e4m3", "e4m3.4over6", "e8m0"}; }
-enum class PartMap : std::uint8_t { none, hadamard, pool, crop, magnitude, think, pca, kq_svd, loaded };
+enum class PartMap : std::uint8_t { none, hadamard, pool, diag, crop, magnitude, think, pca, kq_svd, loaded };
 constexpr auto enum_names(PartMap) {
-  return std::array<std::string_view, 9>{"none",         "hadamard",  "pool",         "select.crop", "select.magnitude",
-                                         "select.think", "basis.pca", "basis.kq_svd", "basis.loaded"};
+  return std::array<std::string_view, 10>{"none",         "hadamard",  "pool",         "diag",        "select.crop", "select.magnitude",
+                                          "select.think", "basis.pca", "basis.kq_svd", "basis.loaded"};
 }
 enum class PartCentre : std::uint8_t { none, mean };
 constexpr auto enum_names(PartCentre) { return std::array<std::string_view, 2>{"none", "mean"}; }
@@ -66,6 +66,7 @@ struct Parts {
   PartMap map = PartMap::none;
   float pruned = 0.5F;
   std::uint32_t level = 1, rank = 64;
+  float alpha = 0.5F;
   PartCentre centre = PartCentre::none;
   PartTable table = PartTable::sequence;
   static constexpr auto params = std::tuple{
@@ -75,20 +76,23 @@ struct Parts {
       Param{"group", &Parts::group, "1", "channels (scale group) or tokens (scale channel) of a scale, a multiple of 8", 8.0, 4096.0},
       Param{"scale_code", &Parts::scale_code, "1", "how a scale is stored; e4m3 and e8m0: of e2m1, by token or group"},
       Param{"head_scale", &Parts::head_scale, "1", "the scale of scale head; the tensor scale of scale_code e4m3", 1e-6, 1e6},
-      Param{"map", &Parts::map, "1", "linear map before the element: rotation, means of neighbours, some channels, coordinates in a basis"},
+      Param{"map", &Parts::map, "1",
+            "linear map before the element: rotation, means of neighbours, smoothed channels, some channels, coordinates in a basis"},
       Param{"pruned", &Parts::pruned, "1", detail::pruned_doc, 0.0, 0.95},
       Param{"level", &Parts::level, "1", "of map pool: each level halves the channels", 1.0, 6.0},
       Param{"rank", &Parts::rank, "1", "of basis maps: coordinates stored of a row", 1.0, 4096.0},
+      Param{"alpha", &Parts::alpha, "1",
+            "of map diag (SmoothAttention): channels are divided by their largest |value| to this power, RoPE partners of K by the larger", 0.0, 1.0},
       Param{"centre", &Parts::centre, "1", "mean: the channel mean is taken out before the map (basis.loaded: its bias is added)"},
       Param{"table", &Parts::table, "1",
             "whose rows make map and centre: the sequence's first sealed pages, calibration sequences, each page (kept in it)"}};
 
-  [[nodiscard]] PlaneFormat plane(Role, std::uint32_t d) const {
+  [[nodiscard]] PlaneFormat plane(Role role, std::uint32_t d) const {
     PlaneFormat f{.element = stored_element(), .scale = scheme(), .zero_point = element <= PartElement::int2_asym, .head_scale = head_scale};
     if (grouped()) f.group = static_cast<std::uint16_t>(group);
     f.scale_code = scale_code == PartScaleCode::fp16 ? ScaleCode::fp16 : scale_code == PartScaleCode::e8m0 ? ScaleCode::e8m0 : ScaleCode::e4m3;
     f.four_over_six = scale_code == PartScaleCode::e4m3_4over6;
-    set_map(f, d);
+    set_map(f, role, d);
     f.centre = centre == PartCentre::mean;
     if (map == PartMap::loaded || (f.has_table() && table == PartTable::offline)) f.scope = TableScope::run;
     if (f.has_table() && table == PartTable::page) f.scope = TableScope::page;
@@ -110,6 +114,8 @@ struct Parts {
   [[nodiscard]] constexpr bool grouped() const { return scale == PartScale::group || scale == PartScale::channel; }
   [[nodiscard]] constexpr bool selects() const { return map >= PartMap::crop && map <= PartMap::think; }
   [[nodiscard]] constexpr bool in_basis() const { return map >= PartMap::pca; }
+  /// Whether the map is made from rows.
+  [[nodiscard]] constexpr bool fitted() const { return map >= PartMap::diag; }
   [[nodiscard]] constexpr bool asks_queries() const { return map == PartMap::think || map == PartMap::kq_svd; }
 
   [[nodiscard]] constexpr ElementFormat stored_element() const {
@@ -122,13 +128,18 @@ struct Parts {
     using enum ScaleScheme;
     return std::array<ScaleScheme, 5>{none, head, token, token_group, channel_group}[static_cast<std::size_t>(scale)];
   }
-  void set_map(PlaneFormat& f, std::uint32_t d) const {
+  void set_map(PlaneFormat& f, Role role, std::uint32_t d) const {
     using enum TableFit;
-    f.fit = std::array<TableFit, 9>{none, none, none, crop, magnitude, think, pca, kq_svd, loaded}[static_cast<std::size_t>(map)];
+    f.fit = std::array<TableFit, 10>{none, none, none, smooth, crop, magnitude, think, pca, kq_svd, loaded}[static_cast<std::size_t>(map)];
     if (map == PartMap::hadamard) f.map = MapKind::hadamard;
     if (map == PartMap::pool) {
       f.map = MapKind::pool;
       f.width = static_cast<std::uint16_t>(1U << level);
+    }
+    if (map == PartMap::diag) {
+      f.map = MapKind::diag;
+      f.fit = role == Role::k ? smooth_pairs : smooth;
+      f.alpha = alpha;
     }
     if (selects()) {
       f.map = MapKind::select;
@@ -177,14 +188,18 @@ struct Parts {
              "set table: sequence or offline, or map: select.magnitude or basis.pca");
     if (table != PartTable::sequence && map == PartMap::loaded)
       report("table", "a loaded map is one for all pages of a layer and head", "leave table out");
-    if (table != PartTable::sequence && !selects() && !in_basis() && centre == PartCentre::none)
-      report("table", "neither map nor centre is made from rows", "set centre: mean or a select or basis map, or leave table out");
+    if (table != PartTable::sequence && !fitted() && centre == PartCentre::none)
+      report("table", "neither map nor centre is made from rows", "set centre: mean or map: diag, a select or a basis map, or leave table out");
+    if (map == PartMap::diag && scale == PartScale::channel)
+      report("map", "scales of channels take up whatever channels are divided by", "set scale: token or group, or map: none");
   }
   template <class F>
   constexpr void check_map_parameters(F&& report) const {
     if (!selects() && pruned != Parts{}.pruned)
       report("pruned", "only select maps leave channels out", "set map: select.crop, select.magnitude or select.think");
     if (map != PartMap::pool && level != Parts{}.level) report("level", "only map pool has levels", "set map: pool");
+    if (map != PartMap::diag && alpha != Parts{}.alpha) report("alpha", "only map diag smooths channels", "set map: diag");
+    if (map == PartMap::diag && alpha == 0.0F) report("alpha", "every channel would be divided by 1", "take a power above 0, or map: none");
     if (!in_basis() && rank != Parts{}.rank) report("rank", "only basis maps have a rank", "set map: basis.pca, basis.kq_svd or basis.loaded");
   }
 };
