@@ -26,13 +26,15 @@ std::strong_ordering compare_keys(const Record& a, const Record& b) {
 template <class Record>
 std::vector<Record> merge_rows(Transport& transport, std::vector<Record>& mine) {
   static_assert(std::is_trivially_copyable_v<Record>);
-  std::vector<Record> rows;
-  const auto parts = transport.gather(std::as_bytes(std::span(mine)));
-  mine = {};
-  for (const auto& part : parts) {
-    const std::size_t n = rows.size();
-    rows.resize(n + part.size() / sizeof(Record));
-    if (!part.empty()) std::memcpy(static_cast<void*>(rows.data() + n), part.data(), part.size());
+  std::vector<Record> rows = std::exchange(mine, {});
+  if (transport.n_processes() > 1) {
+    const auto parts = transport.gather(std::as_bytes(std::span(rows)));
+    rows = {};
+    for (const auto& part : parts) {
+      const std::size_t n = rows.size();
+      rows.resize(n + part.size() / sizeof(Record));
+      if (!part.empty()) std::memcpy(static_cast<void*>(rows.data() + n), part.data(), part.size());
+    }
   }
   const auto before = [](const Record& a, const Record& b) { return compare_keys(a, b) < 0; };
   if (!std::is_sorted(rows.begin(), rows.end(), before)) std::sort(rows.begin(), rows.end(), before);

@@ -22,12 +22,10 @@ bool is_level(std::int64_t S::*field) {
   return std::find(std::begin(levels), std::end(levels), field) != std::end(levels);
 }
 
-/// Rows of the windows that begin at or after `first_step`.
+/// Rows of the windows that begin at or after `first_step`; rows are in the order of windows.
 template <class Record>
-std::vector<Record> warm_rows(const std::vector<Record>& rows, std::int64_t first_step) {
-  std::vector<Record> warm;
-  std::copy_if(rows.begin(), rows.end(), std::back_inserter(warm), [&](const Record& row) { return row.first_step >= first_step; });
-  return warm;
+std::span<const Record> warm_rows(const std::vector<Record>& rows, std::int64_t first_step) {
+  return {std::find_if(rows.begin(), rows.end(), [&](const Record& row) { return row.first_step >= first_step; }), rows.end()};
 }
 
 /// Number of entities that have rows: highest index + 1.
@@ -192,7 +190,7 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   SummaryList list;
   add_totals(steps, list);
   if (warmup > 0) {
-    const double cold = total(std::span(outcome.steps), &S::n_req) - total(std::span(steps), &S::n_req);
+    const double cold = total(std::span(outcome.steps), &S::n_req) - total(steps, &S::n_req);
     list.add("n_warmup_req", {"1", counted, "lookups of the windows that begin before metrics.warmup_steps, left out of all but the *_cold numbers"},
              cold);
     add_cache(outcome.steps, "_cold", list);
@@ -204,7 +202,7 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   add_times(steps, outcome.wall_ns, list);
   const std::int64_t ranks = count_entities(outcome.loads, Entity::rank);
   add_rates(spec, steps, ranks, outcome.n_processes, list);
-  add_waits(loads, total(std::span<const StepRecord>(steps), &S::n_steps), list);
+  add_waits(loads, total(steps, &S::n_steps), list);
   add_reuse(warm_rows(outcome.histograms, warmup), list);
   const auto t_step = static_cast<std::int64_t>(total(std::span<const StepRecord>(outcome.steps), &S::t_step));
   add_requests(outcome.requests, t_step, list);
