@@ -15,7 +15,7 @@ endforeach()
 # Processes that wait for each other give their core away, and where somebody else computes it comes back milliseconds later. So tests of several
 # processes run one at a time, and the others, which may run beside them, are nice.
 set(MOEKV_NICE nice -n 19)
-set(MOEKV_SEVERAL_PROCESSES RESOURCE_LOCK several_processes COST 100)  # the longest chain of tests: first
+set(MOEKV_SEVERAL_PROCESSES RESOURCE_LOCK several_processes COST 1000)  # the longest chain of tests: first; then what may take long
 
 function(moekv_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "GPU" "TIMEOUT" "SOURCES;RANKS;LINK")
@@ -59,7 +59,7 @@ function(moekv_add_test name)
     list(APPEND names ${name}/ranks_${n})
   endforeach()
   set(environment ${MOEKV_TEST_ENVIRONMENT} OMP_NUM_THREADS=2)
-  set_tests_properties(${names} PROPERTIES LABELS ${label} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${environment}")
+  set_tests_properties(${names} PROPERTIES LABELS ${label} TIMEOUT ${arg_TIMEOUT} COST ${arg_TIMEOUT} ENVIRONMENT "${environment}")
   if(arg_RANKS)
     set_tests_properties(${names} PROPERTIES ${MOEKV_SEVERAL_PROCESSES})
   endif()
@@ -109,7 +109,7 @@ function(moekv_add_script_test file)
     set(nice)
   endif()
   add_test(NAME ${name} COMMAND ${nice} ${interpreter} ${CMAKE_CURRENT_SOURCE_DIR}/${file} ${arg_ARGS} WORKING_DIRECTORY ${workdir})
-  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "${environment}")
+  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} COST ${arg_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "${environment}")
   if(arg_SEVERAL_PROCESSES)
     set_tests_properties(${name} PROPERTIES ${MOEKV_SEVERAL_PROCESSES})
   endif()
