@@ -1,7 +1,7 @@
 // Blocks are sealed plane by plane; planes that keep their format are copied, mapped ones pass through fp32 rows.
 #include "device/seal.hpp"
 
-#include <cstring>
+#include <algorithm>
 #include <vector>
 
 #include "core/error.hpp"
@@ -46,7 +46,7 @@ void seal_plane(const PlaneRows& from, const PlaneRows& to, const std::byte* tab
   if (to.format.mapped()) {
     seal_mapped(from, to, const_cast<std::byte*>(table), table != nullptr && to.format.scope == TableScope::page, d, first_rotated, n_slots);
   } else if (from.format == to.format) {
-    std::memcpy(to.codes, from.codes, std::size_t{code_bytes(from.format, d)} * n_slots);
+    std::copy_n(from.codes, std::size_t{code_bytes(from.format, d)} * n_slots, to.codes);
   } else {
     encode_rows(from, to, d, n_slots);
   }
