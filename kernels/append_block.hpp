@@ -7,33 +7,51 @@
 
 namespace moekv::kernels {
 
-template <class Word, class Block>
-MOEKV_HD void copy_words(Block& block, std::byte* to, std::uint64_t stride, const std::byte* from, std::uint32_t n, std::uint32_t n_rows) {
-  const std::uint32_t words = n / static_cast<std::uint32_t>(sizeof(Word));
-  block.free_each([&](unsigned t) {
-    for (std::uint32_t i = t; i < words * n_rows; i += block.n_threads())
-      reinterpret_cast<Word*>(to + i / words * stride)[i % words] = reinterpret_cast<const Word*>(from)[i];
-  });
-}
+/// Rows of `bytes` bytes, one after another in `from` and `stride` apart in `to`.
+struct RowCopy {
+  std::byte* to;
+  const std::byte* from;
+  std::uint64_t stride;
+  std::uint32_t bytes;
 
-/// Copies rows of n bytes, one after another in `from` and `stride` apart in `to`, in the widest words that sizes and addresses allow.
-template <class Block>
-MOEKV_HD void copy_rows(Block& block, std::byte* to, std::uint64_t stride, const std::byte* from, std::uint32_t n, std::uint32_t n_rows) {
-  using Wide = typename Block::Wide;
-  const std::uint64_t all = reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from) | stride | n;
-  if (all % sizeof(Wide) == 0) return copy_words<Wide>(block, to, stride, from, n, n_rows);
-  copy_words<std::byte>(block, to, stride, from, n, n_rows);
+  template <class Word>
+  MOEKV_HD void copy(std::uint32_t i) const {
+    const std::uint32_t words = bytes / static_cast<std::uint32_t>(sizeof(Word));
+    reinterpret_cast<Word*>(to + i / words * stride)[i % words] = reinterpret_cast<const Word*>(from)[i];
+  }
+};
+
+/// Copies n_rows rows of two planes at once, in the widest words that sizes and addresses allow.
+template <class Word, class Block>
+MOEKV_HD void copy_rows(Block& block, const RowCopy& k, const RowCopy& v, std::uint32_t n_rows) {
+  const std::uint32_t of_k = k.bytes / static_cast<std::uint32_t>(sizeof(Word)) * n_rows,
+                      of_v = v.bytes / static_cast<std::uint32_t>(sizeof(Word)) * n_rows;
+  block.free_each([&](unsigned t) {
+    for (std::uint32_t i = t; i < of_k + of_v; i += block.n_threads()) {
+      if (i < of_k) {
+        k.template copy<Word>(i);
+      } else {
+        v.template copy<Word>(i - of_k);
+      }
+    }
+  });
 }
 
 template <class Block>
 MOEKV_HD void append_block(Block& block, const AppendLaunch& work) {
-  const AppendItem& item = work.items[block.index()];
+  const AppendItem item = work.items[block.index()];
   const PoolLayout& pool = work.pools[item.pool];
-  const auto copy = [&](const PlaneLayout& plane, const std::byte* from) {
-    copy_rows(block, item.block + plane.codes + std::uint64_t{item.slot} * plane.row_bytes, pool.head_bytes, from, plane.row_bytes, pool.n_kv_heads);
+  const auto plane = [&](const PlaneLayout& p, const std::byte* from) {
+    return RowCopy{item.block + p.codes + std::uint64_t{item.slot} * p.row_bytes, from, pool.head_bytes, p.row_bytes};
   };
-  copy(pool.k, item.k);
-  if (!pool.latent) copy(pool.v, item.v);
+  const RowCopy k = plane(pool.k, item.k), v = pool.latent ? RowCopy{k.to, k.from, k.stride, 0} : plane(pool.v, item.v);
+  const auto bits = [](const RowCopy& rows) {
+    return reinterpret_cast<std::uintptr_t>(rows.to) | reinterpret_cast<std::uintptr_t>(rows.from) | rows.bytes;
+  };
+  const std::uint64_t all = bits(k) | bits(v) | k.stride;
+  using Wide = typename Block::Wide;
+  if (all % sizeof(Wide) == 0) return copy_rows<Wide>(block, k, v, pool.n_kv_heads);
+  copy_rows<std::byte>(block, k, v, pool.n_kv_heads);
 }
 
 /// Code of element c of a raw row, as bits.

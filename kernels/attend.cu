@@ -7,7 +7,8 @@ namespace {
 
 struct Attend {
   using Work = AttendLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { attend_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { attend_block(block, work); }
 };
 
 }  // namespace

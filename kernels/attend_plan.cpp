@@ -6,13 +6,12 @@
 
 #include "attend_block.hpp"
 #include "core/error.hpp"
-#include "rules/codec/narrow.hpp"
 #include "tensor_shapes.hpp"
 
 namespace moekv::kernels {
 namespace {
 
-constexpr std::uint64_t smallest_part = 512, most_parts = 128;
+constexpr std::uint64_t smallest_part = 512, long_task = 4096, most_parts = 128;
 constexpr std::uint64_t two_blocks = 96 << 10;  // shared memory that leaves room for a second block
 
 struct Tiles {
@@ -24,10 +23,8 @@ class Planner {
  public:
   Planner(const AttendBatch& batch, const PageTable& table, std::uint64_t shared_limit) : batch_(batch), table_(table) {
     latent_ = !table.pools.empty() && !batch.pages.empty() && layout(batch.pages.front()).latent;
-    facts_ = tensor_facts(batch.q_format, batch.d_k, batch.d_v, latent_);
-    if (facts_.shared_bytes > shared_limit) facts_ = {};
-    plan_.tensor_bytes = facts_.shared_bytes;
-    look_at_pages();
+    tensor_heads_ = tensor_heads(batch.q_format, batch.d_k, batch.d_v, latent_);
+    look_at_pages(shared_limit);
     choose_tiles(std::min(shared_limit, std::max(two_blocks, shared_limit / 2)));
   }
 
@@ -41,7 +38,7 @@ class Planner {
  private:
   [[nodiscard]] const PoolLayout& layout(const PageRead& page) const { return table_.pools[page.block.pool.value]; }
 
-  void look_at_pages() {
+  void look_at_pages(std::uint64_t shared_limit) {
     std::vector<char> seen(table_.pools.size());
     for (const PageRead& page : batch_.pages) seen[page.block.pool.value] = 1;
     narrow_.assign(seen.size(), 0);
@@ -50,10 +47,22 @@ class Planner {
       const PoolLayout& pool = table_.pools[p];
       plan_.mapped |= pool.k.format.mapped() || (!pool.latent && pool.v.format.mapped());
       if (plan_.page_slots == 0) plan_.page_slots = pool.page_slots;
-      const bool narrows = narrows_to(pool.k.format, batch_.q_format) && (pool.latent || narrows_to(pool.v.format, batch_.q_format));
-      narrow_[p] = static_cast<char>(facts_.heads > 0 && narrows && pool.page_slots == plan_.page_slots);
-      if (narrow_[p] != 0) plan_.codes |= pool.k.format.element != batch_.q_format || (!pool.latent && pool.v.format.element != batch_.q_format);
+      const bool narrows = tensor_reads(pool.k, batch_.q_format) && (pool.latent || tensor_reads(pool.v, batch_.q_format));
+      narrow_[p] = static_cast<char>(tensor_heads_ > 0 && narrows && pool.page_slots == plan_.page_slots);
+      if (narrow_[p] != 0) plan_.codes |= pool.k.format.element != batch_.q_format;
     }
+    choose_stages(shared_limit);
+  }
+
+  /// Two stages: more of them, or fewer blocks at a time, are slower. No tensor cores where they do not fit.
+  void choose_stages(std::uint64_t shared_limit) {
+    plan_.stages = 2;
+    for (std::size_t p = 0; p < narrow_.size(); ++p) {
+      if (narrow_[p] != 0) plan_.tensor_bytes = std::max(plan_.tensor_bytes, tensor_bytes(table_.pools[p], plan_.stages));
+    }
+    if (plan_.tensor_bytes <= shared_limit) return;
+    plan_.tensor_bytes = 0;
+    narrow_.assign(narrow_.size(), 0);
   }
 
   void choose_tiles(std::uint64_t limit) {
@@ -102,27 +111,10 @@ class Planner {
 
   void plan_task(std::uint32_t index) {
     const AttendTask& task = batch_.tasks[index];
-    const auto first = static_cast<std::uint32_t>(plan_.pages.size());
-    bool narrow = facts_.heads > 0;
-    std::uint32_t slots = 0, since_cut = 0;
-    std::vector<std::uint32_t> cuts{first};
-    const std::uint64_t part = part_slots(plan_.task_slots[index]);
-    for (std::uint32_t i = 0; i < task.n_pages; ++i) {
-      const PageRead& page = batch_.pages[task.first_page + i];
-      if (since_cut >= part) {
-        cuts.push_back(first + i);
-        since_cut = 0;
-      }
-      plan_.pages.push_back({table_.block(page.block), table_.table(page.block), page.block.pool.value, page.n_slots, page.mask, slots});
-      narrow = narrow && narrow_[page.block.pool.value] != 0;
-      slots += page.n_slots;
-      since_cut += page.n_slots;
-    }
-    cuts.push_back(first + task.n_pages);
-    const std::uint32_t heads = task.n_kv_heads * task.group, n_parts = static_cast<std::uint32_t>(cuts.size()) - 1;
+    const std::vector<Part> parts = cut(index);
+    const std::uint32_t heads = task.n_kv_heads * task.group, n_parts = static_cast<std::uint32_t>(parts.size());
     const std::uint32_t first_part = plan_.n_rows;
-    for (std::uint32_t p = 0; p < n_parts; ++p)
-      add_items(index, {cuts[p], cuts[p + 1] - cuts[p]}, n_parts == 1 ? plan_.task_row[index] : first_part + p * heads, narrow);
+    for (std::uint32_t p = 0; p < n_parts; ++p) add_items(index, parts[p], n_parts == 1 ? plan_.task_row[index] : first_part + p * heads);
     if (n_parts == 1) return;
     plan_.n_rows += n_parts * heads;
     for (std::uint32_t h = 0; h < heads; ++h) {
@@ -132,12 +124,52 @@ class Planner {
     }
   }
 
+  /// Pages that a block of threads reads.
   struct Part {
-    std::uint32_t first_page, n_pages;
+    std::uint32_t first_page = 0, n_pages = 0;
+    std::uint32_t pool = 0;
+    bool narrow = false;
   };
-  void add_items(std::uint32_t index, const Part& part, std::uint32_t row, bool narrow) {
+
+  /// Lists the pages of a task, those of a pool side by side, unless none of its pages may go through tensor cores or they are latent.
+  [[nodiscard]] std::vector<Part> cut(std::uint32_t index) {
     const AttendTask& task = batch_.tasks[index];
-    const std::uint32_t most = narrow ? facts_.heads : tiles_.heads;
+    std::vector<DevicePage> pages;
+    std::uint32_t slots = 0;
+    bool any = false, all = true;
+    for (std::uint32_t i = 0; i < task.n_pages; ++i) {
+      const PageRead& page = batch_.pages[task.first_page + i];
+      pages.push_back({table_.block(page.block), table_.table(page.block), page.block.pool.value, page.n_slots, page.mask, slots});
+      slots += page.n_slots;
+      const bool narrow = narrow_[page.block.pool.value] != 0;
+      any |= narrow;
+      all &= narrow;
+    }
+    const bool apart = any && !latent_;
+    if (apart) {
+      std::vector<std::uint32_t> first(table_.pools.size(), ~0U);
+      for (const DevicePage& page : pages) first[page.pool] = std::min(first[page.pool], page.first_slot);
+      std::ranges::stable_sort(pages, {}, [&](const DevicePage& page) { return first[page.pool]; });
+    }
+    std::vector<Part> parts;
+    std::uint64_t in_part = 0;
+    for (const DevicePage& page : pages) {
+      const bool narrow = apart ? narrow_[page.pool] != 0 : any && all;
+      if (parts.empty() || in_part >= part_slots(plan_.task_slots[index], narrow) || (apart && page.pool != parts.back().pool)) {
+        parts.push_back({static_cast<std::uint32_t>(plan_.pages.size()), 0, page.pool, narrow});
+        in_part = 0;
+      }
+      plan_.pages.push_back(page);
+      parts.back().n_pages += 1;
+      in_part += page.n_slots;
+    }
+    if (parts.empty()) parts.emplace_back();
+    return parts;
+  }
+
+  void add_items(std::uint32_t index, const Part& part, std::uint32_t row) {
+    const AttendTask& task = batch_.tasks[index];
+    const std::uint32_t most = part.narrow ? tensor_heads_ : tiles_.heads;
     for (std::uint32_t kv = 0; kv < task.n_kv_heads; ++kv) {
       for (std::uint32_t h = kv * task.group; h < (kv + 1) * task.group; h += most) {
         AttendItem item{};
@@ -149,7 +181,8 @@ class Planner {
         item.kv_head = kv;
         item.n_heads = std::min(most, (kv + 1) * task.group - h);
         item.out = row + h;
-        (narrow ? plan_.tensor : plan_.portable).push_back(item);
+        item.pool = part.pool;
+        (part.narrow ? plan_.tensor : plan_.portable).push_back(item);
       }
     }
   }
@@ -157,7 +190,7 @@ class Planner {
   const AttendBatch& batch_;
   const PageTable& table_;
   bool latent_ = false;
-  TensorFacts facts_;
+  std::uint32_t tensor_heads_ = 0;
   Tiles tiles_{};
   std::vector<char> narrow_;  // by pool: its pages may go through tensor cores
   AttendPlan plan_;
@@ -165,9 +198,24 @@ class Planner {
 
 }  // namespace
 
-std::uint64_t part_slots(std::uint64_t slots) {
-  const std::uint64_t even = (slots + most_parts - 1) / most_parts;
-  return std::max(smallest_part, (even + smallest_part - 1) / smallest_part * smallest_part);
+std::uint64_t part_slots(std::uint64_t slots, bool narrow) {
+  const std::uint64_t even = (slots + most_parts - 1) / most_parts, smallest = narrow && slots > long_task ? 2 * smallest_part : smallest_part;
+  return std::max(smallest, (even + smallest_part - 1) / smallest_part * smallest_part);
+}
+
+AttendLaunch launch_of(const AttendPlan& plan, const AttendBatch& batch, const PageTable& table) {
+  AttendLaunch work{};
+  work.q_format = batch.q_format;
+  work.d_k = batch.d_k;
+  work.d_v = batch.d_v;
+  work.page_slots = plan.page_slots;
+  work.tile_slots = plan.tile_slots;
+  work.stages = plan.stages;
+  work.mapped = plan.mapped;
+  work.latent = !batch.pages.empty() && table.pools[batch.pages.front().block.pool.value].latent;
+  work.codes = plan.codes;
+  work.scale = batch.scale;
+  return work;
 }
 
 AttendPlan plan_attention(const AttendBatch& batch, const PageTable& table, std::uint64_t shared_limit) {

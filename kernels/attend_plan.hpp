@@ -1,5 +1,5 @@
-// AttendPlan: which blocks of threads compute a batch of attention. A pure function of the batch and its formats; a task's part in it depends on the task
-// alone, so results do not depend on what else is in the batch.
+// AttendPlan: which blocks of threads compute a batch of attention. A pure function of the batch and its formats; a task's part in it depends on the
+// task alone, so results do not depend on what else is in the batch.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,7 @@ struct AttendPlan {
   std::uint64_t n_logits = 0;                 // up to the last one of a task, where logits are wanted
   std::uint32_t page_slots = 0;               // of the pages of tensor items
   std::uint32_t tile_slots = 0;               // of portable items
+  std::uint32_t stages = 0;                   // of warps on tensor cores
   bool mapped = false, codes = false;
   std::uint64_t tensor_bytes = 0, portable_bytes = 0;  // shared memory of a block
 };
@@ -39,7 +40,11 @@ struct AttendPlan {
 /// `shared_limit`: shared memory that a block may have. Throws PointFailure where not even one row fits.
 [[nodiscard]] AttendPlan plan_attention(const AttendBatch& batch, const PageTable& table, std::uint64_t shared_limit);
 
-/// Slots of a part of a task with `slots` slots: enough parts for a whole device, few enough to merge.
-[[nodiscard]] std::uint64_t part_slots(std::uint64_t slots);
+/// A launch with what the plan decided; its items, and what lies in device memory, are the caller's.
+[[nodiscard]] AttendLaunch launch_of(const AttendPlan& plan, const AttendBatch& batch, const PageTable& table);
+
+/// Slots of a part of a task with `slots` slots: enough parts for a whole device, few enough to merge. `narrow`: on tensor cores, where starting a
+/// block of threads costs as much as some hundred slots.
+[[nodiscard]] std::uint64_t part_slots(std::uint64_t slots, bool narrow);
 
 }  // namespace moekv::kernels

@@ -11,15 +11,35 @@ namespace moekv::kernels {
 
 extern __shared__ __align__(16) std::byte shared_memory[];
 
+/// Blocks of a body that shall fit a multiprocessor by their registers: its `blocks`, or 1.
+template <class Body>
+constexpr unsigned blocks_of() {
+  if constexpr (requires { Body::blocks; }) {
+    return Body::blocks;
+  } else {
+    return 1;
+  }
+}
+
+/// Threads of a block: its body's `threads`, or block_threads.
+template <class Body>
+constexpr unsigned threads_of() {
+  if constexpr (requires { Body::threads; }) {
+    return Body::threads;
+  } else {
+    return block_threads;
+  }
+}
+
 /// `Body` has a type Work and run(block, work).
 template <class Body>
-__global__ void __launch_bounds__(block_threads) run_blocks(const __grid_constant__ typename Body::Work work) {
+__global__ void __launch_bounds__(threads_of<Body>(), blocks_of<Body>()) run_blocks(const __grid_constant__ typename Body::Work work) {
   if (work.count != nullptr && blockIdx.x >= *work.count) return;
-  CudaBlock block(shared_memory);
+  CudaBlock<threads_of<Body>()> block(shared_memory);
   Body::run(block, work);
 }
 
-/// `n` blocks of block_threads threads with `shared_bytes` of shared memory each.
+/// `n` blocks of threads with `shared_bytes` of shared memory each.
 template <class Body>
 void launch_blocks(std::uint32_t n, std::uint64_t shared_bytes, const typename Body::Work& work, cudaStream_t stream) {
   constexpr std::uint64_t without_asking = 48 << 10;
@@ -28,7 +48,7 @@ void launch_blocks(std::uint32_t n, std::uint64_t shared_bytes, const typename B
     check(cudaFuncSetAttribute(run_blocks<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
     most = shared_bytes;
   }
-  run_blocks<Body><<<n, block_threads, shared_bytes, stream>>>(work);
+  run_blocks<Body><<<n, threads_of<Body>(), shared_bytes, stream>>>(work);
   check(cudaGetLastError());
 }
 

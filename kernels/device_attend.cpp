@@ -17,12 +17,13 @@ class DeviceBackend::Addresses final : public PageTable {
 
 void DeviceBackend::attend(const AttendBatch& batch) {
   if (batch.tasks.empty()) return;
-  const AttendPlan plan = plan_attention(batch, Addresses(*this), device_->shared_limit());
+  const Addresses addresses(*this);
+  const AttendPlan plan = plan_attention(batch, addresses, device_->shared_limit());
   std::uint64_t n_queries = 0;
   for (const AttendTask& task : batch.tasks) n_queries = std::max<std::uint64_t>(n_queries, task.query + std::uint64_t{1});
   const std::uint64_t q_bytes = n_queries * batch.q_row_heads * code_bytes({batch.q_format}, batch.d_k);
   const std::uint64_t rows = rounded_up(plan.n_rows), n_brought = plan.n_merged_rows > 0 ? plan.n_merged_rows : plan.n_task_rows;
-  AttendLaunch work{};
+  AttendLaunch work = launch_of(plan, batch, addresses);
   work.pools = layouts();
   const std::uint64_t n_values = rows * (batch.d_v + 2);
   results_.need((n_values + (batch.keep_logits ? 0 : plan.n_logits)) * sizeof(float));
@@ -37,15 +38,6 @@ void DeviceBackend::attend(const AttendBatch& batch) {
   work.pages = staging_.put(std::span<const DevicePage>(plan.pages));
   work.masks = staging_.put(batch.masks);
   work.q = staging_.put(std::span<const std::byte>(batch.q, q_bytes));
-  work.q_format = batch.q_format;
-  work.d_k = batch.d_k;
-  work.d_v = batch.d_v;
-  work.page_slots = plan.page_slots;
-  work.tile_slots = plan.tile_slots;
-  work.mapped = plan.mapped;
-  work.latent = !batch.pages.empty() && layouts_[batch.pages.front().block.pool.value].latent;
-  work.codes = plan.codes;
-  work.scale = batch.scale;
   work.m = reinterpret_cast<float*>(results_.device());
   work.l = work.m + rows;
   work.o = work.l + rows;

@@ -133,7 +133,7 @@ bool DeviceBackend::find_lowest(const LowestBatch& batch) {
 bool DeviceBackend::gate(const GateBatch& batch) {
   const std::uint32_t e = batch.geometry->n_experts, k = batch.geometry->top_k;
   const std::uint64_t n = batch.tokens.size();
-  if (n * e < worth_a_trip || gate_shared_bytes(e) > device_->shared_limit()) return false;
+  if (n * e < worth_a_trip || gate_shared_bytes(e, k) > device_->shared_limit()) return false;
   results_.need(Staging::room<float>(n * k) + n * k * sizeof(std::uint16_t));
   staging_.begin(Staging::room<float>(n * e), Staging::room<float>(n * k) + Staging::room<std::uint16_t>(n * k));
   const auto logits = staging_.part<float>(n * e);
@@ -153,7 +153,7 @@ bool DeviceBackend::gate(const GateBatch& batch) {
   work.renormalise = gate.renormalise;
   work.scale = gate.scale;
   work.temperature = batch.rule->temperature;
-  work.shared_bytes = gate_shared_bytes(e);
+  work.shared_bytes = gate_shared_bytes(e, k);
   staging_.launch(work);
   staging_.deliver(batch.out.weights, staging_.bring(static_cast<const float*>(work.weights), n * k), n * k);
   staging_.deliver(batch.out.ids, staging_.bring(static_cast<const std::uint16_t*>(work.ids), n * k), n * k);

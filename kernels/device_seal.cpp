@@ -11,11 +11,12 @@ namespace moekv::kernels {
 bool DeviceBackend::seals_on_host(const SealOp& op) const {
   const BlockFormat& f = pools_[op.to.pool.value].format();
   const PoolLayout& layout = layouts_[op.to.pool.value];
-  const auto too_much = [&](const PlaneLayout& plane) {
-    const bool in_page = plane.has_table && plane.table_in_page;
-    return in_page || seal_shared_bytes(plane, seal_item_rows(plane.format)) > device_->shared_limit();
+  const PoolLayout& raw = layouts_[op.from.pool.value];
+  const auto too_much = [&](const PlaneLayout& from, const PlaneLayout& to) {
+    const bool in_page = to.has_table && to.table_in_page;
+    return in_page || seal_shared_bytes(from, to) > device_->shared_limit();
   };
-  return too_much(layout.k) || (!f.latent && too_much(layout.v));
+  return too_much(raw.k, layout.k) || (!f.latent && too_much(raw.v, layout.v));
 }
 
 void DeviceBackend::share_tables(std::span<const SealOp> ops) {
@@ -61,11 +62,12 @@ void DeviceBackend::launch_seal(std::span<const SealOp* const> ops) {
   std::vector<SealItem> items;
   std::uint64_t shared_bytes = 0;
   for (const SealOp* op : ops) {
-    const PoolLayout& layout = layouts_[op->to.pool.value];
+    const PoolLayout &layout = layouts_[op->to.pool.value], &raw = layouts_[op->from.pool.value];
     for (std::uint32_t plane = 0; plane < (layout.latent ? 1U : 2U); ++plane) {
       const PlaneLayout& to = plane == 0 ? layout.k : layout.v;
-      const std::uint32_t step = seal_item_rows(to.format);
-      shared_bytes = std::max(shared_bytes, seal_shared_bytes(to, step));
+      const PlaneLayout& from = plane == 0 ? raw.k : raw.v;
+      const std::uint32_t step = seal_item_rows(from, to);
+      shared_bytes = std::max(shared_bytes, seal_shared_bytes(from, to));
       for (std::uint32_t head = 0; head < layout.n_kv_heads; ++head) {
         for (std::uint32_t row = 0; row < op->n_slots; row += step) {
           items.push_back({pool(op->from).block(op->from.index), pool(op->to).block(op->to.index), pool(op->to).table(op->to.index), op->from.pool.value,

@@ -7,7 +7,8 @@ namespace {
 
 struct Gate {
   using Work = GateLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { gate_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { gate_block(block, work); }
 };
 
 }  // namespace

@@ -7,7 +7,8 @@ namespace {
 
 struct Generate {
   using Work = GenerateLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { generate_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { generate_block(block, work); }
 };
 
 }  // namespace

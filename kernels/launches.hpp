@@ -15,6 +15,7 @@
 namespace moekv::kernels {
 
 inline constexpr std::uint32_t block_threads = 128;
+inline constexpr std::uint32_t select_threads = 512;  // of a choice, whose steps wait for each other
 
 /// One entry: rows of K and V (null for latent planes) go to slot `slot` of the block at `block`.
 struct AppendItem {
@@ -86,7 +87,8 @@ struct ScoreLaunch {
   friend bool operator==(const ScoreLaunch&, const ScoreLaunch&) = default;
 };
 
-/// A run of pages of one task for some query heads of one KV head. Partials go to rows `out` .. `out` + n_heads of m, l, o.
+/// A run of pages of one task for some query heads of one KV head; on tensor cores pages of 64 or 128 channels are all of `pool`. Partials go to rows
+/// `out` .. `out` + n_heads of m, l, o.
 struct AttendItem {
   std::uint64_t first_q;         // row of d_k values of its first head in `q`
   std::uint64_t logits;          // first value of its first head; the slots of the task lie side by side
@@ -94,6 +96,7 @@ struct AttendItem {
   std::uint32_t first_page, n_pages;
   std::uint32_t kv_head, n_heads;
   std::uint32_t out;
+  std::uint32_t pool;
 };
 struct AttendLaunch {
   const PoolLayout* pools;
@@ -104,7 +107,8 @@ struct AttendLaunch {
   const std::byte* q;
   ElementFormat q_format;
   std::uint32_t d_k, d_v;
-  std::uint32_t page_slots;    // of every page (tensor path only)
+  std::uint32_t page_slots;    // of every page (latent pages on tensor cores only)
+  std::uint32_t stages;        // tiles that a warp has in shared memory (64 or 128 channels on tensor cores only)
   std::uint32_t tile_slots;    // slots decoded at a time (portable path only)
   bool mapped, latent, codes;  // some page has a map; K holds V; some page has codes (tensor path only)
   bool on_tensor_cores;        // shapes of tensor_shapes.hpp, formats that narrow to q_format, identity maps; else any format and shape

@@ -15,30 +15,38 @@ namespace {
 
 struct Append {
   using Work = AppendLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { append_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { append_block(block, work); }
 };
 struct Widen {
   using Work = WidenLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { widen_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { widen_block(block, work); }
 };
 struct Merge {
   using Work = MergeLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { merge_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { merge_block(block, work); }
 };
+template <unsigned n>
 struct Select {
   using Work = SelectLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { select_block(block, work); }
+  static constexpr unsigned threads = n;
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { select_block(block, work); }
 };
 struct Mass {
   using Work = MassLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { mass_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { mass_block(block, work); }
 };
 template <class Rule>
 struct Score {
   struct Work : ScoreLaunch {
     Rule own;
   };
-  static __device__ void run(CudaBlock& block, const Work& work) { score_block(block, work, work.own); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { score_block(block, work, work.own); }
 };
 
 }  // namespace
@@ -47,7 +55,12 @@ void launch_append(const AppendLaunch& work, cudaStream_t stream) { launch_block
 void launch_widen(const WidenLaunch& work, cudaStream_t stream) { launch_blocks<Widen>(work.n_items, 0, work, stream); }
 void launch_merge(const MergeLaunch& work, cudaStream_t stream) { launch_blocks<Merge>(work.n_items, 0, work, stream); }
 void launch_mass(const MassLaunch& work, cudaStream_t stream) { launch_blocks<Mass>(work.n_items, 0, work, stream); }
-void launch_select(const SelectLaunch& work, cudaStream_t stream) { launch_blocks<Select>(work.n_items, work.shared_bytes, work, stream); }
+/// Few choices are made by many threads each: what is chosen does not depend on that.
+void launch_select(const SelectLaunch& work, cudaStream_t stream) {
+  constexpr std::uint32_t few = 256;
+  if (work.n_items <= few) return launch_blocks<Select<select_threads>>(work.n_items, work.shared_bytes, work, stream);
+  launch_blocks<Select<block_threads>>(work.n_items, work.shared_bytes, work, stream);
+}
 void launch_score(const ScoreLaunch& work, cudaStream_t stream) {
   std::visit([&](const auto& rule) {
     using Rule = std::decay_t<decltype(rule)>;

@@ -7,7 +7,8 @@ namespace {
 
 struct Seal {
   using Work = SealLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { seal_block(block, work); }
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { seal_block(block, work); }
 };
 
 }  // namespace

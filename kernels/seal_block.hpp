@@ -4,13 +4,15 @@
 #include "launches.hpp"
 #include "rules/codec/map.hpp"
 #include "rules/codec/row.hpp"
+#include "seal_rows.hpp"
 
 namespace moekv::kernels {
 
-inline constexpr std::uint32_t seal_rows = 16;  // of an item, where scales belong to rows
-
-/// Rows that an item of this format takes: those that share scales go together.
-[[nodiscard]] inline std::uint32_t seal_item_rows(const PlaneFormat& f) { return f.scale == ScaleScheme::channel_group ? f.group : seal_rows; }
+/// Rows that an item takes: those that share scales go together.
+[[nodiscard]] inline std::uint32_t seal_item_rows(const PlaneLayout& from, const PlaneLayout& to) {
+  if (to.format.scale == ScaleScheme::channel_group) return to.format.group;
+  return seals_in_registers(from, to) ? 64 : 16;
+}
 
 /// Scales of `rows` rows of `width` values.
 [[nodiscard]] MOEKV_HD std::uint32_t scale_count(const PlaneFormat& f, std::uint32_t rows, std::uint32_t width) {
@@ -18,7 +20,9 @@ inline constexpr std::uint32_t seal_rows = 16;  // of an item, where scales belo
   return rows * (f.scale == ScaleScheme::token_group ? (width + f.group - 1) / f.group : 1U);
 }
 /// Shared memory of an item.
-[[nodiscard]] inline std::uint64_t seal_shared_bytes(const PlaneLayout& to, std::uint32_t rows) {
+[[nodiscard]] inline std::uint64_t seal_shared_bytes(const PlaneLayout& from, const PlaneLayout& to) {
+  if (seals_in_registers(from, to)) return 0;
+  const std::uint32_t rows = seal_item_rows(from, to);
   const std::uint64_t mapped = to.format.mapped() ? rows * (to.width | 1U) : 0;
   return (std::uint64_t{rows} * (to.d | 1U) + mapped) * sizeof(float) + scale_count(to.format, rows, to.width) * sizeof(RowScale);
 }
@@ -44,6 +48,10 @@ class SealSteps {
 
   MOEKV_HD void run() {
     if (to_.format.scale == ScaleScheme::none && !to_.format.mapped() && from_.format.element == to_.format.element) return keep();
+    if (seals_in_registers(from_, to_)) {
+      const std::byte* raw = from_head_ + from_.codes + std::uint64_t{item_.first_row} * from_.row_bytes;
+      return SealRows<Block>(block_, to_.format, from_.format.element, to_.d, rows_).run(raw, codes(0), meta(0), to_.meta_bytes);
+    }
     load();
     if (to_.format.mapped()) map();
     if (to_.format.scale == ScaleScheme::none) {
@@ -160,7 +168,7 @@ class SealSteps {
   }
 
   Block& block_;
-  const SealItem& item_;
+  const SealItem item_;
   const PlaneLayout &from_, &to_;
   std::uint32_t rows_;
   const std::byte* from_head_;

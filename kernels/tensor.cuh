@@ -9,7 +9,9 @@ namespace moekv::kernels {
 template <class Shape>
 struct Tensor {
   using Work = AttendLaunch;
-  static __device__ void run(CudaBlock& block, const Work& work) { tensor_block<Shape>(block, work); }
+  static constexpr unsigned blocks = Shape::heads == 8 ? 4 : 1;
+  template <class Block>
+  static __device__ void run(Block& block, const Work& work) { tensor_block<Shape>(block, work); }
 };
 
 template <template <ElementFormat> class Shape>

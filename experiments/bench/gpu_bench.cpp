@@ -1,7 +1,7 @@
 // gpu_bench: of the memory bandwidth that this GPU gives at this moment, how much do the kernels of backend cuda use? README.md says how to read it.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -20,7 +20,7 @@ namespace {
 
 struct Options {
   int rounds = 30;
-  std::string json;
+  std::string json, only;
   bool quick = false;
 };
 
@@ -71,7 +71,11 @@ class Bench {
     kernels::check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, 0));
   }
 
-  void run(const std::string& name, const std::unique_ptr<Case>& work, const Goal& goal = {}) {
+  /// `make` makes the case, where it is wanted.
+  template <class Make>
+  void run(const std::string& name, Make&& make, const Goal& goal = {}) {
+    if (name.find(options_.only) == std::string::npos) return;
+    const std::unique_ptr<Case> work = make();
     Piece piece = work->piece();
     piece.name = name;
     const cudaStream_t stream = device_.stream();
@@ -107,33 +111,35 @@ class Bench {
                                              {"fp8", codec::Fp8Token{}, 0.75},
                                              {"int8", codec::Int8Token{}, 0.70},
                                              {"int4", codec::Int4Token{}, 0.55}})
-      run(fmt::format("attend {} {} b32 L8K", name, gqa.name), attend_case(device_, gqa, codec, 32, 8192), {GoalOf::read, share});
-    run(fmt::format("attend bf16 {} b32 L8K", small.name), attend_case(device_, small, codec::Bf16{}, 32, 8192));
-    run(fmt::format("attend bf16 {} b32 L8K", oss.name), attend_case(device_, oss, codec::Bf16{}, 32, 8192));
-    run(fmt::format("attend bf16 {} b64 L8K", mla.name), attend_case(device_, mla, codec::Bf16{}, 64, 8192));
+      run(fmt::format("attend {} {} b32 L8K", name, gqa.name), [&] { return attend_case(device_, gqa, codec, 32, 8192); }, {GoalOf::read, share});
+    run(fmt::format("attend bf16 {} b32 L8K", small.name), [&] { return attend_case(device_, small, codec::Bf16{}, 32, 8192); });
+    run(fmt::format("attend bf16 {} b32 L8K", oss.name), [&] { return attend_case(device_, oss, codec::Bf16{}, 32, 8192); });
+    run(fmt::format("attend bf16 {} b64 L8K", mla.name), [&] { return attend_case(device_, mla, codec::Bf16{}, 64, 8192); });
     if (options_.quick) return;
-    run(fmt::format("attend bf16 {} b1 L128K", gqa.name), attend_case(device_, gqa, codec::Bf16{}, 1, 131072));
-    run(fmt::format("attend bf16 {} b8 L1K", gqa.name), attend_case(device_, gqa, codec::Bf16{}, 8, 1024));
-    run(fmt::format("attend kivi4 {} b4 L8K (portable)", gqa.name), attend_case(device_, gqa, codec::Kivi4{}, 4, 8192));
-    run(fmt::format("attend int4.hadamard {} b4 L8K (portable)", gqa.name), attend_case(device_, gqa, codec::Int4TokenHadamard{}, 4, 8192));
+    run(fmt::format("attend bf16 {} b1 L128K", gqa.name), [&] { return attend_case(device_, gqa, codec::Bf16{}, 1, 131072); });
+    run(fmt::format("attend bf16 {} b8 L1K", gqa.name), [&] { return attend_case(device_, gqa, codec::Bf16{}, 8, 1024); });
+    run(fmt::format("attend kivi4 {} b4 L8K (portable)", gqa.name), [&] { return attend_case(device_, gqa, codec::Kivi4{}, 4, 8192); });
+    run(fmt::format("attend int4.hadamard {} b4 L8K (portable)", gqa.name),
+        [&] { return attend_case(device_, gqa, codec::Int4TokenHadamard{}, 4, 8192); });
   }
 
   void rest() {
-    run("append 4096 tokens x 8 heads", append_case(device_, 4096), {GoalOf::copy, 0.85});
-    run("append 64 tokens x 8 heads", append_case(device_, 64));
-    run("seal bf16 -> fp8", seal_case(device_, codec::Fp8Token{}, 2048), {GoalOf::copy, 0.90});
-    run("seal bf16 -> int8", seal_case(device_, codec::Int8Token{}, 2048), {GoalOf::copy, 0.90});
-    run("seal bf16 -> int4", seal_case(device_, codec::Int4Token{}, 2048), {GoalOf::copy, 0.80});
-    run("score 8192 pages x 8 query heads", score_case(device_, 8192));
-    run("select 1024 of 8192 pages", select_case(device_, 8192, 1), {GoalOf::microseconds, 12});
-    run("select 1024 of 8192 pages x 2048 queries", select_case(device_, 8192, 2048), {GoalOf::read, 1 / 1.5});
-    run("evict 1024 of 8192 units", lowest_case(device_, 8192, 1), {GoalOf::microseconds, 15});
-    run("evict 1024 of 8192 units x 256 lists", lowest_case(device_, 8192, 256));
-    run("generate q, k, v of 4096 tokens 32/4/128", generate_case(device_, 4096));
-    run("gate 256 tokens, 8 of 256 experts", gate_case(device_, 256, 256, 8), {GoalOf::microseconds, 5});
-    run("gate 4096 tokens, 8 of 128 experts", gate_case(device_, 4096, 128, 8));
-    run("gate 256 tokens, 22 of 896 experts", gate_case(device_, 256, 896, 22));
-    run("mass b32 L8K x 32 heads", mass_case(device_, 32, 8192, 32));
+    run("append 4096 tokens x 8 heads", [&] { return append_case(device_, 4096); }, {GoalOf::copy, 0.85});
+    run("append 32768 tokens x 8 heads", [&] { return append_case(device_, 32768); }, {GoalOf::copy, 0.85});
+    run("append 64 tokens x 8 heads", [&] { return append_case(device_, 64); });
+    run("seal bf16 -> fp8", [&] { return seal_case(device_, codec::Fp8Token{}, 2048); }, {GoalOf::copy, 0.90});
+    run("seal bf16 -> int8", [&] { return seal_case(device_, codec::Int8Token{}, 2048); }, {GoalOf::copy, 0.90});
+    run("seal bf16 -> int4", [&] { return seal_case(device_, codec::Int4Token{}, 2048); }, {GoalOf::copy, 0.80});
+    run("score 8192 pages x 8 query heads", [&] { return score_case(device_, 8192); });
+    run("select 1024 of 8192 pages", [&] { return select_case(device_, 8192, 1); }, {GoalOf::microseconds, 12});
+    run("select 1024 of 8192 pages x 2048 queries", [&] { return select_case(device_, 8192, 2048); }, {GoalOf::read, 1 / 1.5});
+    run("evict 1024 of 8192 units", [&] { return lowest_case(device_, 8192, 1); }, {GoalOf::microseconds, 15});
+    run("evict 1024 of 8192 units x 256 lists", [&] { return lowest_case(device_, 8192, 256); });
+    run("generate q, k, v of 4096 tokens 32/4/128", [&] { return generate_case(device_, 4096); });
+    run("gate 256 tokens, 8 of 256 experts", [&] { return gate_case(device_, 256, 256, 8); }, {GoalOf::microseconds, 5});
+    run("gate 4096 tokens, 8 of 128 experts", [&] { return gate_case(device_, 4096, 128, 8); });
+    run("gate 256 tokens, 22 of 896 experts", [&] { return gate_case(device_, 256, 896, 22); });
+    run("mass b32 L8K x 32 heads", [&] { return mass_case(device_, 32, 8192, 32); });
   }
 
   void write() const {
@@ -167,7 +173,8 @@ int run_bench(const Options& options) {
   int clock_khz = 0, memory_khz = 0;
   kernels::check(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0));
   kernels::check(cudaDeviceGetAttribute(&memory_khz, cudaDevAttrMemoryClockRate, 0));
-  fmt::print("{}\nlargest clocks: {} MHz, memory {} MHz (those at work: nvidia-smi -q -d CLOCK)\n", device.description(), clock_khz / 1000, memory_khz / 1000);
+  fmt::print("{}\nlargest clocks: {} MHz, memory {} MHz (those at work: nvidia-smi -q -d CLOCK)\n", device.description(), clock_khz / 1000,
+             memory_khz / 1000);
   Bench bench(device, options);
   bench.attention();
   bench.rest();
@@ -183,6 +190,7 @@ int main(int argc, char** argv) {
   CLI::App app{"gpu_bench: kernels of backend cuda against what the memory gives"};
   app.add_option("--rounds", options.rounds, "interleaved rounds of every case")->check(CLI::Range(3, 10000));
   app.add_option("--json", options.json, "file for all numbers");
+  app.add_option("--only", options.only, "cases whose names hold this text");
   app.add_flag("--quick", options.quick, "large attention only, and the other kernels");
   CLI11_PARSE(app, argc, argv);
   try {

@@ -28,7 +28,7 @@ std::byte* Case::filled(std::uint64_t bytes) {
 
 const void* Case::put_bytes(const void* values, std::uint64_t bytes) {
   memory_.push_back(device_.allocate(std::max<std::uint64_t>(bytes, 1)));
-  check(cudaMemcpy(memory_.back(), values, bytes, cudaMemcpyHostToDevice));
+  device_.copy(memory_.back(), static_cast<const std::byte*>(values), bytes);  // on the stream of the kernels, which would not wait for another
   return memory_.back();
 }
 
@@ -81,27 +81,20 @@ class AttendCase final : public Case, private PageTable {
     batch.q_row_heads = heads;
     batch.d_k = shape_.d_k;
     batch.d_v = shape_.d_v;
+    batch.scale = 1.0F / std::sqrt(static_cast<float>(shape_.d_k));
     plan_ = plan_attention(batch, *this, device_.shared_limit());
+    tensor_ = launch_of(plan_, batch, *this);
   }
 
   void upload() {
-    AttendLaunch work{};
-    work.pools = put(layouts_);
-    work.pages = put(plan_.pages);
-    work.q = filled(tasks_.size() * shape_.n_kv_heads * shape_.group * shape_.d_k * 2);
-    work.q_format = ElementFormat::bf16;
-    work.d_k = shape_.d_k;
-    work.d_v = shape_.d_v;
-    work.page_slots = plan_.page_slots;
-    work.tile_slots = plan_.tile_slots;
-    work.mapped = plan_.mapped;
-    work.latent = shape_.latent;
-    work.codes = plan_.codes;
-    work.scale = 1.0F / std::sqrt(static_cast<float>(shape_.d_k));
-    work.m = reinterpret_cast<float*>(filled(std::uint64_t{plan_.n_rows} * (shape_.d_v + 2) * sizeof(float)));
-    work.l = work.m + plan_.n_rows;
-    work.o = work.l + plan_.n_rows;
-    tensor_ = portable_ = work;
+    float* values = reinterpret_cast<float*>(filled(std::uint64_t{plan_.n_rows} * (shape_.d_v + 2) * sizeof(float)));
+    tensor_.pools = put(layouts_);
+    tensor_.pages = put(plan_.pages);
+    tensor_.q = filled(tasks_.size() * shape_.n_kv_heads * shape_.group * shape_.d_k * 2);
+    tensor_.m = values;
+    tensor_.l = tensor_.m + plan_.n_rows;
+    tensor_.o = tensor_.l + plan_.n_rows;
+    portable_ = tensor_;
     tensor_.on_tensor_cores = true;
     tensor_.items = put(plan_.tensor);
     tensor_.n_items = blocks_of(plan_.tensor.size());
@@ -113,9 +106,9 @@ class AttendCase final : public Case, private PageTable {
     merge_.parts = put(plan_.merge_parts);
     merge_.rows = put(plan_.merge_rows);
     merge_.n_items = blocks_of(plan_.merge_rows.size());
-    merge_.m = merge_.m_out = work.m;
-    merge_.l = merge_.l_out = work.l;
-    merge_.o = merge_.o_out = work.o;
+    merge_.m = merge_.m_out = tensor_.m;
+    merge_.l = merge_.l_out = tensor_.l;
+    merge_.o = merge_.o_out = tensor_.o;
     merge_.d_v = shape_.d_v;
   }
 
@@ -165,8 +158,9 @@ class SealCase final : public Case {
     for (const std::uint32_t page : shuffled(n_pages)) {
       for (std::uint32_t plane = 0; plane < 2; ++plane) {
         const PlaneLayout& layout = plane == 0 ? layouts[1].k : layouts[1].v;
-        const std::uint32_t step = seal_item_rows(layout.format);
-        work_.shared_bytes = std::max(work_.shared_bytes, seal_shared_bytes(layout, step));
+        const PlaneLayout& bare = plane == 0 ? layouts[0].k : layouts[0].v;
+        const std::uint32_t step = seal_item_rows(bare, layout);
+        work_.shared_bytes = std::max(work_.shared_bytes, seal_shared_bytes(bare, layout));
         for (std::uint32_t head = 0; head < from.n_kv_heads; ++head)
           for (std::uint32_t first = 0; first < 64; first += step)
             items.push_back({raw + page * from.block_bytes(), sealed + page * to.block_bytes(), nullptr, 0, 1, head, plane, first, step});

@@ -27,7 +27,7 @@ class GateCase final : public Case {
     work_.score = ScoreFunction::softmax;
     work_.order = ScoreOrder::pre;
     work_.scale = work_.temperature = 1.0F;
-    work_.shared_bytes = gate_shared_bytes(n_experts);
+    work_.shared_bytes = gate_shared_bytes(n_experts, top_k);
   }
   [[nodiscard]] Piece piece() override {
     return {"", static_cast<double>(work_.n_items) * (work_.n_experts * 4.0 + work_.top_k * 6.0), [this] { device_.launch(work_); }};

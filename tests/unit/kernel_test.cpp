@@ -105,19 +105,31 @@ TEST(MapBackValue, IsTheChannelOfMapBack) {
 }
 
 TEST(PartsOfTasks, AreEnoughForADeviceAndFewEnoughToMerge) {
-  EXPECT_EQ(part_slots(1), 512U);
-  EXPECT_EQ(part_slots(64 * 1024), 512U);
-  EXPECT_EQ(part_slots(128 * 1024), 1024U);
+  EXPECT_EQ(part_slots(1, true), 512U);
+  EXPECT_EQ(part_slots(4096, true), 512U);
+  EXPECT_EQ(part_slots(4097, true), 1024U);
+  EXPECT_EQ(part_slots(4097, false), 512U);
+  EXPECT_EQ(part_slots(128 * 1024, true), 1024U);
+  EXPECT_EQ(part_slots(256 * 1024, true), 2048U);
   for (const std::uint64_t slots : {std::uint64_t{700}, std::uint64_t{100000}, std::uint64_t{1} << 24})
-    EXPECT_LE((slots + part_slots(slots) - 1) / part_slots(slots), 128U);
+    EXPECT_LE((slots + part_slots(slots, true) - 1) / part_slots(slots, true), 128U);
 }
 
 TEST(TensorShapes, FitTheSharedMemoryOfTheirDevices) {
-  EXPECT_LE(tensor_facts(ElementFormat::bf16, 128, 128, false).shared_bytes, 99U << 10);   // every device of compute capability 8
-  EXPECT_LE(tensor_facts(ElementFormat::bf16, 64, 64, false).shared_bytes, 99U << 10);
-  EXPECT_LE(tensor_facts(ElementFormat::fp16, 576, 512, true).shared_bytes, 227U << 10);   // compute capability 9
-  EXPECT_EQ(tensor_facts(ElementFormat::fp32, 128, 128, false).heads, 0U);
-  EXPECT_EQ(tensor_facts(ElementFormat::bf16, 96, 96, false).heads, 0U);
+  const auto bytes = [](std::uint32_t d_k, std::uint32_t d_v, bool latent, const Codec& c, std::uint32_t stages) {
+    BlockFormat f{plane_of(c, Role::k, d_k), plane_of(c, Role::v, d_v)};
+    f.d_k = d_k;
+    f.d_v = d_v;
+    f.latent = latent;
+    return tensor_bytes(pool_layout(f), stages);
+  };
+  for (const std::uint32_t d : {64U, 128U}) EXPECT_LE(bytes(d, d, false, codec::Bf16{}, 2), 99U << 10);  // every device of compute capability 8
+  EXPECT_LE(bytes(128, 128, false, codec::Bf16{}, 3), 113U << 10);                                       // two blocks on 9.0
+  EXPECT_LE(bytes(128, 128, false, codec::Int8Token{}, 3), 56U << 10);                                   // four
+  EXPECT_LE(bytes(576, 512, true, codec::Fp16{}, 2), 227U << 10);                                        // compute capability 9
+  EXPECT_EQ(tensor_heads(ElementFormat::bf16, 128, 128, false), 8U);
+  EXPECT_EQ(tensor_heads(ElementFormat::fp32, 128, 128, false), 0U);
+  EXPECT_EQ(tensor_heads(ElementFormat::bf16, 96, 96, false), 0U);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Conversions between fp32 and the stored element formats: round to nearest even, saturate, NaN becomes 0 (compression.md section 3).
+// Conversions between fp32 and the stored element formats: round to nearest even, saturate, NaN becomes 0 (compression.md section 3). A device has
+// instructions for those that are asked for most; what they give is the same.
 #pragma once
 
 #include <cstddef>
@@ -24,17 +25,28 @@ MOEKV_HD float round_even(float x) {
 /// bfloat16; beyond its range the largest finite value.
 MOEKV_HD std::uint16_t bf16_from_float(float x) {
   if (x != x) return 0;
+#if defined(__CUDA_ARCH__)
+  std::uint16_t h;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(x));
+  return (h & 0x7FFFU) > 0x7F7FU ? (h & 0x8000U) | 0x7F7FU : h;
+#else
   const std::uint32_t bits = bits_of(x);
   const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
   std::uint32_t rounded = (magnitude + 0x7FFFU + ((magnitude >> 16) & 1U)) >> 16;
   if (rounded > 0x7F7FU) rounded = 0x7F7FU;
   return static_cast<std::uint16_t>((bits >> 16 & 0x8000U) | rounded);
+#endif
 }
 MOEKV_HD float float_from_bf16(std::uint16_t h) { return float_from_bits(static_cast<std::uint32_t>(h) << 16); }
 
 /// IEEE half; beyond its range +-65504.
 MOEKV_HD std::uint16_t fp16_from_float(float x) {
   if (x != x) return 0;
+#if defined(__CUDA_ARCH__)
+  std::uint16_t h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+  return (h & 0x7FFFU) > 0x7BFFU ? (h & 0x8000U) | 0x7BFFU : h;
+#else
   const std::uint32_t bits = bits_of(x);
   const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
   std::uint32_t rounded = 0;
@@ -45,8 +57,14 @@ MOEKV_HD std::uint16_t fp16_from_float(float x) {
     if (rounded > 0x7BFFU) rounded = 0x7BFFU;
   }
   return static_cast<std::uint16_t>((bits >> 16 & 0x8000U) | rounded);
+#endif
 }
 MOEKV_HD float float_from_fp16(std::uint16_t h) {
+#if defined(__CUDA_ARCH__)
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
+  return x;
+#else
   const std::uint32_t sign = (h & 0x8000U) << 16;
   const std::uint32_t exponent = h >> 10 & 31U;
   const std::uint32_t mantissa = h & 0x3FFU;
@@ -56,6 +74,7 @@ MOEKV_HD float float_from_fp16(std::uint16_t h) {
   }
   const std::uint32_t wide = exponent == 31 ? 255U : exponent + 112U;
   return float_from_bits(sign | wide << 23 | mantissa << 13);
+#endif
 }
 
 /// E4M3FN: bias 7, largest 448, no infinity, NaN 0x7F (never produced here).

@@ -1,23 +1,24 @@
-// Decode attention of one run of pages on tensor cores: S^T = K Q^T and O^T = V^T P^T by 16x8x16 products of 16-bit values, softmax and sums in fp32.
-// Codes of 8 and 4 bits are multiplied as the 16-bit floats that they are, with scales and zeros of their rows applied to logits and weights; weights
-// go in two parts, so nothing is rounded to 16 bits but 2^-16 of a weight. Sub-tiles of 64 slots; copies of the next run while one is computed.
+// Decode attention of one run of latent pages, where the rows are K and their first channels V, on tensor cores: S^T = K Q^T and O^T = V^T P^T by
+// 16x8x16 products of 16-bit values, softmax and sums in fp32. Codes become 16-bit floats on their way to shared memory, with scales and zeros of
+// their rows applied to logits and weights; weights go in two parts, so nothing is rounded to 16 bits but 2^-16 of a weight. The block takes tiles of
+// 32 slots together; the next one is copied while one is computed.
 #pragma once
 
 #include <limits>
 
+#include "latent_tile.hpp"
 #include "rules/merge.hpp"
-#include "tensor_tile.hpp"
 
 namespace moekv::kernels {
 
 template <class Block, class Shape>
-class TensorSteps {
+class LatentSteps {
  public:
-  MOEKV_HD TensorSteps(Block& block, const AttendLaunch& work)
+  MOEKV_HD LatentSteps(Block& block, const AttendLaunch& work)
       : block_(block),
         work_(work),
         item_(work.items[block.index()]),
-        s_(*reinterpret_cast<TensorShared<Shape>*>(block.shared())),
+        s_(*reinterpret_cast<LatentShared<Shape>*>(block.shared())),
         n_tiles_(count_tiles(item_.n_pages, work.page_slots)) {}
 
   MOEKV_HD void run() {
@@ -40,11 +41,12 @@ class TensorSteps {
   }
 
  private:
+  static constexpr std::uint32_t row_tiles = latent_tile / 16;
+  static_assert(row_tiles * Shape::eights == block_threads / 32);
   static constexpr std::uint32_t tiles_m = Shape::d_v / 64;  // 16-channel tiles of one of the four warps
   using Sums = float[tiles_m][Shape::eights][4];
 
-  MOEKV_HD std::uint16_t* k_stage(std::uint32_t tile) { return reinterpret_cast<std::uint16_t*>(s_.stages[tile % 2]); }
-  MOEKV_HD std::uint16_t* v_stage(std::uint32_t tile) { return k_stage(tile) + (Shape::latent ? 0 : tensor_tile * Shape::k_stride); }
+  MOEKV_HD std::uint16_t* stage(std::uint32_t tile) { return s_.stages[tile % 2]; }
 
   MOEKV_HD void start() {
     block_.each([&](unsigned t) {
@@ -83,76 +85,70 @@ class TensorSteps {
   /// A barrier must follow.
   MOEKV_HD void describe_more(std::uint32_t tile) {
     block_.free_each([&](unsigned t) {
-      if (t < tensor_tile) describe_slot(work_, item_, tile, t, Shape::latent, s_.rows[tile % 3]);
+      if (t < latent_tile) describe_slot(work_, item_, tile, t, s_.rows[tile % 3]);
     });
   }
 
   /// Starts copying the rows of a tile to its stage; codes are there when this returns, raw values after the wait.
   MOEKV_HD void fetch(std::uint32_t tile) {
     const TileRows& rows = s_.rows[tile % 3];
-    fetch_plane<Shape::d_k, Shape::k_stride>(rows.k, rows.k_element, k_stage(tile));
-    if constexpr (!Shape::latent) fetch_plane<Shape::d_v, Shape::v_stride>(rows.v, rows.v_element, v_stage(tile));
-    block_.end_group();
-  }
-
-  template <std::uint32_t d, std::uint32_t stride>
-  MOEKV_HD void fetch_plane(const std::byte* const* rows, const ElementFormat* elements, std::uint16_t* stage) {
+    std::uint16_t* to = stage(tile);
     block_.free_each([&](unsigned t) {
-      constexpr std::uint32_t pieces = d / 8;
-      for (std::uint32_t i = t; i < tensor_tile * pieces; i += block_.n_threads()) {
-        const std::uint32_t r = i / pieces, c = i % pieces * 8;
-        const std::byte* row = rows[r];
-        if (row != nullptr && elements[r] != Shape::element) continue;
-        block_.copy_later(reinterpret_cast<std::byte*>(stage + r * stride + c), row != nullptr ? row + 2 * c : work_.q, row != nullptr);
+      for (std::uint32_t r = t / 32; r < latent_tile; r += block_.n_threads() / 32) {
+        const std::byte* row = rows.row[r];
+        if (row != nullptr && rows.element[r] != Shape::element) continue;
+        for (std::uint32_t c = t % 32 * 8; c < Shape::d_k; c += 32 * 8)
+          block_.copy_later(reinterpret_cast<std::byte*>(to + r * Shape::k_stride + c), row != nullptr ? row + 2 * c : work_.q, row != nullptr);
       }
     });
+    block_.end_group();
     if (!work_.codes) return;
     block_.free_each([&](unsigned t) {
-      constexpr std::uint32_t pieces = d / 16;
-      for (std::uint32_t i = t; i < tensor_tile * pieces; i += block_.n_threads()) {
+      constexpr std::uint32_t pieces = Shape::d_k / 16;
+      for (std::uint32_t i = t; i < latent_tile * pieces; i += block_.n_threads()) {
         const std::uint32_t r = i / pieces, c = i % pieces * 16;
-        if (rows[r] != nullptr && elements[r] != Shape::element) put_codes<Block, Shape::element>(elements[r], rows[r], c, stage + r * stride + c);
+        if (rows.row[r] != nullptr && rows.element[r] != Shape::element)
+          put_codes<Block, Shape::element>(rows.element[r], rows.row[r], c, to + r * Shape::k_stride + c);
       }
     });
   }
 
-  /// s = scaled products of every query head with the 64 rows of K; each warp has 16 rows.
+  /// s = scaled products of every query head with the rows of the tile; each warp has 16 rows and eight heads. Sums of even and odd steps are apart,
+  /// as each product waits for the one before.
   MOEKV_HD void logits(std::uint32_t tile) {
-    typename Block::template Lanes<float[Shape::eights][4]> c;
+    typename Block::template Lanes<float[2][4]> c;
     typename Block::template Lanes<std::uint32_t[4]> a;
-    typename Block::template Lanes<std::uint32_t[Shape::eights][2]> b;
+    typename Block::template Lanes<std::uint32_t[2]> b;
+    const auto row_of = [](unsigned t) { return t / 32 % row_tiles * 16; };
+    const auto head_of = [](unsigned t) { return t / 32 / row_tiles * 8; };
     block_.free_each([&](unsigned t) {
-      for (std::uint32_t n = 0; n < Shape::eights; ++n)
-        for (std::uint32_t i = 0; i < 4; ++i) c[t][n][i] = 0.0F;
+      for (auto& sums : c[t])
+        for (float& sum : sums) sum = 0.0F;
     });
-    const std::uint16_t* k = k_stage(tile);
-    for (std::uint32_t at = 0; at < Shape::d_k; at += 16) {
+    const std::uint16_t* k = stage(tile);
+    for (std::uint32_t step = 0; step < Shape::d_k / 16; ++step) {
       block_.load_matrices(
-          false, [&](unsigned t) { return k + (t / 32 * 16 + t % 16) * Shape::k_stride + at + t % 32 / 16 * 8; },
+          false, [&](unsigned t) { return k + (row_of(t) + t % 16) * Shape::k_stride + 16 * step + t % 32 / 16 * 8; },
           [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
       block_.free_each([&](unsigned t) {
-        for (std::uint32_t n = 0; n < Shape::eights; ++n) {
-          const auto* q = reinterpret_cast<const std::uint32_t*>(s_.q + (8 * n + t % 32 / 4) * Shape::k_stride + at + t % 4 * 2);
-          b[t][n][0] = q[0];
-          b[t][n][1] = q[4];
-        }
+        const auto* q = reinterpret_cast<const std::uint32_t*>(s_.q + (head_of(t) + t % 32 / 4) * Shape::k_stride + 16 * step + t % 4 * 2);
+        b[t][0] = q[0];
+        b[t][1] = q[4];
       });
-      for (std::uint32_t n = 0; n < Shape::eights; ++n) {
-        block_.template multiply<Shape::element>([&](unsigned t) -> float(&)[4] { return c[t][n]; },
-                                                 [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; },
-                                                 [&](unsigned t) -> std::uint32_t(&)[2] { return b[t][n]; });
-      }
+      block_.template multiply<Shape::element>([&](unsigned t) -> float(&)[4] { return c[t][step % 2]; },
+                                               [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; },
+                                               [&](unsigned t) -> std::uint32_t(&)[2] { return b[t]; });
     }
     block_.each([&](unsigned t) {
-      for (std::uint32_t n = 0; n < Shape::eights; ++n)
-        for (std::uint32_t i = 0; i < 4; ++i) keep_logit(tile, 8 * n + t % 4 * 2 + i % 2, t / 32 * 16 + t % 32 / 4 + i / 2 * 8, c[t][n][i]);
+      for (std::uint32_t i = 0; i < 4; ++i)
+        keep_logit(tile, head_of(t) + t % 4 * 2 + i % 2, row_of(t) + t % 32 / 4 + i / 2 * 8, c[t][0][i] + c[t][1][i]);
     });
   }
 
   MOEKV_HD void keep_logit(std::uint32_t tile, std::uint32_t head, std::uint32_t row, float product) {
     const TileRows& rows = s_.rows[tile % 3];
     float x = -std::numeric_limits<float>::infinity();
-    if (rows.k[row] != nullptr) x = work_.scale * (product * rows.k_scale[row] + rows.k_zero[row] * s_.q_sum[head]);
+    if (rows.row[row] != nullptr) x = work_.scale * (product * rows.scale[row] + rows.zero[row] * s_.q_sum[head]);
     s_.s[head * Shape::s_stride + row] = x;
     const bool kept = work_.logits != nullptr && head < item_.n_heads && rows.logit[row] != ~0U;
     if (kept) work_.logits[item_.logits + head * item_.logits_stride + rows.logit[row]] = x;
@@ -173,10 +169,10 @@ class TensorSteps {
     block_.free_each([&](unsigned t) {
       high[t] = -std::numeric_limits<float>::infinity();
       scale[t] = 0.0F;
-      for (std::uint32_t r = t % per_head; r < tensor_tile; r += per_head) {
+      for (std::uint32_t r = t % per_head; r < latent_tile; r += per_head) {
         const float x = s_.s[t / per_head * Shape::s_stride + r];
         high[t] = x > high[t] ? x : high[t];
-        scale[t] = rows.v_scale[r] > scale[t] ? rows.v_scale[r] : scale[t];
+        scale[t] = rows.scale[r] > scale[t] ? rows.scale[r] : scale[t];
       }
     });
     block_.largest(high, per_head);
@@ -185,12 +181,12 @@ class TensorSteps {
       const std::uint32_t head = t / per_head;
       const float m = high[t] > s_.m[head] ? high[t] : s_.m[head], lift = lift_of(scale[t]);
       sum[t] = zero[t] = 0.0F;
-      for (std::uint32_t r = t % per_head; r < tensor_tile; r += per_head) {
+      for (std::uint32_t r = t % per_head; r < latent_tile; r += per_head) {
         const float x = s_.s[head * Shape::s_stride + r];
         const float p = x == -std::numeric_limits<float>::infinity() ? 0.0F : exp_fixed(x - m);
         sum[t] += p;
-        zero[t] += p * rows.v_zero[r];
-        const float scaled = p * (rows.v_scale[r] * lift);
+        zero[t] += p * rows.zero[r];
+        const float scaled = p * (rows.scale[r] * lift);
         const std::uint16_t leading = round16(scaled);
         s_.p[0][head * Shape::p_stride + r] = leading;
         s_.p[1][head * Shape::p_stride + r] = round16(scaled - widen(leading));
@@ -223,8 +219,8 @@ class TensorSteps {
           for (std::uint32_t i = 0; i < 4; ++i) sums_[t][m][n][i] *= i % 2 == 0 ? even : odd;
       }
     });
-    const std::uint16_t* v = v_stage(tile);
-    for (std::uint32_t at = 0; at < tensor_tile; at += 16) {
+    const std::uint16_t* v = stage(tile);
+    for (std::uint32_t at = 0; at < latent_tile; at += 16) {
       block_.free_each([&](unsigned t) {
         for (std::uint32_t part = 0; part < 2; ++part)
           for (std::uint32_t n = 0; n < Shape::eights; ++n) {
@@ -238,7 +234,7 @@ class TensorSteps {
             true,
             [&](unsigned t) {
               const std::uint32_t row = at + t % 8 + t % 32 / 16 * 8, channel = (t / 32 * tiles_m + m) * 16 + t % 16 / 8 * 8;
-              return v + row * Shape::v_stride + channel;
+              return v + row * Shape::k_stride + channel;
             },
             [&](unsigned t) -> std::uint32_t(&)[4] { return a[t]; });
         for (std::uint32_t part = 0; part < 2; ++part)
@@ -271,14 +267,9 @@ class TensorSteps {
   Block& block_;
   const AttendLaunch& work_;
   const AttendItem& item_;
-  TensorShared<Shape>& s_;
+  LatentShared<Shape>& s_;
   std::uint32_t n_tiles_;
   typename Block::template Lanes<Sums> sums_;
 };
-
-template <class Shape, class Block>
-MOEKV_HD void tensor_block(Block& block, const AttendLaunch& work) {
-  TensorSteps<Block, Shape>(block, work).run();
-}
 
 }  // namespace moekv::kernels
