@@ -28,7 +28,7 @@ Units read_units(Case& given) {
 
 std::vector<std::size_t> victims(const std::vector<Entry>& entries, const Units& units, std::size_t n, float below, std::uint32_t length,
                                  const Protection& protect) {
-  const auto may_go = [&](const Entry& e) { return protected_standing(e.position, protect.sinks, protect.recent, length) == evict::Standing::evictable; };
+  const auto may_go = [&](const Entry& e) { return unprotected(protect.sinks, protect.recent, length).holds(e.position, e.position); };
   std::vector<Turn> turns;
   for_each_unit(entries, units, [&](std::size_t begin, std::size_t end) {
     const auto found = static_cast<std::uint32_t>(begin);

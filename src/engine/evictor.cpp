@@ -37,27 +37,28 @@ Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Backend
   active_ = planned_ || (family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited);
 }
 
-Evictor::Standing Evictor::standing(const Group& group, std::uint32_t position) const {
+EvictableRange Evictor::evictable_range(const Group& group) const {
   const RequestTable::Row& row = (*requests_)[group.request];
-  const Standing kept = protected_standing(position, std::max(sinks_, group.protect.sinks), group.protect.recent, row.length);
-  if (kept != Standing::evictable) return kept;
+  EvictableRange range = unprotected(std::max(sinks_, group.protect.sinks), group.protect.recent, row.length);
   // Before attend a step that still stores prompt tokens belongs to the prompt: it has not attended yet.
   const bool before_attend = geometry_->evicts_before_attend();
   const bool in_prompt = (before_attend ? row.step_begin : row.length) < row.prompt_tokens;
-  if (in_prompt && geometry_->spec().prefill.evict == PrefillEvict::end) return Standing::sheltered;
+  if (in_prompt && geometry_->spec().prefill.evict == PrefillEvict::end) range.end = 0;
   // What the step appended is pinned; the chunk that ends a prompt is not, or nothing could leave after it.
   const bool ends_prompt = row.length == row.prompt_tokens && !before_attend;
-  if (row.step == step_ && !ends_prompt && position >= row.step_begin) return Standing::sheltered;
-  return Standing::evictable;
+  if (row.step == step_ && !ends_prompt) range.end = std::min(range.end, row.step_begin);
+  return range;
 }
 
 Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index) const {
   const Group& group = shard.groups()[page.group];
   const bool partial = page.used < geometry_->page_slots() && !page.sealed;
   Standing worst = partial && page.touched_step == step_ && (*requests_)[group.request].step == step_ ? Standing::sheltered : Standing::evictable;
+  const EvictableRange range = evictable_range(group);
+  if (range.holds(page.min_position, page.max_position)) return worst;
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
     if (!shard.live(index, slot)) continue;
-    const Standing s = standing(group, shard.position(shard.at(index, slot)));
+    const Standing s = range.standing(shard.position(shard.at(index, slot)));
     if (s == Standing::permanent) return s;
     if (s == Standing::sheltered) worst = s;
   }
@@ -217,24 +218,37 @@ std::uint64_t Evictor::execute(Shard& shard) {
   return left;
 }
 
-std::int64_t Evictor::evictable_in(const Shard& shard, std::uint32_t index) const {
+std::int64_t Evictor::evictable_in(const Shard& shard, const EvictableRange& range, std::uint32_t index) const {
   const Page& page = shard.pages()[index];
-  const Group& group = shard.groups()[page.group];
-  // Positions that may go lie between those that may not.
-  const bool inside = standing(group, page.min_position) == Standing::evictable && standing(group, page.max_position) == Standing::evictable;
-  const bool whole = geometry_->unit() == EvictUnit::page;
-  if (inside && (!whole || page.used == geometry_->page_slots())) return page.live;
-  if (whole) return page_standing(shard, page, index) == Standing::evictable ? page.live : 0;
+  if (geometry_->unit() == EvictUnit::page) return page_standing(shard, page, index) == Standing::evictable ? page.live : 0;
   std::int64_t n = 0;
   for (std::uint32_t slot = 0; slot < page.used; ++slot)
-    n += shard.live(index, slot) && standing(group, shard.position(shard.at(index, slot))) == Standing::evictable ? 1 : 0;
+    n += shard.live(index, slot) && range.standing(shard.position(shard.at(index, slot))) == Standing::evictable ? 1 : 0;
   return n;
 }
 
 std::int64_t Evictor::evictable_entries(const Shard& shard) const {
+  if (!active_) return 0;
+  const std::vector<Page>& pages = shard.pages();
   std::int64_t n = 0;
-  for (std::uint32_t p = 0; active_ && p < shard.pages().size(); ++p) {
-    if (shard.pages()[p].group != no_index && !shard.pages()[p].away) n += evictable_in(shard, p);
+  for (const Group& group : shard.groups()) {
+    if (!group.in_use) continue;
+    const EvictableRange range = evictable_range(group);
+    const auto may_all_go = [&](const Page& page) {
+      const bool filled = geometry_->unit() == EvictUnit::token || page.used == geometry_->page_slots();
+      return filled && range.holds(page.min_position, page.max_position);
+    };
+    for (const Chain& chain : group.chains) {
+      auto first = chain.pages.begin(), end = chain.pages.end();
+      if (!chain.ascending || demotes_) {
+        for (; first != end; ++first) n += pages[*first].away ? 0 : evictable_in(shard, range, *first);
+        continue;
+      }
+      // Positions grow along the chain: what may not leave lies at its ends, and all between them may.
+      n += first != end ? chain.alive : 0;
+      for (; first != end && !may_all_go(pages[*first]); ++first) n -= pages[*first].live - evictable_in(shard, range, *first);
+      for (; first != end && !may_all_go(pages[*(end - 1)]); --end) n -= pages[*(end - 1)].live - evictable_in(shard, range, *(end - 1));
+    }
   }
   return n;
 }

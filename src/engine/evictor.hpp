@@ -73,7 +73,7 @@ class Evictor {
   Lookups look_up(Shard& shard, Group& group, Chain& chain);
   Lookups look_up_tiers(Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   void note_reuse(const ReuseClock::Before& before, std::uint32_t pages) const;
-  [[nodiscard]] std::int64_t evictable_in(const Shard& shard, std::uint32_t page) const;
+  [[nodiscard]] std::int64_t evictable_in(const Shard& shard, const EvictableRange& range, std::uint32_t page) const;
   /// Whether the step accessed a page of the full history: its queries want an expert of it, or the layer has none and they read everything.
   [[nodiscard]] bool shadow_accessed(const Group& group, const Chain& chain, std::uint32_t shadow) const;
   /// Whether the step accessed a resident page, for sources that only see what is resident (mass, selected).
@@ -130,7 +130,7 @@ class Evictor {
   void doom_slot(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
   void record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
   using Standing = evict::Standing;  // permanent: a sink, never a victim while its request lives
-  [[nodiscard]] Standing standing(const Group& group, std::uint32_t position) const;
+  [[nodiscard]] EvictableRange evictable_range(const Group& group) const;
   [[nodiscard]] Standing page_standing(const Shard& shard, const Page& page, std::uint32_t index) const;
 
   const Geometry* geometry_;

@@ -59,7 +59,7 @@ std::uint64_t Evictor::take_queue_tokens(Shard& shard, EvictList& list, std::uin
     const Page& page = shard.pages()[token.page];
     const bool stale =
         page.group == no_index || !shard.live(token.page, token.slot) || shard.position(shard.at(token.page, token.slot)) != token.position;
-    const Standing s = stale ? Standing::permanent : standing(shard.groups()[page.group], token.position);
+    const Standing s = stale ? Standing::permanent : evictable_range(shard.groups()[page.group]).standing(token.position);
     list.tokens.pop_front();
     if (s == Standing::evictable) {
       doom_slot(shard, token.page, token.slot, step);
@@ -91,6 +91,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
   if (scorer_.active()) scorer_.score(shard, group, step);
   const bool accesses = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.rule);
   const bool costs = std::visit([](const auto& rule) { return evict::needs_cost<std::decay_t<decltype(rule)>>; }, spec.rule);
+  const EvictableRange range = evictable_range(group);
   for (const Chain& chain : group.chains) {
     for (const std::uint32_t p : chain.pages) {
       const Page& page = shard.pages()[p];
@@ -99,7 +100,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
       if (geometry_->unit() == EvictUnit::token) {
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
           const std::size_t i = shard.at(p, slot);
-          if (!shard.live(p, slot) || standing(group, shard.position(i)) != Standing::evictable) continue;
+          if (!shard.live(p, slot) || range.standing(shard.position(i)) != Standing::evictable) continue;
           place(shard.position(i), state_of(shard, i));
           out.push_back({view, p, slot});
         }

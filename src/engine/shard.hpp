@@ -197,8 +197,11 @@ class Shard {
   void count_free(Usage& usage) const;
   std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
   void set_blockers(std::uint32_t page, std::uint32_t slot);
-  /// Live entries of a page that no other copy stands before, as far as this owner was told.
-  [[nodiscard]] std::int64_t distinct_in(std::uint32_t page) const;
+  /// Live entries that no other copy stands before, as far as this owner was told.
+  [[nodiscard]] std::int64_t distinct_entries() const;
+  void count_blocks(Usage& usage) const;
+  /// Looks at every page only where pages differ in what their entries take.
+  void count_entries(Usage& usage) const;
   void write_slot(Page& page, std::uint32_t page_index, std::uint32_t slot, bool reused, const EntryMeta& entry);
   void count_shadow(Chain& chain, const EntryMeta& entry, bool new_page) const;
   Chain& chain_or_add(Group& group, ExpertId expert, bool side);

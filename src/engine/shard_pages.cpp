@@ -38,7 +38,6 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
   page.chain = chain_index;
   page.block = {pool.pool, pool.take()};
   if (blockers_kept_) page.cell = groups_[group_index].chains[chain_index].blockers.take(geometry_->n_experts(), (slots_ + 15) / 16);
-  std::fill_n(&live_[std::size_t{index} * words_], words_, 0);
   std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
   EvictList& list = list_of(page);
   list.pages += 1;
@@ -75,6 +74,7 @@ void Shard::free_page(std::uint32_t index) {
   std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
   if (by_content_ && page_units_[index] != no_index) clock_of(group).remove(std::exchange(page_units_[index], no_index));
   page.group = no_index;
+  std::fill_n(&live_[std::size_t{index} * words_], words_, 0);  // a page that is none has no live entry
   free_pages_.push_back(index);
 }
 
@@ -153,44 +153,75 @@ void Shard::share_tables(Backend& backend, const CodecTables& tables) {
   }
 }
 
-std::int64_t Shard::distinct_in(std::uint32_t index) const {
+std::int64_t Shard::distinct_entries() const {
   std::int64_t n = 0;
   if (geometry_->spec().read.copies == CopyRule::paper) return n;                        // where every copy counts, owners do not tell each other
   if (geometry_->several_copies() && geometry_->spec().read.copies == CopyRule::hash) {  // there the primary copy stays so when it is evicted
-    for (std::uint32_t slot = 0; slot < pages_[index].used; ++slot)
-      n += live(index, slot) && (smaller_[at(index, slot)] & alive_[at(index, slot)]) == 0 ? 1 : 0;
+    for (std::uint32_t p = 0; p < pages_.size(); ++p) {
+      if (pages_[p].group == no_index) continue;
+      for (std::uint32_t slot = 0; slot < pages_[p].used; ++slot) n += live(p, slot) && (smaller_[at(p, slot)] & alive_[at(p, slot)]) == 0 ? 1 : 0;
+    }
     return n;
   }
-  for (std::size_t w = std::size_t{index} * words_; w < (std::size_t{index} + 1) * words_; ++w) n += std::popcount(live_[w] & primary_[w]);
+  for (std::size_t w = 0; w < live_.size(); ++w) n += std::popcount(live_[w] & primary_[w]);
   return n;
+}
+
+void Shard::count_blocks(Usage& u) const {
+  const auto taken = [](const BlockPool& pool) { return static_cast<std::int64_t>(pool.next - pool.free.size()); };
+  for (std::size_t i = 0; i < raw_pools_.size() + sealed_pools_.size(); ++i) {
+    const bool sealed = i >= raw_pools_.size();
+    const std::size_t at = sealed ? i - raw_pools_.size() : i;
+    const BlockPool& pool = (sealed ? sealed_pools_ : raw_pools_)[at];
+    u.pages += taken(pool);
+    u.bounds_bytes += taken(pool) * static_cast<std::int64_t>(geometry_->raw_format(widths_[at % widths_.size()]).bounds_bytes());
+    if (sealed) u.class_bytes[at / widths_.size()] += taken(pool) * static_cast<std::int64_t>(pool.block_bytes);
+  }
+  for (const auto* pools : {&raw_host_pools_, &sealed_host_pools_}) {
+    for (const BlockPool& pool : *pools) u.host_bytes += taken(pool) * static_cast<std::int64_t>(pool.block_bytes + pool.beside_bytes - rule_bytes_);
+  }
+}
+
+void Shard::count_entries(Usage& u) const {
+  if (widths_.empty()) return;
+  if (sealed_pools_.empty() && !demotes_ && widths_.size() == 1) {
+    u.raw_bytes = u.code_bytes = live_entries_ * geometry_->entry_bytes(widths_.front());
+    return;
+  }
+  struct Sizes {
+    std::int64_t entry = 0;
+    std::array<std::int64_t, n_page_classes> codes{};
+  };
+  std::vector<Sizes> sizes(geometry_->n_head_groups(rank_));
+  for (std::uint32_t g = 0; g < sizes.size(); ++g) {
+    const std::uint32_t width = geometry_->head_group_width(rank_, g);
+    sizes[g].entry = geometry_->entry_bytes(width);
+    for (std::uint32_t c = 0; geometry_->compressed() && c < geometry_->n_classes(); ++c)
+      sizes[g].codes[c] = static_cast<std::int64_t>(geometry_->sealed_format(width, c).block_code_bytes());
+  }
+  for (const Page& page : pages_) {
+    if (page.group == no_index) continue;
+    if (page.away) {
+      u.host_entries += page.live;
+      continue;
+    }
+    const Sizes& size = sizes[groups_[page.group].head_group];
+    const std::int64_t raw = page.live * size.entry;
+    u.raw_bytes += raw;
+    u.code_bytes += page.sealed ? page.live * size.codes[page.page_class] / slots_ : raw;
+    if (!page.sealed) continue;
+    u.sealed_entries += page.live;
+    u.class_entries[page.page_class] += page.live;
+  }
 }
 
 Shard::Usage Shard::usage() const {
   Usage u;
   u.entries = live_entries_;
   u.bytes = block_bytes_;
-  for (std::uint32_t p = 0; p < pages_.size(); ++p) {
-    const Page& page = pages_[p];
-    if (page.group == no_index) continue;
-    u.distinct += distinct_in(p);
-    if (page.away) {
-      u.host_entries += page.live;
-      u.host_bytes += static_cast<std::int64_t>(block_bytes_of(page));
-      continue;
-    }
-    u.pages += 1;
-    const std::uint32_t width = geometry_->head_group_width(rank_, groups_[page.group].head_group);
-    if (page.sealed) {
-      u.sealed_entries += page.live;
-      u.class_entries[page.page_class] += page.live;
-      u.class_bytes[page.page_class] += static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_bytes());
-    }
-    const std::int64_t raw = std::int64_t{page.live} * geometry_->entry_bytes(width);
-    u.raw_bytes += raw;
-    u.bounds_bytes += static_cast<std::int64_t>(geometry_->raw_format(width).bounds_bytes());
-    const auto codes = page.sealed ? static_cast<std::int64_t>(geometry_->sealed_format(width, page.page_class).block_code_bytes()) : 0;
-    u.code_bytes += page.sealed ? std::int64_t{page.live} * codes / slots_ : raw;
-  }
+  u.distinct = distinct_entries();
+  count_blocks(u);
+  count_entries(u);
   count_free(u);
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
   u.metadata_bytes = bytes(pages_) + bytes(groups_) + bytes(positions_) + bytes(shadow_of_) + bytes(smaller_) + bytes(alive_) + bytes(live_) +

@@ -1,6 +1,9 @@
 // Shard, reuse: when pages entered, were looked up and left, on the clock of their budget's lookups; and how scattered free blocks lie.
 #include <algorithm>
+#include <bit>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "engine/shard.hpp"
 
@@ -45,17 +48,39 @@ void Shard::forget_reuse(const Group& group, Chain& chain) {
   }
 }
 
+namespace {
+
+/// Longest run of set bits.
+std::int64_t longest_run(std::span<const std::uint64_t> words) {
+  std::int64_t run = 0, longest = 0;
+  for (std::uint64_t word : words) {
+    for (int left = 64; left > 0;) {
+      const int ones = std::min(left, std::countr_one(word));
+      run += ones;
+      left -= ones;
+      longest = std::max(longest, run);
+      if (left == 0) break;  // it may go on in the next word
+      word = ones < 64 ? word >> ones : 0;
+      const int zeros = std::min(left, std::countr_zero(word));
+      left -= zeros;
+      word = zeros < 64 ? word >> zeros : 0;
+      run = 0;
+    }
+  }
+  return longest;
+}
+
+}  // namespace
+
 void Shard::count_free(Usage& usage) const {
+  std::vector<std::uint64_t> is_free;  // a bit for each block that was ever taken
   for (const auto* pools : {&raw_pools_, &sealed_pools_}) {
     for (const BlockPool& pool : *pools) {
-      std::vector<std::uint32_t> blocks = pool.free;
-      std::sort(blocks.begin(), blocks.end());
-      std::int64_t run = 0;
-      for (std::size_t i = 0; i < blocks.size(); ++i) {
-        run = i > 0 && blocks[i] == blocks[i - 1] + 1 ? run + 1 : 1;
-        usage.free_run_bytes = std::max(usage.free_run_bytes, run * static_cast<std::int64_t>(pool.block_bytes));
-      }
-      usage.free_bytes += static_cast<std::int64_t>(blocks.size() * pool.block_bytes);
+      if (pool.free.empty()) continue;
+      is_free.assign((pool.next + 63) / 64, 0);
+      for (const std::uint32_t block : pool.free) is_free[block / 64] |= 1ULL << (block % 64);
+      usage.free_run_bytes = std::max(usage.free_run_bytes, longest_run(is_free) * static_cast<std::int64_t>(pool.block_bytes));
+      usage.free_bytes += static_cast<std::int64_t>(pool.free.size() * pool.block_bytes);
     }
   }
 }

@@ -12,10 +12,21 @@
 
 namespace moekv {
 
-/// How protection lets an entry stand in a request of `length` tokens.
-[[nodiscard]] inline evict::Standing protected_standing(std::uint32_t position, std::uint32_t sinks, std::uint32_t recent, std::uint32_t length) {
-  if (position < sinks) return evict::Standing::permanent;
-  return position + recent >= length ? evict::Standing::sheltered : evict::Standing::evictable;
+/// Positions of a request that may leave: [sinks, end). Those before it never do, those behind it not yet.
+struct EvictableRange {
+  std::uint32_t sinks = 0, end = 0;
+
+  [[nodiscard]] evict::Standing standing(std::uint32_t position) const {
+    if (position < sinks) return evict::Standing::permanent;
+    return position < end ? evict::Standing::evictable : evict::Standing::sheltered;
+  }
+  /// Whether all positions from `first` to `last` may leave.
+  [[nodiscard]] bool holds(std::uint32_t first, std::uint32_t last) const { return first >= sinks && last < end; }
+};
+
+/// What protection leaves of a request of `length` tokens.
+[[nodiscard]] inline EvictableRange unprotected(std::uint32_t sinks, std::uint32_t recent, std::uint32_t length) {
+  return {sinks, length - std::min(recent, length)};
 }
 
 /// Sets the score of units that compete: each has `view` and `score`. A rule without scores leaves them.
