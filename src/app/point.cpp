@@ -9,7 +9,6 @@
 #include "comm/mpi_session.hpp"
 #include "config/schema.hpp"
 #include "engine/batcher.hpp"
-#include "engine/plan_cost.hpp"
 #include "model/model_driver.hpp"
 #include "trace/native_file.hpp"
 
@@ -56,7 +55,7 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
     decoder_ = std::make_unique<Decoder>(ModelFile(spec.model.path), make_gemm(spec.backend));
     decoder_key_ = decoder_key;
   }
-  return {&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get()};
+  return {&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get(), &costs_};
 }
 
 void PointCache::clear() {
@@ -64,6 +63,7 @@ void PointCache::clear() {
   devices_.clear();
   decoder_ = nullptr;
   decoder_key_.clear();
+  costs_ = {};
 }
 
 std::unique_ptr<Transport> own_transport(const RunSpec& spec, Transport& job) {
@@ -88,7 +88,7 @@ RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Trans
   if (recorder != nullptr && outcome.completed) recorder->finish();
   if (transport.process() == 0 && outcome.completed) {
     const auto ranks = spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes());
-    add_predictions(predict_cost(spec, *machinery.trace, ranks), spec, outcome.summary);
+    add_predictions((*machinery.costs)(spec, *machinery.trace, ranks), spec, outcome.summary);
   }
   return outcome;
 }

@@ -7,6 +7,7 @@
 
 #include "comm/transport.hpp"
 #include "device/backend.hpp"
+#include "engine/plan_cost.hpp"
 #include "engine/replay.hpp"
 #include "model/decoder.hpp"
 #include "model/trace_recorder.hpp"
@@ -20,6 +21,7 @@ struct PointMachinery {
   TraceSource* trace = nullptr;
   Backend* backend = nullptr;
   const Decoder* decoder = nullptr;  // of a model in the loop, whose trace is a TokenSource
+  KnownCosts* costs = nullptr;
 };
 
 /// Keeps backends, the latest traces and the latest model alive from point to point.
@@ -44,6 +46,7 @@ class PointCache {
   };
   std::vector<Trace> traces_;  // the latest last
   std::vector<Device> devices_;
+  KnownCosts costs_;
   std::string decoder_key_;  // file and where it computes
   std::unique_ptr<Decoder> decoder_;
 };

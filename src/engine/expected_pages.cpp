@@ -22,9 +22,16 @@ PageExpectation sum_exactly(std::uint64_t n, double p, std::uint32_t slots) {
   const double mean = static_cast<double>(n) * p;
   const auto last = std::min<std::uint64_t>(n, static_cast<std::uint64_t>(mean + 12.0 * std::sqrt(mean + 1.0) + 20.0));
   double probability = std::exp(static_cast<double>(n) * std::log1p(-p));
+  double begun = 0, whole = 0;  // pages of i entries
+  std::uint32_t in_page = 0;    // entries of the last of them
   for (std::uint64_t i = 0; i <= last; ++i) {
-    e.ceil += probability * begun_pages(i, slots);
-    e.floor += probability * whole_pages(i, slots);
+    e.ceil += probability * begun;
+    e.floor += probability * whole;
+    if (in_page == 0) begun += 1;
+    if (++in_page == slots) {
+      whole += 1;
+      in_page = 0;
+    }
     probability *= static_cast<double>(n - i) / static_cast<double>(i + 1) * p / (1.0 - p);
   }
   return e;

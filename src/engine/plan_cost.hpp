@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/geometry.hpp"
@@ -50,6 +52,16 @@ struct PlanCost {
 /// trace's facts and request lengths are read. Exact for layouts local, token, head and replicated without eviction; an expectation over
 /// uniform routing for layout expert. Load arrivals advance the clock by page bytes over memory bandwidth and wire bytes over the network.
 [[nodiscard]] PlanCost predict_cost(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks);
+
+/// Predictions of the points of a sweep. Those that differ in nothing that a prediction reads share one: often all seeds of a point do.
+class KnownCosts {
+ public:
+  /// As predict_cost. Valid until the next call.
+  [[nodiscard]] const PlanCost& operator()(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks);
+
+ private:
+  std::map<std::pair<std::uint64_t, std::uint64_t>, PlanCost> known_;  // by a digest of all that a prediction reads
+};
 
 /// Sets `model` of the summary numbers that `cost` predicts, and adds what memory was predicted and missed by (mem_pred_bytes, mem_residual). Sums
 /// over steps are left out where a warm-up is not counted.

@@ -106,13 +106,13 @@ void PlanMemory::store_local(const BatchItem& item, Request& request, double n_l
   }
 }
 
-void PlanMemory::store_token_layout(const BatchItem& item, Request& request, double n_layers) {
+void PlanMemory::store_token_layout(const BatchItem& item, Request& request, double n_layers, std::uint32_t tokens) {
   const Placement& placement = geometry_->placement();
   request.side.resize(placement.n_shards);
   request.main.resize(placement.n_shards);
   for (std::uint32_t p = item.begin; p < item.end; ++p)
     (p < rule_.sink_tokens ? request.side : request.main)[placement.token_shard(item.request, p).value] += 1;
-  const double share = static_cast<double>(kept_tokens(item, *placed_)) / item.end;
+  const double share = static_cast<double>(tokens) / item.end;
   const double window_share = std::min(1.0, static_cast<double>(rule_.raw_window_tokens) / item.end);
   for (std::uint32_t s = 0; s < placement.n_shards; ++s) {
     if (request.side[s] + request.main[s] == 0) continue;
@@ -151,26 +151,34 @@ void PlanMemory::add(const Request& request, double sign) {
   tokens_ += sign > 0 ? request.tokens : -std::uint64_t{request.tokens};
 }
 
+void PlanMemory::store(const BatchItem& item, Request& request) {
+  for (auto* v : {&request.bytes, &request.pages, &request.groups}) v->assign(geometry_->n_ranks(), 0.0);
+  const Layout layout = geometry_->placement().layout;
+  if (placed_layers_ > 0) {
+    if (layout == Layout::token) {
+      store_token_layout(item, request, placed_layers_, request.placed);
+    } else if (layout == Layout::expert) {
+      store_expert_layout(request, placed_layers_, request.placed);
+    } else {
+      store_local(item, request, placed_layers_, request.placed, geometry_->pages_by_expert());
+    }
+  }
+  if (home_layers_ > 0) store_local(item, request, home_layers_, request.at_home, false);
+}
+
 void PlanMemory::extend(const BatchItem& item) {
   const auto [it, added] = requests_.try_emplace(item.request.value);
   Request& request = it->second;
   if (!added) add(request, -1.0);
   request.home = item.home;
   request.tokens = item.end;
-  for (auto* v : {&request.bytes, &request.pages, &request.groups}) v->assign(geometry_->n_ranks(), 0.0);
-  const Layout layout = geometry_->placement().layout;
-  const bool by_expert = geometry_->pages_by_expert();
-  if (placed_layers_ > 0) {
-    const std::uint32_t kept = kept_tokens(item, *placed_);
-    if (layout == Layout::token) {
-      store_token_layout(item, request, placed_layers_);
-    } else if (layout == Layout::expert) {
-      store_expert_layout(request, placed_layers_, kept);
-    } else {
-      store_local(item, request, placed_layers_, kept, by_expert);
-    }
-  }
-  if (home_layers_ > 0) store_local(item, request, home_layers_, kept_tokens(item, *at_home_), false);
+  const std::uint32_t placed = placed_layers_ > 0 ? kept_tokens(item, *placed_) : 0;
+  const std::uint32_t at_home = home_layers_ > 0 ? kept_tokens(item, *at_home_) : 0;
+  // Under layout token the shards' own counts go on.
+  const bool stays = !added && placed == request.placed && at_home == request.at_home && geometry_->placement().layout != Layout::token;
+  request.placed = placed;
+  request.at_home = at_home;
+  if (!stays) store(item, request);
   const ChainPages local = pages_of_all(rule_, item.end, item.prompt_tokens);
   request.local = (placed_layers_ + home_layers_) * (local.raw * whole_.raw + local.sealed * whole_.sealed);
   add(request, 1.0);

@@ -37,15 +37,18 @@ class PlanMemory {
     double local = 0;
     Rank home;
     std::uint32_t tokens = 0;
+    std::uint32_t placed = 0, at_home = 0;  // tokens that the layers of each kind may hold pages for
   };
   struct Sizes {
     double raw = 0, sealed = 0, groups = 0;  // bytes of one page over all head groups of a rank, and their number
   };
 
   void add(const Request& request, double sign);
+  /// Pages of the tokens that the request's layers may hold.
+  void store(const BatchItem& item, Request& request);
   void store_local(const BatchItem& item, Request& request, double n_layers, std::uint32_t tokens, bool by_expert);
   void store_pages(Request& request, std::uint32_t rank, const ChainPages& pages, double chains);
-  void store_token_layout(const BatchItem& item, Request& request, double n_layers);
+  void store_token_layout(const BatchItem& item, Request& request, double n_layers, std::uint32_t tokens);
   void store_expert_layout(Request& request, double n_layers, std::uint32_t tokens);
   [[nodiscard]] std::uint32_t kept_tokens(const BatchItem& item, const ReplayLayer& layer);
   [[nodiscard]] double budget_tokens(const ReplayLayer& layer, std::uint32_t total);

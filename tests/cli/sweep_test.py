@@ -211,6 +211,29 @@ class Sweeps(program.ProgramTest):
         table = self.run_ok("export", "all.h5", "--csv").out.splitlines()
         self.assertEqual(len(table), 1 + POINTS + 2, "a point is a line")
 
+    def test_a_point_among_others_is_predicted_as_it_is_alone(self):
+        self.write("""
+name: alone
+base:
+  model: deepseek-v2-lite
+  backend: count
+  trace: {synthetic: {preset: uniform, n_requests: 2, prompt_tokens: 90, output_tokens: 7}, layers: [1-2]}
+  cluster: {ranks: 4}
+axes:
+  - placement: [{layout: expert}, {layout: expert, map: hash}, {layout: token, map: hash}, {layout: token}]
+  - cases: [{eviction.policy: full}, {eviction.policy: lru, eviction.budget: {tokens: 40}}, {page.slots: 8}]
+  - seed: [1, 2, 3]
+""", "alone.yaml")
+        self.run_ok("sweep", "alone.yaml", "--out", "together.sweep", "--quiet")
+        self.run_ok("sweep", "alone.yaml", "--out", "alone.sweep", "--quiet", "--isolate", "process")
+        self.merged("together.sweep", out="together.h5")
+        self.merged("alone.sweep", out="alone.h5")
+        self.assert_same_numbers("together.h5", "alone.h5")
+        memory = counted_columns(self.folder / "together.h5")
+        predicted = next(values for name, values in memory.items() if name.endswith("mem_pred_bytes")).reshape(4, 3, 3)
+        self.assertGreater(len(numpy.unique(predicted[2, 0])), 1, "the seed places tokens")
+        self.assertEqual(len(numpy.unique(predicted[0, 1])), 1)
+
     def test_files_of_their_own(self):
         name = self.write()
         self.run_ok("sweep", name, "backend=host", "--only", "0,23", "--files", "each")

@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "engine/expected_pages.hpp"
 #include "engine/plan_cost.hpp"
+#include "engine/plan_memory.hpp"
 #include "engine/plan_shares.hpp"
 #include "support/parts_codecs.hpp"
 #include "support/replay_fixture.hpp"
@@ -204,6 +205,34 @@ TEST(Plan, AddsWhatMemoryMissedItBy) {
   EXPECT_DOUBLE_EQ(by_name.at("mem_residual"), 0.1);
   EXPECT_EQ(by_name.at("mem_pred_paper_bytes"), 1500);
   EXPECT_DOUBLE_EQ(by_name.at("mem_residual_paper"), -0.5);
+}
+
+/// A request that holds no more than before is not counted again: its pages are those of a request that came at once.
+TEST(PlanMemory, PagesOfARequestDoNotDependOnTheStepsThatBroughtIt) {
+  for (const Layout layout : {Layout::expert, Layout::local, Layout::head, Layout::replicated}) {
+    for (const auto& [rule, kind] : {std::pair<EvictRule, BudgetKind>{evict::Lru{}, BudgetKind::tokens}, {evict::Full{}, BudgetKind::unlimited}}) {
+      RunSpec spec = spec_of();
+      spec.placement.layout = layout;
+      if (layout == Layout::expert) use_expert_layout(spec);
+      spec.eviction.rule = rule;
+      spec.eviction.budget = {kind, 48, 1, 1};
+      const RandomTrace trace(spec.model, some_requests(), 5);
+      const Geometry geometry(spec, trace.info(), spec.cluster.ranks);
+      PlanMemory grown(geometry);
+      for (std::uint32_t end = 1; end <= 200; ++end) {
+        const BatchItem item{RequestId(1), Rank(1), end - 1, end, end - 1, end - 1, 20, 200};
+        PlanMemory at_once(geometry);
+        grown.extend(item);
+        at_once.extend(item);
+        for (std::uint32_t g = 0; g < spec.cluster.ranks; ++g) {
+          ASSERT_NEAR(grown.rank_bytes()[g], at_once.rank_bytes()[g], 1e-6) << "rank " << g << " at " << end;
+          ASSERT_NEAR(grown.rank_metadata_bytes(g), at_once.rank_metadata_bytes(g), 1e-6) << "rank " << g << " at " << end;
+        }
+        ASSERT_NEAR(grown.local_bytes()[1], at_once.local_bytes()[1], 1e-6) << end;
+        ASSERT_EQ(grown.tokens(), end);
+      }
+    }
+  }
 }
 
 TEST(ExpectedPages, MatchTheBinomialSum) {
