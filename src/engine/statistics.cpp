@@ -7,6 +7,7 @@
 #include <iterator>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace moekv {
 namespace {
@@ -28,6 +29,12 @@ constexpr int zero_bin = std::numeric_limits<int>::min();
 
 int bin_of(double x) { return x > 0 ? static_cast<int>(std::ceil(std::log(x) / log_gamma())) : zero_bin; }
 
+/// Place of a percentile among n ascending samples, n > 0.
+std::size_t nearest_rank(std::size_t n, double p) {
+  const double rank = std::ceil(static_cast<double>(n) * p / 100.0);
+  return static_cast<std::size_t>(std::clamp(rank, 1.0, static_cast<double>(n))) - 1;
+}
+
 /// Where a falling function crosses 0 between two values; the nearer end where it does not.
 template <class F>
 double root_between(double low, double high, F&& falls) {
@@ -43,11 +50,7 @@ double divergence_term(double p, double m) { return p > 0 ? p * std::log(p / m) 
 
 }  // namespace
 
-double percentile(std::span<const double> ascending, double p) {
-  if (ascending.empty()) return nan;
-  const double rank = std::ceil(static_cast<double>(ascending.size()) * p / 100.0);
-  return ascending[static_cast<std::size_t>(std::clamp(rank, 1.0, static_cast<double>(ascending.size()))) - 1];
-}
+double percentile(std::span<const double> ascending, double p) { return ascending.empty() ? nan : ascending[nearest_rank(ascending.size(), p)]; }
 
 Moments moments(std::span<const double> samples) {
   Moments m;
@@ -67,6 +70,12 @@ Moments moments(std::span<const double> samples) {
 }
 
 void SampleSketch::add(double sample) {
+  if (bins_.empty() && samples_.size() < cap_) return samples_.push_back(sample);
+  for (const double x : std::exchange(samples_, {})) put_in_bin(x);
+  put_in_bin(sample);
+}
+
+void SampleSketch::put_in_bin(double sample) {
   n_ += 1;
   const double off = sample - mean_;
   sum_ += sample;
@@ -74,10 +83,7 @@ void SampleSketch::add(double sample) {
   squares_ += off * (sample - mean_);
   min_ = n_ == 1 ? sample : std::min(min_, sample);
   max_ = n_ == 1 ? sample : std::max(max_, sample);
-  if (bins_.empty() && samples_.size() < cap_) return samples_.push_back(sample);
-  samples_.push_back(sample);
-  for (const double x : samples_) bins_[bin_of(x)] += 1;
-  samples_ = {};
+  bins_[bin_of(sample)] += 1;
 }
 
 Moments SampleSketch::summary() const {
@@ -85,14 +91,24 @@ Moments SampleSketch::summary() const {
   return {n_, sum_, sum_ / static_cast<double>(n_), std::sqrt(squares_ / static_cast<double>(n_)), min_, max_};
 }
 
-std::vector<double> SampleSketch::ascending() const {
-  std::vector<double> sorted = samples_;
-  std::sort(sorted.begin(), sorted.end());
-  return sorted;
+std::vector<double> SampleSketch::percentiles(std::span<const double> ascending_p) const {
+  std::vector<double> values, samples = samples_;
+  auto sorted = samples.begin();  // all before it are at most what stands here and behind
+  for (const double p : ascending_p) {
+    if (samples.empty()) {
+      values.push_back(bins_.empty() ? nan : percentile_of(p));
+      continue;
+    }
+    const auto at = samples.begin() + static_cast<std::ptrdiff_t>(nearest_rank(samples.size(), p));
+    std::nth_element(sorted, at, samples.end());
+    values.push_back(*at);
+    sorted = at;
+  }
+  return values;
 }
 
 double SampleSketch::percentile_of(double p) const {
-  if (bins_.empty()) return percentile(ascending(), p);
+  if (bins_.empty()) return percentiles({&p, 1}).front();
   auto rank = static_cast<std::int64_t>(std::clamp(std::ceil(static_cast<double>(n_) * p / 100.0), 1.0, static_cast<double>(n_)));
   if (rank == n_) return max_;
   for (const auto& [bin, count] : bins_) {
@@ -108,11 +124,15 @@ double zipf_exponent(std::span<const double> loads) {
   const double sum = std::accumulate(falling.begin(), falling.end(), 0.0);
   if (falling.size() < 2 || !(sum > 0)) return nan;
   double seen = 0;  // mean of ln i
-  for (std::size_t i = 0; i < falling.size(); ++i) seen += falling[i] / sum * std::log(static_cast<double>(i + 1));
+  std::vector<double> log_rank;
+  for (std::size_t i = 0; i < falling.size(); ++i) {
+    log_rank.push_back(std::log(static_cast<double>(i + 1)));
+    seen += falling[i] / sum * log_rank.back();
+  }
   return root_between(0, 10, [&](double s) {
     double weight = 0, expected = 0;
-    for (std::size_t i = 1; i <= falling.size(); ++i) {
-      const double x = std::log(static_cast<double>(i)), p = std::exp(-s * x);
+    for (const double x : log_rank) {
+      const double p = std::exp(-s * x);
       weight += p;
       expected += p * x;
     }

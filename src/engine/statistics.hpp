@@ -49,14 +49,17 @@ class SampleSketch {
   [[nodiscard]] Moments summary() const;
   /// As `percentile` of all samples.
   [[nodiscard]] double percentile_of(double p) const;
-  /// All samples while they are kept one by one, else none.
-  [[nodiscard]] std::vector<double> ascending() const;
+  /// The same of several p, ascending.
+  [[nodiscard]] std::vector<double> percentiles(std::span<const double> ascending_p) const;
   void transfer(StateStream& stream);
 
  private:
+  void put_in_bin(double sample);
+
   std::size_t cap_ = std::size_t{1} << 16;
   std::vector<double> samples_;       // up to the cap; then empty
   std::map<int, std::int64_t> bins_;  // bin i holds (gamma^(i - 1), gamma^i]; the lowest holds 0
+  // Of what is in bins.
   std::int64_t n_ = 0;
   double mean_ = 0, squares_ = 0, sum_ = 0, min_ = 0, max_ = 0;  // squares_: sum of (x - mean)^2
 };

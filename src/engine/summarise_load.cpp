@@ -37,8 +37,9 @@ LoadTable load_table(std::span<const LoadRecord> loads, Entity entity, std::int6
 double mean_window_imbalance(const LoadTable& table) {
   std::vector<double> ratios;
   for (const auto& [first_step, loads] : table.windows) {
-    const Balance b = balance(loads);
-    if (b.loaded > 0) ratios.push_back(b.max / b.mean);
+    if (std::none_of(loads.begin(), loads.end(), [](double x) { return x > 0; })) continue;
+    const Moments m = moments(loads);
+    ratios.push_back(m.max / m.mean);
   }
   return moments(ratios).mean;
 }
@@ -106,8 +107,7 @@ void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& 
   list.add_ratio(prefix + "imbalance_temporal", {"1", counted, "imbalance_window / imbalance_ratio: above 1 the hot entities change"}, step,
                  b.max / b.mean);
   if (entity == Entity::expert) add_drift(table, list);
-  const LoadTable recorded = load_table(loads, entity, &LoadRecord::recorded_load);
-  if (const Balance r = balance(recorded.run); entity == Entity::expert && r.sum > 0) {
+  if (const Balance r = entity == Entity::expert ? balance(load_table(loads, entity, &LoadRecord::recorded_load).run) : Balance{}; r.sum > 0) {
     ratio("imbalance_recorded", "max / mean had the recorded choice been followed", r.max, r.mean);
     list.add("expert_imbalance_gained", {"1", counted, "expert_imbalance_recorded - expert_imbalance_ratio"}, r.max / r.mean - b.max / b.mean);
   }

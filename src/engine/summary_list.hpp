@@ -31,8 +31,8 @@ class SummaryList {
   [[nodiscard]] std::vector<Summary> take() { return std::move(list_); }
 
  private:
-  template <class Percentile>
-  void add_moments(const std::string& name, const SummaryInfo& info, const Moments& m, Percentile&& percentile_at);
+  /// `at`: the percentiles of `sample_percentiles`.
+  void add_moments(const std::string& name, const SummaryInfo& info, const Moments& m, std::span<const double> at);
 
   std::vector<Summary> list_;
 };

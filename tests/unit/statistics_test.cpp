@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <random>
+#include <vector>
 
 #include "core/state_stream.hpp"
 
@@ -103,6 +106,26 @@ TEST(Sketch, IsExactUpToItsCapAndCloseAfterIt) {
   EXPECT_EQ(b.min, 0);
   EXPECT_EQ(b.max, 1e6);
   EXPECT_TRUE(std::isnan(SampleSketch().summary().mean));
+}
+
+TEST(Sketch, PercentilesAreThoseOfTheSortedSamples) {
+  std::mt19937_64 random(3);
+  const std::vector<double> asked{0.1, 50, 50, 90, 95, 99, 99.9, 100};
+  for (const std::size_t n : {1U, 2U, 7U, 100U, 3000U}) {
+    SampleSketch sketch;
+    std::vector<double> samples;
+    for (std::size_t i = 0; i < n; ++i) samples.push_back(static_cast<double>(random() % (n / 2 + 1)));
+    for (const double x : samples) sketch.add(x);
+    std::sort(samples.begin(), samples.end());
+    const std::vector<double> found = sketch.percentiles(asked);
+    ASSERT_EQ(found.size(), asked.size());
+    for (std::size_t i = 0; i < asked.size(); ++i) EXPECT_EQ(found[i], percentile(samples, asked[i])) << n << ' ' << asked[i];
+  }
+  SampleSketch binned(4);
+  for (int i = 1; i <= 1000; ++i) binned.add(i);
+  const std::vector<double> two{50, 99};
+  EXPECT_EQ(binned.percentiles(two), (std::vector<double>{binned.percentile_of(50), binned.percentile_of(99)}));
+  EXPECT_TRUE(std::isnan(SampleSketch().percentiles(two).back()));
 }
 
 TEST(Sketch, GoesOnWhereItWasSaved) {
