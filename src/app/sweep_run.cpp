@@ -39,8 +39,10 @@ class PointWatch {
   void progress(const Progress& p) { done_ = p.total_tokens == 0 ? 0 : static_cast<double>(p.done_tokens) / static_cast<double>(p.total_tokens); }
   /// Process 0 judges by its progress; the others only make sure that the grace is kept.
   [[nodiscard]] bool must_stop() {
+    const bool limited = first_ && limits_.point > 0;
+    if (!limited && !stop_requested()) return false;  // asked after every step: no clock is read for it
     const double ran = before_ + seconds_since(start_);
-    timed_out_ = first_ && limits_.point > 0 && ran > limits_.point;
+    timed_out_ = limited && ran > limits_.point;
     if (timed_out_ || !stop_requested()) return timed_out_;
     if (!asked_) asked_ = Clock::now();
     const double left = limits_.grace - seconds_since(*asked_);

@@ -87,6 +87,7 @@ void Batcher::admit() {
   if (by_arrival && active_.empty() && next_ < requests_.size()) clock_ns_ = std::max(clock_ns_, requests_[next_].arrival_ns);
   const std::size_t limit = by_arrival ? spec.batch.max_num_seqs : std::min(spec.batch.max_num_seqs, spec.batch.concurrency);
   const std::uint64_t capacity = spec.eviction.scope == EvictScope::request ? spec.memory.shard_bytes : 0;
+  const std::size_t before = active_.size();
   while (next_ < requests_.size() && active_.size() < limit) {
     const Request& request = requests_[next_];
     if (by_arrival && request.arrival_ns > clock_ns_) break;
@@ -104,7 +105,8 @@ void Batcher::admit() {
     active_.push_back({static_cast<std::uint32_t>(next_), home, 0, need});
     next_ += 1;
   }
-  std::sort(active_.begin(), active_.end(), [&](const Active& a, const Active& b) { return requests_[a.index].id < requests_[b.index].id; });
+  if (active_.size() > before)
+    std::sort(active_.begin(), active_.end(), [&](const Active& a, const Active& b) { return requests_[a.index].id < requests_[b.index].id; });
 }
 
 std::uint32_t Batcher::observe_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const {
@@ -155,7 +157,8 @@ StepBatch Batcher::next() {
   batch.step = step_;
   std::uint32_t room = spec.batch.max_num_batched_tokens;
   // Decode tokens first, then prompt chunks while the token budget lasts; both in ascending request order.
-  std::vector<std::uint32_t> take(active_.size(), 0);
+  std::vector<std::uint32_t>& take = take_;
+  take.assign(active_.size(), 0);
   for (std::size_t i = 0; i < active_.size(); ++i) {
     if (active_[i].done >= requests_[active_[i].index].prompt && room > 0) {
       take[i] = 1;
@@ -168,6 +171,7 @@ StepBatch Batcher::next() {
     take[i] = std::min({spec.prefill.chunk_tokens, request.prompt - active_[i].done, room});
     room -= take[i];
   }
+  batch.items.reserve(active_.size());
   for (std::size_t i = 0; i < active_.size(); ++i) {
     if (take[i] == 0) continue;
     const Request& request = requests_[active_[i].index];

@@ -75,6 +75,7 @@ class Batcher {
   std::uint64_t step_ = 0, total_tokens_ = 0, cut_prompts_ = 0, planned_ = 0;
   std::int64_t clock_ns_ = 0, measured_ns_ = 0;
   std::vector<std::int64_t> start_measured_;
+  std::vector<std::uint32_t> take_;  // [active], tokens of the step that is formed
   struct Gaps {
     SampleSketch samples;
     LogBins bins;

@@ -202,19 +202,29 @@ std::int64_t Counters::end_exchange() {
   return worst;
 }
 
-std::vector<std::int64_t> Counters::step_model() const {
-  std::vector<std::int64_t> values = exchange_ns_;
+void Counters::step_model(std::vector<std::int64_t>& values) const {
+  values = exchange_ns_;
   const std::int64_t bytes = memory_bytes_.empty() ? 0 : *std::max_element(memory_bytes_.begin(), memory_bytes_.end());
   values.push_back(geometry_->spec().cluster.network.memory_ns(bytes));
   values.push_back(host_ns_.empty() ? 0 : *std::max_element(host_ns_.begin(), host_ns_.end()));
+}
+
+std::vector<std::int64_t> Counters::step_model() const {
+  std::vector<std::int64_t> values;
+  step_model(values);
   return values;
 }
 
-std::vector<std::int64_t> Counters::take_step_model() {
-  std::vector<std::int64_t> values = step_model();
+void Counters::take_step_model(std::vector<std::int64_t>& values) {
+  step_model(values);
   exchange_ns_.clear();
   std::fill(memory_bytes_.begin(), memory_bytes_.end(), 0);
   std::fill(host_ns_.begin(), host_ns_.end(), 0);
+}
+
+std::vector<std::int64_t> Counters::take_step_model() {
+  std::vector<std::int64_t> values;
+  take_step_model(values);
   return values;
 }
 

@@ -57,6 +57,8 @@ class Counters {
   void host_moved(Rank rank, std::int64_t bytes) { host_ns_[rank.value - first_.value] += geometry_->spec().cluster.network.host_ns(bytes); }
   /// Modelled times of the step's exchanges, then of its page reads, then of its host links on this process, to be maximised over processes.
   [[nodiscard]] std::vector<std::int64_t> take_step_model();
+  /// The same into memory that is used again.
+  void take_step_model(std::vector<std::int64_t>& values);
   /// The same without taking it.
   [[nodiscard]] std::vector<std::int64_t> step_model() const;
   /// A list of a head group of the model at the end of the window.
@@ -71,6 +73,7 @@ class Counters {
   void transfer(StateStream& stream);
 
  private:
+  void step_model(std::vector<std::int64_t>& values) const;
   void reset(std::uint64_t first_step);
   void flush_reuse();
   [[nodiscard]] std::vector<LayerLoadRecord> layer_load_rows() const;

@@ -41,7 +41,8 @@ void Driver::collect_tokens(const StepBatch& batch) {
   for (const BatchItem& item : batch.items) {
     if (item.home >= cache_->first_rank() && item.home < cache_->end_rank()) items_.push_back(item);
   }
-  std::stable_sort(items_.begin(), items_.end(), [](const BatchItem& a, const BatchItem& b) { return a.home < b.home; });
+  const auto before = [](const BatchItem& a, const BatchItem& b) { return a.home < b.home; };
+  if (!std::is_sorted(items_.begin(), items_.end(), before)) std::stable_sort(items_.begin(), items_.end(), before);
   tokens_.clear();
   for (const BatchItem& item : items_) {
     for (std::uint32_t p = item.begin; p < item.end; ++p)
@@ -83,33 +84,30 @@ void Driver::make_payload(const ReplayLayer& layer, LayerInput& input) {
   }
 }
 
-void Driver::run_layer(std::uint32_t index) {
+void Driver::run_layer(std::uint32_t index, PhaseTimer& timer) {
   StepRecord& count = cache_->counters().step;
   const ReplayLayer& layer = geometry_->layers()[index];
   PhaseRange range("model");
-  PhaseTimer model;
   enter(layer);
-  model.lap(count.t_model);
+  timer.lap(count.t_model);
   range.next("route");
-  PhaseTimer phase;
   route(layer);
-  phase.lap(count.t_route);
+  timer.lap(count.t_route);
   probe_.mark(layer, tokens_);
   LayerInput input;
   input.layer = index;
   input.tokens = tokens_;
   if (geometry_->needs_experts()) input.experts = keys_;
   range.next("generate");
-  PhaseTimer generate;
   if (payload_) make_payload(layer, input);
-  generate.lap(count.t_generate);
+  timer.lap(count.t_generate);
   range.next("layer");
   cache_->layer_step(input, output_);
   if (payload_) probe_.measure(layer, tokens_, keys_, q32_, output_);
   range.next("model");
-  model = {};
+  timer = {};
   leave(layer);
-  model.lap(count.t_model);
+  timer.lap(count.t_model);
 }
 
 std::int64_t Driver::run(const StepBatch& batch) {
@@ -133,7 +131,7 @@ std::int64_t Driver::run(const StepBatch& batch) {
     begin(batch);
   }
   timer.lap(count.t_read);
-  for (std::uint32_t l = 0; l < geometry_->layers().size(); ++l) run_layer(l);
+  for (std::uint32_t l = 0; l < geometry_->layers().size(); ++l) run_layer(l, timer);
   cache_->end_step(batch);
   PhaseTimer end;
   router_.end_step();

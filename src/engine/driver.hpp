@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "engine/phase_timer.hpp"
 #include "engine/probe.hpp"
 #include "engine/query_router.hpp"
 #include "engine/replanner.hpp"
@@ -73,7 +74,8 @@ class Driver {
  private:
   void collect_tokens(const StepBatch& batch);
   void make_payload(const ReplayLayer& layer, LayerInput& input);
-  void run_layer(std::uint32_t index);
+  /// `timer` marks when the phase before it ended; afterwards, when the layer did.
+  void run_layer(std::uint32_t index, PhaseTimer& timer);
 
   std::vector<float> sinks_;
   std::vector<std::byte> k_, v_, q_;

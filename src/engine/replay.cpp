@@ -173,10 +173,10 @@ class Run {
     }
     const std::int64_t measured = driver_->run(batch);
     hand_over_log(step);
-    std::vector<std::int64_t> model = counters.take_step_model();
-    transport_.allreduce_max(model);
-    const std::int64_t host = model.back(), memory = model[model.size() - 2];
-    const std::int64_t network = std::accumulate(model.begin(), model.end() - 2, std::int64_t{0});
+    counters.take_step_model(model_);
+    transport_.allreduce_max(model_);
+    const std::int64_t host = model_.back(), memory = model_[model_.size() - 2];
+    const std::int64_t network = std::accumulate(model_.begin(), model_.end() - 2, std::int64_t{0});
     if (transport_.process() == 0) {  // already the whole job's: one process books it
       counters.step.t_network_model += network;
       counters.step.t_memory_model += memory;
@@ -269,10 +269,10 @@ class Run {
   static constexpr std::uint64_t windows_per_doubling = 128;
   std::uint64_t window_steps_, window_end_;
   std::uint64_t n_windows_ = 0;
-  std::uint64_t step_ = 0;  // steps that are done
-  std::uint64_t done_tokens_ = 0;
-  std::int64_t wall_before_ns_ = 0;        // of the runs that this one goes on from
-  std::vector<std::uint64_t> resumed_at_;  // steps
+  std::uint64_t step_ = 0, done_tokens_ = 0;  // steps and tokens that are done
+  std::int64_t wall_before_ns_ = 0;           // of the runs that this one goes on from
+  std::vector<std::uint64_t> resumed_at_;     // steps
+  std::vector<std::int64_t> model_;           // modelled times of the step
   bool profiling_ = false;
 };
 
