@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 namespace moekv {
 
@@ -24,13 +25,24 @@ const std::vector<Key>& schema() {
 }
 
 bool is_section(std::string_view path) {
-  if (path.empty()) return true;
-  const std::string prefix = std::string(path) + ".";
-  return std::any_of(schema().begin(), schema().end(), [&](const Key& key) { return key.path.starts_with(prefix); });
+  static const std::set<std::string_view> sections = [] {
+    std::set<std::string_view> all{""};
+    for (const Key& key : schema()) {
+      const std::string_view whole = key.path;
+      for (std::size_t dot = whole.find('.'); dot != std::string_view::npos; dot = whole.find('.', dot + 1)) all.insert(whole.substr(0, dot));
+    }
+    return all;
+  }();
+  return sections.contains(path);
 }
 
 bool is_key(std::string_view path) {
-  return std::any_of(schema().begin(), schema().end(), [&](const Key& key) { return key.path == path; });
+  static const std::set<std::string_view> keys = [] {
+    std::set<std::string_view> all;
+    for (const Key& key : schema()) all.insert(key.path);
+    return all;
+  }();
+  return keys.contains(path);
 }
 
 std::vector<std::string_view> names_below(std::string_view section) {

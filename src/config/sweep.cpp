@@ -270,9 +270,10 @@ void require_one_good(const Sweep& sweep) {
 
 Sweep read_sweep(const std::string& path, const std::vector<std::string>& overrides, int n_processes) {
   std::vector<Problem> problems;
-  const SweepFile file = read_file(path, overrides, problems);
+  SweepFile file = read_file(path, overrides, problems);
   Sweep sweep{file.name, path, file.text, swept_keys(file), {}, 0};
   check_keys(file, sweep.swept, problems);
+  file.base.included = std::make_shared<IncludedFiles>();
   const std::vector<SweepCase> cases = grid(file, problems);
   if (problems.empty() && cases.size() * file.repeats > most_points)
     problems.push_back({path, fmt::format("makes more than {} points", most_points), "fewer repeats"});

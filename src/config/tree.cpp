@@ -65,6 +65,19 @@ void apply(YamlNode& root, const Assignment& assignment, std::vector<Problem>& p
   }
 }
 
+YamlNode read_included(const std::string& path, std::string_view kind, std::vector<Problem>& problems) {
+  auto source = std::make_shared<TextSource>();
+  source->name = path;
+  source->directory = std::filesystem::path(path).parent_path().string();
+  const std::size_t before = problems.size();
+  std::string text;
+  YamlNode root;
+  if (read_text_file(path, text, problems)) root = parse_yaml(text, source, problems);
+  if (root.kind != NodeKind::map && problems.size() == before)
+    problems.push_back({path, "holds no mapping of keys", fmt::format("see the other files of configs/{}", kind)});
+  return root;
+}
+
 /// Lays a section over the file of `kind` that its `name` names, unless the section holds `inline_key` and so stands for itself.
 void include_file(YamlNode& root, const std::string& section, std::string_view kind, std::string_view inline_key, ConfigTree& tree,
                   std::vector<Problem>& problems) {
@@ -81,24 +94,24 @@ void include_file(YamlNode& root, const std::string& section, std::string_view k
     problems.push_back(problem_at(name->at, fmt::format("{}.name: {}", section, what), std::move(suggestion)));
     tree.failed.insert(section);
   };
-  const std::string path = find_library_file(kind, name->text, name->at.source->directory);
+  IncludedFiles own;
+  auto& files = (tree.included != nullptr ? *tree.included : own).files;
+  const auto [known, unread] = files.try_emplace({std::string(kind), name->text, name->at.source->directory});
+  IncludedFiles::File& file = known->second;
+  if (unread) file.path = find_library_file(kind, name->text, name->at.source->directory);
+  const std::string& path = file.path;
   if (path.empty()) {
     const std::vector<std::string> names = library_names(kind, name->at.source->directory);
     return fail(fmt::format("no file '{}' in configs/{}", name->text, kind), suggest_name(name->text, {names.begin(), names.end()}));
   }
-  auto source = std::make_shared<TextSource>();
-  source->name = path;
-  source->directory = std::filesystem::path(path).parent_path().string();
   const std::size_t before = problems.size();
-  std::string text;
-  YamlNode base;
-  if (read_text_file(path, text, problems)) base = parse_yaml(text, source, problems);
-  if (base.kind != NodeKind::map && problems.size() == before)
-    problems.push_back({path, "holds no mapping of keys", fmt::format("see the other files of configs/{}", kind)});
+  if (unread) file.root = read_included(path, kind, problems);
   if (problems.size() > before) {
+    files.erase(known);  // every tree says what is wrong
     tree.failed.insert(section);
     return;
   }
+  YamlNode base = file.root;
   if (base.find("name") != nullptr) std::erase_if(node->entries, [](const YamlEntry& e) { return e.key == "name"; });
   expand_short_forms(base, section);
   merge_over(base, *node);

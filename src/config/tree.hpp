@@ -1,7 +1,9 @@
 // From text to one tree of keys: overrides of the command line, short forms, included model and cluster files, unknown keys.
 #pragma once
 
+#include <array>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -10,12 +12,22 @@
 
 namespace moekv {
 
+/// Model and cluster files that trees with a common origin include, as they were first read.
+struct IncludedFiles {
+  struct File {
+    std::string path;  // empty: there is none
+    YamlNode root;
+  };
+  std::map<std::array<std::string, 3>, File> files;  // by kind, name and the directory where the name stands
+};
+
 /// The tree of a configuration after includes and overrides, and what stands in it.
 struct ConfigTree {
   YamlNode root;
   std::string text;                              // the file as given, overrides appended as comments
   std::map<std::string, const YamlNode*> given;  // sections and keys that are present; points into root
   std::set<std::string> failed;                  // paths whose values could not be read; a section stands for all below
+  std::shared_ptr<IncludedFiles> included;       // of all copies of this tree; null: every copy reads its files itself
 };
 
 /// One value to be laid over a configuration; null removes the key. The value knows where it was written.
