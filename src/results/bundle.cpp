@@ -48,6 +48,8 @@ std::uint64_t layout_of_records() {
 /// 128; texts after their length.
 class Encoder {
  public:
+  /// `before`: bytes before all values, which the caller fills.
+  explicit Encoder(std::size_t before) : out_(before, '\0') {}
   template <class T>
     requires std::is_arithmetic_v<T> || std::is_enum_v<T>
   void value(const T& number) {
@@ -55,8 +57,12 @@ class Encoder {
   }
   void value(const std::int64_t& number) {
     std::uint64_t left = static_cast<std::uint64_t>(number) << 1 ^ static_cast<std::uint64_t>(number >> 63);
-    for (; left >= 128; left >>= 7) out_.push_back(static_cast<char>(left | 128));
-    out_.push_back(static_cast<char>(left));
+    if (left < 128) return out_.push_back(static_cast<char>(left));
+    std::array<char, 10> groups{};
+    std::size_t n = 0;
+    for (; left >= 128; left >>= 7) groups[n++] = static_cast<char>(left | 128);
+    groups[n++] = static_cast<char>(left);
+    out_.append(groups.data(), n);
   }
   void value(const std::string& text) {
     size(text.size());
@@ -66,7 +72,7 @@ class Encoder {
     value(static_cast<std::uint64_t>(n));
     return n;
   }
-  [[nodiscard]] const std::string& bytes() const { return out_; }
+  [[nodiscard]] std::string& bytes() { return out_; }
 
  private:
   std::string out_;
@@ -253,13 +259,13 @@ BundleWriter::~BundleWriter() {
 }
 
 void BundleWriter::append(const RunFile& run) {
-  Encoder encoder;
+  Encoder encoder(sizeof(FrameHeader));
   code(encoder, const_cast<RunFile&>(run));
-  const std::string& content = encoder.bytes();
+  std::string& frame = encoder.bytes();
+  const std::string_view content = std::string_view(frame).substr(sizeof(FrameHeader));
   FrameHeader header{magic, layout_of_records(), content.size(), XXH3_64bits(content.data(), content.size()), {}};
   std::copy_n(run.point.id.begin(), std::min(run.point.id.size(), header.id.size()), header.id.begin());
-  std::string frame(reinterpret_cast<const char*>(&header), sizeof(header));
-  frame += content;
+  std::memcpy(frame.data(), &header, sizeof(header));
   for (std::size_t done = 0; done < frame.size();) {
     const ssize_t n = ::write(fd_, frame.data() + done, frame.size() - done);
     if (n < 0 && errno == EINTR) continue;
