@@ -1,7 +1,9 @@
-// The published error table of compression.md 4.1: preset A, 4096 tokens, 48 queries, keys compressed in stored pages, values exact, and the reverse.
+// The published error table of compression.md 4.1: preset A, 4096 tokens, 48 queries, keys compressed in stored pages (also as they are before
+// the rotary embedding), values exact, and the reverse.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -24,9 +26,9 @@ const std::vector<HeadRows>& heads() {
   return all;
 }
 
-CodecErrors median_errors(const Codec& k, const Codec& v, std::uint32_t raw_tokens) {
+CodecErrors median_errors(const Codec& k, const Codec& v, std::uint32_t raw_tokens, StoredKeys keys = StoredKeys::post_rope) {
   std::vector<CodecErrors> all;
-  for (const HeadRows& h : heads()) all.push_back(measure_codec(h, k, v, page_slots, raw_tokens));
+  for (const HeadRows& h : heads()) all.push_back(measure_codec(h, k, v, page_slots, raw_tokens, keys));
   const auto median = [&](double CodecErrors::*field) {
     std::vector<double> x;
     for (const CodecErrors& e : all) x.push_back(e.*field);
@@ -43,6 +45,7 @@ struct Published {
   std::string name;
   Codec codec;
   double rel, logit, attention, out;
+  StoredKeys keys = StoredKeys::post_rope;
 };
 
 const codec::Parts nvfp4{
@@ -87,12 +90,17 @@ TEST(CodecTable, KeysOfPresetA) {
       {"ThinK 40", codec::PruneThink{.pruned = .4F}, .35, .50, .31, .58},
       {"ThinK 50", codec::PruneThink{.pruned = .5F}, .40, .58, .38, .64},
       {"crop 64", codec::PruneCrop{.pruned = .5F}, .76, .67, .37, .70},
+      {"kivi4 pre-RoPE", codec::Kivi4{}, .039, .059, .067, .047, StoredKeys::pre_rope},
+      {"kivi2 pre-RoPE", codec::Kivi2{}, .197, .29, .25, .33, StoredKeys::pre_rope},
+      {"lowrank 96 pre-RoPE", codec::LowrankPca{.rank = 96}, .12, .21, .12, .20, StoredKeys::pre_rope},
+      {"lowrank 64 pre-RoPE", codec::LowrankPca{.rank = 64}, .20, .33, .18, .33, StoredKeys::pre_rope},
+      {"lowrank 32 pre-RoPE", codec::LowrankPca{.rank = 32}, .30, .49, .33, .49, StoredKeys::pre_rope},
       {"TQ4nc centred", centred(turboquant(codec::PartElement::lloyd4)), .062, .10, .36, .12},
       {"TQ3nc centred", centred(turboquant(codec::PartElement::lloyd3)), .12, .19, .52, .21},
   };
   std::vector<double> attention, out;
   for (const Published& p : table) {
-    const CodecErrors e = median_errors(p.codec, codec::Fp32{}, 0);
+    const CodecErrors e = median_errors(p.codec, codec::Fp32{}, 0, p.keys);
     EXPECT_NEAR(e.rel_k, p.rel, .15 * p.rel) << p.name;
     EXPECT_NEAR(e.logit, p.logit, .15 * p.logit) << p.name;
     EXPECT_TRUE(e.attention < 2 * p.attention && e.attention > p.attention / 2)
@@ -104,6 +112,26 @@ TEST(CodecTable, KeysOfPresetA) {
   }
   expect_order(table, attention, &Published::attention);
   expect_order(table, out, &Published::out);
+}
+
+TEST(CodecTable, KeysBeforeRopeAreOfLowerRankOnEverySeed) {
+  for (const HeadRows& h : heads()) {
+    for (const std::uint32_t rank : {96U, 64U, 32U}) {
+      const codec::LowrankPca codec{.rank = rank};
+      const double rotated = measure_codec(h, codec, codec::Fp32{}, page_slots).logit;
+      EXPECT_LT(measure_codec(h, codec, codec::Fp32{}, page_slots, 0, StoredKeys::pre_rope).logit, .85 * rotated) << rank;
+    }
+  }
+}
+
+TEST(CodecTable, RotationByHandAndBack) {
+  // Channel 0 turns with 2 by one radian a position, 1 with 3 by 4^(-1/2).
+  Matrix k(3, 4);
+  k << 5, 6, 7, 8, 1, 0, 0, 2, 0, 1, 1, 0;
+  Matrix expected(3, 4);
+  expected << 5, 6, 7, 8, std::cos(1.), -2 * std::sin(.5), std::sin(1.), 2 * std::cos(.5), -std::sin(2.), std::cos(1.), std::cos(2.), std::sin(1.);
+  EXPECT_LT((rotated(k, 4, Turn::forward) - expected).norm(), 1e-12);
+  EXPECT_LT((rotated(expected, 4, Turn::back) - k).norm(), 1e-12);
 }
 
 TEST(CodecTable, SmoothingLowersTheLogitErrorOfInt4OnEverySeed) {

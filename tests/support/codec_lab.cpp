@@ -184,6 +184,15 @@ class Store {
   std::vector<PageRead> pages_;
 };
 
+/// The backend's attention over these keys and values in fp32 pages.
+Matrix attend_raw(const HeadRows& head, const Matrix& k, const Matrix& v, BlockFormat format) {
+  format.k = format.v = {ElementFormat::fp32};
+  HeadRows rows = head;
+  rows.k = k;
+  rows.v = v;
+  return Store(rows, {format}, {}, 0).attend();
+}
+
 }  // namespace
 
 HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint32_t d, std::uint32_t tokens, std::uint32_t n_queries) {
@@ -196,7 +205,8 @@ HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint
              Eigen::Map<FloatRows>(v.data(), tokens, d).cast<double>(),
              Matrix(n_queries, d),
              {},
-             1.0 / std::sqrt(d)};
+             1.0 / std::sqrt(d),
+             shape.rope_theta};
   for (std::uint32_t i = 0; i < n_queries; ++i) {
     h.positions.push_back(tokens / 2 + (i + 1) * (tokens / 2) / n_queries - 1);
     source->queries(LayerId(1), RequestId(3), h.positions[i], h.positions[i] + 1, {}, q.data());
@@ -205,17 +215,35 @@ HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint
   return h;
 }
 
-CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, std::uint32_t slots, std::uint32_t raw_tokens) {
+Matrix rotated(const Matrix& x, double theta, Turn turn) {
+  Matrix rows = x;
+  const Eigen::Index half = rows.cols() / 2;
+  for (Eigen::Index t = 0; t < rows.rows(); ++t) {
+    for (Eigen::Index i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(turn == Turn::forward ? t : -t) * std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+      const double first = rows(t, i), second = rows(t, i + half);
+      rows(t, i) = first * std::cos(angle) - second * std::sin(angle);
+      rows(t, i + half) = first * std::sin(angle) + second * std::cos(angle);
+    }
+  }
+  return rows;
+}
+
+CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, std::uint32_t slots, std::uint32_t raw_tokens, StoredKeys keys) {
+  const bool pre_rope = keys == StoredKeys::pre_rope;
   const auto d = static_cast<std::uint32_t>(head.k.cols());
   std::vector<BlockFormat> formats;
   for (std::uint32_t c = 0; c < std::max(classes_of(k), classes_of(v)); ++c)
     formats.push_back({plane_of(k, Role::k, d, c), plane_of(v, Role::v, d, c), slots, 1, d, d, false});
-  Store store(head, formats, classes_of(k) > 1 ? choice_of(k) : choice_of(v), raw_tokens);
+  HeadRows given = head;
+  if (pre_rope) given.k = rotated(head.k, head.rope_theta, Turn::back);
+  Store store(given, formats, classes_of(k) > 1 ? choice_of(k) : choice_of(v), raw_tokens);
   Matrix k_stored(head.k.rows(), d), v_stored(head.v.rows(), d);
   store.read(k_stored, v_stored);
+  if (pre_rope) k_stored = rotated(k_stored, head.rope_theta, Turn::forward);
   const Matrix exact_logits = logits(head, head.k), stored_logits = logits(head, k_stored);
   const Matrix exact = attention(head, exact_logits), stored = attention(head, stored_logits);
-  const Matrix out = store.attend();
+  const Matrix out = pre_rope ? attend_raw(head, k_stored, v_stored, formats.front()) : store.attend();
   CodecErrors e;
   e.rel_k = relative(k_stored, head.k);
   e.rel_v = relative(v_stored, head.v);

@@ -19,7 +19,15 @@ struct HeadRows {
   Matrix k, v, q;
   std::vector<std::uint32_t> positions;
   double scale = 0;
+  double rope_theta = 0;
 };
+
+/// Rows `x` turned by the rotary embedding at positions 0, 1, ..., or back: channel i with i + d/2, by theta^(-2i/d) radians per position.
+enum class Turn : std::uint8_t { forward, back };
+[[nodiscard]] Matrix rotated(const Matrix& x, double theta, Turn turn);
+
+/// Keys that are stored: as attention reads them, or as they were before the rotary embedding, which is applied to what the codec gives back.
+enum class StoredKeys : std::uint8_t { post_rope, pre_rope };
 
 /// Generated rows of preset `preset`; d_k = d_v = d.
 [[nodiscard]] HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint32_t d, std::uint32_t tokens, std::uint32_t n_queries);
@@ -37,7 +45,8 @@ struct CodecErrors {
 };
 
 /// Stores the head in pages of `slots` tokens (the first `raw_tokens` raw, the others sealed at once), reads it back and attends to it.
-/// A role without codec stays in fp32.
-[[nodiscard]] CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, std::uint32_t slots, std::uint32_t raw_tokens = 0);
+/// A role without codec stays in fp32. Keys of StoredKeys::pre_rope are attended to in fp32 pages, after they were decoded and rotated.
+[[nodiscard]] CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, std::uint32_t slots, std::uint32_t raw_tokens = 0,
+                                        StoredKeys keys = StoredKeys::post_rope);
 
 }  // namespace moekv::test
