@@ -50,14 +50,14 @@ class AttendSteps {
       const PoolLayout& pool = work_.pools[page.pool];
       const std::byte* head = page.block + item_.kv_head * pool.head_bytes;
       const PlaneLayout& v = pool.latent ? pool.k : pool.v;
-      enter_k(map_of(pool, pool.k, head, page.table, item_.kv_head));
-      enter_v(map_of(pool, v, head, page.table, item_.kv_head));
+      enter_k(attended_map(map_of(pool, pool.k, head, page.table, item_.kv_head)));
+      enter_v(attended_map(map_of(pool, v, head, page.table, item_.kv_head)));
       for (std::uint32_t first = 0; first < page.n_slots; first += work_.tile_slots) {
         const std::uint32_t n = page.n_slots - first < work_.tile_slots ? page.n_slots - first : work_.tile_slots;
-        decode(page, pool.k, head, first, n);
-        weigh(page, pool.k.width, first, n);
-        if (!pool.latent) decode(page, pool.v, head, first, n);
-        gather(pool.latent ? pool.k.width : pool.v.width, n);
+        decode(page, pool, pool.k, head, first, n);
+        weigh(page, pool.k.read_width, first, n);
+        if (!pool.latent) decode(page, pool, pool.v, head, first, n);
+        gather(v.read_width, n);
       }
     }
     finish();
@@ -132,14 +132,19 @@ class AttendSteps {
   }
 
   /// Rows first .. first + n of a plane, 0 where they are not read.
-  MOEKV_HD void decode(const DevicePage& page, const PlaneLayout& plane, const std::byte* head, std::uint32_t first, std::uint32_t n) {
-    const std::uint32_t width = plane.width, stride = width | 1U;
+  MOEKV_HD void decode(const DevicePage& page, const PoolLayout& pool, const PlaneLayout& plane, const std::byte* head, std::uint32_t first,
+                       std::uint32_t n) {
+    const std::uint32_t width = plane.read_width, stride = width | 1U;
+    const MapView map = map_of(pool, plane, head, page.table, item_.kv_head);
+    const auto value = [&](std::uint32_t slot, std::uint32_t c) {
+      if (!map.linear()) return codebook_value(map, head + plane.codes + std::uint64_t{slot} * plane.row_bytes, c);
+      return decode_value(plane.format, head + plane.codes, head + plane.meta, slot, width, c);
+    };
     block_.each([&](unsigned t) {
       for (std::uint32_t i = t; i < n * width; i += block_.n_threads()) {
         const std::uint32_t slot = first + i / width;
         const bool read = is_read(page, work_.masks, slot);
-        tile_[i / width * stride + i % width] =
-            read ? decode_value(plane.format, head + plane.codes, head + plane.meta, slot, width, i % width) : 0.0F;
+        tile_[i / width * stride + i % width] = read ? value(slot, i % width) : 0.0F;
       }
     });
   }

@@ -14,6 +14,7 @@ namespace moekv::kernels {
 struct PlaneLayout {
   PlaneFormat format;
   std::uint32_t d = 0, width = 0;  // channels, and values stored of them
+  std::uint32_t read_width = 0;    // values that attention reads of a row
   std::uint32_t row_bytes = 0;     // codes of one row
   std::uint32_t meta_bytes = 0;    // metadata of one row; 0 where rows share it
   std::uint64_t codes = 0, meta = 0;
@@ -32,7 +33,8 @@ struct PoolLayout {
 };
 
 [[nodiscard]] inline PlaneLayout plane_layout(const PlaneFormat& f, std::uint32_t d, std::uint64_t codes, std::uint64_t meta, std::uint64_t table) {
-  return {f, d, stored_width(f, d), code_bytes(f, d), moekv::meta_bytes(f, d), codes, meta, table, f.has_table(), f.scope == TableScope::page};
+  const std::uint32_t width = stored_width(f, d), read_width = f.map == MapKind::codebook ? d : width;
+  return {f, d, width, read_width, code_bytes(f, d), moekv::meta_bytes(f, d), codes, meta, table, f.has_table(), f.scope == TableScope::page};
 }
 
 [[nodiscard]] inline PoolLayout pool_layout(const BlockFormat& f) {
@@ -66,6 +68,9 @@ MOEKV_HD MapView map_of(const PoolLayout& pool, const PlaneLayout& plane, const 
   const PlaneFormat& f = plane.format;
   return {f.map, f.fit, f.centre, plane.d, plane.width, f.map == MapKind::pool ? f.width : 1U, at};
 }
+
+/// The map that queries and outputs go through: none where rows are read as they were before it.
+MOEKV_HD MapView attended_map(const MapView& map) { return map.linear() ? map : MapView{}; }
 
 /// Whether the query reads a slot of a page. `masks`: AttendBatch::masks.
 MOEKV_HD bool is_read(const DevicePage& page, const std::uint64_t* masks, std::uint32_t slot) {

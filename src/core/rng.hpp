@@ -13,7 +13,7 @@ namespace moekv {
 /// What a draw is for; keeps streams of different purposes apart under one seed.
 enum class Stream : std::uint32_t {
   kv_latent = 1, kv_basis, kv_gain, query, sinks, routing_context, routing_expert, routing_token,
-  hash_router, placement, evict_random, arrivals, bootstrap, probe, pseudo_logits, join
+  hash_router, placement, evict_random, arrivals, bootstrap, probe, pseudo_logits, join, codebook
 };
 
 struct Draw4 {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "device/fit_codebook.hpp"
 #include "rules/codec/element.hpp"
 
 namespace moekv {
@@ -106,6 +107,10 @@ void fit_table(const PlaneFormat& f, std::uint32_t d, const TableSamples& s, std
   }
   if (f.map == MapKind::select) fit_select(f, x, s, table);
   if (f.map == MapKind::diag) fit_smooth(f, x, s, table);
+  if (f.map == MapKind::codebook) {
+    const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows = x.cast<float>();
+    fit_codebook(rows.data(), s.n_rows, d, stored_width(f, d), table);
+  }
   if (f.map != MapKind::basis) return;
   if (f.fit == TableFit::kq_svd) {
     fit_kq(f, x, s, table);

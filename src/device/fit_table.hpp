@@ -1,4 +1,4 @@
-// Makes the tables of maps (rules/codec/map.hpp) from rows: centres, channels to keep, bases.
+// Makes the tables of maps (rules/codec/map.hpp) from rows: centres, channels to keep, bases, codebooks.
 #pragma once
 
 #include <cstddef>

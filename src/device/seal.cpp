@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "device/fit_codebook.hpp"
 #include "device/fit_table.hpp"
 #include "rules/codec/map.hpp"
 #include "rules/codec/row.hpp"
@@ -36,7 +37,11 @@ void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, b
   if (own_table) fit_table(to.format, d, {rows.data(), n_slots, nullptr, 0, first_rotated}, table);
   const MapView map = map_view(to.format, d, table);
   values.resize(std::size_t{n_slots} * map.width);
-  for (std::uint32_t t = 0; t < n_slots; ++t) map_forward(map, &rows[std::size_t{t} * d], &values[std::size_t{t} * map.width]);
+  if (map.kind == MapKind::codebook) {
+    find_centroids(map, rows.data(), n_slots, values.data());
+  } else {
+    for (std::uint32_t t = 0; t < n_slots; ++t) map_forward(map, &rows[std::size_t{t} * d], &values[std::size_t{t} * map.width]);
+  }
   encode_rows({{ElementFormat::fp32}, reinterpret_cast<std::byte*>(values.data()), nullptr}, {behind_map(to.format), to.codes, to.meta}, map.width,
               n_slots);
 }

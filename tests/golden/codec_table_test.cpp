@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/codec_lab.hpp"
@@ -26,18 +27,20 @@ const std::vector<HeadRows>& heads() {
   return all;
 }
 
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
 CodecErrors median_errors(const Codec& k, const Codec& v, std::uint32_t raw_tokens, StoredKeys keys = StoredKeys::post_rope) {
   std::vector<CodecErrors> all;
   for (const HeadRows& h : heads()) all.push_back(measure_codec(h, k, v, page_slots, raw_tokens, keys));
-  const auto median = [&](double CodecErrors::*field) {
-    std::vector<double> x;
-    for (const CodecErrors& e : all) x.push_back(e.*field);
-    std::sort(x.begin(), x.end());
-    return x[x.size() / 2];
-  };
   CodecErrors e;
-  for (double CodecErrors::*field : {&CodecErrors::rel_k, &CodecErrors::logit, &CodecErrors::attention, &CodecErrors::out, &CodecErrors::fold})
-    e.*field = median(field);
+  for (double CodecErrors::*field : {&CodecErrors::rel_k, &CodecErrors::logit, &CodecErrors::attention, &CodecErrors::out, &CodecErrors::fold}) {
+    std::vector<double> x;
+    for (const CodecErrors& one : all) x.push_back(one.*field);
+    e.*field = median(x);
+  }
   return e;
 }
 
@@ -95,6 +98,7 @@ TEST(CodecTable, KeysOfPresetA) {
       {"lowrank 96 pre-RoPE", codec::LowrankPca{.rank = 96}, .12, .21, .12, .20, StoredKeys::pre_rope},
       {"lowrank 64 pre-RoPE", codec::LowrankPca{.rank = 64}, .20, .33, .18, .33, StoredKeys::pre_rope},
       {"lowrank 32 pre-RoPE", codec::LowrankPca{.rank = 32}, .30, .49, .33, .49, StoredKeys::pre_rope},
+      {"PQ 32x8", codec::Pq{}, .17, .27, .29, .26},
       {"TQ4nc centred", centred(turboquant(codec::PartElement::lloyd4)), .062, .10, .36, .12},
       {"TQ3nc centred", centred(turboquant(codec::PartElement::lloyd3)), .12, .19, .52, .21},
   };
@@ -112,6 +116,26 @@ TEST(CodecTable, KeysOfPresetA) {
   }
   expect_order(table, attention, &Published::attention);
   expect_order(table, out, &Published::out);
+}
+
+TEST(CodecTable, ProductQuantisationOfExtremeBiasAndOfGaussians) {
+  std::vector<double> rel, logit, out;
+  for (const std::uint64_t seed : seeds) {
+    const CodecErrors e = measure_codec(generated_head("C", seed, 128, 4096, 48), codec::Pq{}, codec::Fp32{}, page_slots);
+    rel.push_back(e.rel_k);
+    logit.push_back(e.logit);
+    out.push_back(e.out);
+  }
+  EXPECT_NEAR(median(rel), .006, .15 * .006);
+  EXPECT_NEAR(median(logit), .24, .2 * .24);
+  EXPECT_TRUE(median(out) < 2 * .22 && median(out) > .22 / 2) << median(out);
+  const HeadRows gaussian = generated_head("D", seeds[0], 128, 4096, 48);
+  for (const auto& [subvectors, error] : {std::pair{32U, .080}, {16U, .266}}) {
+    const codec::Pq codec{.subvectors = subvectors};
+    const CodecErrors e = measure_codec(gaussian, codec, codec, page_slots);
+    EXPECT_NEAR(e.rel_k * e.rel_k, error, .05 * error) << subvectors;
+    EXPECT_NEAR(e.rel_v * e.rel_v, error, .05 * error) << subvectors;
+  }
 }
 
 TEST(CodecTable, KeysBeforeRopeAreOfLowerRankOnEverySeed) {

@@ -72,7 +72,8 @@ inline double error_bound(const PlaneFormat& f, const std::vector<float>& group,
   const bool fixed = f.scale == ScaleScheme::head;
   const double largest = largest_of(f), range = f.zero_point ? static_cast<double>(*hi) - *lo : amax;
   const double scale = fixed ? static_cast<double>(f.head_scale) : std::max(range / largest, 0x1p-24) * (1 + 0x1p-11);
-  const double beyond = fixed ? std::max(0.0, size - largest * scale) : largest * 0x1p-25;  // clipped; a scale may be a coarse fp16
+  const double past_end = f.zero_point && x < 0 ? size : std::max(0.0, size - largest * scale);
+  const double beyond = fixed ? past_end : largest * 0x1p-25;  // clipped; a scale may be a coarse fp16
   if (f.element == ElementFormat::fp8_e5m2) return (size * 0x1p-3 + scale * 0x1p-17) * 1.0001 + beyond;
   if (f.element == ElementFormat::fp8_e4m3) return (size * 0x1p-4 + scale * 0x1p-10) * 1.0001 + beyond;
   if (f.element == ElementFormat::e2m1) return scale * 1.0001 + beyond;

@@ -153,6 +153,65 @@ TEST(Smooth, MatchesVector) {  // divisors (4, 1): k = (8, 1) is stored as (2, 1
   EXPECT_EQ(back, (std::vector<float>{108, 201}));
 }
 
+TEST(Pq, MatchesVector) {  // sub-vectors are channels 0, 1 and 2, 3, 4 of 5
+  const PlaneFormat f = codec::Pq{.subvectors = 2}.plane(Role::k, 5);
+  ASSERT_EQ(code_bytes(f, 5), 2U);
+  std::vector<std::byte> table(table_bytes(f, 5));
+  ASSERT_EQ(table.size(), 2U * 256 * 5);
+  const auto centroid = [&](std::uint32_t k, std::uint32_t first, const std::vector<float>& x) {
+    for (std::uint32_t c = 0; c < x.size(); ++c) store_u16(&table[2 * centroid_index(first + c, k)], fp16_from_float(x[c]));
+  };
+  for (std::uint32_t k = 0; k < 256; ++k) centroid(k, 0, {9, 9, 9, 9, 9});
+  centroid(200, 0, {1, 1});   // 0 + 1 from (1, 2)
+  centroid(255, 0, {2, 2});   // 1 + 0: as near, and later
+  centroid(7, 2, {3, 4, 6});  // 1 from (3, 4, 5)
+  centroid(8, 2, {2, 5, 5});  // 2
+  const MapView m = map_view(f, 5, table.data());
+  std::vector<float> x = {1, 2, 3, 4, 5}, z(2), number(2);
+  map_forward(m, x.data(), z.data());
+  EXPECT_EQ(z, (std::vector<float>{200, 7}));
+  PlaneFormat behind = f;
+  behind.map = MapKind::identity;
+  behind.width = 0;
+  const Encoded e = encode(behind, z);
+  expect_bytes(e.codes, {200, 7});
+  decode_slot(f, e.codes.data(), nullptr, 0, 2, number.data());
+  std::vector<float> back = {10, 20, 30, 40, 50};
+  map_back(m, number.data(), 1.0F, back.data(), 5);
+  EXPECT_EQ(back, (std::vector<float>{11, 21, 33, 44, 56}));
+  for (std::uint32_t c = 0; c < 5; ++c) EXPECT_EQ(codebook_value(m, e.codes.data(), c), back[c] - 10 * static_cast<float>(c + 1));
+}
+
+TEST(Pq, CutsRowsIntoAllTheirChannels) {
+  for (std::uint32_t d = 1; d < 70; ++d) {
+    for (std::uint32_t m = 1; m <= d; ++m) {
+      EXPECT_EQ(subvector_begin(m, d, m), d);
+      for (std::uint32_t i = 0; i < m; ++i) {
+        ASSERT_LT(subvector_begin(i, d, m), subvector_begin(i + 1, d, m));
+        for (std::uint32_t c = subvector_begin(i, d, m); c < subvector_begin(i + 1, d, m); ++c) ASSERT_EQ(subvector_of(c, d, m), i) << d << " " << m;
+      }
+    }
+  }
+}
+
+TEST(Pq, HostileValuesHaveANearestCentroid) {
+  const PlaneFormat f = codec::Pq{.subvectors = 1}.plane(Role::k, 2);
+  std::vector<std::byte> table(table_bytes(f, 2));
+  store_u16(&table[2 * centroid_index(0, 3)], fp16_from_float(60000));
+  store_u16(&table[2 * centroid_index(1, 4)], fp16_from_float(-60000));
+  const MapView m = map_view(f, 2, table.data());
+  constexpr float infinite = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const auto nearest = [&](float a, float b) {
+    std::vector<float> x = {a, b}, z(1);
+    map_forward(m, x.data(), z.data());
+    return z[0];
+  };
+  EXPECT_EQ(nearest(infinite, 0), 3);
+  EXPECT_EQ(nearest(3e38F, nan), 3);
+  EXPECT_EQ(nearest(nan, -infinite), 4);
+  EXPECT_EQ(nearest(nan, nan), 0);
+}
+
 TEST(PyramidRes, KeepsMeansAndRepeatsThem) {
   PlaneFormat f = codec::PyramidRes{.level = 1}.plane(Role::k, 5);
   const MapView m = map_view(f, 5, nullptr);

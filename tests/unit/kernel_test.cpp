@@ -85,17 +85,18 @@ TEST(DecodeValue, IsTheValueOfTheRow) {
 TEST(MapBackValue, IsTheChannelOfMapBack) {
   std::mt19937 random(4);
   std::normal_distribution<float> normal;
-  for (const PlaneFormat& f : {codec::LowrankPca{.rank = 12}.plane(Role::k, 40), codec::LowrankKqSvd{.rank = 12}.plane(Role::k, 40),
-                               codec::PruneMagnitude{}.plane(Role::k, 40), codec::PyramidRes{}.plane(Role::k, 40),
-                               codec::AeLoaded{.rank = 12}.plane(Role::k, 40), codec::Int4TokenCentred{}.plane(Role::k, 40),
-                               codec::Parts{.map = codec::PartMap::diag, .centre = codec::PartCentre::mean}.plane(Role::k, 40)}) {
+  for (const PlaneFormat& f :
+       {codec::LowrankPca{.rank = 12}.plane(Role::k, 40), codec::LowrankKqSvd{.rank = 12}.plane(Role::k, 40),
+        codec::PruneMagnitude{}.plane(Role::k, 40), codec::PyramidRes{}.plane(Role::k, 40), codec::Pq{.subvectors = 12}.plane(Role::k, 40),
+        codec::AeLoaded{.rank = 12}.plane(Role::k, 40), codec::Int4TokenCentred{}.plane(Role::k, 40),
+        codec::Parts{.map = codec::PartMap::diag, .centre = codec::PartCentre::mean}.plane(Role::k, 40)}) {
     std::vector<std::byte> table(table_bytes(f, 40));
     for (std::size_t i = 0; i < table.size(); i += 2) store_u16(&table[i], fp16_from_float(normal(random)));
     const std::size_t data = f.centre ? 80 : 0;
     for (std::uint32_t i = 0; f.map == MapKind::select && i < f.width; ++i) store_u16(&table[data + 2 * i], static_cast<std::uint16_t>(i + 7));
     const MapView map = map_view(f, 40, table.data());
     std::vector<float> z(map.width), o(40), expected;
-    for (float& value : z) value = normal(random);
+    for (float& value : z) value = f.map == MapKind::codebook ? static_cast<float>(random() % n_centroids) : normal(random);
     for (float& value : o) value = normal(random);
     expected = o;
     std::vector<float> spent = z;

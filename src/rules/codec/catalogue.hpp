@@ -17,6 +17,7 @@
 #include "rules/codec/loaded.hpp"
 #include "rules/codec/lowrank.hpp"
 #include "rules/codec/parts.hpp"
+#include "rules/codec/pq.hpp"
 #include "rules/codec/raw.hpp"
 #include "rules/codec/turboquant.hpp"
 
@@ -31,7 +32,7 @@ using Codec = std::variant<codec::Bf16, codec::Fp16, codec::Fp32,               
                            codec::TurboQuant4, codec::TurboQuant3, codec::TurboQuant2,                                   //
                            codec::TurboK8V4, codec::Turbo4Nc, codec::TurboK3V4Nc, codec::Turbo3Nc,                       //
                            codec::PruneCrop, codec::PruneMagnitude, codec::PruneThink, codec::PyramidRes,                //
-                           codec::LowrankPca, codec::LowrankKqSvd, codec::BlockPca,                                      //
+                           codec::LowrankPca, codec::LowrankKqSvd, codec::BlockPca, codec::Pq,                           //
                            codec::Lora, codec::LoraPlus, codec::AeLoaded,                                                //
                            codec::Adaptive, codec::Parts>;
 

@@ -17,12 +17,12 @@ enum class ScaleScheme : std::uint8_t { none, head, token, token_group, channel_
 /// How a scale of a token or token_group is stored; the other schemes use fp16.
 enum class ScaleCode : std::uint8_t { fp16, e4m3, e8m0 };
 /// The linear map before quantisation. `select` keeps some channels, `pool` means of adjacent ones, `basis` multiplies by a matrix, `diag` divides
-/// every channel by a number of its own.
-enum class MapKind : std::uint8_t { identity, hadamard, pool, select, basis, diag };
+/// every channel by a number of its own. `codebook` is not linear: values are numbers of centroids (rules/codec/codebook.hpp).
+enum class MapKind : std::uint8_t { identity, hadamard, pool, select, basis, diag, codebook };
 /// How the table of a map is made: first channels; largest mean square; largest mean square times that of the queries; principal components;
 /// the rank that is best for logits; a file; largest |value| of each channel to the power alpha, and the same with the larger of RoPE partners for
-/// both (compression.md 4, QServe).
-enum class TableFit : std::uint8_t { none, crop, magnitude, think, pca, kq_svd, loaded, smooth, smooth_pairs };
+/// both (compression.md 4, QServe); k-means centroids.
+enum class TableFit : std::uint8_t { none, crop, magnitude, think, pca, kq_svd, loaded, smooth, smooth_pairs, kmeans };
 /// Who shares a table: nobody (it lies in the page), the pages of one (request, layer, shard, head group), or the run's pages of one layer.
 enum class TableScope : std::uint8_t { page, sequence, run };
 /// Which plane of an entry.
@@ -49,7 +49,7 @@ struct PlaneFormat {
 
   [[nodiscard]] bool raw() const { return scale == ScaleScheme::none && map == MapKind::identity && element <= ElementFormat::fp16; }
   /// True where a map or centre is data: made from what is stored, or loaded.
-  [[nodiscard]] constexpr bool has_table() const { return centre || map == MapKind::select || map == MapKind::basis || map == MapKind::diag; }
+  [[nodiscard]] constexpr bool has_table() const { return centre || map >= MapKind::select; }
   [[nodiscard]] constexpr bool mapped() const { return centre || map != MapKind::identity; }
   friend bool operator==(const PlaneFormat&, const PlaneFormat&) = default;
 };
@@ -98,14 +98,15 @@ struct PlaneFormat {
   if (f.scale == ScaleScheme::channel_group) return std::uint64_t{(slots + f.group - 1) / f.group} * stored_width(f, d) * scale_bytes(f);
   return std::uint64_t{slots} * meta_bytes(f, d);
 }
-/// Bytes of a plane's table: fp16 centre [d], then 16-bit channel numbers [width], fp16 matrices [width][d] or fp16 divisors [d]
-/// (rules/codec/map.hpp).
+/// Bytes of a plane's table: fp16 centre [d], then 16-bit channel numbers [width], fp16 matrices [width][d], fp16 divisors [d] or
+/// fp16 centroids [d][256] (rules/codec/map.hpp).
 [[nodiscard]] constexpr std::uint64_t table_bytes(const PlaneFormat& f, std::uint32_t d) {
   const std::uint64_t width = stored_width(f, d);
   const bool two_matrices = f.fit == TableFit::kq_svd || f.fit == TableFit::loaded;
   std::uint64_t values = f.centre ? d : 0;
   if (f.map == MapKind::select || f.map == MapKind::diag) values += width;
   if (f.map == MapKind::basis) values += width * d * (two_matrices ? 2 : 1);
+  if (f.map == MapKind::codebook) values += std::uint64_t{256} * d;
   return 2 * values;
 }
 /// True where attention reads the codes themselves; the rows of other formats are decoded to a raw staging page first.

@@ -6,13 +6,15 @@
 
 #include "core/hd.hpp"
 #include "core/math.hpp"
+#include "rules/codec/codebook.hpp"
 #include "rules/codec/element.hpp"
 #include "rules/codec/format.hpp"
 
 namespace moekv {
 
 /// One map with its data. `table` is what table_bytes(format, d) describes: [centre d][channel numbers width | matrix width x d (| second matrix) |
-/// divisors d]; the first matrix makes stored values of a row, the second (the first where there is one) takes them back. Null for maps without data.
+/// divisors d | centroids d x 256]; the first matrix makes stored values of a row, the second (the first where there is one) takes them back. Null
+/// for maps without data.
 struct MapView {
   MapKind kind = MapKind::identity;
   TableFit fit = TableFit::none;
@@ -22,6 +24,8 @@ struct MapView {
   const std::byte* table = nullptr;
 
   [[nodiscard]] constexpr bool identity() const { return kind == MapKind::identity && !centre; }
+  /// False where attention needs rows as they were before the map.
+  [[nodiscard]] constexpr bool linear() const { return kind != MapKind::codebook; }
   friend bool operator==(const MapView&, const MapView&) = default;
 };
 
@@ -54,7 +58,7 @@ MOEKV_HD void hadamard(float* x, std::uint32_t d) {
 namespace detail {
 
 MOEKV_HD float table_value(const std::byte* table, std::size_t i) { return float_from_fp16(load_u16(table + 2 * i)); }
-/// Where channel numbers, matrices or divisors begin.
+/// Where channel numbers, matrices, divisors or centroids begin.
 MOEKV_HD const std::byte* map_data(const MapView& m) { return m.table + (m.centre ? 2 * std::size_t{m.d} : 0); }
 /// What channel i is divided by on the way in, and multiplied by on the way back.
 MOEKV_HD float divisor(const MapView& m, std::uint32_t i) { return table_value(map_data(m), i); }
@@ -63,6 +67,8 @@ MOEKV_HD const std::byte* back_matrix(const MapView& m) {
   const bool second = m.fit == TableFit::kq_svd || m.fit == TableFit::loaded;
   return map_data(m) + (second ? 2 * std::size_t{m.width} * m.d : 0);
 }
+/// Channel c of centroid k of its sub-vector.
+MOEKV_HD float centroid(const MapView& m, std::uint32_t c, std::uint32_t k) { return table_value(map_data(m), centroid_index(c, k)); }
 /// Loaded maps are affine: their centre is added on the way back only.
 MOEKV_HD bool subtracts_centre(const MapView& m) { return m.centre && m.fit != TableFit::loaded; }
 MOEKV_HD float matrix_row(const std::byte* matrix, std::uint32_t row, const float* x, std::uint32_t d) {
@@ -81,6 +87,10 @@ MOEKV_HD float map_forward_value(const MapView& m, const float* x, std::uint32_t
   if (m.kind == MapKind::select) return x[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
   if (m.kind == MapKind::basis) return detail::matrix_row(detail::map_data(m), i, x, m.d);
   if (m.kind == MapKind::diag) return x[i] / detail::divisor(m, i);
+  if (m.kind == MapKind::codebook) {
+    const auto at = [&](std::uint32_t c, std::uint32_t k) { return detail::centroid(m, c, k); };
+    return static_cast<float>(nearest_centroid(x, subvector_begin(i, m.d, m.width), subvector_begin(i + 1, m.d, m.width), at));
+  }
   if (m.kind != MapKind::pool) return x[i];
   const std::uint32_t end = (i + 1) * m.pool < m.d ? (i + 1) * m.pool : m.d;
   float sum = 0.0F;
@@ -95,7 +105,7 @@ MOEKV_HD void map_forward(const MapView& m, float* x, float* z) {
   for (std::uint32_t i = 0; i < m.width; ++i) z[i] = map_forward_value(m, x, i);
 }
 
-/// Value i of map_query; not for Hadamard.
+/// Value i of map_query; not for Hadamard and codebooks.
 MOEKV_HD float map_query_value(const MapView& m, const float* q, std::uint32_t i) {
   if (m.kind == MapKind::select) return q[load_u16(detail::map_data(m) + 2 * std::size_t{i})];
   if (m.kind == MapKind::basis) return detail::matrix_row(detail::back_matrix(m), i, q, m.d);
@@ -141,10 +151,18 @@ MOEKV_HD void map_back(const MapView& m, float* z, float weight, float* o, std::
     case MapKind::diag:
       for (std::uint32_t c = 0; c < n; ++c) o[c] += detail::divisor(m, c) * z[c];
       return;
+    case MapKind::codebook:
+      for (std::uint32_t c = 0; c < n; ++c) o[c] += detail::centroid(m, c, static_cast<std::uint32_t>(z[subvector_of(c, m.d, m.width)]));
+      return;
     default:
       if (m.kind == MapKind::hadamard) hadamard(z, m.d);
       for (std::uint32_t c = 0; c < n; ++c) o[c] += z[c];
   }
+}
+
+/// Channel c of a row whose codes are numbers of centroids.
+MOEKV_HD float codebook_value(const MapView& m, const std::byte* codes, std::uint32_t c) {
+  return detail::centroid(m, c, static_cast<std::uint32_t>(codes[subvector_of(c, m.d, m.width)]));
 }
 
 /// `o` after map_back of channel c alone, z having gone through the Hadamard map where that is the map. Slow for MapKind::select: it looks for c.
@@ -161,6 +179,7 @@ MOEKV_HD float map_back_value(const MapView& m, const float* z, float weight, fl
       for (std::uint32_t i = 0; i < m.width; ++i) o += detail::table_value(detail::back_matrix(m), std::size_t{i} * m.d + c) * z[i];
       return o;
     case MapKind::diag: return o + detail::divisor(m, c) * z[c];
+    case MapKind::codebook: return o + detail::centroid(m, c, static_cast<std::uint32_t>(z[subvector_of(c, m.d, m.width)]));
     default: return o + z[c];
   }
 }
