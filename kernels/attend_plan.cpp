@@ -48,21 +48,12 @@ class Planner {
       plan_.mapped |= pool.k.format.mapped() || (!pool.latent && pool.v.format.mapped());
       if (plan_.page_slots == 0) plan_.page_slots = pool.page_slots;
       const bool narrows = tensor_reads(pool.k, batch_.q_format) && (pool.latent || tensor_reads(pool.v, batch_.q_format));
-      narrow_[p] = static_cast<char>(tensor_heads_ > 0 && narrows && pool.page_slots == plan_.page_slots);
-      if (narrow_[p] != 0) plan_.codes |= pool.k.format.element != batch_.q_format;
+      const bool fits = tensor_heads_ > 0 && tensor_bytes(pool) <= shared_limit;
+      narrow_[p] = static_cast<char>(fits && narrows && pool.page_slots == plan_.page_slots);
+      if (narrow_[p] == 0) continue;
+      plan_.tensor_bytes = std::max(plan_.tensor_bytes, tensor_bytes(pool));
+      plan_.codes |= pool.k.format.element != batch_.q_format;
     }
-    choose_stages(shared_limit);
-  }
-
-  /// Two stages: more of them, or fewer blocks at a time, are slower. No tensor cores where they do not fit.
-  void choose_stages(std::uint64_t shared_limit) {
-    plan_.stages = 2;
-    for (std::size_t p = 0; p < narrow_.size(); ++p) {
-      if (narrow_[p] != 0) plan_.tensor_bytes = std::max(plan_.tensor_bytes, tensor_bytes(table_.pools[p], plan_.stages));
-    }
-    if (plan_.tensor_bytes <= shared_limit) return;
-    plan_.tensor_bytes = 0;
-    narrow_.assign(narrow_.size(), 0);
   }
 
   void choose_tiles(std::uint64_t limit) {
@@ -210,7 +201,6 @@ AttendLaunch launch_of(const AttendPlan& plan, const AttendBatch& batch, const P
   work.d_v = batch.d_v;
   work.page_slots = plan.page_slots;
   work.tile_slots = plan.tile_slots;
-  work.stages = plan.stages;
   work.mapped = plan.mapped;
   work.latent = !batch.pages.empty() && table.pools[batch.pages.front().block.pool.value].latent;
   work.codes = plan.codes;

@@ -32,7 +32,6 @@ struct AttendPlan {
   std::uint64_t n_logits = 0;                 // up to the last one of a task, where logits are wanted
   std::uint32_t page_slots = 0;               // of the pages of tensor items
   std::uint32_t tile_slots = 0;               // of portable items
-  std::uint32_t stages = 0;                   // of warps on tensor cores
   bool mapped = false, codes = false;
   std::uint64_t tensor_bytes = 0, portable_bytes = 0;  // shared memory of a block
 };

@@ -178,14 +178,12 @@ class CudaBlock {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" : : "r"(address), "l"(from), "r"(copies ? 4 : 0) : "memory");
   }
   __device__ void end_group() { asm volatile("cp.async.commit_group;" : : : "memory"); }
-  /// Lets at most `newest` groups, 0 to 2, be under way.
+  /// Lets at most `newest` groups, 0 or 1, be under way.
   __device__ void wait_groups(unsigned newest) {
     if (newest == 0) {
       asm volatile("cp.async.wait_group 0;" : : : "memory");
-    } else if (newest == 1) {
-      asm volatile("cp.async.wait_group 1;" : : : "memory");
     } else {
-      asm volatile("cp.async.wait_group 2;" : : : "memory");
+      asm volatile("cp.async.wait_group 1;" : : : "memory");
     }
   }
 

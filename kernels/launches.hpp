@@ -108,7 +108,6 @@ struct AttendLaunch {
   ElementFormat q_format;
   std::uint32_t d_k, d_v;
   std::uint32_t page_slots;    // of every page (latent pages on tensor cores only)
-  std::uint32_t stages;        // tiles that a warp has in shared memory (64 or 128 channels on tensor cores only)
   std::uint32_t tile_slots;    // slots decoded at a time (portable path only)
   bool mapped, latent, codes;  // some page has a map; K holds V; some page has codes (tensor path only)
   bool on_tensor_cores;        // shapes of tensor_shapes.hpp, formats that narrow to q_format, identity maps; else any format and shape

@@ -31,12 +31,12 @@ MOEKV_HD void tensor_block(Block& block, const AttendLaunch& work) {
   return d_k == d_v && (d_k == 64 || d_k == 128) ? Tensor128<any>::heads : 0;
 }
 
-/// Shared memory of a block that reads pages of this pool, which have such a shape. `stages`: of each warp; latent rows have two of the block.
-[[nodiscard]] constexpr std::uint64_t tensor_bytes(const PoolLayout& pool, std::uint32_t stages) {
+/// Shared memory of a block that reads pages of this pool, which have such a shape.
+[[nodiscard]] constexpr std::uint64_t tensor_bytes(const PoolLayout& pool) {
   constexpr ElementFormat any = ElementFormat::bf16;
   if (pool.latent) return sizeof(LatentShared<TensorLatent<any>>);
-  if (pool.k.d == 64) return warp_shared_bytes<Tensor64<any>>(pool.k.row_bytes, pool.v.row_bytes, stages);
-  return warp_shared_bytes<Tensor128<any>>(pool.k.row_bytes, pool.v.row_bytes, stages);
+  if (pool.k.d == 64) return warp_shared_bytes<Tensor64<any>>(pool.k.row_bytes, pool.v.row_bytes);
+  return warp_shared_bytes<Tensor128<any>>(pool.k.row_bytes, pool.v.row_bytes);
 }
 
 /// Whether a block that multiplies 16-bit values of `wide` can read the plane: see narrows_to; scales lie at whole words or are 2 bytes.

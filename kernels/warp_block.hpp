@@ -23,19 +23,17 @@ class WarpSteps {
         stages_(block, work, item_, block.shared() + sizeof(WarpShared<Shape>)) {}
 
   MOEKV_HD void run() {
-    const std::uint32_t rounds = stages_.n_rounds(), ahead = work_.stages - 1;
-    for (std::uint32_t round = 0; round < ahead; ++round) stages_.fetch(round, round);
+    const std::uint32_t rounds = stages_.n_rounds();
+    stages_.fetch(0, 0);
     start();
-    std::uint32_t stage = 0, next = ahead;
     for (std::uint32_t round = 0; round < rounds; ++round) {
-      block_.wait_groups(ahead - 1);
+      const std::uint32_t stage = round % warp_stages;
+      block_.wait_groups(0);
       block_.sync_warps();
-      stages_.fetch(round + ahead, next);
+      stages_.fetch(round + 1, (round + 1) % warp_stages);
       logits(stage);
       weights(stage);
       gather(stage);
-      stage = stage + 1 == work_.stages ? 0 : stage + 1;
-      next = next + 1 == work_.stages ? 0 : next + 1;
     }
     finish();
   }

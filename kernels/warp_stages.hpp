@@ -30,7 +30,7 @@ class WarpStages {
   /// Rounds in which each warp has a tile, the last ones perhaps an empty one.
   [[nodiscard]] MOEKV_HD std::uint32_t n_rounds() const { return (n_pages_ * (page_slots_ / warp_tile) + n_warps - 1) / n_warps; }
 
-  [[nodiscard]] MOEKV_HD std::byte* k_rows(unsigned t, std::uint32_t stage) { return memory_ + (t / 32 * work_.stages + stage) * stage_bytes_; }
+  [[nodiscard]] MOEKV_HD std::byte* k_rows(unsigned t, std::uint32_t stage) { return memory_ + (t / 32 * warp_stages + stage) * stage_bytes_; }
   [[nodiscard]] MOEKV_HD std::byte* v_rows(unsigned t, std::uint32_t stage) { return k_rows(t, stage) + warp_tile * (k.row_bytes + row_pad); }
   [[nodiscard]] MOEKV_HD TileSlots& slots(unsigned t, std::uint32_t stage) {
     return *reinterpret_cast<TileSlots*>(v_rows(t, stage) + warp_tile * (v.row_bytes + row_pad));

@@ -8,7 +8,8 @@ namespace moekv::kernels {
 
 inline constexpr std::uint32_t warp_tile = 16;  // slots
 inline constexpr std::uint32_t n_warps = block_threads / 32;
-inline constexpr std::uint32_t row_pad = 16;  // bytes between rows of shared memory: rows of a fragment fall into different banks
+inline constexpr std::uint32_t warp_stages = 2;  // tiles that a warp has in shared memory; with three, fewer blocks fit and all is slower
+inline constexpr std::uint32_t row_pad = 16;     // bytes between rows of shared memory: rows of a fragment fall into different banks
 
 /// Row widths that a kernel is made for; one KV head with up to eight query heads.
 template <ElementFormat e, std::uint32_t k, std::uint32_t v>
@@ -70,10 +71,10 @@ struct TileSlots {
   return warp_tile * (k_row_bytes + v_row_bytes + 2 * row_pad) + static_cast<std::uint32_t>(sizeof(TileSlots));
 }
 
-/// Shared memory of a block whose warps have `stages` stages each.
+/// Shared memory of a block.
 template <class Shape>
-[[nodiscard]] constexpr std::uint64_t warp_shared_bytes(std::uint32_t k_row_bytes, std::uint32_t v_row_bytes, std::uint32_t stages) {
-  const std::uint64_t tiles = std::uint64_t{n_warps} * stages * stage_bytes(k_row_bytes, v_row_bytes);
+[[nodiscard]] constexpr std::uint64_t warp_shared_bytes(std::uint32_t k_row_bytes, std::uint32_t v_row_bytes) {
+  const std::uint64_t tiles = std::uint64_t{n_warps} * warp_stages * stage_bytes(k_row_bytes, v_row_bytes);
   const std::uint64_t sums = std::uint64_t{n_warps} * Shape::heads * Shape::out_stride * sizeof(float);
   return sizeof(WarpShared<Shape>) + (tiles > sums ? tiles : sums);
 }
