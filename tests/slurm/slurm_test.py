@@ -141,16 +141,19 @@ class Jobs(Cluster):
         environment = "OMPI_MCA_btl=self,tcp OMPI_MCA_pml=ob1"  # simulated nodes must not share memory names
         site = self.site("site.sh", "two", nodes=2, gpus=2, environment=environment)
         few = ["trace.synthetic.n_requests=4", "trace.synthetic.prompt_tokens=32", "trace.synthetic.output_tokens=6", "--only", "0-1"]
-        parts, merge = self.submit("two.sweep", site, 1, *few)
-        self.until_done(parts)
-        self.until_done(merge)
-        logs = self.logs("two.sweep")
+        for out in ("two.sweep", "two again.sweep"):
+            parts, merge = self.submit(out, site, 1, *few)
+            self.until_done(parts)
+            self.until_done(merge)
+            logs = self.logs(out)
+            if "Open MPI failed to TCP connect" not in logs["part-0.log"]:  # seen once: no socket was free, and Open MPI crashed over it
+                break
         self.assertIn("2 of 2 points: 2 ok", logs["part-0.log"], logs)
         self.run_ok("sweep", "queue.yaml", *few, "--out", "here")
-        for folder, code in (("here", 1), ("two.sweep", 1)):  # 22 points are not finished
+        for folder, code in (("here", 1), (out, 1)):  # 22 points are not finished
             self.assertEqual(program.run("merge", folder, "--out", folder + ".2.h5", folder=self.folder).code, code)
-        self.assertIn("same decisions and counters", self.run_ok("diff", "here.2.h5", "two.sweep.2.h5").out)
-        self.assertEqual(self.processes(self.folder / "two.sweep.2.h5"), 4)
+        self.assertIn("same decisions and counters", self.run_ok("diff", "here.2.h5", f"{out}.2.h5").out)
+        self.assertEqual(self.processes(self.folder / f"{out}.2.h5"), 4)
 
     def processes(self, path):
         sweep = sweep_test.moekv_results.load_sweep(path)
