@@ -8,7 +8,7 @@ namespace moekv::kernels {
 
 inline constexpr std::uint32_t warp_tile = 16;  // slots
 inline constexpr std::uint32_t n_warps = block_threads / 32;
-inline constexpr std::uint32_t warp_stages = 2;  // tiles that a warp has in shared memory; with three, fewer blocks fit and all is slower
+inline constexpr std::uint32_t warp_stages = 2;  // tiles that a warp has in shared memory; three leave room for fewer blocks
 inline constexpr std::uint32_t row_pad = 16;     // bytes between rows of shared memory: rows of a fragment fall into different banks
 
 /// Row widths that a kernel is made for; one KV head with up to eight query heads.
