@@ -10,6 +10,7 @@
 #include "rules/codec/map.hpp"
 #include "rules/codec/narrow.hpp"
 #include "rules/codec/plane.hpp"
+#include "support/emulated_block.hpp"
 #include "tensor_shapes.hpp"
 
 namespace moekv::kernels {
@@ -31,7 +32,17 @@ void expect_exact_codes() {
     for (unsigned i = 0; i < 4; ++i) EXPECT_EQ(wide_value<wide>(pairs[i / 2], i % 2), code_value(int8, word >> (8 * i) & 0xFFU));
     narrow_nibbles<wide>(word, pairs);
     for (unsigned i = 0; i < 8; ++i) EXPECT_EQ(wide_value<wide>(pairs[i / 2], i % 2), code_value(int4, word >> (4 * i) & 0xFU));
+    for (unsigned i = 0; i < 4; ++i) {
+      const std::uint32_t pair = narrow_byte_pair<test::EmulatedBlock, ElementFormat::int8, wide>(word, i, 3 - i);
+      for (unsigned half = 0; half < 2; ++half)
+        EXPECT_EQ(wide_value<wide>(pair, half), code_value(int8, word >> (8 * (half == 0 ? i : 3 - i)) & 0xFFU));
+      const std::uint32_t nibbles = narrow_nibble_pair<test::EmulatedBlock, wide>(word >> (4 * i));
+      for (unsigned half = 0; half < 2; ++half) EXPECT_EQ(wide_value<wide>(nibbles, half), code_value(int4, word >> (4 * i + 16 * half) & 0xFU));
+    }
     if ((code & 0x7FU) == 0x7FU) continue;  // NaN, which no encoder writes
+    const std::uint32_t pair = narrow_byte_pair<test::EmulatedBlock, ElementFormat::fp8_e4m3, wide>(code << 16, 2, 0);
+    EXPECT_EQ(wide_value<wide>(pair, 0), float_from_e4m3(static_cast<std::uint8_t>(code)));
+    EXPECT_EQ(pair >> 16, 0U);
     narrow_bytes<wide>(ElementFormat::fp8_e4m3, code * 0x01010101U, pairs);
     for (unsigned i = 0; i < 4; ++i) EXPECT_EQ(wide_value<wide>(pairs[i / 2], i % 2), float_from_e4m3(static_cast<std::uint8_t>(code)));
   }
