@@ -52,10 +52,10 @@ template <class Variant>
 void list_rules(std::string_view title, const std::string& section) {
   fmt::print("{}\n", title);
   for (const RuleRow& row : rule_rows<Variant>(section)) {
-    fmt::print("  {:16} {}\n", row.name, row.doc);
-    fmt::print("      {}", row.reads.empty() ? "" : fmt::format("reads {}; unit {}; ", row.reads, row.unit));
-    if (!row.note.empty()) fmt::print("{}; ", row.note);
-    fmt::print("from {}\n", row.source.empty() ? "?" : row.source);
+    fmt::print("  {:16} {}\n", row.text.name, row.text.doc);
+    fmt::print("      {}", row.use.reads.empty() ? "" : fmt::format("reads {}; unit {}; ", row.use.reads, row.use.unit));
+    if (!row.use.note.empty()) fmt::print("{}; ", row.use.note);
+    fmt::print("from {}\n", row.text.source.empty() ? "?" : row.text.source);
     for (const Key* key : row.parameters) {
       const std::string allowed = key->values.empty() ? key->range : join(key->values);
       fmt::print("      {}{}  {}\n", parameter_default(*key), allowed.empty() ? "" : " (" + allowed + ")", key->doc);
@@ -67,9 +67,9 @@ void list_codecs() {
   list_rules<Codec>("codecs (compression.codec, or compression.k and compression.v)", "compression");
   fmt::print("  Attention reads the codes of these formats themselves (also of parts that are one of them), and decodes other rows to a staging page first:\n"
       "     ");
-  for_each_rule<Codec>([](const auto& codec) {
-    if (reads_codes(codec.plane(Role::k, 128)) && reads_codes(codec.plane(Role::v, 128))) fmt::print(" {}", codec.name);
-  });
+  for (const Codec& codec : default_rules<Codec>()) {
+    if (reads_codes(plane_of(codec, Role::k, 128)) && reads_codes(plane_of(codec, Role::v, 128))) fmt::print(" {}", rule_name(codec));
+  }
   fmt::print(
       "\n  Selectors, which multiply a codec's compression (moekv policy codec):\n"
       "      pyramid_budget: entries kept per layer, falling linearly (PyramidKV, arXiv 2406.02069); window = 8, capacity = 512, beta = 20\n"
@@ -121,8 +121,8 @@ void markdown_rules(std::string_view title, const std::string& section) {
   for (const RuleRow& row : rule_rows<Variant>(section)) {
     std::vector<std::string> parameters;
     for (const Key* key : row.parameters) parameters.push_back(parameter_default(*key));
-    fmt::print("| `{}` | {}{} | {}, per {} | {} | {} |\n", row.name, cell(row.doc), row.note.empty() ? "" : "; " + row.note, row.reads, row.unit,
-               fmt::join(parameters, ", "), cell(row.source));
+    fmt::print("| `{}` | {}{} | {}, per {} | {} | {} |\n", row.text.name, cell(row.text.doc), row.use.note.empty() ? "" : "; " + row.use.note,
+               row.use.reads, row.use.unit, fmt::join(parameters, ", "), cell(row.text.source));
   }
 }
 

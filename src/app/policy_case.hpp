@@ -183,16 +183,16 @@ Variant Case::rule(std::string_view selector, std::string_view parameters, const
   const std::string name = resolve_alias<Variant>(value<std::string>(selector));
   std::vector<std::string> names = rule_names<Variant>();
   names.insert(names.end(), others.begin(), others.end());
-  if (std::find(names.begin(), names.end(), name) == names.end()) {
+  const auto found = std::find(names.begin(), names.end(), name);
+  const auto index = static_cast<std::size_t>(found - names.begin());
+  if (found == names.end()) {
     if (!failed()) complain(selector, fmt::format("unknown value '{}'", name), suggest_name(name, {names.begin(), names.end()}));
     for (const auto& [key, field] : params.part_->object->items()) params.part_->known.insert(key);  // whose parameters is not known
     return out;
   }
-  for_each_rule<Variant>([&](auto candidate) {
-    if (candidate.name != name) return;
-    params.set_parameters(candidate);
-    out = candidate;
-  });
+  if (index >= std::variant_size_v<Variant>) return out;
+  out = default_rules<Variant>()[index];
+  params.set_parameters(rule_address(out), rule_parameters<Variant>()[index]);
   return out;
 }
 

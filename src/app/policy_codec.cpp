@@ -177,7 +177,7 @@ Json decide_codec(Case& given) {
   given.finish();
   const std::uint32_t page_class = class_of(codec, role, values, queries, loaded, importance);
   Json out = described(store(plane_of(codec, role, d, page_class), values, queries, loaded), values, role, queries);
-  out["codec"] = std::visit([](const auto& c) { return std::string(c.name); }, codec);
+  out["codec"] = rule_name(codec);
   if (classes_of(codec) > 1) out["class"] = class_name(codec, page_class);
   return out;
 }

@@ -1,8 +1,9 @@
 // moekv policy evict: what an eviction rule or a bound drops, for accesses, for attention rows, or from given state.
+#include "app/policy_evict.hpp"
+
 #include <map>
 
 #include "app/policy.hpp"
-#include "app/policy_evict.hpp"
 #include "engine/bounds.hpp"
 #include "engine/oracle/access_loop.hpp"
 
@@ -114,13 +115,13 @@ Json decide_accesses(Case& given, const EvictRule& rule) {
   const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
   const auto seed = given.value_or("seed", std::uint64_t{1});
   const Names names = read_accesses(given);
-  std::visit([&](const auto& r) {
-    using Rule = std::decay_t<decltype(r)>;
-    if constexpr (!scores_accesses<Rule>)
-      given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"attention\", or \"keys\" and \"values\"");
-    if constexpr (evict::places<Rule> || evict::needs_cost<Rule>)
-      given.complain("accesses", fmt::format("rule {} scores no accesses", r.name), "give \"state\"");
-  }, rule);
+  const evict::Traits& traits = traits_of(rule);
+  const auto refuse = [&](std::string_view instead) {
+    given.complain("accesses", fmt::format("rule {} scores no accesses", rule_name(rule)), fmt::format("give {}", instead));
+  };
+  if ((traits.needs_mass && !traits.needs_access) || traits.needs_payload || traits.scores_groups)
+    refuse("\"attention\", or \"keys\" and \"values\"");
+  if (traits.places || traits.needs_cost) refuse("\"state\"");
   given.finish();
   Followed out;
   std::visit([&](const auto& r) {

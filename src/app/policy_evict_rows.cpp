@@ -36,21 +36,20 @@ Json decide_attention(Case& given, const EvictRule& rule) {
   const auto capacity = given.value<std::uint32_t>("capacity", {1, 1e9});
   const Protection protect = read_protection(given, capacity);
   const Units units = read_units(given);
-  const bool layers = std::visit([](const auto& r) { return evict::sums_layers<std::decay_t<decltype(r)>>; }, rule);  // then the lists of a row are layers
-  const auto reducer = layers ? Reducer::sum : given.value_or("head_reducer", Reducer::mean);
+  const evict::Traits& traits = traits_of(rule);
+  const auto reducer = traits.sums_layers ?  // then the lists of a row are layers
+                           Reducer::sum
+                                          : given.value_or("head_reducer", Reducer::mean);
   const auto seed = given.value_or("seed", std::uint64_t{1});
   const auto over = given.value_or("over", std::string("resident"));
   if (over != "resident" && over != "all") given.complain("over", "unknown value '" + over + "'", "allowed: resident, all");
   const auto rows = read_attention(given);
-  std::visit([&](const auto& r) {
-    using Rule = std::decay_t<decltype(r)>;
-    if constexpr (evict::follows_access<Rule> && !evict::needs_mass<Rule>)
-      given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"accesses\"");
-    if constexpr (evict::needs_payload<Rule> || evict::reads_store<Rule>)
-      given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"keys\" and \"values\"");
-    if constexpr (evict::places<Rule> || evict::needs_cost<Rule>)
-      given.complain("attention", fmt::format("rule {} scores no attention", r.name), "give \"state\"");
-  }, rule);
+  const auto refuse = [&](std::string_view instead) {
+    given.complain("attention", fmt::format("rule {} scores no attention", rule_name(rule)), fmt::format("give {}", instead));
+  };
+  if (traits.follows_access && !traits.needs_mass) refuse("\"accesses\"");
+  if (traits.needs_payload || traits.reads_store) refuse("\"keys\" and \"values\"");
+  if (traits.places || traits.needs_cost) refuse("\"state\"");
   given.finish();
 
   std::vector<Entry> entries;
@@ -80,8 +79,7 @@ Json decide_attention(Case& given, const EvictRule& rule) {
       score(r, entries, units, t, t, seed);
     }, rule);
     scores = scores_of(entries);
-    const bool never = std::visit([](const auto& r) { return r.family == evict::Family::none; }, rule);
-    if (never || entries.size() <= capacity) continue;
+    if (traits.family == evict::Family::none || entries.size() <= capacity) continue;
     const float below = std::visit([](const auto& r) { return evict::threshold(r, {}); }, rule);
     const auto gone = victims(entries, units, entries.size() - capacity, below, t + 1, protect);
     for (const std::size_t i : gone) evictions.push_back(entries[i].position);

@@ -149,7 +149,7 @@ Json decide_with(const Rule& rule, const route::Geometry& g, const Tokens& token
 
 Json decide_route(Case& given) {
   const auto rule = given.rule<RouteRule>("rule");
-  const bool needs_logits = std::visit([](const auto& r) { return r.needs_logits; }, rule);
+  const bool needs_logits = traits_of(rule).needs_logits;
   if (std::holds_alternative<route::Recorded>(rule) && !given.failed()) given.complain("rule", "recorded decides nothing", "choose another rule");
   const Tokens tokens = read_tokens(given, needs_logits);
   const std::uint32_t n_experts = std::max(1U, tokens.n_experts);

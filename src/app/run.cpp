@@ -71,7 +71,7 @@ Facts log_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance
   f.set("digest", to_hex(outcome.digest));
   f.set("feedback", feedback_of(spec));
   f.set("action", std::string(enum_name(spec.eviction.action)));
-  const bool planned = std::visit([](const auto& rule) { return evict::places<std::decay_t<decltype(rule)>>; }, spec.eviction.rule);
+  const bool planned = traits_of(spec.eviction.rule).places;
   f.set("unlimited", std::int64_t{spec.eviction.budget.kind == BudgetKind::unlimited && !planned ? 1 : 0});
   return f;
 }

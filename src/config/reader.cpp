@@ -66,11 +66,11 @@ void default_model(RunSpec& spec, const ConfigTree& tree) {
 void default_codecs(RunSpec& spec, const ConfigTree& tree) {
   const auto absent = [&](const char* path) { return !tree.given.contains(path); };
   if (!absent("compression.codec")) return;
-  for_each_rule<Codec>([&](auto codec) {
-    if (PagewiseCodec<decltype(codec)> || codec.plane(Role::k, spec.model.d_k) != PlaneFormat{spec.payload.element}) return;
+  for (const Codec& codec : default_rules<Codec>()) {
+    if (classes_of(codec) > 1 || plane_of(codec, Role::k, spec.model.d_k) != PlaneFormat{spec.payload.element}) continue;
     if (absent("compression.k")) spec.compression.k = codec;
     if (absent("compression.v")) spec.compression.v = codec;
-  });
+  }
   if (spec.model.mla() && absent("compression.v")) spec.compression.v = spec.compression.k;
 }
 

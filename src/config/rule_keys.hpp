@@ -19,12 +19,13 @@ template <class Variant>
   }(std::make_index_sequence<std::variant_size_v<Variant>>{});
 }
 
-/// Calls f(rule) with a default-constructed value of every alternative, in order.
-template <class Variant, class F>
-void for_each_rule(F&& f) {
-  [&]<std::size_t... i>(std::index_sequence<i...>) {
-    (f(std::variant_alternative_t<i, Variant>{}), ...);
+/// The rules with the defaults of their parameters, in order.
+template <class Variant>
+[[nodiscard]] const std::vector<Variant>& default_rules() {
+  static const auto rules = []<std::size_t... i>(std::index_sequence<i...>) {
+    return std::vector<Variant>{Variant(std::in_place_index<i>)...};
   }(std::make_index_sequence<std::variant_size_v<Variant>>{});
+  return rules;
 }
 
 /// Other names of a catalogue's rules. A configuration may use them; what is written and stored is the rule's own
@@ -42,8 +43,10 @@ template <class Variant>
   return name;
 }
 
-[[nodiscard]] inline std::string rule_name(const auto& variant) {
-  return std::visit([](const auto& rule) { return std::string(rule.name); }, variant);
+template <class... Rule>
+[[nodiscard]] std::string rule_name(const std::variant<Rule...>& variant) {
+  static constexpr std::string_view names[] = {Rule::name...};
+  return std::string(names[variant.index()]);
 }
 
 /// Where the rule of a row lives; a short form such as `compression.codec` sets several at once. The first is what is written.
@@ -82,13 +85,27 @@ template <class Rule>
   }(std::make_index_sequence<std::tuple_size_v<std::remove_cvref_t<decltype(Rule::params)>>>{});
 }
 
+/// Parameters of every rule, in order.
+template <class Variant>
+[[nodiscard]] const std::vector<std::vector<RuleParameter>>& rule_parameters() {
+  static const auto parameters = []<std::size_t... i>(std::index_sequence<i...>) {
+    return std::vector<std::vector<RuleParameter>>{parameters_of<std::variant_alternative_t<i, Variant>>()...};
+  }(std::make_index_sequence<std::variant_size_v<Variant>>{});
+  return parameters;
+}
+
+/// Where the rule that a variant holds lies.
+template <class... Rule>
+[[nodiscard]] void* rule_address(std::variant<Rule...>& variant) {
+  void* at = nullptr;
+  ((at = at == nullptr ? std::get_if<Rule>(&variant) : at), ...);
+  return at;
+}
+
 /// Row of a parameter of the rule that is alternative `index` of `Variant`.
 template <class Variant>
 [[nodiscard]] Key parameter_key(const std::string& section, const std::string& selector, std::size_t index, const RuleParameter& p,
                                 const RuleTargets<Variant>& targets) {
-  constexpr auto address = [](const Variant& v) {
-    return std::visit([](const auto& rule) { return const_cast<void*>(static_cast<const void*>(&rule)); }, v);
-  };
   Key key = typed_key(section + "." + std::string(p.name), p.unit, p.doc, *p.type, p.limits);
   key.rule = std::string(p.rule);
   key.selector = selector;
@@ -96,12 +113,12 @@ template <class Variant>
   key.read = [=](const YamlNode& node, RunSpec& spec, Complaints& complain) {
     const std::vector<Variant*> all = targets(spec);
     if (all.front()->index() != index) throw std::bad_variant_access();
-    p.type->read(node, p.field(address(*all.front())), p.unit, p.limits, complain);
+    p.type->read(node, p.field(rule_address(*all.front())), p.unit, p.limits, complain);
     for (Variant* target : all) *target = *all.front();
   };
   key.write = [=](const RunSpec& spec) {
     const Variant& first = first_target(targets, spec);
-    return p.type->write(p.field(first.index() == index ? address(first) : const_cast<void*>(p.untouched)));
+    return p.type->write(p.field(first.index() == index ? rule_address(const_cast<Variant&>(first)) : const_cast<void*>(p.untouched)));
   };
   return key;
 }
@@ -122,22 +139,17 @@ void add_rule_keys(std::vector<Key>& keys, const std::string& section, const std
     YamlNode own = node;
     own.text = resolve_alias<Variant>(node.text);
     if (!read_choice(own, rule_names<Variant>(), index, complain)) return;
-    for_each_rule<Variant>([&](auto rule) {
-      if (rule.name != rule_names<Variant>()[index]) return;
-      for (Variant* target : targets(spec)) *target = rule;
-    });
+    for (Variant* target : targets(spec)) *target = default_rules<Variant>()[index];
     if (own.text != node.text) spec.notes.push_back(section + "." + choice + " " + node.text + " stands for " + own.text);
   };
   selector.write = [=](const RunSpec& spec) { return quote(rule_name(first_target(targets, spec))); };
   keys.push_back(selector);
-  std::size_t index = 0;
-  for_each_rule<Variant>([&]<class Rule>(const Rule&) {
-    for (const RuleParameter& p : parameters_of<Rule>()) {
+  for (std::size_t index = 0; index < std::variant_size_v<Variant>; ++index) {
+    for (const RuleParameter& p : rule_parameters<Variant>()[index]) {
       keys.push_back(parameter_key<Variant>(section, selector.path, index, p, targets));
       keys.back().written = written;
     }
-    index += 1;
-  });
+  }
 }
 
 }  // namespace moekv

@@ -32,17 +32,9 @@ void Checks::refuse(std::initializer_list<const char*> keys, const std::string& 
   problems_.push_back(std::move(problem));
 }
 
-bool needs_mass(const RunSpec& spec) {
-  return spec.eviction.access == AccessSource::mass || std::visit(
-                                                           [](const auto& rule) {
-                                                             return evict::needs_mass<std::decay_t<decltype(rule)>>;
-                                                           },
-                                                           spec.eviction.rule);
-}
+bool needs_mass(const RunSpec& spec) { return spec.eviction.access == AccessSource::mass || traits_of(spec.eviction.rule).needs_mass; }
 
-bool needs_logits(const RunSpec& spec) {
-  return std::visit([](const auto& rule) { return rule.needs_logits; }, spec.routing.rule);
-}
+bool needs_logits(const RunSpec& spec) { return traits_of(spec.routing.rule).needs_logits; }
 
 std::uint32_t page_slots(const RunSpec& spec) {
   if (spec.page.slots > 0) return spec.page.slots;

@@ -51,7 +51,7 @@ void check_heads(Checks& c, const std::string& name) {
 void check_inputs(Checks& c, const std::string& name) {
   const RunSpec& s = c.spec();
   const EvictionSpec& e = s.eviction;
-  const bool queue = std::visit([](const auto& rule) { return rule.family == evict::Family::queue; }, e.rule);
+  const bool queue = traits_of(e.rule).family == evict::Family::queue;
   std::visit(
       [&](const auto& allocator) {
         using Rule = std::decay_t<decltype(allocator)>;

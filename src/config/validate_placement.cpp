@@ -56,11 +56,7 @@ void check_replan(Checks& c) {
   if (!std::holds_alternative<allocate::Uniform>(s.eviction.allocator))
     c.refuse({"placement.replan_every_steps", "eviction.allocator.name", "eviction.allocator"}, "a new plan gives shards new equal shares",
              "use allocator uniform, or one plan for the run");
-  const bool alone = std::visit([](const auto& rule) {
-    using Rule = std::decay_t<decltype(rule)>;
-    return !evict::scores_groups<Rule> && !evict::sums_layers<Rule> && !requires(evict::Control& control) { rule.adapt(control); };
-  }, s.eviction.rule);
-  if (!alone)
+  if (const evict::Traits& rule = traits_of(s.eviction.rule); rule.scores_groups || rule.sums_layers || rule.adapts)
     c.refuse({"placement.replan_every_steps", "eviction.policy"}, "what the policy keeps beside entries and queues does not move with them",
              "use a policy that scores entries or pages alone, or one plan for the run");
   if (classes_of(s.compression.k) > 1 || classes_of(s.compression.v) > 1)

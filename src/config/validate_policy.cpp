@@ -26,7 +26,7 @@ std::uint64_t budget_tokens(const RunSpec& s) {
       return std::max<std::uint64_t>(1, (t.prompt_tokens + std::uint64_t{t.output_tokens}) * b.numerator / b.denominator);
     case BudgetKind::bytes: {
       const std::uint64_t entry = std::uint64_t{s.model.n_kv_heads} * s.model.values_per_entry_head() * element_bits(s.payload.element) / 8;
-      const bool raw = std::visit([](const auto& codec) { return codec.plane(Role::k, 128).raw(); }, s.compression.k);
+      const bool raw = plane_of(s.compression.k, Role::k, 128).raw();
       return raw && entry > 0 ? std::max<std::uint64_t>(1, b.amount / entry) : 0;
     }
     default:
@@ -38,7 +38,7 @@ void check_budget(Checks& c) {
   const RunSpec& s = c.spec();
   const EvictionSpec& e = s.eviction;
   const bool full = std::holds_alternative<evict::Full>(e.rule), limited = e.budget.kind != BudgetKind::unlimited;
-  const bool planned = std::visit([](const auto& rule) { return evict::places<std::decay_t<decltype(rule)>>; }, e.rule);
+  const bool planned = traits_of(e.rule).places;
   if (planned && limited)
     return c.refuse({"eviction.budget", "eviction.policy"}, fmt::format("policy {} keeps a planned share, so a budget has no effect", rule_name(e.rule)),
                     "remove the budget; eviction.percent is the share");
@@ -72,7 +72,7 @@ void check_routing(Checks& c) {
     if (const char* why = refusal(s.routing.rule, {gate.n_experts, gate.top_k, s.seed, gate}); why != nullptr)
       c.refuse({"routing.router", "model.gate.top_k", "model"}, fmt::format("router {}: {}", name, why), "see moekv list routers");
   }
-  if (!reads_cache(s.routing.rule)) return;
+  if (!traits_of(s.routing.rule).reads_cache) return;
   const auto refuse = [&](const char* key, const std::string& what, const std::string& suggestion) {
     c.refuse({"routing.router", key}, fmt::format("router {} listens to missed lookups, and {}", name, what), suggestion);
   };
@@ -89,17 +89,10 @@ void check_routing(Checks& c) {
 
 namespace {
 
-evict::GroupReads reads_of(const EvictRule& rule) {
-  return std::visit([](const auto& r) {
-    if constexpr (evict::reads_store<std::decay_t<decltype(r)>>) return r.reads();
-    return evict::GroupReads{};
-  }, rule);
-}
-
 void check_weights(Checks& c) {
   const EvictionSpec& e = c.spec().eviction;
   if (e.weights_path.empty()) return;
-  if (!std::visit([](const auto& rule) { return evict::loads_weights<std::decay_t<decltype(rule)>>; }, e.rule)) {
+  if (!traits_of(e.rule).loads_weights) {
     c.refuse({"eviction.weights_path", "eviction.policy"}, fmt::format("policy {} loads no weights", rule_name(e.rule)), "remove it");
   } else if (std::error_code ec; !std::filesystem::is_regular_file(e.weights_path, ec)) {
     c.refuse({"eviction.weights_path"}, fmt::format("no such file: {}", e.weights_path), "check the path");
@@ -128,18 +121,14 @@ void check_eviction(Checks& c) {
     c.refuse({"eviction.trigger", "prefill.evict"}, "trigger prefill_end evicts once after the prompt, prefill.evict: chunk after every chunk",
              "choose one");
   }
-  std::visit([&](const auto& rule) {
-    using Rule = std::decay_t<decltype(rule)>;
-    if (!evict::has_tokens<Rule> && e.unit == EvictUnit::token) {
-      const char* why = evict::follows_access<Rule> ? "follows accesses, and an access is of a page" : "scores pages";
-      c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} {}", rule_name(e.rule), why), "use unit: page, or leave it out");
-    }
-    if constexpr (evict::chooses_once<Rule>) {
-      if (e.action == EvictAction::drop && e.trigger != Trigger::prefill_end)
-        c.refuse({"eviction.trigger", "eviction.policy"}, fmt::format("policy {} chooses once, when the prompt ends", rule_name(e.rule)),
-                 "set eviction.trigger: prefill_end and prefill.queries: last:32");
-    }
-  }, e.rule);
+  const evict::Traits& rule = traits_of(e.rule);
+  if (!rule.has_tokens && e.unit == EvictUnit::token) {
+    const char* why = rule.follows_access ? "follows accesses, and an access is of a page" : "scores pages";
+    c.refuse({"eviction.unit", "eviction.policy"}, fmt::format("policy {} {}", rule_name(e.rule), why), "use unit: page, or leave it out");
+  }
+  if (rule.chooses_once && e.action == EvictAction::drop && e.trigger != Trigger::prefill_end)
+    c.refuse({"eviction.trigger", "eviction.policy"}, fmt::format("policy {} chooses once, when the prompt ends", rule_name(e.rule)),
+             "set eviction.trigger: prefill_end and prefill.queries: last:32");
   check_weights(c);
   if (!needs_mass(s) && reads_of(e.rule).queries > 0 && s.prefill.queries == PrefillQueries::none) {
     c.refuse({"prefill.queries", "eviction.policy"}, fmt::format("policy {} scores keys by recent queries, and the prompt makes none", rule_name(e.rule)),
@@ -196,13 +185,11 @@ void check_backend(Checks& c) {
         fmt::format("{} needs attention weights, and backend count has no payload", access ? "access mass" : "policy " + rule_name(s.eviction.rule)),
         "use backend: host, or a policy without attention mass");
   }
-  const bool compressed = std::visit([](const auto& codec) { return !codec.plane(Role::k, 128).raw() || !codec.plane(Role::v, 128).raw(); }, s.compression.k);
-  const bool scores_payload = std::visit([&](const auto& rule) {
-    using Rule = std::decay_t<decltype(rule)>;
-    return evict::needs_payload<Rule> || evict::reads_store<Rule> || (evict::needs_error<Rule> && compressed);
-  }, s.eviction.rule);
-  if (scores_payload) {
-    c.refuse({"eviction.policy", "backend"}, fmt::format("policy {} scores keys and values, and backend count has no payload", rule_name(s.eviction.rule)),
+  const bool compressed = !plane_of(s.compression.k, Role::k, 128).raw() || !plane_of(s.compression.k, Role::v, 128).raw();
+  const evict::Traits& rule = traits_of(s.eviction.rule);
+  if (rule.needs_payload || rule.reads_store || (rule.needs_error && compressed)) {
+    c.refuse({"eviction.policy", "backend"},
+             fmt::format("policy {} scores keys and values, and backend count has no payload", rule_name(s.eviction.rule)),
              "use backend: host, or a policy that needs no payload");
   }
   for (const auto& [key, codec] : {std::pair{"compression.k.codec", &s.compression.k}, {"compression.v.codec", &s.compression.v}}) {

@@ -8,20 +8,17 @@ namespace moekv {
 
 void check_action(Checks& c) {
   const EvictionSpec& e = c.spec().eviction;
+  const evict::Traits& rule = traits_of(e.rule);
   const std::string policy = rule_name(e.rule);
   if (e.action == EvictAction::drop) {
-    std::visit([&](const auto& rule) {
-      using Rule = std::decay_t<decltype(rule)>;
-      if constexpr (evict::needs_return<Rule>) {
-        c.refuse({"eviction.policy", "eviction.action"},
-                 fmt::format("policy {} learns from units that come back, and after action drop none does", policy),
-                 "set eviction.action: demote, or use lru, sieve, clock or slru; moekv policy evict runs this rule on an access sequence");
-      }
-      if constexpr (evict::places<Rule>)
-        c.refuse({"eviction.policy", "eviction.action"},
-                 fmt::format("policy {} plans which tier holds a page, and under action drop there is one tier", policy),
-                 "set eviction.action: demote");
-    }, e.rule);
+    if (rule.needs_return)
+      c.refuse({"eviction.policy", "eviction.action"},
+               fmt::format("policy {} learns from units that come back, and after action drop none does", policy),
+               "set eviction.action: demote, or use lru, sieve, clock or slru; moekv policy evict runs this rule on an access sequence");
+    if (rule.places)
+      c.refuse({"eviction.policy", "eviction.action"},
+               fmt::format("policy {} plans which tier holds a page, and under action drop there is one tier", policy),
+               "set eviction.action: demote");
     return;
   }
   if (std::holds_alternative<evict::Full>(e.rule))
@@ -37,7 +34,7 @@ void check_action(Checks& c) {
   if (e.trigger == Trigger::prefill_end)
     c.refuse({"eviction.trigger", "eviction.action"}, "trigger prefill_end evicts once, so pages that are recalled later would never leave again",
              "use trigger: on_full, watermark or every");
-  if (std::visit([](const auto& rule) { return evict::scores_groups<std::decay_t<decltype(rule)>>; }, e.rule))
+  if (rule.scores_groups)
     c.refuse({"eviction.policy", "eviction.action"},
              fmt::format("policy {} scores the entries of a group together, which would have to come back for it", policy),
              "use action: drop, or a policy that scores entries or pages alone");

@@ -29,12 +29,12 @@ Evictor::Evictor(const Geometry& geometry, const RequestTable& requests, Backend
       scorer_(geometry, backend, counters, requests),
       sinks_(sinks_of(geometry.spec().eviction)) {
   const EvictionSpec& spec = geometry.spec().eviction;
-  const evict::Family family = std::visit([](const auto& rule) { return rule.family; }, spec.rule);
-  queue_ = family == evict::Family::queue;
-  std::visit([&](const auto& rule) { sharing_ = rule.over; }, spec.allocator);
+  const evict::Traits& rule = traits_of(spec.rule);
+  queue_ = rule.family == evict::Family::queue;
+  std::visit([&](const auto& allocator) { sharing_ = allocator.over; }, spec.allocator);
   demotes_ = spec.action == EvictAction::demote;
-  planned_ = demotes_ && std::visit([](const auto& rule) { return evict::places<std::decay_t<decltype(rule)>>; }, spec.rule);
-  active_ = planned_ || (family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited);
+  planned_ = demotes_ && rule.places;
+  active_ = planned_ || (rule.family != evict::Family::none && spec.budget.kind != BudgetKind::unlimited);
 }
 
 EvictableRange Evictor::evictable_range(const Group& group) const {

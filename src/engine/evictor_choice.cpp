@@ -89,14 +89,13 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
     view.state = state;
   };
   if (scorer_.active()) scorer_.score(shard, group, step);
-  const bool accesses = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.rule);
-  const bool costs = std::visit([](const auto& rule) { return evict::needs_cost<std::decay_t<decltype(rule)>>; }, spec.rule);
+  const evict::Traits& rule = traits_of(spec.rule);
   const EvictableRange range = evictable_range(group);
   for (const Chain& chain : group.chains) {
     for (const std::uint32_t p : chain.pages) {
       const Page& page = shard.pages()[p];
       if (page.doomed || page.away) continue;
-      if (costs) view.cost = cost_of(shard, group, page);
+      if (rule.needs_cost) view.cost = cost_of(shard, group, page);
       if (geometry_->unit() == EvictUnit::token) {
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
           const std::size_t i = shard.at(p, slot);
@@ -114,7 +113,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
           first = std::min(first, shard.position(i));
         }
         place(first, state.reduced(spec.page_reducer));
-        if (accesses) view.access = shard.access(p);
+        if (rule.needs_access) view.access = shard.access(p);
         out.push_back({view, p, no_index});
         out.back().late = demotes_ && enters(page, step);
       }

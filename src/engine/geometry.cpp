@@ -29,18 +29,12 @@ Geometry::Geometry(const RunSpec& spec, const TraceInfo& trace, std::uint32_t ra
   const bool routed = spec.read.scope == ReadScope::routed || spec.eviction.access == AccessSource::routed;
   needs_experts_ = placement_.layout == Layout::expert || pages_by_expert_ || routed;
 
-  bool mass_rule = false, tokens = false;
-  std::visit(
-      [&](const auto& rule) {
-        using Rule = std::decay_t<decltype(rule)>;
-        mass_rule = evict::needs_mass<Rule>;
-        needs_payload_ = evict::needs_payload<Rule>;
-        needs_error_ = evict::needs_error<Rule>;
-        if constexpr (evict::reads_store<Rule>) group_reads_ = rule.reads();
-        tokens = evict::default_unit<Rule> == evict::Unit::token;
-      },
-      spec.eviction.rule);
-  needs_mass_ = mass_rule || spec.eviction.access == AccessSource::mass;
+  const evict::Traits& rule = traits_of(spec.eviction.rule);
+  needs_payload_ = rule.needs_payload;
+  needs_error_ = rule.needs_error;
+  group_reads_ = reads_of(spec.eviction.rule);
+  const bool tokens = rule.default_unit == evict::Unit::token;
+  needs_mass_ = rule.needs_mass || spec.eviction.access == AccessSource::mass;
   const bool whole_pages = spec.eviction.budget.kind == BudgetKind::pages || spec.eviction.budget.kind == BudgetKind::bytes;
   const bool demotes = spec.eviction.action == EvictAction::demote;
   unit_ = spec.eviction.unit != EvictUnit::automatic ? spec.eviction.unit : (tokens && !whole_pages && !demotes ? EvictUnit::token : EvictUnit::page);

@@ -10,11 +10,9 @@ namespace moekv {
 
 GroupScorer::GroupScorer(const Geometry& geometry, Backend& backend, Counters& counters, const RequestTable& requests)
     : geometry_(&geometry), backend_(&backend), counters_(&counters), requests_(&requests) {
-  std::visit([&](const auto& rule) {
-    using Rule = std::decay_t<decltype(rule)>;
-    sums_layers_ = evict::sums_layers<Rule>;
-    active_ = sums_layers_ || evict::scores_groups<Rule>;
-  }, geometry.spec().eviction.rule);
+  const evict::Traits& rule = traits_of(geometry.spec().eviction.rule);
+  sums_layers_ = rule.sums_layers;
+  active_ = sums_layers_ || rule.scores_groups;
   const ModelShape& model = geometry.spec().model;
   if (geometry.group_reads().queries > 0) turns_ = rope_turns(model.rope_theta > 1 ? model.rope_theta : 10000.0, model.mla() ? model.latent.d_rope : model.d_k);
 }

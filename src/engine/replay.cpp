@@ -73,7 +73,7 @@ void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& o
   const bool idle_codec = geometry.compressed() && (2 * sealed < resident || sealed_pages == 0 || !unshrunk.empty());
   const bool idle_select = selects(spec.read.select) && left_out == 0;
   const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
-  const bool idle_router = reads_cache(spec.routing.rule) && routed > 0 && rerouted == 0;
+  const bool idle_router = traits_of(spec.routing.rule).reads_cache && routed > 0 && rerouted == 0;
   if ((evicts && evictions == 0) || idle_allocator || idle_codec || idle_select || idle_router) out.labels.emplace_back("not_exercised");
 }
 
@@ -280,7 +280,7 @@ class Run {
 
 std::string feedback_of(const RunSpec& spec) {
   if (!spec.model.path.empty()) return "a model drives the run, and what it computes depends on what its caches gave it";
-  if (reads_cache(spec.routing.rule)) return "the router reads cache state, so another policy would have other accesses";
+  if (traits_of(spec.routing.rule).reads_cache) return "the router reads cache state, so another policy would have other accesses";
   const bool by_content = spec.eviction.access == AccessSource::mass || spec.eviction.access == AccessSource::selected;
   if (by_content && spec.eviction.budget.kind != BudgetKind::unlimited && spec.eviction.action == EvictAction::drop)
     return "accesses follow attention or selection, and what was dropped has none";

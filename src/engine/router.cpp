@@ -25,7 +25,7 @@ Router::Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, 
   rule_geometry_.gate.n_experts = geometry.n_experts();
   rule_geometry_.gate.top_k = geometry.top_k();
   recorded_ = std::holds_alternative<route::Recorded>(spec.routing.rule);
-  wants_logits_ = std::visit([](const auto& rule) { return rule.needs_logits; }, spec.routing.rule);
+  wants_logits_ = traits_of(spec.routing.rule).needs_logits;
   first_row_ = static_cast<std::uint32_t>(trace.moe_layers.size());
   for (const ReplayLayer& layer : geometry.layers()) {
     for (const int row : {layer.row, layer.key_row}) {
@@ -41,7 +41,7 @@ Router::Router(const Geometry& geometry, const TraceInfo& trace, RowsCome rows, 
 
 void Router::check_rule() const {
   const RunSpec& spec = geometry_->spec();
-  const std::string name(std::visit([](const auto& rule) { return rule.name; }, spec.routing.rule));
+  const std::string_view name = traits_of(spec.routing.rule).name;
   if (wants_logits_ && trace_->has_routing() && trace_->level < RoutingLevel::candidates) {
     throw UserError(trace_->path, fmt::format("routing.router '{}' chooses from gate logits, and the trace has the chosen experts only", name),
                     "use a trace with logits, make labelled ones with moekv trace import --pseudo-logits, or choose router recorded, hash or rr");
@@ -52,10 +52,9 @@ void Router::check_rule() const {
 }
 
 void Router::make_memory() {
-  const bool stateful =
-      std::visit([](const auto& rule) { return requires { &std::decay_t<decltype(rule)>::update; }; }, geometry_->spec().routing.rule);
-  if (!stateful) return;
-  if (reads_cache(geometry_->spec().routing.rule)) counters_->listen_to_experts();
+  const route::Traits& rule = traits_of(geometry_->spec().routing.rule);
+  if (!rule.updates) return;
+  if (rule.reads_cache) counters_->listen_to_experts();
   const std::size_t e = geometry_->n_experts();
   memory_.resize(choices_.size());
   for (Memory& m : memory_) {

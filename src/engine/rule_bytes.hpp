@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
-#include <variant>
 
 #include "engine/geometry.hpp"
 
@@ -13,12 +11,9 @@ namespace moekv {
 [[nodiscard]] inline std::uint64_t rule_bytes(const Geometry& geometry) {
   std::uint64_t slot = geometry.keeps_state() ? sizeof(evict::Mass) : 0, page = 0;
   if (geometry.window_queries() > 0) slot += sizeof(float) * geometry.heads_per_group() * geometry.spec().model.group_size();
-  std::visit(
-      [&](const auto& rule) {
-        if (evict::needs_access<std::decay_t<decltype(rule)>>) page += sizeof(evict::Access);
-        if (rule.family == evict::Family::queue && geometry.unit() == EvictUnit::page) page += sizeof(evict::QueueNode);
-      },
-      geometry.spec().eviction.rule);
+  const evict::Traits& rule = traits_of(geometry.spec().eviction.rule);
+  if (rule.needs_access) page += sizeof(evict::Access);
+  if (rule.family == evict::Family::queue && geometry.unit() == EvictUnit::page) page += sizeof(evict::QueueNode);
   return page + slot * geometry.page_slots();
 }
 

@@ -16,10 +16,10 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   top_k_ = geometry.needs_experts() ? geometry.top_k() : 0;
   expert_words_ = (geometry.n_experts() + 63) / 64;
   scope_shard_ = spec.eviction.scope == EvictScope::shard;
-  const bool queue = std::visit([](const auto& rule) { return rule.family == evict::Family::queue; }, spec.eviction.rule);
+  const bool queue = traits_of(spec.eviction.rule).family == evict::Family::queue;
   queue_pages_ = queue && geometry.unit() == EvictUnit::page;
   queue_tokens_ = queue && geometry.unit() == EvictUnit::token;
-  access_kept_ = std::visit([](const auto& rule) { return evict::needs_access<std::decay_t<decltype(rule)>>; }, spec.eviction.rule);
+  access_kept_ = traits_of(spec.eviction.rule).needs_access;
   blockers_kept_ = geometry.blocks_by_expert();
   demotes_ = spec.eviction.action == EvictAction::demote;
   reuse_slots_ = !geometry.compressed();

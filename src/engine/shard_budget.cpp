@@ -42,7 +42,7 @@ std::uint64_t Shard::budget_of(const Group& group, std::uint32_t request_tokens)
 
 void Shard::note_budget(const Group* group, const EvictList& list) const {
   AccessEvent event{id_.value, AccessEvent::whole_shard, 0, 0, ExpertId::invalid, 0, AccessKind::opened, 0, AccessEvent::unlimited};
-  const bool planned = std::visit([](const auto& rule) { return evict::places<std::decay_t<decltype(rule)>>; }, geometry_->spec().eviction.rule);
+  const bool planned = traits_of(geometry_->spec().eviction.rule).places;
   if (planned) event.count = 0;  // its capacity is what it holds
   if (geometry_->spec().eviction.budget.kind != BudgetKind::unlimited) event.count = capacity_pages(list);
   if (group != nullptr) {

@@ -40,34 +40,14 @@ using Codec = std::variant<codec::Bf16, codec::Fp16, codec::Fp32,               
 template <class C>
 concept PagewiseCodec = requires(const C& c) { c.choice(); };
 
-[[nodiscard]] inline std::uint32_t classes_of(const Codec& codec) {
-  return std::visit([]<class C>(const C&) { return PagewiseCodec<C> ? n_page_classes : 1U; }, codec);
-}
-[[nodiscard]] inline ClassChoice choice_of(const Codec& codec) {
-  return std::visit([]<class C>(const C& c) -> ClassChoice {
-    if constexpr (PagewiseCodec<C>) return c.choice();
-    return {};
-  }, codec);
-}
+[[nodiscard]] std::uint32_t classes_of(const Codec& codec);
+[[nodiscard]] ClassChoice choice_of(const Codec& codec);
 
 /// How a codec stores the plane of a role with d channels: its largest class.
-[[nodiscard]] inline PlaneFormat plane_of(const Codec& codec, Role role, std::uint32_t d) {
-  return std::visit([&](const auto& c) { return c.plane(role, d); }, codec);
-}
+[[nodiscard]] PlaneFormat plane_of(const Codec& codec, Role role, std::uint32_t d);
 /// The same of a class; a codec with one way has it for every class.
-[[nodiscard]] inline PlaneFormat plane_of(const Codec& codec, Role role, std::uint32_t d, std::uint32_t page_class) {
-  return std::visit([&]<class C>(const C& c) {
-    if constexpr (PagewiseCodec<C>) return c.plane(role, d, page_class);
-    return c.plane(role, d);
-  }, codec);
-}
+[[nodiscard]] PlaneFormat plane_of(const Codec& codec, Role role, std::uint32_t d, std::uint32_t page_class);
 /// Name of a class; the codec's own where it has one.
-[[nodiscard]] inline std::string_view class_name(const Codec& codec, std::uint32_t page_class) {
-  return std::visit([&]<class C>(const C& c) -> std::string_view {
-    if constexpr (requires { c.classes(); }) return enum_names(codec::PageCodec{})[static_cast<std::size_t>(c.classes()[page_class])];
-    if constexpr (requires { C::class_names; }) return C::class_names[page_class];
-    return C::name;
-  }, codec);
-}
+[[nodiscard]] std::string_view class_name(const Codec& codec, std::uint32_t page_class);
 
 }  // namespace moekv

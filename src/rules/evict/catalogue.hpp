@@ -35,4 +35,20 @@ using EvictRule = std::variant<                                                 
     evict::PikvH2o, evict::PikvIndicator, evict::PikvQuestMlp, evict::PikvQuestLegacy, evict::PikvDuoLayersum,           // the paper read literally
     evict::PikvFlexgenInv>;
 
+namespace evict {
+
+/// What a rule declares of itself (rule.hpp says what each means), for code that knows it at run time only.
+struct Traits {
+  Family family;
+  Unit default_unit;
+  bool needs_mass, needs_access, needs_payload, needs_error, needs_return, needs_cost;
+  bool loads_weights, places, chooses_once, sums_layers, follows_access, scores_groups, reads_store, has_tokens, adapts;
+};
+
+}  // namespace evict
+
+[[nodiscard]] const evict::Traits& traits_of(const EvictRule& rule);
+/// The rows of a group that a rule scores it by; none for other rules.
+[[nodiscard]] evict::GroupReads reads_of(const EvictRule& rule);
+
 }  // namespace moekv

@@ -147,10 +147,14 @@ MOEKV_HD float threshold(const Rule& rule, const Control& control) {
   return -std::numeric_limits<float>::infinity();
 }
 
+/// The rule moves its threshold with what lookups found.
+template <class Rule>
+inline constexpr bool adapts = requires(const Rule& rule, Control& control) { rule.adapt(control); };
+
 /// A step with lookups of a budget's pages has ended.
 template <class Rule>
 MOEKV_HD void end_step(const Rule& rule, Control& control) {
-  if constexpr (requires { rule.adapt(control); }) {
+  if constexpr (adapts<Rule>) {
     if (++control.steps < rule.delta) return;
     rule.adapt(control);
     control.steps = 0;

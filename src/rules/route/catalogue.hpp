@@ -24,18 +24,21 @@ using RouteRule = std::variant<route::Recorded, route::Topk, route::Hash, route:
                                route::TokenEntropy, route::Bandit, route::Hierarchical, route::Dsv3, route::Capacity, route::Gshard, route::Sinkhorn,
                                route::ExpertChoice>;
 
-/// Whether a rule listens to what the caches did: it is then part of a feedback loop.
-[[nodiscard]] inline bool reads_cache(const RouteRule& router) {
-  return std::visit([](const auto& rule) { return requires { rule.reads_cache; }; }, router);
-}
+namespace route {
+
+/// What a router declares of itself, for code that knows it at run time only.
+struct Traits {
+  std::string_view name;
+  bool needs_logits;
+  bool reads_cache;  // it listens to what the caches did: it is then part of a feedback loop
+  bool updates;      // it keeps loads of earlier steps
+  bool by_group;     // it chooses for the tokens of a home rank together
+};
+
+}  // namespace route
+
+[[nodiscard]] const route::Traits& traits_of(const RouteRule& router);
 /// Why a rule cannot choose in this geometry, or null.
-[[nodiscard]] inline const char* refusal(const RouteRule& router, const route::Geometry& geometry) {
-  return std::visit(
-      [&](const auto& rule) -> const char* {
-        if constexpr (requires { rule.refuse(geometry); }) return rule.refuse(geometry);
-        return nullptr;
-      },
-      router);
-}
+[[nodiscard]] const char* refusal(const RouteRule& router, const route::Geometry& geometry);
 
 }  // namespace moekv
