@@ -62,11 +62,15 @@ class Run:
                 raise ValueError(f"{self.path}: holds {file['point'].shape[0]} points; this class reads the file of one run")
             self.attrs = dict(file.attrs)
             self.provenance = dict(file["provenance"].attrs)
-            self.params = {name: _scalar(data) for name, data in file["param"].items()}
-            self.metrics = {name: _metric(file, name) for name in file["metric"]}
-            self._records = {kind: {name: _column(data) for name, data in group.items() if name != "row"} for kind, group in file["record"].items()}
-            self._about = {kind: {name: dict(data.attrs) for name, data in group.items()} for kind, group in file["record"].items()}
-            self.hosts = {name: _column(data) for name, data in file["provenance/host"].items() if name != "row"}
+            self.params = {name: _scalar(data) for name, data in _datasets(file["param"]).items()}
+            others = [_datasets(file.get(group)) for group in ("metric_numerator", "metric_denominator", "model")]
+            self.metrics = {name: _metric(data, name, others) for name, data in _datasets(file["metric"]).items()}
+            self._records, self._about = {}, {}
+            for kind, group in file["record"].items():
+                datasets = _datasets(group)
+                self._records[kind] = {name: _column(data) for name, data in datasets.items() if name != "row"}
+                self._about[kind] = {name: _attributes(data) for name, data in datasets.items()}
+            self.hosts = {name: _column(data) for name, data in _datasets(file["provenance/host"]).items() if name != "row"}
             self.status = file["status"].attrs["flag_meanings"].split()[int(file["status"][0])]
             self.digest = _scalar(file["digest"])
             self.labels = _scalar(file["labels"]).split()
@@ -117,13 +121,14 @@ class Sweep:
             self.point_id, self.labels, self.errors, self.digests = (_column(file[name]) for name in ("point_id", "label", "error", "digest"))
             self.repeat, self.wall_time, self.attempts = (_column(file[name]) for name in ("repeat", "wall_time", "attempts"))
             self.reader_labels = [text.split() for text in _column(file["labels"])]  # acausal, not_exercised, ...
-            self.settings, self.params, self.metrics, self.numerators, self.denominators, self.models = (
-                {name: _column(data) for name, data in file.get(group, {}).items()}
-                for group in ("setting", "param", "metric", "metric_numerator", "metric_denominator", "model"))
-            self.point_facts = {name: _column(data) for name, data in file["provenance"].get("point", {}).items()}
-            self.swept = [name for name, data in file["param"].items() if data.attrs.get("swept", 0)]
-            self._about = {name: dict(data.attrs) for group in ("param", "metric") for name, data in file[group].items()}
-            self._records = {kind: {name: _column(data) for name, data in group.items() if name != "row"} for kind, group in file.get("record", {}).items()}
+            self.settings, self.metrics, self.numerators, self.denominators, self.models = (
+                {name: _column(data) for name, data in _datasets(file.get(group)).items()}
+                for group in ("setting", "metric", "metric_numerator", "metric_denominator", "model"))
+            parameters = _datasets(file["param"])
+            self.params = {name: _column(data) for name, data in parameters.items()}
+            self.swept = [name for name, data in parameters.items() if data.attrs.get("swept", 0)]
+            self.point_facts = {name: _column(data) for name, data in _datasets(file["provenance"].get("point")).items()}
+            self._records = {kind: {name: _column(data) for name, data in _datasets(group).items() if name != "row"} for kind, group in file.get("record", {}).items()}
 
     @property
     def ok(self):
@@ -141,8 +146,9 @@ class Sweep:
         return mask
 
     def about(self, name):
-        """Attributes of a metric or parameter: units, definition, claim_class ..."""
-        return self._about[name]
+        """Attributes of a metric or parameter: units, definition, claim_class ... Read when asked for: all of them take as long as all columns."""
+        with h5py.File(self.path, "r") as file:
+            return _attributes(file["metric" if name in self.metrics else "param"][name])
 
     def record(self, kind, point=None):
         """Columns of a record as in Run.record; all points with column `point_index`, or the rows of one point."""
@@ -191,10 +197,29 @@ def _column(dataset):
     return dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
 
 
-def _metric(file, name):
-    data = file["metric"][name]
-    parts = [_scalar(file[group][name]) if name in file.get(group, ()) else None for group in ("metric_numerator", "metric_denominator", "model")]
-    return Metric(_scalar(data), data.attrs["units"], data.attrs["definition"], data.attrs["claim_class"], *parts)
+def _datasets(group):
+    """The members of a group by name, {} for None. h5py's own group[name] takes longer to open a small dataset than to read it."""
+    return {} if group is None else {name: h5py.Dataset(h5py.h5d.open(group.id, name.encode())) for name in group}
+
+
+def _attributes(dataset):
+    """What describes a column; not how HDF5 attaches it to its dimension."""
+    return {name: _attribute(dataset, name) for name in dataset.attrs if name not in ("DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME")}
+
+
+def _attribute(dataset, name):
+    """dataset.attrs[name], faster for one text."""
+    attribute = h5py.h5a.open(dataset.id, name.encode())
+    if attribute.shape != () or attribute.dtype != object:
+        return dataset.attrs[name]
+    text = numpy.empty((), dtype=attribute.dtype)
+    attribute.read(text)
+    return text[()].decode()
+
+
+def _metric(data, name, others):
+    parts = [_scalar(columns[name]) if name in columns else None for columns in others]
+    return Metric(_scalar(data), *(_attribute(data, about) for about in ("units", "definition", "claim_class")), *parts)
 
 
 def main(argv):
