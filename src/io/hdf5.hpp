@@ -186,6 +186,7 @@ class Dataset : public Object {
 
   /// Makes this dataset a dimension scale, and names the axis it stands for.
   void make_scale(const std::string& dimension_name);
+  /// Attaches the scale of the one axis that has one. The scale's own list of datasets is written when the file is closed.
   void attach_scale(const Dataset& scale, unsigned axis);
 
  private:

@@ -23,7 +23,6 @@ std::uint64_t product(const Dims& dims, std::size_t from) {
 /// A chunk cache that holds two chunks, so that rows appended one by one are compressed once.
 Handle access_list(const Storage& storage, Type type) {
   Handle list(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
-  if (storage.chunk.empty()) return list;
   const std::uint64_t chunk_bytes = product(storage.chunk, 0) * std::max(element_bytes(type), 16U);
   H5Pset_chunk_cache(list.id(), 521, std::clamp<std::uint64_t>(2 * chunk_bytes, 1U << 20, 1U << 26), 1.0);
   return list;
@@ -55,12 +54,18 @@ Dataset Group::dataset(const std::string& name) const {
 }
 
 Dataset Group::create_dataset(const std::string& name, Type type, const Dims& dims, const Storage& storage) {
-  const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.id(), 1);
-  const Handle creation = creation_list(storage);
-  const Handle access = access_list(storage, type);
+  static const hid_t links = [] {
+    const hid_t list = H5Pcreate(H5P_LINK_CREATE);
+    H5Pset_create_intermediate_group(list, 1);
+    return list;
+  }();
+  static const hid_t contiguous = creation_list({}).release();
+  const bool chunked = !storage.chunk.empty();
+  const Handle creation = chunked ? creation_list(storage) : Handle();
+  const Handle access = chunked ? access_list(storage, type) : Handle();
   const Handle space = detail::make_space(dims, storage.extendable);
-  const std::int64_t id = H5Dcreate2(handle_.id(), name.c_str(), detail::file_type(type), space.id(), links.id(), creation.id(), access.id());
+  const std::int64_t id = H5Dcreate2(handle_.id(), name.c_str(), detail::file_type(type), space.id(), links, chunked ? creation.id() : contiguous,
+                                     chunked ? access.id() : H5P_DEFAULT);
   return {Handle(check(id, "create dataset '" + name + "'"), H5Dclose), origin_, child(name)};
 }
 
@@ -126,11 +131,12 @@ std::uint64_t Dataset::grow(std::uint64_t rows) {
 
 void Dataset::transfer(Direction direction, Type type, std::uint64_t begin, std::uint64_t count, void* data) const {
   const Dims shape = dims();
+  const std::uint64_t n_elements = count * product(shape, 1);
   const Handle file_space(H5Dget_space(handle_.id()), H5Sclose);
   Handle memory_space = detail::make_space({});
   if (!shape.empty()) {
     if (begin > shape[0] || count > shape[0] - begin) fail(fmt::format("rows {}..{} do not exist; it has {}", begin, begin + count, shape[0]));
-    if (count == 0 || row_elements() == 0) return;
+    if (n_elements == 0) return;
     std::vector<hsize_t> start(shape.size(), 0);
     std::vector<hsize_t> extent(shape.begin(), shape.end());
     start[0] = begin;
@@ -139,11 +145,11 @@ void Dataset::transfer(Direction direction, Type type, std::uint64_t begin, std:
     memory_space = Handle(H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr), H5Sclose);
   }
   const hid_t memory = detail::memory_type(type);
+  const hid_t properties = detail::transfer_list(type, n_elements);
   if (direction == Direction::read) {
-    check(H5Dread(handle_.id(), memory, memory_space.id(), file_space.id(), H5P_DEFAULT, data),
-          fmt::format("read rows {}..{}", begin, begin + count));
+    check(H5Dread(handle_.id(), memory, memory_space.id(), file_space.id(), properties, data), fmt::format("read rows {}..{}", begin, begin + count));
   } else {
-    check(H5Dwrite(handle_.id(), memory, memory_space.id(), file_space.id(), H5P_DEFAULT, data),
+    check(H5Dwrite(handle_.id(), memory, memory_space.id(), file_space.id(), properties, data),
           fmt::format("write rows {}..{}", begin, begin + count));
   }
 }
@@ -169,7 +175,7 @@ std::vector<std::string> Dataset::read_texts(std::uint64_t limit) const {
   std::vector<std::string> texts;
   if (n == 0) return texts;
   const Handle memory(H5Tcopy(type.id()), H5Tclose);
-  check(H5Dread(handle_.id(), memory.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, pointers.data()), "read");
+  check(H5Dread(handle_.id(), memory.id(), H5S_ALL, H5S_ALL, detail::transfer_list(Type::text, n), pointers.data()), "read");
   for (char* p : pointers) {
     texts.emplace_back(p == nullptr ? "" : p);
     if (p != nullptr) H5free_memory(p);
@@ -180,7 +186,33 @@ std::vector<std::string> Dataset::read_texts(std::uint64_t limit) const {
 void Dataset::make_scale(const std::string& dimension_name) { check(H5DSset_scale(handle_.id(), dimension_name.c_str()), "make a dimension scale"); }
 
 void Dataset::attach_scale(const Dataset& scale, unsigned axis) {
-  check(H5DSattach_scale(handle_.id(), scale.handle_.id(), axis), fmt::format("attach scale {} to axis {}", scale.name(), axis));
+  if (has_attribute(DIMENSION_LIST)) fail("has a scale already");
+  hobj_ref_t scale_reference = 0, own_reference = 0;
+  check(H5Rcreate(&scale_reference, scale.handle_.id(), ".", H5R_OBJECT, -1), "refer to scale " + scale.name());
+  check(H5Rcreate(&own_reference, handle_.id(), ".", H5R_OBJECT, -1), "refer to itself");
+  std::vector<hvl_t> scales(dims().size(), hvl_t{0, nullptr});
+  scales.at(axis) = {1, &scale_reference};
+  static const hid_t type = H5Tvlen_create(H5T_STD_REF_OBJ);
+  const Handle space = detail::make_space({scales.size()});
+  const Handle list(H5Acreate2(handle_.id(), DIMENSION_LIST, type, space.id(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  check(list.id(), fmt::format("attach scale {} to axis {}", scale.name(), axis));
+  check(H5Awrite(list.id(), type, scales.data()), fmt::format("attach scale {} to axis {}", scale.name(), axis));
+  static_cast<const detail::WrittenOrigin&>(*origin_).scale_users[scale.name()].push_back({own_reference, axis});
+}
+
+void detail::write_scale_users(const Group& file, const WrittenOrigin& origin) {
+  static const hid_t type = [] {
+    const hid_t user = H5Tcreate(H5T_COMPOUND, sizeof(ScaleUser));
+    H5Tinsert(user, "dataset", offsetof(ScaleUser, dataset), H5T_STD_REF_OBJ);
+    H5Tinsert(user, "dimension", offsetof(ScaleUser, axis), H5T_NATIVE_INT);
+    return user;
+  }();
+  for (const auto& [name, users] : origin.scale_users) {
+    const Handle scale(H5Dopen2(file.id(), name.c_str(), H5P_DEFAULT), H5Dclose);
+    const Handle space = make_space({users.size()});
+    const Handle list(H5Acreate2(scale.id(), REFERENCE_LIST, type, space.id(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+    if (H5Awrite(list.id(), type, users.data()) < 0) fail(origin, name, "cannot note which axes it describes: " + take_error());
+  }
 }
 
 }  // namespace moekv::h5

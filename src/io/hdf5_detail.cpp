@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.hpp"
 
 namespace moekv::h5::detail {
@@ -96,6 +98,17 @@ hid_t file_type(Type type) {
 }
 
 hid_t memory_type(Type type) { return file_type(type); }  // the supported machines are little-endian
+
+hid_t transfer_list(Type type, std::uint64_t n) {
+  constexpr std::size_t small = 1U << 14;
+  constexpr std::uint32_t text_bytes = 16;  // of the reference to a text in the file's heap
+  static const hid_t list = [] {
+    const hid_t made = H5Pcreate(H5P_DATASET_XFER);
+    H5Pset_buffer(made, small, nullptr, nullptr);
+    return made;
+  }();
+  return n <= small / std::max(element_bytes(type), text_bytes) ? list : H5P_DEFAULT;
+}
 
 Type type_from(hid_t type) {
   const H5T_class_t kind = H5Tget_class(type);

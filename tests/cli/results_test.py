@@ -113,10 +113,22 @@ class Results(program.ProgramTest):
                     self.assertNotIsInstance(value, bytes, f"{name}@{key}")
             if isinstance(node, h5py.Dataset):
                 self.assertNotEqual(node.dtype.kind, "S", name)
-                self.assertTrue(is_scale or len(node.dims[0]) == 1, name)
+                attached = [list(references) for references in node.attrs.get("DIMENSION_LIST", [])]
+                self.assertEqual([len(references) for references in attached], [] if is_scale else [1] * node.ndim, name)
+                for axis, (reference,) in enumerate(attached):
+                    users.add((address(file[reference].id), address(node.id), axis))
+            if "REFERENCE_LIST" in node.attrs:
+                listed.extend((address(node.id), address(file[reference].id), axis) for reference, axis in node.attrs["REFERENCE_LIST"])
+
+        def address(opened):
+            return h5py.h5o.get_info(opened).addr
+
+        users, listed = set(), []
 
         with h5py.File(self.sample("a.h5")) as file:
             file.visititems(check)
+            self.assertGreater(len(users), 1000)
+            self.assertEqual(sorted(listed), sorted(users), "a scale lists every dataset that it is attached to, once")
             self.assertEqual(list(file["/"])[:3], ["point", "point_id", "status"], "members stand in the order of creation")
 
     def plot(self, path, figure):

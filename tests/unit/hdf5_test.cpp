@@ -150,12 +150,25 @@ TEST_F(Hdf5, ScalesNameTheAxes) {
     auto bytes = file.write("bytes", std::vector<double>{1, 2});
     bytes.attach_scale(rank, 0);
     bytes.set("units", "byte");
+    EXPECT_THAT(message_of([&] { bytes.attach_scale(rank, 0); }), HasSubstr("/bytes: has a scale already"));
     file.close();
   }
   const auto file = h5::File::open(path);
   EXPECT_EQ(file.dataset("rank").text("CLASS"), "DIMENSION_SCALE");
   EXPECT_EQ(file.dataset("rank").text("NAME"), "rank");
   EXPECT_TRUE(file.dataset("bytes").has_attribute("DIMENSION_LIST"));
+  EXPECT_TRUE(file.dataset("rank").has_attribute("REFERENCE_LIST"));
+}
+
+TEST_F(Hdf5, TextsLongerThanATransferBufferComeBack) {
+  std::vector<std::string> texts;
+  for (std::size_t i = 0; i < 5000; ++i) texts.push_back(std::string(i % 50, 'x') + std::to_string(i));
+  {
+    auto file = h5::File::create(path);
+    file.write("texts", texts);
+    file.close();
+  }
+  EXPECT_EQ(h5::File::open(path).dataset("texts").read_texts(), texts);
 }
 
 TEST_F(Hdf5, WhatIsNotAFileSaysWhy) {
