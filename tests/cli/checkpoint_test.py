@@ -2,13 +2,16 @@
 import json
 import shutil
 import signal
+import tempfile
 import time
 import unittest
+from pathlib import Path
 
 import h5py
 
 import program
 import sweep_test
+from program import moekv_results
 
 # One point of a second or so, with payload, evictions, sealed pages and a router that keeps state.
 SWEEP = """
@@ -29,12 +32,22 @@ axes:
 
 
 class Checkpoint(program.ProgramTest):
+    @classmethod
+    def setUpClass(cls):
+        holder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(holder.cleanup)
+        folder = Path(holder.name)
+        (folder / "one.yaml").write_text(SWEEP)
+        for arguments in (("sweep", "one.yaml", "--out", "whole"), ("merge", "whole", "--out", "whole.h5")):
+            done = program.run(*arguments, folder=folder)
+            if done.code != 0:
+                raise AssertionError(done)
+        cls.whole = folder / "whole.h5"
+        cls.seconds = moekv_results.load_sweep(cls.whole).wall_time[0]
+
     def setUp(self):
         super().setUp()
         (self.folder / "one.yaml").write_text(SWEEP)
-        self.run_ok("sweep", "one.yaml", "--out", "whole")
-        self.seconds = self.events("whole", "ok")[0]["seconds"]
-        self.run_ok("merge", "whole", "--out", "whole.h5")
 
     def events(self, folder, kind):
         lines = "".join(path.read_text() for path in (self.folder / folder).glob("journal/*.jsonl")).splitlines()
@@ -80,8 +93,8 @@ class Checkpoint(program.ProgramTest):
         self.assertEqual(done.code, 0, done)
         self.assertEqual(self.saved(folder), [])
         self.run_ok("merge", folder, "--out", folder + ".h5")
-        self.run_ok("diff", "whole.h5", folder + ".h5")
-        sweep_test.Sweeps.assert_same_numbers(self, "whole.h5", folder + ".h5")
+        self.run_ok("diff", self.whole, folder + ".h5")
+        sweep_test.Sweeps.assert_same_numbers(self, self.whole, folder + ".h5")
         return self.events(folder, "ok")[-1], done.err
 
     def notes(self, path):
