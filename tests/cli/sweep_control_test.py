@@ -64,7 +64,7 @@ class Control(program.ProgramTest):
 
     def test_signals_end_a_sweep_resumably(self):
         name = self.write(LONG)
-        large = ["trace.synthetic.n_requests=96", "trace.synthetic.prompt_tokens=512"]
+        large = ["trace.synthetic.n_requests=48", "trace.synthetic.prompt_tokens=512"]
         for number, (sent, grace) in enumerate(((signal.SIGTERM, "0s"), (signal.SIGUSR1, "60s"), (signal.SIGINT, "0s"))):
             (self.folder / "cut/journal/0of1.jsonl").unlink(missing_ok=True)
             job = self.start_until_point(name, *large, "--grace", grace)
