@@ -70,11 +70,15 @@ class Score(program.ProgramTest):
             same = own["routing/expert_ids"][:] == given["routing/expert_ids"][:][rows]
             self.assertGreater(same.mean(), 0.999)
 
-    def test_what_is_lost_costs_and_more_budget_costs_less(self):
-        few = "trace.max_requests=4"
+    def test_what_is_lost_costs_and_more_budget_costs_less_in_one_sweep(self):
+        budgets, codecs = ("15%", "30%", "60%"), ("int8_token", "int4_token", "turboquant2")
+        cases = {**{budget: ["eviction.policy=streaming", f"eviction.budget={budget}"] for budget in budgets},
+                 **{codec: ["eviction=null", f"compression.codec={codec}"] for codec in codecs},
+                 "router": ["eviction=null", "routing.router=load_balance", "routing.alpha=2"]}
+        points = self.sweep(f"{CONFIGS}/examples/score.yaml\n", {name: ["trace.max_requests=4", *settings] for name, settings in cases.items()})
         kl = {}
-        for budget in ("15%", "30%", "60%"):
-            numbers = self.metrics(self.score(few, "eviction.policy=streaming", f"eviction.budget={budget}"))
+        for budget in budgets:
+            numbers = points[budget].metrics
             kl[budget] = numbers["kl_reference_tail"]
             self.assertGreater(numbers["evictions"], 0)
             self.assertLess(numbers["nll_change_low_tail"], numbers["nll_change_tail"])
@@ -82,29 +86,14 @@ class Score(program.ProgramTest):
         self.assertGreater(kl["15%"], kl["30%"])
         self.assertGreater(kl["30%"], kl["60%"])
         self.assertGreater(kl["60%"], 0)
-        codes = [self.metrics(self.score(few, "eviction=null", f"compression.codec={codec}")) for codec in ("int8_token", "int4_token", "turboquant2")]
+        codes = [points[codec].metrics for codec in codecs]
         self.assertEqual([n["evictions"] for n in codes], [0, 0, 0])
         drift = [n["attention_drift_tail"] for n in codes]
         self.assertEqual(drift, sorted(drift))
         self.assertGreater(drift[0], 0)
-        router = self.metrics(self.score(few, "eviction=null", "routing.router=load_balance", "routing.alpha=2"))
+        router = points["router"].metrics
         self.assertGreater(router["routing_change_rate"], 0)
         self.assertNotEqual(router["nll_change"], 0)
-
-    def test_a_sweep_scores_its_points(self):
-        (self.folder / "loss.yaml").write_text(f"""\
-name: loss
-base: {CONFIGS / 'examples/score.yaml'}
-set: {{trace.max_requests: 4}}
-axes:
-  - eviction.budget: ["20%", "60%"]
-""")
-        self.run_ok("sweep", "loss.yaml", "--out", "loss.sweep", "--quiet")
-        self.run_ok("merge", "loss.sweep", "--out", "loss.h5")
-        with h5py.File(self.folder / "loss.h5") as file:
-            kl = file["metric/kl_reference_tail"][:]
-            self.assertEqual(len(kl), 2)
-            self.assertGreater(kl[0], kl[1])
 
     def test_weights_that_overflow_end_with_exit_code_1(self):
         model = self.folder / "model.h5"
