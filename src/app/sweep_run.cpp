@@ -13,6 +13,7 @@
 #include "app/stop_signal.hpp"
 #include "app/sweep_report.hpp"
 #include "config/sweep_expect.hpp"
+#include "core/heap.hpp"
 #include "io/pending_file.hpp"
 
 namespace moekv {
@@ -265,6 +266,7 @@ class SweepRun {
 }  // namespace
 
 ExitCode run_sweep(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, Transport& job) {
+  keep_freed_memory();
   return SweepRun(options, work, folder, job)();
 }
 

@@ -1,10 +1,13 @@
-// Core: fixed elementary functions against libm, the generator against its published vector, suggestions, typed ids.
+// Core: fixed elementary functions against libm, the generator against its published vector, suggestions, typed ids, freed memory.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <type_traits>
+#include <vector>
 
 #include "core/error.hpp"
+#include "core/heap.hpp"
 #include "core/id.hpp"
 #include "core/math.hpp"
 #include "core/rng.hpp"
@@ -57,6 +60,22 @@ TEST(Suggest, FindsNearNamesOnly) {
   EXPECT_EQ(nearest_name("capcity", {"capacity", "page"}), "capacity");
   EXPECT_EQ(nearest_name("zebra", {"lru", "fifo"}), "");
 }
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
+TEST(Heap, FreedMemoryServesTheNextBlock) {
+  const auto faults = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+  };
+  const auto fill = [] { return std::vector<char>(24U << 20, 'x').back(); };  // glibc would map it, and give it back
+  keep_freed_memory();
+  EXPECT_EQ(fill(), 'x');
+  const long before = faults();
+  EXPECT_EQ(fill(), 'x');
+  EXPECT_LT(faults() - before, 64);
+}
+#endif
 
 }  // namespace
 }  // namespace moekv

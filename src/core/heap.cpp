@@ -1,0 +1,18 @@
+// glibc maps blocks above a threshold one by one and cuts the heap's end off where it is free; both thresholds are set, and so stay as they are.
+#include "core/heap.hpp"
+
+#include <cstdlib>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+namespace moekv {
+
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
+}
+
+}  // namespace moekv
