@@ -88,8 +88,7 @@ void Driver::run_layer(std::uint32_t index, PhaseTimer& timer) {
   StepRecord& count = cache_->counters().step;
   const ReplayLayer& layer = geometry_->layers()[index];
   PhaseRange range("model");
-  enter(layer);
-  timer.lap(count.t_model);
+  enter(layer, timer);
   range.next("route");
   route(layer);
   timer.lap(count.t_route);
@@ -98,16 +97,19 @@ void Driver::run_layer(std::uint32_t index, PhaseTimer& timer) {
   input.layer = index;
   input.tokens = tokens_;
   if (geometry_->needs_experts()) input.experts = keys_;
-  range.next("generate");
-  if (payload_) make_payload(layer, input);
-  timer.lap(count.t_generate);
+  if (payload_) {
+    range.next("generate");
+    make_payload(layer, input);
+    timer.lap(count.t_generate);
+  }
   range.next("layer");
-  cache_->layer_step(input, output_);
-  if (payload_) probe_.measure(layer, tokens_, keys_, q32_, output_);
+  cache_->layer_step(input, output_, timer);
+  if (payload_) {
+    probe_.measure(layer, tokens_, keys_, q32_, output_);
+    timer = {};
+  }
   range.next("model");
-  timer = {};
-  leave(layer);
-  timer.lap(count.t_model);
+  leave(layer, timer);
 }
 
 std::int64_t Driver::run(const StepBatch& batch) {
@@ -117,28 +119,25 @@ std::int64_t Driver::run(const StepBatch& batch) {
            count.t_replan;
   };
   const std::int64_t before = sum();
+  PhaseTimer timer;  // of the whole step: a phase begins where the one before it ended
   if (replanner_.due(batch.step)) {
     const PhaseRange range("replan");
-    PhaseTimer stall;
     cache_->replan(*geometry_, replanner_.plan(count));
-    stall.lap(count.t_replan);
+    timer.lap(count.t_replan);
   }
-  collect_tokens(batch);
-  cache_->begin_step(batch);
-  PhaseTimer timer;
   {
     const PhaseRange range("read");
+    collect_tokens(batch);
+    cache_->begin_step(batch);
     begin(batch);
   }
   timer.lap(count.t_read);
   for (std::uint32_t l = 0; l < geometry_->layers().size(); ++l) run_layer(l, timer);
-  cache_->end_step(batch);
-  PhaseTimer end;
+  cache_->end_step(batch, timer);
   router_.end_step();
   replanner_.observe(router_);
-  end.lap(count.t_route);
-  finish(batch);
-  end.lap(count.t_model);
+  timer.lap(count.t_route);
+  finish(batch, timer);
   count.n_steps += 1;
   const std::int64_t step_ns = sum() - before;
   count.t_step += step_ns;

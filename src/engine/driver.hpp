@@ -39,18 +39,18 @@ class Driver {
  protected:
   /// Phase read: what the step needs, before its first layer.
   virtual void begin(const StepBatch& batch) = 0;
-  /// Before a layer is routed; timed as t_model.
-  virtual void enter(const ReplayLayer&) {}
+  /// Before a layer is routed. What a driver does here, in `leave` and in `finish` is no part of the step: it laps the timer into t_model.
+  virtual void enter(const ReplayLayer&, PhaseTimer&) {}
   /// Phase route: leaves the layer's key in keys_ (empty where it has none).
   virtual void route(const ReplayLayer& layer) = 0;
   /// Makes k32_, v32_ of all tokens and q32_ of the queries; timed as t_generate.
   virtual void fill(const ReplayLayer& layer) = 0;
   /// Learned sink logits [n_heads] of a layer that has them.
   virtual void sinks(const ReplayLayer& layer, float* out) = 0;
-  /// After a layer's attention, which stands in output_; timed as t_model.
-  virtual void leave(const ReplayLayer&) {}
-  /// After the last layer; timed as t_model.
-  virtual void finish(const StepBatch&) {}
+  /// After a layer's attention, which stands in output_.
+  virtual void leave(const ReplayLayer&, PhaseTimer&) {}
+  /// After the last layer.
+  virtual void finish(const StepBatch&, PhaseTimer&) {}
   /// Books what expert parallelism would move for the layer's choices.
   void count_hidden_states(const ReplayLayer& layer);
   /// Keys by the query of each token; `q` is [tokens][n_heads][d_k].

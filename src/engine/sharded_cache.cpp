@@ -7,7 +7,6 @@
 #include "core/error.hpp"
 #include "device/profile.hpp"
 #include "engine/copies.hpp"
-#include "engine/phase_timer.hpp"
 
 namespace moekv {
 namespace {
@@ -75,10 +74,9 @@ void ShardedCache::notify(Shard& shard, const Group& group, std::size_t slot) {
   for (const std::uint32_t rank : ranks) home_.add_notice(shard.rank(), Rank(rank), notice.pack());
 }
 
-void ShardedCache::evict_due() {
+void ShardedCache::evict_due(PhaseTimer& timer) {
   if (!due_) return;
   std::int64_t evict_ns = 0;
-  PhaseTimer timer;
   for (Shard& shard : owner_.shards()) evictor_.execute(shard);
   owner_.copy_demoted();
   timer.lap(evict_ns);
@@ -94,7 +92,8 @@ void ShardedCache::record_accesses() {
 
 void ShardedCache::replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> plan) {
   StepRecord& count = counters_.step;
-  evict_due();
+  PhaseTimer timer;
+  evict_due(timer);
   // Notices that wait were addressed by the old plan.
   home_.pack_tail();
   exchange();
@@ -118,16 +117,16 @@ void ShardedCache::replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> 
 
 void ShardedCache::execute_due() {
   const std::int64_t before = counters_.step.t_admit_evict;
-  evict_due();
+  PhaseTimer timer;
+  evict_due(timer);
   counters_.step.t_step += counters_.step.t_admit_evict - before;  // no step of the driver holds it
 }
 
 // NOLINTNEXTLINE(readability-function-size): the phases of a step, in order and timed
-void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
+void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output, PhaseTimer& timer) {
   StepRecord& count = counters_.step;
   LayerRecord& layer = counters_.layers[input.layer];
   PhaseRange range("place");
-  PhaseTimer timer;
   home_.plan(input);
   timer.lap(count.t_place);
 
@@ -139,8 +138,7 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   timer.lap(count.t_dispatch);
 
   range.next("admit");
-  evict_due();
-  timer = {};
+  evict_due(timer);
   owner_.admit();
   timer.lap(count.t_admit);
   note_peak();
@@ -183,9 +181,8 @@ void ShardedCache::layer_step(const LayerInput& input, LayerOutput& output) {
   count.t_recall += std::exchange(owner_.recall_ns, 0);
 }
 
-void ShardedCache::end_step(const StepBatch& batch) {
+void ShardedCache::end_step(const StepBatch& batch, PhaseTimer& timer) {
   const PhaseRange range("touch");
-  PhaseTimer timer;
   if (geometry_->needs_mass()) {
     // Masses of the last layer must be complete before anything is decided, so its log-sum-exps do not wait for the next step's dispatch.
     home_.pack_tail();

@@ -13,6 +13,7 @@
 #include "engine/home.hpp"
 #include "engine/owner.hpp"
 #include "engine/page_mover.hpp"
+#include "engine/phase_timer.hpp"
 #include "engine/request_table.hpp"
 
 namespace moekv {
@@ -38,13 +39,14 @@ class ShardedCache {
   [[nodiscard]] const std::vector<Shard>& shards() const { return owner_.shards(); }
 
   void begin_step(const StepBatch& batch);
-  /// Phases place to touch of one layer; layers in ascending order, each at most once a step. Assumes nothing about later layers.
-  void layer_step(const LayerInput& input, LayerOutput& output);
+  /// Phases place to touch of one layer; layers in ascending order, each at most once a step. Assumes nothing about later layers. `timer` marked when
+  /// the phase before them ended, and marks when the last of them does.
+  void layer_step(const LayerInput& input, LayerOutput& output, PhaseTimer& timer);
   /// Between two steps: the geometry's plan of experts becomes `plan`, and chains of experts that left their shard move to a shard that holds a
   /// replica (or to the home shard of a shadowed expert). Due evictions go first, and what then finds no room is evicted at once.
   void replan(Geometry& geometry, std::shared_ptr<const ExpertPlan> plan);
-  /// Delivers the last log-sum-exps, applies accesses, frees finished requests, decides evictions.
-  void end_step(const StepBatch& batch);
+  /// Delivers the last log-sum-exps, applies accesses, frees finished requests, decides evictions. `timer` as in layer_step.
+  void end_step(const StepBatch& batch, PhaseTimer& timer);
   /// From now on accesses are recorded; `accesses` has what happened on this process since its last call.
   void record_accesses();
   [[nodiscard]] std::span<const AccessEvent> accesses() { return recorder_.end_step(); }
@@ -59,7 +61,7 @@ class ShardedCache {
   /// Ranks where copy `c` may lie: one, or after a replan that may have moved it all that hold its expert.
   void add_ranks_of(const CopySet& copies, std::uint8_t c, const Group& group, std::uint32_t position);
   void exchange();
-  void evict_due();
+  void evict_due(PhaseTimer& timer);
   void notify(Shard& shard, const Group& group, std::size_t slot);
   void note_peak();
   void note_lists(Shard& shard);

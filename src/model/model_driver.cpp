@@ -57,7 +57,7 @@ void ModelDriver::begin(const StepBatch& batch) {
   numbers_.begin_step(batch.step);
 }
 
-void ModelDriver::enter(const ReplayLayer& layer) {
+void ModelDriver::enter(const ReplayLayer& layer, PhaseTimer& timer) {
   if (&layer == &geometry_->layers().front()) {
     if (reference_) reference_->run(batch_);
     if (recorder_ != nullptr) recorder_->begin_step(items_);
@@ -69,7 +69,11 @@ void ModelDriver::enter(const ReplayLayer& layer) {
   decoder_->attention_inputs(layer.layer.value, x_, angles_, {q32_, k32_, v32_});
   numbers_.attention_inputs(layer.layer, tokens_, q32_, k32_, v32_);
   if (recorder_ != nullptr) recorder_->add_qkv(layer.layer.value, q32_, k32_, v32_);
-  if (!history_) return;
+  if (history_) remember_history(layer);
+  timer.lap(cache_->counters().step.t_model);
+}
+
+void ModelDriver::remember_history(const ReplayLayer& layer) {
   const std::size_t width = k32_.size() / std::max<std::size_t>(1, tokens_.size());
   std::size_t token = 0;
   for (const BatchItem& item : items_) {
@@ -93,7 +97,7 @@ void ModelDriver::sinks(const ReplayLayer& layer, float* out) {
   std::copy(own.begin(), own.end(), out);
 }
 
-void ModelDriver::leave(const ReplayLayer& layer) {
+void ModelDriver::leave(const ReplayLayer& layer, PhaseTimer& timer) {
   const std::uint32_t l = layer.layer.value;
   decoder_->add_attention(l, output_.o, x_);
   decoder_->ffn_input(l, x_, h_);
@@ -105,6 +109,7 @@ void ModelDriver::leave(const ReplayLayer& layer) {
   numbers_.values(NumberCheck::Stage::residual, layer.layer, tokens_, x_);
   if (keeps_tracks_) tracks_[l] = {output_.o, x_};
   if (reference_) measure_drift(layer);
+  timer.lap(cache_->counters().step.t_model);
 }
 
 void ModelDriver::run_experts(const ReplayLayer& layer) {
@@ -117,7 +122,7 @@ void ModelDriver::run_experts(const ReplayLayer& layer) {
   router_.route(layer);
   timer.lap(route_ns);
   count.t_route += route_ns;
-  count.t_model -= route_ns;  // the caller times all of this as the model's
+  count.t_model -= route_ns;  // `leave` times all of this as the model's
   count_hidden_states(layer);
   decoder_->add_experts(layer.layer.value, h_, router_.choice(layer.row), router_.weights(layer.row), x_);
   if (recorder_ != nullptr)
@@ -155,12 +160,13 @@ void ModelDriver::measure_drift(const ReplayLayer& layer) {
   }
 }
 
-void ModelDriver::finish(const StepBatch&) {
+void ModelDriver::finish(const StepBatch&, PhaseTimer& timer) {
   if (recorder_ != nullptr) recorder_->end_step();
   if (!keeps_tracks_) score();
   for (const BatchItem& item : items_) {
     if (history_ && item.finishes()) history_->forget(item.request);
   }
+  timer.lap(cache_->counters().step.t_model);
 }
 
 void ModelDriver::score() {

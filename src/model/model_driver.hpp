@@ -46,12 +46,13 @@ class ModelDriver final : public Driver {
   };
 
   void begin(const StepBatch& batch) override;
-  void enter(const ReplayLayer& layer) override;
+  void enter(const ReplayLayer& layer, PhaseTimer& timer) override;
   void route(const ReplayLayer& layer) override;
   void fill(const ReplayLayer&) override {}
   void sinks(const ReplayLayer& layer, float* out) override;
-  void leave(const ReplayLayer& layer) override;
-  void finish(const StepBatch& batch) override;
+  void leave(const ReplayLayer& layer, PhaseTimer& timer) override;
+  void finish(const StepBatch& batch, PhaseTimer& timer) override;
+  void remember_history(const ReplayLayer& layer);
   void run_experts(const ReplayLayer& layer);
   void measure_drift(const ReplayLayer& layer);
   void score();
