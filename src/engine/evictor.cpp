@@ -50,11 +50,9 @@ EvictableRange Evictor::evictable_range(const Group& group) const {
   return range;
 }
 
-Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index) const {
-  const Group& group = shard.groups()[page.group];
-  const bool partial = page.used < geometry_->page_slots() && !page.sealed;
-  Standing worst = partial && page.touched_step == step_ && (*requests_)[group.request].step == step_ ? Standing::sheltered : Standing::evictable;
-  const EvictableRange range = evictable_range(group);
+Evictor::Standing Evictor::page_standing(const Shard& shard, const Page& page, std::uint32_t index, const EvictableRange& range) const {
+  const bool begun = page.used < geometry_->page_slots() && !page.sealed && page.touched_step == step_;
+  Standing worst = begun && (*requests_)[shard.groups()[page.group].request].step == step_ ? Standing::sheltered : Standing::evictable;
   if (range.holds(page.min_position, page.max_position)) return worst;
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
     if (!shard.live(index, slot)) continue;
@@ -220,7 +218,7 @@ std::uint64_t Evictor::execute(Shard& shard) {
 
 std::int64_t Evictor::evictable_in(const Shard& shard, const EvictableRange& range, std::uint32_t index) const {
   const Page& page = shard.pages()[index];
-  if (geometry_->unit() == EvictUnit::page) return page_standing(shard, page, index) == Standing::evictable ? page.live : 0;
+  if (geometry_->unit() == EvictUnit::page) return page_standing(shard, page, index, range) == Standing::evictable ? page.live : 0;
   std::int64_t n = 0;
   for (std::uint32_t slot = 0; slot < page.used; ++slot)
     n += shard.live(index, slot) && range.standing(shard.position(shard.at(index, slot))) == Standing::evictable ? 1 : 0;

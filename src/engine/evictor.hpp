@@ -41,7 +41,7 @@ class Evictor {
     evict::UnitView view;
     std::uint32_t page, slot;  // slot no_index: the whole page
     float score = 0;
-    bool late = false;         // entered in this step: goes after all others (action demote)
+    bool late = false;  // entered in this step: goes after all others (action demote)
   };
   /// A list that is over its budget and what may leave it: turns [first, first + n) of turns_, of which about `expected` will.
   struct Choice {
@@ -55,7 +55,7 @@ class Evictor {
   };
   /// What a list may hold once its victims have left: the law that `execute` checks.
   struct Allowance {
-    std::uint32_t group;       // no_index: the shard's list
+    std::uint32_t group;  // no_index: the shard's list
     std::uint64_t units;
   };
 
@@ -131,7 +131,8 @@ class Evictor {
   void record(Shard& shard, std::uint32_t page, std::uint32_t slot, std::uint64_t step);
   using Standing = evict::Standing;  // permanent: a sink, never a victim while its request lives
   [[nodiscard]] EvictableRange evictable_range(const Group& group) const;
-  [[nodiscard]] Standing page_standing(const Shard& shard, const Page& page, std::uint32_t index) const;
+  /// `range`: of the page's group.
+  [[nodiscard]] Standing page_standing(const Shard& shard, const Page& page, std::uint32_t index, const EvictableRange& range) const;
 
   const Geometry* geometry_;
   const RequestTable* requests_;
@@ -142,11 +143,11 @@ class Evictor {
   std::uint64_t step_ = 0;
   std::uint32_t sinks_ = 0;
   bool queue_, demotes_, planned_, active_;
-  allocate::Over sharing_ = allocate::Over::heads;  // which lists share a budget, for allocators that act during the run
+  allocate::Over sharing_ = allocate::Over::heads;     // which lists share a budget, for allocators that act during the run
   static constexpr std::size_t most_turns = 1U << 18;  // that are gathered, but for those of the last list
   std::vector<Turn> turns_;
   std::vector<Choice> choices_;
-  std::vector<std::vector<Victim>> victims_;      // [shard index in the process]
+  std::vector<std::vector<Victim>> victims_;  // [shard index in the process]
   std::vector<std::vector<Allowance>> allowed_;
   std::uint32_t first_shard_ = 0;
 

@@ -14,7 +14,7 @@ namespace moekv {
 std::uint64_t Evictor::take_queue_pages(Shard& shard, EvictList& list, std::uint64_t excess, std::uint64_t step) {
   const auto standing_of = [&](std::uint32_t page) {
     const Page& p = shard.pages()[page];
-    return p.waits ? Standing::sheltered : page_standing(shard, p, page);
+    return p.waits ? Standing::sheltered : page_standing(shard, p, page, evictable_range(shard.groups()[p.group]));
   };
   std::visit(
       [&](const auto& rule) {
@@ -103,7 +103,7 @@ void Evictor::collect(Shard& shard, Group& group, std::uint64_t step, std::vecto
           place(shard.position(i), state_of(shard, i));
           out.push_back({view, p, slot});
         }
-      } else if (page_standing(shard, page, p) == Standing::evictable) {
+      } else if (page_standing(shard, page, p, range) == Standing::evictable) {
         PageState state;
         std::uint32_t first = no_index;
         for (std::uint32_t slot = 0; slot < page.used; ++slot) {
@@ -190,12 +190,11 @@ void Evictor::take_gathered(Shard& shard, std::uint64_t step) {
 std::uint64_t Evictor::take_turns(Shard& shard, const Choice& choice, std::uint32_t n_known, std::uint64_t step) {
   const float below = std::visit([&](const auto& rule) { return evict::threshold(rule, choice.list->control); }, geometry_->spec().eviction.rule);
   const std::span<Turn> turns = std::span(turns_).subspan(choice.first, choice.n);
-  const Taken taken = take_in_turn(turns, n_known, choice.expected, choice.excess, below,
-                                   [&](const Turn& turn) { return weight_of(shard, turn); },
-                                   [&](const Turn& turn) {
-                                     turn.slot == no_index ? doom_page(shard, turn.page, step) : doom_slot(shard, turn.page, turn.slot, step);
-                                   });
-  if (geometry_->needs_mass() && choice.excess > 0 && taken.n > 0 && taken.n < turns.size()) count_close(turns[taken.n - 1].score, turns[taken.n].score);
+  const Taken taken = take_in_turn(
+      turns, n_known, choice.expected, choice.excess, below, [&](const Turn& turn) { return weight_of(shard, turn); },
+      [&](const Turn& turn) { turn.slot == no_index ? doom_page(shard, turn.page, step) : doom_slot(shard, turn.page, turn.slot, step); });
+  if (geometry_->needs_mass() && choice.excess > 0 && taken.n > 0 && taken.n < turns.size())
+    count_close(turns[taken.n - 1].score, turns[taken.n].score);
   return taken.left;
 }
 
