@@ -150,11 +150,11 @@ void Batcher::start(std::uint32_t index) {
   start_measured_[index] = measured_ns_;
 }
 
-StepBatch Batcher::next() {
+const StepBatch& Batcher::next() {
   admit();
   const RunSpec& spec = geometry_->spec();
-  StepBatch batch;
-  batch.step = step_;
+  batch_.step = step_;
+  batch_.items.clear();
   std::uint32_t room = spec.batch.max_num_batched_tokens;
   // Decode tokens first, then prompt chunks while the token budget lasts; both in ascending request order.
   std::vector<std::uint32_t>& take = take_;
@@ -171,17 +171,16 @@ StepBatch Batcher::next() {
     take[i] = std::min({spec.prefill.chunk_tokens, request.prompt - active_[i].done, room});
     room -= take[i];
   }
-  batch.items.reserve(active_.size());
   for (std::size_t i = 0; i < active_.size(); ++i) {
     if (take[i] == 0) continue;
     const Request& request = requests_[active_[i].index];
     const std::uint32_t begin = active_[i].done;
     const std::uint32_t end = begin + take[i];
     if (begin == 0) start(active_[i].index);
-    batch.items.push_back({request.id, active_[i].home, begin, end, query_begin(request, begin, end), observe_begin(request, begin, end),
-                           request.prompt, request.total});
+    batch_.items.push_back({request.id, active_[i].home, begin, end, query_begin(request, begin, end), observe_begin(request, begin, end),
+                            request.prompt, request.total});
   }
-  return batch;
+  return batch_;
 }
 
 void Batcher::stamp_token(Active& active, std::uint32_t index) {

@@ -22,8 +22,8 @@ class Batcher {
   Batcher(const Geometry& geometry, const TraceSource& trace);
 
   [[nodiscard]] bool done() const { return next_ == requests_.size() && active_.empty(); }
-  /// The next step. Under load arrivals the clock first jumps to the next arrival when nothing is active.
-  [[nodiscard]] StepBatch next();
+  /// The next step, valid until the next call. Under load arrivals the clock first jumps to the next arrival when nothing is active.
+  [[nodiscard]] const StepBatch& next();
   /// Closes the step: advances the virtual clock by its modelled time and stamps requests with it and with the measured time so far.
   void finish_step(const StepBatch& batch, std::int64_t model_ns, std::int64_t measured_ns);
 
@@ -75,6 +75,7 @@ class Batcher {
   std::uint64_t step_ = 0, total_tokens_ = 0, cut_prompts_ = 0, planned_ = 0;
   std::int64_t clock_ns_ = 0, measured_ns_ = 0;
   std::vector<std::int64_t> start_measured_;
+  StepBatch batch_;                  // the newest step
   std::vector<std::uint32_t> take_;  // [active], tokens of the step that is formed
   struct Gaps {
     SampleSketch samples;

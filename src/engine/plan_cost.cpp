@@ -101,7 +101,7 @@ class Prediction {
 
  private:
   void one_step() {
-    const StepBatch batch = batcher_.next();
+    const StepBatch& batch = batcher_.next();
     PlannedTraffic step;
     bool prefill = false;
     double logits = 0;

@@ -161,7 +161,7 @@ class Run {
 
   void one_step(std::uint64_t step) {
     const PhaseRange range("step");
-    const StepBatch batch = batcher_.next();
+    const StepBatch& batch = batcher_.next();
     Counters& counters = cache_.counters();
     if (spec_.metrics.per_step ? step > 0 : step == window_end_) {
       // Levels of the window that ended: after its due evictions, before anything of this step is stored.
