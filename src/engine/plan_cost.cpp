@@ -15,6 +15,7 @@
 #include "engine/batcher.hpp"
 #include "engine/plan_memory.hpp"
 #include "engine/plan_traffic.hpp"
+#include "engine/rule_bytes.hpp"
 #include "engine/summary_list.hpp"
 
 namespace moekv {
@@ -164,16 +165,24 @@ bool places_by_seed(const PlacementSpec& placement) {
   return placement.layout == Layout::token || placement.map == ShardMap::hash || placement.map == ShardMap::eplb;
 }
 
-/// All that a prediction reads: the resolved keys but for seeds, which show in the lengths and arrivals of requests and in the placement.
-std::string inputs_of(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks) {
-  std::string text = fmt::format("{}\n", ranks);
+/// What a prediction reads of the eviction rule, its parameters apart.
+std::string reads_of_rule(const Geometry& geometry) {
+  return fmt::format("{} {} {} {} {} {}\n", std::holds_alternative<evict::Full>(geometry.spec().eviction.rule), static_cast<int>(geometry.unit()),
+                     geometry.needs_mass(), geometry.keeps_state(), geometry.group_reads().queries, rule_bytes(geometry));
+}
+
+/// All that a prediction reads: the resolved keys but for the name of the eviction rule and for seeds, which show in the lengths and arrivals of
+/// requests and in the placement.
+std::string inputs_of(const Geometry& geometry, const TraceSource& trace) {
+  const RunSpec& spec = geometry.spec();
+  std::string text = fmt::format("{}\n", geometry.n_ranks()) + reads_of_rule(geometry);
   if (!spec.trace.path.empty()) text += trace.info().digest;
   const bool seeded = places_by_seed(spec.placement);
   for (std::string_view left = spec.resolved_yaml; !left.empty();) {
     const std::string_view line = left.substr(0, std::min(left.find('\n'), left.size() - 1) + 1);
     left.remove_prefix(line.size());
-    const bool seed = line.substr(std::min(line.find_first_not_of(' '), line.size())).starts_with("seed: ");
-    if (seeded || !seed) text += line;
+    const std::string_view entry = line.substr(std::min(line.find_first_not_of(' '), line.size()));
+    if ((seeded || !entry.starts_with("seed: ")) && !entry.starts_with("policy: ")) text += line;
   }
   for (std::uint32_t r = 0; r < trace.n_requests(); ++r) {
     const RequestInfo info = trace.request(RequestId(r));
@@ -203,7 +212,7 @@ PlanCost predict_cost(const RunSpec& spec, const TraceSource& trace, std::uint32
 const PlanCost& KnownCosts::operator()(const RunSpec& spec, const TraceSource& trace, std::uint32_t ranks) {
   constexpr std::size_t most_known = 64;
   if (spec.resolved_yaml.empty()) return known_[{}] = predict_cost(spec, trace, ranks);  // made by hand: nothing says what it reads
-  const std::string inputs = inputs_of(spec, trace, ranks);
+  const std::string inputs = inputs_of(Geometry(spec, trace.info(), ranks), trace);
   const XXH128_hash_t hash = XXH3_128bits(inputs.data(), inputs.size());
   const std::pair key{hash.high64, hash.low64};
   if (const auto it = known_.find(key); it != known_.end()) return it->second;

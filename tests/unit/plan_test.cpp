@@ -3,7 +3,10 @@
 
 #include <cmath>
 #include <map>
+#include <set>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "core/error.hpp"
 #include "engine/expected_pages.hpp"
@@ -188,6 +191,35 @@ TEST(Plan, ShowsThePapersFormula) {
   EXPECT_NEAR(cost.paper.shard_capacity, std::sqrt(cost.paper.tokens / (k * ranks)), 1e-9);
   EXPECT_NEAR(cost.paper.bytes, 2 * cost.paper.row_bytes * std::sqrt(k * cost.paper.tokens / ranks), 1e-3);  // M* = (4 d / rho) sqrt(K L / G)
   EXPECT_NEAR(cost.paper.row_bytes, 3.0 * 4 * 2 * 16 * 4, 1e-9);                                             // layers, heads, K and V, channels, fp32
+}
+
+/// The rule's name is no part of what a prediction is known by; of two rules that differ in what a prediction reads each gets its own.
+TEST(Plan, RulesOfWhichTheSameIsReadShareAPrediction) {
+  const auto rules = []<class... R>(std::variant<R...>*) { return std::vector<EvictRule>{R{}...}; }(static_cast<EvictRule*>(nullptr));
+  for (const BudgetKind kind : {BudgetKind::tokens, BudgetKind::bytes}) {
+    KnownCosts known;
+    std::set<const PlanCost*> different;
+    for (const EvictRule& rule : rules) {
+      RunSpec spec = spec_of();
+      use_expert_layout(spec);
+      spec.eviction.rule = rule;
+      spec.eviction.budget = {kind, kind == BudgetKind::bytes ? 40000U : 48U, 1, 1};
+      const std::string name = std::visit([](const auto& r) { return std::string(r.name); }, rule);
+      spec.resolved_yaml = "eviction:\n  policy: " + name + "\n";
+      const RandomTrace trace(spec.model, some_requests(), 5);
+      const PlanCost own = predict_cost(spec, trace, 4);
+      const PlanCost& shared = known(spec, trace, 4);
+      EXPECT_EQ(shared.model_ns, own.model_ns) << name;
+      EXPECT_EQ(shared.rank_page_bytes, own.rank_page_bytes) << name;
+      EXPECT_EQ(shared.rank_metadata_bytes, own.rank_metadata_bytes) << name;
+      EXPECT_EQ(shared.rank_buffer_bytes, own.rank_buffer_bytes) << name;
+      EXPECT_EQ(shared.total.logical, own.total.logical) << name;
+      EXPECT_EQ(shared.notes, own.notes) << name;
+      different.insert(&shared);
+    }
+    EXPECT_GT(different.size(), 3U);
+    EXPECT_LT(different.size(), rules.size() / 2);
+  }
 }
 
 TEST(Plan, AddsWhatMemoryMissedItBy) {
