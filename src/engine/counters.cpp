@@ -37,7 +37,9 @@ std::vector<Record> merge_rows(Transport& transport, std::vector<Record>& mine) 
     }
   }
   const auto before = [](const Record& a, const Record& b) { return compare_keys(a, b) < 0; };
-  if (!std::is_sorted(rows.begin(), rows.end(), before)) std::sort(rows.begin(), rows.end(), before);
+  const auto not_before = [&](const Record& a, const Record& b) { return !before(a, b); };
+  if (std::adjacent_find(rows.begin(), rows.end(), not_before) == rows.end()) return rows;  // as a single process leaves them
+  std::sort(rows.begin(), rows.end(), before);
   std::size_t n = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (n > 0 && compare_keys(rows[n - 1], rows[i]) == 0) {

@@ -17,8 +17,10 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 std::vector<std::size_t> hottest(std::span<const double> loads, std::size_t q) {
   std::vector<std::size_t> order(loads.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return loads[i] > loads[j]; });
-  order.resize(std::min(q, order.size()));
+  const std::size_t n = std::min(q, order.size());
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n), order.end(),
+                    [&](std::size_t i, std::size_t j) { return loads[i] != loads[j] ? loads[i] > loads[j] : i < j; });
+  order.resize(n);
   std::sort(order.begin(), order.end());
   return order;
 }

@@ -23,11 +23,11 @@ LoadTable load_table(std::span<const LoadRecord> loads, Entity entity, std::int6
   std::size_t n = 0;
   for (const LoadRecord& l : loads) n = l.entity == static_cast<std::int64_t>(entity) ? std::max(n, static_cast<std::size_t>(l.index) + 1) : n;
   table.run.resize(n);
+  auto window = table.windows.end();
   for (const LoadRecord& l : loads) {
     if (l.entity != static_cast<std::int64_t>(entity)) continue;
-    auto& window = table.windows[l.first_step];
-    window.resize(n);
-    window[static_cast<std::size_t>(l.index)] += static_cast<double>(l.*field);
+    if (window == table.windows.end() || window->first != l.first_step) window = table.windows.try_emplace(l.first_step, n).first;
+    window->second[static_cast<std::size_t>(l.index)] += static_cast<double>(l.*field);
     table.run[static_cast<std::size_t>(l.index)] += static_cast<double>(l.*field);
   }
   return table;
