@@ -17,8 +17,9 @@ namespace {
 /// Notes the keys that a value such as "last:32" gives beside its own; giving them twice is a problem.
 void note_counts(ConfigTree& tree, std::vector<Problem>& problems) {
   for (const Key& key : schema()) {
+    if (key.counts.empty()) continue;
     const auto it = tree.given.find(key.path);
-    if (key.counts.empty() || it == tree.given.end() || it->second->text.find_first_of(":(") == std::string::npos) continue;
+    if (it == tree.given.end() || it->second->text.find_first_of(":(") == std::string::npos) continue;
     if (tree.given.emplace(key.counts, it->second).second) continue;
     problems.push_back(
         problem_at(it->second->at, fmt::format("{}: '{}' and {} both give the count", key.path, it->second->text, key.counts), "give it once"));
@@ -42,8 +43,9 @@ void fill(RunSpec& spec, ConfigTree& tree, std::vector<Problem>& problems) {
     layers_failed = layers_failed || key.path.starts_with("model.layers.");
   }
   for (const Key& key : schema()) {  // parameters of rules that were not chosen
+    if (key.rule.empty()) continue;
     const auto it = tree.given.find(key.path);
-    if (key.rule.empty() || it == tree.given.end() || tree.failed.contains(key.selector) || !taken.insert(key.path).second) continue;
+    if (it == tree.given.end() || tree.failed.contains(key.selector) || !taken.insert(key.path).second) continue;
     const auto selector = std::find_if(schema().begin(), schema().end(), [&](const Key& k) { return k.path == key.selector; });
     problems.push_back(problem_at(it->second->at,
                                   fmt::format("{}: is a parameter of '{}', but {} is {}", key.path, key.rule, key.selector, selector->write(spec)),

@@ -133,12 +133,12 @@ void add_rule_keys(std::vector<Key>& keys, const std::string& section, const std
   selector.doc = doc;
   selector.values = rule_names<Variant>();
   selector.written = written;
-  selector.read = [=](const YamlNode& node, RunSpec& spec, Complaints& complain) {
+  selector.read = [=, names = selector.values](const YamlNode& node, RunSpec& spec, Complaints& complain) {
     std::size_t index = 0;
     if (!expect_scalar(node, "a name", complain)) return;
     YamlNode own = node;
     own.text = resolve_alias<Variant>(node.text);
-    if (!read_choice(own, rule_names<Variant>(), index, complain)) return;
+    if (!read_choice(own, names, index, complain)) return;
     for (Variant* target : targets(spec)) *target = default_rules<Variant>()[index];
     if (own.text != node.text) spec.notes.push_back(section + "." + choice + " " + node.text + " stands for " + own.text);
   };
