@@ -1,3 +1,4 @@
+// What rules look at, in words: from what they declare of themselves.
 #include "app/rule_table.hpp"
 
 #include <fmt/format.h>

@@ -83,8 +83,8 @@ def check(root):
         if layer_of(path) not in MAY_INCLUDE:
             findings.append(f"{path}: not in a layer's folder")
             continue
-        if layer_of(path) == "rules" and path.suffix != ".hpp":
-            findings.append(f"{path}: src/rules is header-only")
+        if layer_of(path) == "rules" and path.suffix != ".hpp" and path.name != "catalogue.cpp":
+            findings.append(f"{path}: src/rules is header-only, but for what catalogues say of a rule chosen at run time (catalogue.cpp)")
         source = source_tree.without_comments(source_tree.text(root, path))
         for match in INCLUDE.finditer(source):
             quote, header = match.groups()

@@ -130,7 +130,8 @@ TEST_P(DeviceParity, SealedPagesOfEveryCodecAreTheHosts) {
   const auto every = [&]<std::size_t... I>(std::index_sequence<I...>) {
     const auto one = [&](const auto& codec) {
       check(codec, {2, 64, 32, 32}, ElementFormat::bf16);
-      check(codec, {1, 128, 64, 32, false, true}, ElementFormat::fp16);
+      constexpr bool widens = std::is_same_v<std::decay_t<decltype(codec)>, codec::Fp32>;  // then the bits of a NaN are the device's
+      check(codec, {1, 128, 64, 32, false, !widens}, ElementFormat::fp16);
       check(codec, {1, 45, 77, 32}, ElementFormat::fp32);
       check(codec, {1, 96, 64, 64, true}, ElementFormat::fp16);
     };
