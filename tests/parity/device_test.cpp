@@ -119,9 +119,8 @@ TEST_P(DeviceParity, SealedPagesOfEveryCodecAreTheHosts) {
         }
       }
       const Entry q = random_entry(random, s, payload);
-      const std::uint32_t few = s.slots / 2 + 1;
       const SealOp ops[] = {{{from, 0}, {to, 2}, s.slots, 0, q.k.data(), q.k.size(), 1, 1},
-                            {{from, 1}, {to, 0}, few, 0, q.k.data(), q.k.size(), 1, 1},
+                            {{from, 1}, {to, 0}, s.slots / 2 + 1, 0, q.k.data(), q.k.size(), 1, 1},
                             {{from, 2}, {to, 1}, s.slots, 1, q.k.data(), q.k.size(), 1, 1}};
       twins.seal(ops);
       for (std::uint32_t b = 0; b < 3; ++b) twins.expect_equal({to, b}, sealed, std::string(codec.name) + " d " + std::to_string(s.d_k));
