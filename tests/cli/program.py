@@ -63,11 +63,11 @@ def run(*arguments, ranks=None, folder=None, limit_s=LIMIT_S, **environment):
     return finish(start(arguments, ranks, folder, **environment), limit_s)
 
 
-# 256 tokens of the recorded cuts in two of their layers, two requests at once, as settings of a sweep's case. Their gates and layers are the
+# 256 tokens of the recorded cuts in four of their layers, two requests at once, as settings of a sweep's case. Their gates and layers are the
 # recordings', with heads so small that any policy replays them fast on any number of processes.
 CUTS = {name: [f"model={{name: small, layers: {{count: {layers}, pattern: [full], dense: {dense}}}, hidden: 64, n_heads: 4, n_kv_heads: 2, head_dim: 16, "
                f"gate: {{n_experts: {experts}, top_k: {top_k}}}}}",
-               f"trace={{path: {SOURCE}/configs/traces/{name}.moekv.h5, layers: [{first}-{first + 1}], max_requests: 2, max_output_tokens: 128}}",
+               f"trace={{path: {SOURCE}/configs/traces/{name}.moekv.h5, layers: [{first}-{first + 3}], max_requests: 2, max_output_tokens: 128}}",
                "batch.load=concurrency(2)"]
         for name, layers, dense, experts, top_k, first in (("dsv2lite_esft_cut", 27, [0], 64, 6, 1), ("gptoss20b_cut", 24, [], 32, 4, 0))}
 
