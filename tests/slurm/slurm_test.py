@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -87,13 +88,16 @@ class Cluster(program.ProgramTest):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
 
-    def halted(self, process):
-        """It stands still, and no signal waits for it."""
+    def status(self, process):
+        """(it stands still, a signal waits for it); of one that has ended (False, False)."""
         try:
             status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines() if ":\t" in line)
         except OSError:
-            return False
-        return status["State"].startswith("T") and not int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+            return False, False
+        return status["State"].startswith("T"), int(status["SigPnd"], 16) | int(status["ShdPnd"], 16) != 0
+
+    def halted(self, process):
+        return self.status(process) == (True, False)
 
     def assert_equals_a_run_here(self, folder):
         self.run_ok("sweep", "queue.yaml", "--out", "here")
@@ -171,9 +175,9 @@ class Limits(Cluster):
         for job in (f"{parts}_0", f"{single}_0"):
             self.lab.end_in(job, 75)  # the warning is due a minute and half before it
         self.lab.end_in(f"{parts}_1", 1)
-        self.lab.wait(lambda: not any(map(self.halted, warned)), "Slurm sends no warning")
+        self.hold_until_warned(warned)
         for process in warned:
-            self.send(process, signal.SIGCONT)  # Slurm may have let it go on itself
+            self.send(process, signal.SIGCONT)
         for job in (parts, merge, single):
             self.until_done(job)
         logs, alone = self.logs("late.sweep"), self.logs("direct.sweep")["part-0.log"]
@@ -186,6 +190,23 @@ class Limits(Cluster):
         self.assertIn("job.sh: ended by its time limit, requeued (restart 1 of at most 20)", logs["part-1.log"])
         self.assertIn("24 points: 24 ok", logs["merge.log"])
         self.assert_equals_a_run_here("late.sweep")
+
+
+    def hold_until_warned(self, processes):
+        """Slurm lets processes go on first and tells the job's shell of its limit: the way from there takes as long as some points where cores are few."""
+        let_go = {}  # process -> when it was first seen running: the warning may have reached it before it stood still again
+
+        def all_warned():
+            for process in processes:
+                stands, waits = self.status(process)
+                if not stands:
+                    let_go.setdefault(process, time.monotonic())
+                    self.send(process, signal.SIGSTOP)
+                elif waits:
+                    let_go[process] = 0
+            return all(process in let_go and time.monotonic() > let_go[process] + 10 for process in processes)
+
+        self.lab.wait(all_warned, "Slurm sends no warning", step_s=0.02)
 
 
 if __name__ == "__main__":
