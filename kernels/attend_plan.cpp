@@ -30,6 +30,7 @@ class Planner {
 
   AttendPlan run() {
     number_rows();
+    plan_.pages.reserve(batch_.pages.size());
     plan_.merge_offsets.push_back(0);
     for (std::uint32_t t = 0; t < batch_.tasks.size(); ++t) plan_task(t);
     return std::move(plan_);
@@ -102,7 +103,7 @@ class Planner {
 
   void plan_task(std::uint32_t index) {
     const AttendTask& task = batch_.tasks[index];
-    const std::vector<Part> parts = cut(index);
+    const std::span<const Part> parts = cut(index);
     const std::uint32_t heads = task.n_kv_heads * task.group, n_parts = static_cast<std::uint32_t>(parts.size());
     const std::uint32_t first_part = plan_.n_rows;
     for (std::uint32_t p = 0; p < n_parts; ++p) add_items(index, parts[p], n_parts == 1 ? plan_.task_row[index] : first_part + p * heads);
@@ -123,39 +124,42 @@ class Planner {
   };
 
   /// Lists the pages of a task, those of a pool side by side, unless none of its pages may go through tensor cores or they are latent.
-  [[nodiscard]] std::vector<Part> cut(std::uint32_t index) {
+  [[nodiscard]] std::span<const Part> cut(std::uint32_t index) {
     const AttendTask& task = batch_.tasks[index];
-    std::vector<DevicePage> pages;
+    const std::size_t first_page = plan_.pages.size();
     std::uint32_t slots = 0;
-    bool any = false, all = true;
-    for (std::uint32_t i = 0; i < task.n_pages; ++i) {
-      const PageRead& page = batch_.pages[task.first_page + i];
-      pages.push_back({table_.block(page.block), table_.table(page.block), page.block.pool.value, page.n_slots, page.mask, slots});
+    bool any = false, all = true, one_pool = true;
+    const std::span<const PageRead> reads = batch_.pages.subspan(task.first_page, task.n_pages);
+    for (const PageRead& page : reads) {
+      plan_.pages.push_back({nullptr, nullptr, page.block.pool.value, page.n_slots, page.mask, slots});
       slots += page.n_slots;
       const bool narrow = narrow_[page.block.pool.value] != 0;
       any |= narrow;
       all &= narrow;
+      one_pool &= page.block.pool == reads.front().block.pool;
     }
+    const std::span<DevicePage> pages = std::span(plan_.pages).subspan(first_page);
+    table_.locate(reads, pages);
     const bool apart = any && !latent_;
-    if (apart) {
-      std::vector<std::uint32_t> first(table_.pools.size(), ~0U);
-      for (const DevicePage& page : pages) first[page.pool] = std::min(first[page.pool], page.first_slot);
-      std::ranges::stable_sort(pages, {}, [&](const DevicePage& page) { return first[page.pool]; });
+    if (apart && !one_pool) {
+      first_slot_.assign(table_.pools.size(), ~0U);
+      for (const DevicePage& page : pages) first_slot_[page.pool] = std::min(first_slot_[page.pool], page.first_slot);
+      std::ranges::stable_sort(pages, {}, [&](const DevicePage& page) { return first_slot_[page.pool]; });
     }
-    std::vector<Part> parts;
+    parts_.clear();
     std::uint64_t in_part = 0;
-    for (const DevicePage& page : pages) {
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+      const DevicePage& page = pages[i];
       const bool narrow = apart ? narrow_[page.pool] != 0 : any && all;
-      if (parts.empty() || in_part >= part_slots(plan_.task_slots[index], narrow) || (apart && page.pool != parts.back().pool)) {
-        parts.push_back({static_cast<std::uint32_t>(plan_.pages.size()), 0, page.pool, narrow});
+      if (i == 0 || in_part >= part_slots(slots, narrow) || (apart && page.pool != parts_.back().pool)) {
+        parts_.push_back({static_cast<std::uint32_t>(first_page + i), 0, page.pool, narrow});
         in_part = 0;
       }
-      plan_.pages.push_back(page);
-      parts.back().n_pages += 1;
+      parts_.back().n_pages += 1;
       in_part += page.n_slots;
     }
-    if (parts.empty()) parts.emplace_back();
-    return parts;
+    if (parts_.empty()) parts_.emplace_back();
+    return parts_;
   }
 
   void add_items(std::uint32_t index, const Part& part, std::uint32_t row) {
@@ -184,6 +188,9 @@ class Planner {
   std::uint32_t tensor_heads_ = 0;
   Tiles tiles_{};
   std::vector<char> narrow_;  // by pool: its pages may go through tensor cores
+  // Of the task that is being cut: its parts, and by pool the first slot of its pages.
+  std::vector<Part> parts_;
+  std::vector<std::uint32_t> first_slot_;
   AttendPlan plan_;
 };
 

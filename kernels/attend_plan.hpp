@@ -14,10 +14,9 @@ namespace moekv::kernels {
 /// Where blocks lie, as the plan needs it.
 struct PageTable {
   std::span<const PoolLayout> pools;
-  /// Device addresses of a block, and of what it shares (or null).
   virtual ~PageTable() = default;
-  [[nodiscard]] virtual const std::byte* block(const BlockRef& ref) const = 0;
-  [[nodiscard]] virtual const std::byte* table(const BlockRef& ref) const = 0;
+  /// Sets the device addresses of the block of each page, and of what it shares (or null).
+  virtual void locate(std::span<const PageRead> pages, std::span<DevicePage> out) const = 0;
 };
 
 struct AttendPlan {

@@ -1,4 +1,4 @@
-// Attention and merging on a device: the plan's lists go there in one copy, results come back task by task.
+// Attention on a device: the plan's lists go there in one copy, results come back task by task.
 #include <algorithm>
 
 #include "device_backend.hpp"
@@ -8,8 +8,13 @@ namespace moekv::kernels {
 class DeviceBackend::Addresses final : public PageTable {
  public:
   explicit Addresses(DeviceBackend& backend) : backend_(backend) { pools = backend.layouts_; }
-  [[nodiscard]] const std::byte* block(const BlockRef& ref) const override { return backend_.pool(ref).block(ref.index); }
-  [[nodiscard]] const std::byte* table(const BlockRef& ref) const override { return backend_.pool(ref).table(ref.index); }
+  void locate(std::span<const PageRead> pages, std::span<DevicePage> out) const override {
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+      const DevicePool& pool = backend_.pool(pages[i].block);
+      out[i].block = pool.block(pages[i].block.index);
+      out[i].table = pool.table(pages[i].block.index);
+    }
+  }
 
  private:
   DeviceBackend& backend_;
@@ -96,44 +101,6 @@ void DeviceBackend::deliver_attention(const AttendBatch& batch, const AttendPlan
     }
     if (batch.logits != nullptr) staging_.deliver(batch.logits + task.logits, logits + task.logits, heads * plan.task_slots[t]);
   }
-}
-
-void DeviceBackend::merge(const MergeBatch& batch) {
-  const auto n_rows = static_cast<std::uint32_t>(batch.offsets.size() - 1);
-  if (n_rows == 0) return;
-  const std::uint64_t n_parts = batch.offsets.back(), n_values = n_parts * batch.d_v;
-  const std::uint64_t rows = rounded_up(n_rows);
-  results_.need(rows * (batch.d_v + 2) * sizeof(float));
-  staging_.begin(Staging::room<std::uint32_t>(batch.offsets.size()) + Staging::room<std::uint32_t>(n_parts) + 2 * Staging::room<float>(n_parts) +
-                     Staging::room<float>(n_values) + Staging::room<float>(n_rows),
-                 Staging::room<float>(2 * rows + std::uint64_t{n_rows} * batch.d_v));
-  const auto list = staging_.part<std::uint32_t>(n_parts);
-  const auto m = staging_.part<float>(n_parts), l = staging_.part<float>(n_parts), o = staging_.part<float>(n_values);
-  for (std::uint32_t i = 0; i < n_parts; ++i) {  // parts in the order of their use
-    const std::uint64_t part = batch.parts[i];
-    list.host[i] = i;
-    m.host[i] = batch.m[part];
-    l.host[i] = batch.l[part];
-    std::copy_n(batch.o + part * batch.d_v, batch.d_v, o.host + std::uint64_t{i} * batch.d_v);
-  }
-  MergeLaunch work{};
-  work.offsets = staging_.put(batch.offsets);
-  work.parts = list.device;
-  work.n_items = n_rows;
-  work.m = m.device;
-  work.l = l.device;
-  work.o = o.device;
-  work.sink = batch.sink != nullptr ? staging_.put(std::span<const float>(batch.sink, n_rows)) : nullptr;
-  work.d_v = batch.d_v;
-  work.m_out = reinterpret_cast<float*>(results_.device());
-  work.l_out = work.m_out + rows;
-  work.o_out = work.l_out + rows;
-  staging_.launch(work);
-  const float* merged = staging_.bring(static_cast<const float*>(work.m_out), 2 * rows + std::uint64_t{n_rows} * batch.d_v);
-  staging_.deliver(batch.m_out, merged, n_rows);
-  staging_.deliver(batch.l_out, merged + rows, n_rows);
-  staging_.deliver(batch.o_out, merged + 2 * rows, std::uint64_t{n_rows} * batch.d_v);
-  staging_.end();
 }
 
 }  // namespace moekv::kernels

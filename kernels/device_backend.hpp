@@ -14,8 +14,8 @@
 
 namespace moekv::kernels {
 
-/// A caller whose q, k, v and results lay in device memory would need none of the copies: AppendOp, AttendBatch and MergeBatch would then have to say
-/// so, and Transport to send from there.
+/// A caller whose q, k, v and results lay in device memory would need none of the copies: AppendOp and AttendBatch would then have to say so, merge_partials
+/// to work there, and Transport to send from there.
 class DeviceBackend final : public Backend {
  public:
   explicit DeviceBackend(std::unique_ptr<Device> device);
@@ -39,7 +39,6 @@ class DeviceBackend final : public Backend {
   void write_blocks(std::span<const BlockIn> ops) override;
   void copy(std::span<const CopyOp> ops) override;
   void attend(const AttendBatch& batch) override;
-  void merge(const MergeBatch& batch) override;
   [[nodiscard]] bool keeps_logits() const override { return true; }
   void weigh(const WeighBatch& batch) override;
   bool gate(const GateBatch& batch) override;

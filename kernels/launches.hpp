@@ -125,7 +125,6 @@ struct MergeLaunch {
   const std::uint32_t* rows;  // where output rows go, or null: row i to row i
   std::uint32_t n_items;      // output rows
   const float *m, *l, *o;
-  const float* sink;  // or null
   std::uint32_t d_v;
   float *m_out, *l_out, *o_out;
   const std::uint32_t* count = nullptr;

@@ -30,7 +30,6 @@ MOEKV_HD void merge_block(Block& block, const MergeLaunch& work) {
           if (first + i < end) merge_part(state, &o, states[i], &o_of[i], 1);
         }
       }
-      if (work.sink != nullptr) merge_sink(state, &o, work.sink[row], 1);
       const std::uint64_t to = work.rows != nullptr ? work.rows[row] : row;
       work.o_out[to * work.d_v + c] = o;
       if (c == 0) {

@@ -1,7 +1,8 @@
-// A slab is 16 MiB, or one item where that is more, or all items where that is less.
+// A slab is 8 to 16 MiB, or one item where that is more, or at least half of all items where that is less.
 #include "slabs.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -16,8 +17,9 @@ Slabs::Slabs(Device& device, std::uint64_t item_bytes, std::uint32_t max_items, 
     : device_(&device),
       item_bytes_(item_bytes),
       place_(place),
-      per_slab_(static_cast<std::uint32_t>(
-          std::clamp<std::uint64_t>(slab_bytes / std::max<std::uint64_t>(1, item_bytes), 1, std::max<std::uint32_t>(1, max_items)))) {}
+      per_slab_(static_cast<std::uint32_t>(std::bit_floor(
+          std::clamp<std::uint64_t>(slab_bytes / std::max<std::uint64_t>(1, item_bytes), 1, std::max<std::uint32_t>(1, max_items))))),
+      shift_(static_cast<std::uint32_t>(std::countr_zero(per_slab_))) {}
 
 Slabs::~Slabs() {
   for (std::byte* slab : slabs_) {
@@ -34,6 +36,7 @@ Slabs::Slabs(Slabs&& other) noexcept
       item_bytes_(other.item_bytes_),
       place_(other.place_),
       per_slab_(other.per_slab_),
+      shift_(other.shift_),
       n_used_(other.n_used_),
       slabs_(std::exchange(other.slabs_, {})) {}
 

@@ -25,7 +25,7 @@ class Slabs {
   void use(std::uint32_t index) {
     if (index >= n_used_) grow(index);
   }
-  [[nodiscard]] std::byte* at(std::uint32_t index) const { return slabs_[index / per_slab_] + index % per_slab_ * item_bytes_; }
+  [[nodiscard]] std::byte* at(std::uint32_t index) const { return slabs_[index >> shift_] + (index & (per_slab_ - 1)) * item_bytes_; }
   [[nodiscard]] std::int64_t used_bytes() const { return static_cast<std::int64_t>(n_used_ * item_bytes_); }
   [[nodiscard]] std::int64_t reserved_bytes() const { return static_cast<std::int64_t>(slabs_.size() * per_slab_ * item_bytes_); }
 
@@ -35,7 +35,7 @@ class Slabs {
   Device* device_;
   std::uint64_t item_bytes_;
   Place place_;
-  std::uint32_t per_slab_;
+  std::uint32_t per_slab_, shift_;  // items of a slab, a power of two, and its logarithm
   std::uint32_t n_used_ = 0;
   std::vector<std::byte*> slabs_;
 };

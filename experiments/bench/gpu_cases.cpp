@@ -66,8 +66,9 @@ class AttendCase final : public Case, private PageTable {
   }
 
  private:
-  [[nodiscard]] const std::byte* block(const BlockRef& ref) const override { return base_ + ref.index * format_.block_bytes(); }
-  [[nodiscard]] const std::byte* table(const BlockRef&) const override { return nullptr; }
+  void locate(std::span<const PageRead> pages, std::span<DevicePage> out) const override {
+    for (std::size_t i = 0; i < pages.size(); ++i) out[i].block = base_ + pages[i].block.index * format_.block_bytes();
+  }
 
   void make_lists(std::uint32_t n_requests, std::uint32_t per_request) {
     const std::vector<std::uint32_t> order = shuffled(n_requests * per_request);

@@ -141,7 +141,8 @@ struct AttendBatch {
   float* l;                 // [rows]
   float* o;                 // [rows][d_v]
   float* logits = nullptr;  // where the caller wants them, or null
-  // Where given, m, l and o take merged rows instead, as of MergeBatch without sink: parts are rows of tasks; one that no task fills is empty.
+  // Where given, m, l and o take merged rows instead: row i is the merge of merge_parts[merge_offsets[i] .. merge_offsets[i+1]) in that order, which are
+  // rows of tasks; one that no task fills is empty.
   std::span<const std::uint32_t> merge_offsets = {}, merge_parts = {};
   bool keep_logits = false;  // they are kept for `weigh`, by a backend that keeps logits, until the next attend that says so
 };
@@ -190,17 +191,6 @@ struct GenerateBatch {
   std::array<float*, generate::n_row_kinds> out;           // [tokens of all ranges][width]; those of q their queries
 };
 
-/// Merges partial rows: row i of the output is the merge of rows parts[offsets[i] .. offsets[i+1]) in that order. Empty parts are skipped;
-/// `sink` (may be null) adds a logit per output row to the denominator only. In-place is not allowed.
-struct MergeBatch {
-  std::span<const std::uint32_t> offsets;
-  std::span<const std::uint32_t> parts;
-  const float *m, *l, *o;
-  std::uint32_t d_v;
-  const float* sink = nullptr;   // [output rows]
-  float *m_out, *l_out, *o_out;
-};
-
 /// Batches of device work that were launched as a graph, graphs made for that, and batches launched piece by piece.
 struct BackendWork {
   std::int64_t graph_launches = 0, graph_captures = 0, plain_batches = 0;
@@ -243,7 +233,6 @@ class Backend {
   virtual void write_blocks(std::span<const BlockIn> ops) = 0;
   virtual void copy(std::span<const CopyOp> ops) = 0;
   virtual void attend(const AttendBatch& batch) = 0;
-  virtual void merge(const MergeBatch& batch) = 0;
   [[nodiscard]] virtual bool keeps_logits() const { return false; }
   virtual void weigh(const WeighBatch& batch) = 0;
   /// Makes the rule's choices and returns true, or false where the caller does so sooner.

@@ -32,7 +32,6 @@ class CountBackend final : public Backend {
   void write_blocks(std::span<const BlockIn>) override { refuse("write_blocks"); }
   void copy(std::span<const CopyOp>) override { refuse("copy"); }
   void attend(const AttendBatch&) override { refuse("attend"); }
-  void merge(const MergeBatch&) override { refuse("merge"); }
   void read_row(BlockRef, std::uint32_t, std::uint32_t, float*, float*) override { refuse("read_row"); }
   void sync() override {}
 

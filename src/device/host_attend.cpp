@@ -114,22 +114,20 @@ void HostAttend::attend(const AttendBatch& batch, std::span<const PoolView> pool
   if (part_rows_ > 0) merge_chunks(batch);
 }
 
-void HostAttend::merge(const MergeBatch& batch) const {
-  MOEKV_EXPECT(!batch.offsets.empty());
-  const auto rows = static_cast<std::int64_t>(batch.offsets.size()) - 1;
-#pragma omp parallel for schedule(static) num_threads(n_threads_) if (rows * batch.d_v > 16384)
+void HostAttend::merge_tasks(const AttendBatch& tasks, const AttendBatch& merged) const {
+  const auto rows = static_cast<std::int64_t>(merged.merge_offsets.size()) - 1;
+#pragma omp parallel for schedule(static) num_threads(n_threads_) if (rows * merged.d_v > 16384)
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto row = static_cast<std::size_t>(r);
     SoftmaxState state;
-    float* o = batch.o_out + row * batch.d_v;
-    for (std::uint32_t c = 0; c < batch.d_v; ++c) o[c] = 0.0F;
-    for (std::uint32_t i = batch.offsets[row]; i < batch.offsets[row + 1]; ++i) {
-      const std::size_t part = batch.parts[i];
-      merge_part(state, o, {batch.m[part], batch.l[part]}, batch.o + part * batch.d_v, batch.d_v);
+    float* o = merged.o + row * merged.d_v;
+    for (std::uint32_t c = 0; c < merged.d_v; ++c) o[c] = 0.0F;
+    for (std::uint32_t i = merged.merge_offsets[row]; i < merged.merge_offsets[row + 1]; ++i) {
+      const std::size_t part = merged.merge_parts[i];
+      merge_part(state, o, {tasks.m[part], tasks.l[part]}, tasks.o + part * merged.d_v, merged.d_v);
     }
-    if (batch.sink != nullptr) merge_sink(state, o, batch.sink[row], batch.d_v);
-    batch.m_out[row] = state.m;
-    batch.l_out[row] = state.l;
+    merged.m[row] = state.m;
+    merged.l[row] = state.l;
   }
 }
 

@@ -40,7 +40,8 @@ class HostAttend {
   explicit HostAttend(int n_threads) : n_threads_(n_threads), scratch_(static_cast<std::size_t>(n_threads)) {}
 
   void attend(const AttendBatch& batch, std::span<const PoolView> pools);
-  void merge(const MergeBatch& batch) const;
+  /// Merges the rows that `attend` wrote for `tasks` as `merged` says.
+  void merge_tasks(const AttendBatch& tasks, const AttendBatch& merged) const;
   [[nodiscard]] std::int64_t scratch_bytes() const;
 
  private:

@@ -159,10 +159,8 @@ class HostBackend final : public Backend {
     parts.l = part_l_.data();
     parts.o = part_o_.data();
     attend_.attend(parts, views_);
-    attend_.merge(
-        {batch.merge_offsets, batch.merge_parts, part_m_.data(), part_l_.data(), part_o_.data(), batch.d_v, nullptr, batch.m, batch.l, batch.o});
+    attend_.merge_tasks(parts, batch);
   }
-  void merge(const MergeBatch& batch) override { attend_.merge(batch); }
 
   void read_row(BlockRef block, std::uint32_t head, std::uint32_t slot, float* k, float* v) override {
     read_slot(pool(block), block.index, head, slot, k, v);

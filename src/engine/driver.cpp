@@ -2,6 +2,7 @@
 #include "engine/driver.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/error.hpp"
 #include "device/profile.hpp"
@@ -11,11 +12,20 @@
 namespace moekv {
 namespace {
 
+template <std::uint16_t (*from_float)(float)>
+void narrow(const std::vector<float>& from, std::vector<std::byte>& to) {
+  auto* out = reinterpret_cast<std::uint16_t*>(to.data());
+  const float* in = from.data();
+#pragma omp parallel for simd schedule(static)
+  for (std::size_t i = 0; i < from.size(); ++i) out[i] = from_float(in[i]);
+}
+
 void convert(ElementFormat format, const std::vector<float>& from, std::vector<std::byte>& to) {
-  const std::size_t bytes = element_bits(format) / 8;
-  to.resize(from.size() * bytes);
-#pragma omp parallel for schedule(static)
-  for (std::size_t i = 0; i < from.size(); ++i) store_raw(format, to.data() + i * bytes, 0, from[i]);
+  to.resize(from.size() * (element_bits(format) / 8));
+  if (format == ElementFormat::bf16) return narrow<bf16_from_float>(from, to);
+  if (format == ElementFormat::fp16) return narrow<fp16_from_float>(from, to);
+  MOEKV_EXPECT(format == ElementFormat::fp32);
+  if (!from.empty()) std::memcpy(to.data(), from.data(), to.size());
 }
 
 }  // namespace

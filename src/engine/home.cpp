@@ -9,7 +9,6 @@ namespace moekv {
 Home::Home(const Geometry& geometry, Backend& backend, Transport& transport, Counters& counters, std::span<const int> process_of_rank, Rank first,
            Rank end)
     : geometry_(&geometry),
-      backend_(&backend),
       transport_(&transport),
       counters_(&counters),
       process_of_rank_(process_of_rank),
@@ -186,7 +185,7 @@ void Home::add_notice(Rank source, Rank destination, std::uint64_t notice) { not
 
 std::int64_t Home::buffer_bytes() const {
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.capacity() * sizeof(v[0])); };
-  return bytes(part_m_) + bytes(part_l_) + bytes(part_o_) + bytes(last_lse_) + bytes(stores_) + bytes(sorted_stores_) + bytes(reads_) +
+  return bytes(links_) + bytes(parts_) + bytes(part_o_) + bytes(last_lse_) + bytes(stores_) + bytes(sorted_stores_) + bytes(reads_) +
          bytes(sorted_reads_);
 }
 

@@ -9,6 +9,7 @@
 #include "comm/transport.hpp"
 #include "core/math.hpp"
 #include "device/backend.hpp"
+#include "device/merge_partials.hpp"
 #include "engine/copies.hpp"
 #include "engine/counters.hpp"
 #include "engine/exact.hpp"
@@ -104,7 +105,11 @@ class Home {
   void pack_queries(const LayerInput& input, Rank rank, std::span<const Read> reads, WireWriter& out);
   void pack_all(const LayerInput& input);
   void take_segment(WireReader& in, LayerOutput& out);
-  void take_partials(WireReader& in, std::size_t rows);
+  /// m, l and o of so many rows; in place, but for o in bf16, which goes to part_o_.
+  struct PartialRows {
+    const float *m, *l, *o;
+  };
+  [[nodiscard]] PartialRows take_partials(WireReader& in, std::size_t rows);
   void merge_parts(const LayerInput& input, LayerOutput& out);
   /// Own ranks with bytes in pair_, ascending and distinct.
   std::span<const std::uint32_t> touched_sources();
@@ -120,7 +125,6 @@ class Home {
   }
 
   const Geometry* geometry_;
-  Backend* backend_;
   Transport* transport_;
   Counters* counters_;
   std::span<const int> process_of_rank_;
@@ -140,13 +144,19 @@ class Home {
   std::vector<std::uint32_t> touched_;        // own ranks with bytes in pair_
   std::vector<std::uint32_t> destinations_;   // ranks that the dispatch goes to, ascending
   std::vector<std::uint32_t> place_of_rank_;  // [ranks] in destinations_, or no_place
-  std::vector<std::uint32_t> offsets_, parts_;
+  std::vector<std::uint32_t> offsets_;
+  std::vector<Partial> parts_;
   std::vector<std::uint32_t> store_ranks_, read_shards_;        // scratch of count_stores, of shards_of
   std::vector<Rank> home_of_;                                   // home of each query of the layer
   std::vector<std::uint8_t> observed_;                          // [queries]: eviction rules look at it
   std::vector<std::uint8_t> answered_;                          // queries for which some rank read something
-  std::vector<std::pair<std::uint32_t, std::uint32_t>> links_;  // (output row, partial row)
-  std::vector<float> part_m_, part_l_, part_o_, m_out_, l_out_, sink_rows_;
+  struct Link {
+    std::uint32_t row;  // of the output
+    Partial part;
+  };
+  std::vector<Link> links_;
+  std::vector<float> part_o_, sink_rows_;
+  std::size_t n_decoded_ = 0;  // values of part_o_
 };
 
 }  // namespace moekv

@@ -1,6 +1,5 @@
 // Home, phase combine: partial results of all owner ranks, merged in rank order into attention outputs.
 #include <algorithm>
-#include <limits>
 
 #include "core/math.hpp"
 #include "engine/home.hpp"
@@ -17,13 +16,14 @@ void Home::merge(const LayerInput& input, LayerOutput& out) {
     observed_.push_back(t.observed ? 1 : 0);
   }
   const std::size_t rows = home_of_.size() * model.n_heads;
-  out.o.assign(payload_ ? rows * model.d_v : 0, 0.0F);
-  out.lse.assign(payload_ ? rows : 0, -std::numeric_limits<float>::infinity());
+  out.o.resize(payload_ ? rows * model.d_v : 0);
+  out.lse.resize(payload_ ? rows : 0);
   out.probe_reads.assign(home_of_.size(), {});
   answered_.assign(home_of_.size(), 0);
-  part_m_.clear();
-  part_l_.clear();
-  part_o_.clear();
+  std::size_t received = 0;
+  for (int p = 0; p < transport_->n_processes(); ++p) received += transport_->received(p).size();
+  if (geometry_->spec().combine == CombineType::bf16) part_o_.resize(received / 2);  // links point into it
+  n_decoded_ = 0;
   links_.clear();
   for (int p = 0; p < transport_->n_processes(); ++p) {
     WireReader in(transport_->received(p));
@@ -38,13 +38,15 @@ void Home::take_segment(WireReader& in, LayerOutput& out) {
   const CombineSegment segment = in.take<CombineSegment>(1)[0];
   const HeadSlice slice = geometry_->slice(Rank(segment.rank));
   const auto headers = in.take<PartialHeader>(segment.n_partials);
-  auto part = static_cast<std::uint32_t>(part_m_.size());
-  if (payload_) take_partials(in, std::size_t{segment.n_partials} * slice.q_count);
+  const std::uint32_t d_v = geometry_->spec().model.d_v;
+  PartialRows rows = payload_ ? take_partials(in, std::size_t{segment.n_partials} * slice.q_count) : PartialRows{};
   const std::int64_t bytes = partial_bytes(slice);
   for (const PartialHeader& header : headers) {
     answered_[header.query] = 1;
     if (geometry_->needs_mass() && observed_[header.query] != 0) lse_waiting_.push_back({segment.rank, home_of_[header.query], header.query});
-    for (std::uint32_t h = 0; payload_ && h < slice.q_count; ++h) links_.emplace_back(header.query * n_heads + slice.q_begin + h, part++);
+    for (std::uint32_t h = 0; payload_ && h < slice.q_count; ++h, rows.o += d_v) {
+      links_.push_back({header.query * n_heads + slice.q_begin + h, {{*rows.m++, *rows.l++}, rows.o}});
+    }
     account(Rank(header.home), ByteClass::partial, bytes);
     account(Rank(header.home), ByteClass::headers, static_cast<std::int64_t>(sizeof(PartialHeader)));
   }
@@ -59,46 +61,31 @@ void Home::take_segment(WireReader& in, LayerOutput& out) {
   }
 }
 
-void Home::take_partials(WireReader& in, std::size_t rows) {
+Home::PartialRows Home::take_partials(WireReader& in, std::size_t rows) {
   const std::size_t values = rows * geometry_->spec().model.d_v;
-  const auto m = in.take<float>(rows);
-  const auto l = in.take<float>(rows);
-  part_m_.insert(part_m_.end(), m.begin(), m.end());
-  part_l_.insert(part_l_.end(), l.begin(), l.end());
-  if (geometry_->spec().combine == CombineType::bf16) {
-    for (const std::uint16_t bits : in.take<std::uint16_t>(values)) part_o_.push_back(float_from_bits(std::uint32_t{bits} << 16));
-  } else {
-    const auto o = in.take<float>(values);
-    part_o_.insert(part_o_.end(), o.begin(), o.end());
-  }
+  const float* m = in.take<float>(rows).data();
+  const float* l = in.take<float>(rows).data();
+  if (geometry_->spec().combine == CombineType::fp32) return {m, l, in.take<float>(values).data()};
+  float* o = part_o_.data() + n_decoded_;
+  n_decoded_ += values;
+  std::ranges::transform(in.take<std::uint16_t>(values), o, [](std::uint16_t bits) { return float_from_bits(std::uint32_t{bits} << 16); });
+  return {m, l, o};
 }
 
 void Home::merge_parts(const LayerInput& input, LayerOutput& out) {
   const ModelShape& model = geometry_->spec().model;
-  const std::size_t rows = out.lse.size();
   // Parts of an output row stay in the order of arrival, which is that of the ranks.
-  std::stable_sort(links_.begin(), links_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  offsets_.assign(rows + 1, 0);
+  offsets_.assign(out.lse.size() + 2, 0);
+  for (const Link& link : links_) offsets_[link.row + 2] += 1;
+  for (std::size_t r = 2; r < offsets_.size(); ++r) offsets_[r] += offsets_[r - 1];
   parts_.resize(links_.size());
-  for (std::size_t i = 0; i < links_.size(); ++i) {
-    offsets_[links_[i].first + 1] += 1;
-    parts_[i] = links_[i].second;
-  }
-  for (std::size_t r = 0; r < rows; ++r) offsets_[r + 1] += offsets_[r];
-  m_out_.resize(rows);
-  l_out_.resize(rows);
+  for (const Link& link : links_) parts_[offsets_[link.row + 1]++] = link.part;
+  offsets_.pop_back();
   sink_rows_.clear();
   for (std::size_t q = 0; input.sinks != nullptr && q < home_of_.size(); ++q) {
     sink_rows_.insert(sink_rows_.end(), input.sinks, input.sinks + model.n_heads);
   }
-  backend_->merge({offsets_, parts_, part_m_.data(), part_l_.data(), part_o_.data(), model.d_v, sink_rows_.empty() ? nullptr : sink_rows_.data(), m_out_.data(),
-                   l_out_.data(), out.o.data()});
-  backend_->sync();
-  for (std::size_t r = 0; r < rows; ++r) {
-    if (!(l_out_[r] > 0)) continue;
-    out.lse[r] = m_out_[r] + log_fixed(l_out_[r]);
-    for (std::uint32_t d = 0; d < model.d_v; ++d) out.o[r * model.d_v + d] /= l_out_[r];
-  }
+  merge_partials({offsets_, parts_, model.d_v, sink_rows_.empty() ? nullptr : sink_rows_.data(), out.lse.data(), out.o.data()}, geometry_->spec().threads);
   last_lse_ = out.lse;
 }
 

@@ -70,12 +70,11 @@ void Home::pack_entries(const LayerInput& input, Rank rank, std::span<const Stor
   const std::size_t k_row = std::size_t{model.n_kv_heads} * model.d_k * pb, k_part = std::size_t{slice.kv_count} * model.d_k * pb;
   const std::size_t v_row = std::size_t{model.n_kv_heads} * model.d_v * pb, v_part = model.mla() ? 0 : std::size_t{slice.kv_count} * model.d_v * pb;
   MOEKV_EXPECT(stores.empty() || input.k != nullptr);
-  std::byte* to = out.reserve(stores.size() * (k_part + v_part));
   for (const Store& store : stores) {
-    std::memcpy(to, input.k + store.token * k_row + slice.kv_begin * model.d_k * pb, k_part);
-    if (v_part > 0) std::memcpy(to + k_part, input.v + store.token * v_row + slice.kv_begin * model.d_v * pb, v_part);
-    to += k_part + v_part;
+    out.add(input.k + store.token * k_row + slice.kv_begin * model.d_k * pb, k_part);
+    if (v_part > 0) out.add(input.v + store.token * v_row + slice.kv_begin * model.d_v * pb, v_part);
   }
+  out.pad();
 }
 
 void Home::pack_queries(const LayerInput& input, Rank rank, std::span<const Read> reads, WireWriter& out) {
@@ -99,11 +98,8 @@ void Home::pack_queries(const LayerInput& input, Rank rank, std::span<const Read
   out.put(experts.data(), experts.size());
   if (!payload_) return;
   MOEKV_EXPECT(reads.empty() || input.q != nullptr);
-  std::byte* to = out.reserve(reads.size() * q_part);
-  for (const Read& read : reads) {
-    std::memcpy(to, input.q + read.query * q_row + slice.q_begin * model.d_k * pb, q_part);
-    to += q_part;
-  }
+  for (const Read& read : reads) out.add(input.q + read.query * q_row + slice.q_begin * model.d_k * pb, q_part);
+  out.pad();
 }
 
 void Home::pack_rank(const LayerInput& input, Rank rank, std::span<const Store> stores, std::span<const Read> reads, std::span<const Waiting> waiting,

@@ -255,29 +255,25 @@ void Owner::reply() {
 }
 
 void Owner::write_partials(WireWriter& out, std::span<const std::uint32_t> rows, std::uint32_t heads, bool half) {
-  const std::size_t d_v = geometry_->spec().model.d_v;
-  std::vector<float> m, l;
+  for (const std::uint32_t row : rows) out.add(&m_[row], heads);
+  out.pad();
+  for (const std::uint32_t row : rows) out.add(&l_[row], heads);
+  out.pad();
+  const std::size_t d_v = geometry_->spec().model.d_v, n = heads * d_v;
+  std::vector<std::uint16_t> rounded(half ? n : 0);
   for (const std::uint32_t row : rows) {
-    m.insert(m.end(), &m_[row], &m_[row] + heads);
-    l.insert(l.end(), &l_[row], &l_[row] + heads);
-  }
-  out.put(m.data(), m.size());
-  out.put(l.data(), l.size());
-  const std::size_t n = heads * d_v;
-  std::byte* to = out.reserve(rows.size() * n * (half ? 2 : 4));
-  for (const std::uint32_t row : rows) {
-    const float* from = &o_[std::size_t{row} * d_v];
-    if (!half) {
-      std::memcpy(to, from, n * 4);
-      to += n * 4;
-      continue;
-    }
-    for (std::size_t i = 0; i < n; ++i, to += 2) {
-      const std::uint32_t bits = bits_of(from[i]);
-      const auto rounded = static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even
-      std::memcpy(to, &rounded, 2);
+    const float* from = &o_[row * d_v];
+    if (half) {
+      std::transform(from, from + n, rounded.begin(), [](float x) {
+        const std::uint32_t bits = bits_of(x);
+        return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even
+      });
+      out.add(rounded.data(), n);
+    } else {
+      out.add(from, n);
     }
   }
+  out.pad();
 }
 
 std::int64_t Owner::buffer_bytes() const {

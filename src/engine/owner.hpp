@@ -210,6 +210,7 @@ class Owner {
   std::vector<std::uint32_t> probe_words_, part_rows_;
   std::vector<std::uint64_t> masks_, query_words_;
   std::uint32_t n_rows_ = 0;
+  bool some_group_absent_ = false;  // of a shard that a query reads
   std::uint64_t n_logits_ = 0;
   std::vector<float> m_, l_, o_, logits_, pending_logits_;
   std::vector<std::uint32_t> merge_offsets_, merge_parts_;

@@ -54,8 +54,10 @@ std::uint32_t Owner::read_page(const Query& query, Shard& shard, std::uint32_t i
   page.touched_step = static_cast<std::uint32_t>(step_);
   tally.scanned += page.live;
   const std::size_t first_word = masks_.size();
-  std::uint32_t read = 0;
-  for (std::uint32_t w = 0; w * 64 < page.used; ++w) {
+  const bool all = page.live == page.used && page.min_position >= filter.low && page.max_position <= filter.high && !filter.by_slot &&
+                   !filter.primary && !filter.unblocked && query.header->probe == 0;
+  std::uint32_t read = all ? page.used : 0;
+  for (std::uint32_t w = 0; !all && w * 64 < page.used; ++w) {
     const std::uint64_t bits = read_bits(query, shard, index, w, filter);
     if (payload_) masks_.push_back(bits);
     read += static_cast<std::uint32_t>(std::popcount(bits));
@@ -175,14 +177,18 @@ void Owner::build_query(Query& query) {
   const std::uint32_t heads = geometry_->slice(query.rank).q_count;
   for (std::uint32_t s = placement.first_shard(query.rank.value); s < placement.first_shard(query.rank.value + 1); ++s) {
     Shard& owner = shard(ShardId(s));
-    bool any = false;
+    bool any = false, all = true;
     for (std::uint32_t hg = 0; hg < geometry_->n_head_groups(query.rank); ++hg) {
       Group* group = owner.find(RequestId(query.header->request), layer_, hg);
-      if (group == nullptr) continue;
+      if (group == nullptr) {
+        all = false;
+        continue;
+      }
       build_group(query, s - first_shard_, *group, n_rows_);
       any = true;
     }
     if (!any) continue;
+    some_group_absent_ |= !all;
     part_rows_.push_back(n_rows_);
     n_rows_ += heads;
   }
@@ -204,6 +210,7 @@ void Owner::attend() {
   masks_.clear();
   part_rows_.clear();
   n_rows_ = 0;
+  some_group_absent_ = false;
   n_logits_ = 0;
   if (payload_) pack_queries();
   if (selects(geometry_->spec().read.select)) choose_pages();
@@ -247,10 +254,14 @@ void Owner::list_merges() {
 void Owner::run_kernel() {
   const ModelShape& model = geometry_->spec().model;
   list_merges();
-  // Rows of head groups that a shard does not hold stay empty partials.
-  m_.assign(n_rows_, -std::numeric_limits<float>::infinity());
-  l_.assign(n_rows_, 0.0F);
-  o_.assign(std::size_t{n_rows_} * model.d_v, 0.0F);
+  m_.resize(n_rows_);
+  l_.resize(n_rows_);
+  o_.resize(std::size_t{n_rows_} * model.d_v);
+  if (merge_offsets_.empty() && some_group_absent_) {  // rows of head groups that a shard does not hold are empty partials
+    std::ranges::fill(m_, -std::numeric_limits<float>::infinity());
+    std::ranges::fill(l_, 0.0F);
+    std::ranges::fill(o_, 0.0F);
+  }
   const bool keeps = geometry_->needs_mass() && backend_->keeps_logits();
   const bool brings = geometry_->needs_mass() && (!keeps || geometry_->window_queries() > 0);
   logits_.resize(brings ? n_logits_ : 0);

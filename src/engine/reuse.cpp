@@ -1,4 +1,5 @@
-// The order of last lookups as slots: a lookup takes the next one, and a tree over the slots sums the pages of later ones.
+// The order of last lookups as slots: a lookup takes the next one, and a tree over the slots sums the pages of later ones. Units are mostly looked up in
+// the order of before, so each sum follows from the last one and the tree may lag behind.
 #include "engine/reuse.hpp"
 
 #include <algorithm>
@@ -55,13 +56,40 @@ ReuseClock::Before ReuseClock::look_up(std::uint32_t unit, std::uint32_t pages) 
 
 void ReuseClock::weigh(std::uint32_t slot, std::uint32_t change) {
   weight_ += change;  // modulo 2^32, as every sum of the tree
-  for (std::size_t i = std::size_t{slot} + 1; i <= tree_.size(); i += i & (~i + 1)) tree_[i - 1] += change;
+  weights_[slot] += change;
+  if (asked_ != none && slot <= asked_) sum_ += change;
+  changes_.emplace_back(slot, change);
+  if (changes_.size() > tree_.size()) build_tree();
 }
 
-std::uint32_t ReuseClock::weight_up_to(std::uint32_t slot) const {
-  std::uint32_t sum = 0;
-  for (std::size_t i = std::size_t{slot} + 1; i > 0; i &= i - 1) sum += tree_[i - 1];
-  return sum;
+std::uint32_t ReuseClock::weight_up_to(std::uint32_t slot) {
+  constexpr std::uint32_t near = 16;
+  if (asked_ != none && slot >= asked_ && slot - asked_ <= near) {
+    for (std::uint32_t s = asked_ + 1; s <= slot; ++s) sum_ += weights_[s];
+  } else {
+    settle();
+    sum_ = 0;
+    for (std::size_t i = std::size_t{slot} + 1; i > 0; i &= i - 1) sum_ += tree_[i - 1];
+  }
+  asked_ = slot;
+  return sum_;
+}
+
+void ReuseClock::settle() {
+  if (changes_.size() * 8 > tree_.size()) return build_tree();
+  for (const auto& [slot, change] : changes_) {
+    for (std::size_t i = std::size_t{slot} + 1; i <= tree_.size(); i += i & (~i + 1)) tree_[i - 1] += change;
+  }
+  changes_.clear();
+}
+
+void ReuseClock::build_tree() {
+  tree_ = weights_;
+  for (std::size_t i = 1; i <= tree_.size(); ++i) {
+    const std::size_t parent = i + (i & (~i + 1));
+    if (parent <= tree_.size()) tree_[parent - 1] += tree_[i - 1];
+  }
+  changes_.clear();
 }
 
 void ReuseClock::compact() {
@@ -73,13 +101,11 @@ void ReuseClock::compact() {
   }
   owner_.resize(std::max<std::size_t>(4, 2 * (std::size_t{n} + 1)));
   std::fill(owner_.begin() + n, owner_.end(), none);
-  tree_.assign(owner_.size(), 0);
+  weights_.assign(owner_.size(), 0);
+  for (std::uint32_t i = 0; i < n; ++i) weights_[i] = units_[owner_[i]].pages;
   next_slot_ = n;
-  for (std::size_t i = 1; i <= tree_.size(); ++i) {
-    if (i <= n) tree_[i - 1] += units_[owner_[i - 1]].pages;
-    const std::size_t parent = i + (i & (~i + 1));
-    if (parent <= tree_.size()) tree_[parent - 1] += tree_[i - 1];
-  }
+  asked_ = none;
+  build_tree();
 }
 
 }  // namespace moekv

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "engine/statistics.hpp"
@@ -37,14 +38,20 @@ class ReuseClock {
     std::uint32_t pages = 0;    // looked up so far
   };
   void weigh(std::uint32_t slot, std::uint32_t change);
-  [[nodiscard]] std::uint32_t weight_up_to(std::uint32_t slot) const;
+  /// Pages of the slots up to this one. Cheap for a slot that follows the last one asked for, as when units are looked up in their order of before.
+  [[nodiscard]] std::uint32_t weight_up_to(std::uint32_t slot);
+  /// Brings the tree up to date.
+  void settle();
+  void build_tree();
   /// Closes the gaps of the order, with room for as many slots again.
   void compact();
 
   std::uint64_t now_ = 0;
   std::uint32_t next_slot_ = 0, weight_ = 0;
   std::vector<Unit> units_;
-  std::vector<std::uint32_t> free_, owner_, tree_;  // owner_, tree_: [slots] unit or none; a Fenwick tree of pages
+  std::vector<std::uint32_t> free_, owner_, weights_, tree_;     // [slots] unit or none, pages; a Fenwick tree of pages, but for changes_
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> changes_;  // (slot, change)
+  std::uint32_t asked_ = none, sum_ = 0;                          // the last slot asked for and the pages up to it, as they are now
 };
 
 /// What the lookups and evictions of a window say about reuse.

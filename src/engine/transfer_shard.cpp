@@ -29,7 +29,11 @@ void Group::transfer(StateStream& stream) {
   stream(request_, layer_, head_group_, home_, chains_, order_, list_, protect_, allotted_, entropy_, squares_, queried_, experts_, recent_, in_use_);
 }
 
-void ReuseClock::transfer(StateStream& stream) { stream(now_, next_slot_, weight_, units_, free_, owner_, tree_); }
+void ReuseClock::transfer(StateStream& stream) {
+  stream(now_, next_slot_, weight_, units_, free_, owner_, weights_);
+  asked_ = none;
+  build_tree();
+}
 
 void BlockPool::transfer(StateStream& stream) { stream(next, free); }
 

@@ -50,10 +50,16 @@ class WireWriter {
 
   template <class T>
   void put(const T* data, std::size_t n) {
-    const std::size_t begin = bytes_->size();
-    bytes_->resize(begin + padded(n * sizeof(T)));
-    if (n > 0) std::memcpy(bytes_->data() + begin, data, n * sizeof(T));
+    add(data, n);
+    pad();
   }
+  /// A piece of a section, which `pad` ends.
+  template <class T>
+  void add(const T* data, std::size_t n) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(data);
+    bytes_->insert(bytes_->end(), bytes, bytes + n * sizeof(T));
+  }
+  void pad() { bytes_->resize(padded(bytes_->size())); }
   /// Room for `n` bytes to be filled by the caller; valid until the next call.
   [[nodiscard]] std::byte* reserve(std::size_t n) {
     const std::size_t begin = bytes_->size();

@@ -1,4 +1,4 @@
-// Merging of partial results by every backend: equal to one softmax, empties skipped, sink in the denominator only, order respected.
+// Merging of partial results, of tasks by every backend: equal to one softmax, empties skipped, sink in the denominator only, order respected.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "device/backend.hpp"
+#include "device/merge_partials.hpp"
 #include "rules/attend.hpp"
 #include "support/emulated_device.hpp"
 #include "support/page_world.hpp"
@@ -22,20 +23,20 @@ struct Rows {
   explicit Rows(std::size_t n, std::uint32_t d_v, float fill) : m(n, fill), l(n, fill), o(n * d_v, fill) {}
 };
 
-class MergeParity : public ::testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    if (make_test_backend(GetParam(), 1) == nullptr) GTEST_SKIP() << "no device for backend " << GetParam();
-  }
-  static Rows merge(const Rows& parts, const std::vector<std::uint32_t>& offsets, const std::vector<std::uint32_t>& list, std::uint32_t d_v,
-                    const float* sink = nullptr) {
-    Rows out(offsets.size() - 1, d_v, std::numeric_limits<float>::quiet_NaN());
-    const auto device = make_test_backend(GetParam(), 2);
-    device->merge({offsets, list, parts.m.data(), parts.l.data(), parts.o.data(), d_v, sink, out.m.data(), out.l.data(), out.o.data()});
-    device->sync();
-    return out;
-  }
+/// Attention outputs and log-sum-exps.
+struct Merged {
+  std::vector<float> lse, o;
 };
+
+Merged merge(const Rows& rows, const std::vector<std::uint32_t>& offsets, const std::vector<std::uint32_t>& list, std::uint32_t d_v,
+             const float* sink = nullptr, int n_threads = 2) {
+  constexpr float unset = std::numeric_limits<float>::quiet_NaN();
+  Merged out{std::vector<float>(offsets.size() - 1, unset), std::vector<float>((offsets.size() - 1) * d_v, unset)};
+  std::vector<Partial> parts;
+  for (const std::uint32_t i : list) parts.push_back({{rows.m[i], rows.l[i]}, rows.o.data() + std::size_t{i} * d_v});
+  merge_partials({offsets, parts, d_v, sink, out.lse.data(), out.o.data()}, n_threads);
+  return out;
+}
 
 /// Partials of random logits: part i holds entries [i * per_part, (i + 1) * per_part).
 struct Split {
@@ -63,13 +64,13 @@ Split random_split(std::uint32_t n_parts, std::uint32_t per_part, std::uint32_t 
   return s;
 }
 
-TEST_P(MergeParity, PartsGiveOneSoftmaxWithAndWithoutSink) {
+TEST(Merge, PartsGiveOneSoftmaxWithAndWithoutSink) {
   constexpr std::uint32_t d_v = 40;
   const Split s = random_split(9, 20, d_v, 12.0F);
   std::vector<std::uint32_t> list(9);
   for (std::uint32_t i = 0; i < 9; ++i) list[i] = i;
   for (const float sink : {nothing, -3.0F, 10.0F, 80.0F}) {
-    const Rows out = merge(s.parts, {0, 9}, list, d_v, std::isinf(sink) ? nullptr : &sink);
+    const Merged out = merge(s.parts, {0, 9}, list, d_v, std::isinf(sink) ? nullptr : &sink);
     double denominator = std::exp(static_cast<double>(sink) - 30.0);
     std::vector<double> o(d_v, 0.0);
     for (std::size_t i = 0; i < s.logits.size(); ++i) {
@@ -77,12 +78,12 @@ TEST_P(MergeParity, PartsGiveOneSoftmaxWithAndWithoutSink) {
       denominator += p;
       for (std::uint32_t c = 0; c < d_v; ++c) o[c] += p * s.values[i * d_v + c];
     }
-    EXPECT_NEAR(static_cast<double>(out.m[0]) + std::log(static_cast<double>(out.l[0])), 30.0 + std::log(denominator), 1e-5);
-    for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_NEAR(out.o[c] / out.l[0], o[c] / denominator, 2e-6);
+    EXPECT_NEAR(out.lse[0], 30.0 + std::log(denominator), 1e-5);
+    for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_NEAR(out.o[c], o[c] / denominator, 2e-6);
   }
 }
 
-TEST_P(MergeParity, EmptiesAreSkippedAndMayHoldGarbage) {
+TEST(Merge, EmptiesAreSkippedAndMayHoldGarbage) {
   constexpr std::uint32_t d_v = 8;
   Split s = random_split(3, 4, d_v, 1.0F);
   Rows parts(5, d_v, std::numeric_limits<float>::quiet_NaN());
@@ -95,34 +96,32 @@ TEST_P(MergeParity, EmptiesAreSkippedAndMayHoldGarbage) {
   parts.m[0] = parts.m[2] = nothing;
   parts.l[0] = parts.l[2] = 0.0F;
   const float sinks[] = {2.0F, 2.0F, 2.0F};
-  const Rows with = merge(parts, {0, 5, 7, 7}, {0, 1, 2, 3, 4, 0, 2}, d_v, sinks);
-  const Rows without = merge(s.parts, {0, 3}, {0, 1, 2}, d_v, sinks);
-  EXPECT_EQ(with.m[0], without.m[0]);
-  EXPECT_EQ(with.l[0], without.l[0]);
+  const Merged with = merge(parts, {0, 5, 7, 7}, {0, 1, 2, 3, 4, 0, 2}, d_v, sinks);
+  const Merged without = merge(s.parts, {0, 3}, {0, 1, 2}, d_v, sinks);
+  EXPECT_EQ(with.lse[0], without.lse[0]);
   for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(with.o[c], without.o[c]);
   for (const std::size_t row : {1U, 2U}) {  // only empties; no parts at all
-    EXPECT_EQ(with.m[row], nothing);
-    EXPECT_EQ(with.l[row], 0.0F);
+    EXPECT_EQ(with.lse[row], nothing);
     for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(with.o[row * d_v + c], 0.0F);
   }
 }
 
-TEST_P(MergeParity, OnePartIsCopiedAndOrderIsTheListsOrder) {
+TEST(Merge, OnePartIsDividedAndOrderIsTheListsOrder) {
   constexpr std::uint32_t d_v = 16;
   const Split s = random_split(3, 7, d_v, 2.0F);
-  const Rows one = merge(s.parts, {0, 1}, {2}, d_v);
-  EXPECT_EQ(one.m[0], s.parts.m[2]);
-  EXPECT_EQ(one.l[0], s.parts.l[2]);
+  const Merged one = merge(s.parts, {0, 1}, {2}, d_v);
+  EXPECT_EQ(one.lse[0], s.parts.m[2] + log_fixed(s.parts.l[2]));
+  for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(one.o[c], s.parts.o[2 * d_v + c] / s.parts.l[2]);
   SoftmaxState state;
   std::vector<float> o(d_v);
   for (const std::uint32_t i : {2U, 0U, 1U}) merge_part(state, o.data(), {s.parts.m[i], s.parts.l[i]}, s.parts.o.data() + i * d_v, d_v);
-  const Rows three = merge(s.parts, {0, 3}, {2, 0, 1}, d_v);
-  EXPECT_EQ(three.l[0], state.l);
-  for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(three.o[c], o[c]);
+  const Merged three = merge(s.parts, {0, 3}, {2, 0, 1}, d_v);
+  EXPECT_EQ(three.lse[0], state.m + log_fixed(state.l));
+  for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(three.o[c], o[c] / state.l);
 }
 
-TEST_P(MergeParity, ManyRowsMatchOneByOne) {
-  constexpr std::uint32_t d_v = 64;
+TEST(Merge, ManyRowsOnManyThreadsMatchOneByOne) {
+  constexpr std::uint32_t d_v = 128;
   const Split s = random_split(600, 2, d_v, 3.0F);
   std::vector<std::uint32_t> offsets = {0};
   std::vector<std::uint32_t> list;
@@ -133,13 +132,20 @@ TEST_P(MergeParity, ManyRowsMatchOneByOne) {
   }
   std::vector<float> sinks;
   for (std::uint32_t row = 0; row < 300; ++row) sinks.push_back(0.02F * static_cast<float>(row) - 3.0F);
-  const Rows all = merge(s.parts, offsets, list, d_v, sinks.data());
+  const Merged all = merge(s.parts, offsets, list, d_v, sinks.data(), 3);
   for (std::uint32_t row = 0; row < 300; row += 37) {
-    const Rows one = merge(s.parts, {0, 2}, {2 * row, 2 * row + 1}, d_v, &sinks[row]);
-    EXPECT_EQ(all.l[row], one.l[0]);
+    const Merged one = merge(s.parts, {0, 2}, {2 * row, 2 * row + 1}, d_v, &sinks[row]);
+    EXPECT_EQ(all.lse[row], one.lse[0]);
     for (std::uint32_t c = 0; c < d_v; ++c) EXPECT_EQ(all.o[row * d_v + c], one.o[c]);
   }
 }
+
+class MergeParity : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (make_test_backend(GetParam(), 1) == nullptr) GTEST_SKIP() << "no device for backend " << GetParam();
+  }
+};
 
 /// Attention that merges its tasks does so in the order of the list, bit for bit; a row that no task fills is empty.
 TEST_P(MergeParity, TasksOfOneAttentionMergeInTheirOrder) {
