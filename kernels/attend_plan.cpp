@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <utility>
 
 #include "attend_block.hpp"
 #include "core/error.hpp"
@@ -141,11 +143,7 @@ class Planner {
     const std::span<DevicePage> pages = std::span(plan_.pages).subspan(first_page);
     table_.locate(reads, pages);
     const bool apart = any && !latent_;
-    if (apart && !one_pool) {
-      first_slot_.assign(table_.pools.size(), ~0U);
-      for (const DevicePage& page : pages) first_slot_[page.pool] = std::min(first_slot_[page.pool], page.first_slot);
-      std::ranges::stable_sort(pages, {}, [&](const DevicePage& page) { return first_slot_[page.pool]; });
-    }
+    if (apart && !one_pool) put_pools_side_by_side(pages);
     parts_.clear();
     std::uint64_t in_part = 0;
     for (std::size_t i = 0; i < pages.size(); ++i) {
@@ -160,6 +158,16 @@ class Planner {
     }
     if (parts_.empty()) parts_.emplace_back();
     return parts_;
+  }
+
+  /// Pools in the order of their first pages.
+  void put_pools_side_by_side(std::span<DevicePage> pages) {
+    sorted_.clear();
+    for (std::vector<char> done(table_.pools.size()); const DevicePage& first : pages) {
+      if (std::exchange(done[first.pool], 1) != 0) continue;
+      std::ranges::copy_if(pages, std::back_inserter(sorted_), [&](const DevicePage& page) { return page.pool == first.pool; });
+    }
+    std::ranges::copy(sorted_, pages.begin());
   }
 
   void add_items(std::uint32_t index, const Part& part, std::uint32_t row) {
@@ -188,9 +196,8 @@ class Planner {
   std::uint32_t tensor_heads_ = 0;
   Tiles tiles_{};
   std::vector<char> narrow_;  // by pool: its pages may go through tensor cores
-  // Of the task that is being cut: its parts, and by pool the first slot of its pages.
-  std::vector<Part> parts_;
-  std::vector<std::uint32_t> first_slot_;
+  std::vector<Part> parts_;         // of the task that is being cut
+  std::vector<DevicePage> sorted_;  // its pages
   AttendPlan plan_;
 };
 

@@ -43,7 +43,7 @@ File::File(Handle file, Handle root, std::shared_ptr<const Origin> origin) : Gro
 
 File File::create(const std::string& path) {
   detail::prepare();
-  auto origin = std::make_shared<const detail::WrittenOrigin>(path);
+  auto origin = std::make_shared<const Origin>(Origin{path, std::make_shared<detail::ScaleUsers>()});
   const Handle access = access_list();
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   H5Pset_link_creation_order(creation.id(), creation_order);
@@ -61,8 +61,7 @@ File File::create(const std::string& path) {
 File File::open(const std::string& path, Access mode) {
   detail::prepare();
   require_readable(path);
-  std::shared_ptr<const Origin> origin = std::make_shared<const Origin>(Origin{path, true});
-  if (mode == Access::update) origin = std::make_shared<const detail::WrittenOrigin>(path);
+  auto origin = std::make_shared<const Origin>(Origin{path, mode == Access::update ? std::make_shared<detail::ScaleUsers>() : nullptr});
   const Handle access = access_list();
   if (mode == Access::foreign && use_guarded_driver(access.id()) < 0)
     throw SystemError(path + ": cannot register the file driver: " + detail::take_error());
@@ -75,8 +74,8 @@ File File::open(const std::string& path, Access mode) {
 }
 
 void File::close() {
-  if (!origin_->reading) {
-    detail::write_scale_users(*this, static_cast<const detail::WrittenOrigin&>(*origin_));
+  if (!origin_->reading()) {
+    detail::write_scale_users(*this, *origin_);
     check(H5Fflush(file_.id(), H5F_SCOPE_GLOBAL), "flush");
   }
   handle_.reset();

@@ -46,10 +46,15 @@ concept Number = (std::integral<T> && !std::same_as<T, bool>) || std::floating_p
 
 using Dims = std::vector<std::uint64_t>;
 
+namespace detail {
+struct ScaleUsers;
+}
+
 /// What open objects remember for messages and for the kind of a failure.
 struct Origin {
   std::string path;
-  bool reading = true;
+  std::shared_ptr<detail::ScaleUsers> scale_users = nullptr;  // of a file that is written
+  [[nodiscard]] bool reading() const { return scale_users == nullptr; }
 };
 
 /// Owns one HDF5 identifier. Move-only; closing never throws.

@@ -197,17 +197,17 @@ void Dataset::attach_scale(const Dataset& scale, unsigned axis) {
   const Handle list(H5Acreate2(handle_.id(), DIMENSION_LIST, type, space.id(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
   check(list.id(), fmt::format("attach scale {} to axis {}", scale.name(), axis));
   check(H5Awrite(list.id(), type, scales.data()), fmt::format("attach scale {} to axis {}", scale.name(), axis));
-  static_cast<const detail::WrittenOrigin&>(*origin_).scale_users[scale.name()].push_back({own_reference, axis});
+  origin_->scale_users->of_scale[scale.name()].push_back({own_reference, axis});
 }
 
-void detail::write_scale_users(const Group& file, const WrittenOrigin& origin) {
+void detail::write_scale_users(const Group& file, const Origin& origin) {
   static const hid_t type = [] {
     const hid_t user = H5Tcreate(H5T_COMPOUND, sizeof(ScaleUser));
     H5Tinsert(user, "dataset", offsetof(ScaleUser, dataset), H5T_STD_REF_OBJ);
     H5Tinsert(user, "dimension", offsetof(ScaleUser, axis), H5T_NATIVE_INT);
     return user;
   }();
-  for (const auto& [name, users] : origin.scale_users) {
+  for (const auto& [name, users] : origin.scale_users->of_scale) {
     const Handle scale(H5Dopen2(file.id(), name.c_str(), H5P_DEFAULT), H5Dclose);
     const Handle space = make_space({users.size()});
     const Handle list(H5Acreate2(scale.id(), REFERENCE_LIST, type, space.id(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);

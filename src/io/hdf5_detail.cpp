@@ -60,7 +60,7 @@ std::string take_error() {
 
 void fail(const Origin& origin, const std::string& name, const std::string& what) {
   const std::string where = name == "/" ? origin.path : origin.path + ":" + name;
-  if (origin.reading) throw UserError(where, what);
+  if (origin.reading()) throw UserError(where, what);
   throw SystemError(where + ": " + what);
 }
 

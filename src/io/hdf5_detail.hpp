@@ -17,11 +17,10 @@ struct ScaleUser {
   unsigned axis;
 };
 
-/// The origin of everything in a file that is written (Origin::reading is false). H5DSattach_scale reads and rewrites REFERENCE_LIST for every one
-/// more dataset, a third of the time of writing a result; the lists are collected here, by the scale's name, and File::close() writes each once.
-struct WrittenOrigin : Origin {
-  explicit WrittenOrigin(const std::string& file) : Origin{file, false} {}
-  mutable std::map<std::string, std::vector<ScaleUser>> scale_users;
+/// H5DSattach_scale reads and rewrites REFERENCE_LIST for every one more dataset, a third of the time of writing a result; the lists are collected here
+/// and File::close() writes each once.
+struct ScaleUsers {
+  std::map<std::string, std::vector<ScaleUser>> of_scale;  // by the scale's name
 };
 
 /// Stops HDF5 from printing on this thread and from loading filter plugins; called before anything else.
@@ -38,7 +37,7 @@ void prepare();
 /// The transfer properties for `n` elements of `type`: HDF5 clears a conversion buffer of 1 MiB at every transfer unless it is told of a smaller one.
 [[nodiscard]] hid_t transfer_list(Type type, std::uint64_t n);
 /// Notes in every scale of `file` which axes it describes.
-void write_scale_users(const Group& file, const WrittenOrigin& origin);
+void write_scale_users(const Group& file, const Origin& origin);
 /// A dataspace: scalar for no axis, `extendable` leaves the first axis unlimited.
 [[nodiscard]] Handle make_space(const Dims& dims, bool extendable = false);
 
