@@ -20,7 +20,7 @@ sed 's/__malloc__ ([a-z_]*)/__malloc__/' "$(g++ -print-file-name=include/omp.h)"
 tidy() { # checks that are off, regex...
   local off=$1
   shift
-  run-clang-tidy-16 -quiet -p build/tidy -j "$(build_jobs)" "-checks=$off" -extra-arg="-isystem$PWD/build/tidy/openmp" -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-unused-command-line-argument "$@"
+  run-clang-tidy-16 -quiet -p build/tidy -j "$(build_jobs)" "-checks=$off" -extra-arg="-isystem$PWD/build/tidy/openmp" -extra-arg=-Wno-unknown-warning-option -extra-arg=-Qunused-arguments "$@"
 }
 sources_together=-bugprone-suspicious-include
 # Tests hold long tables and oracles of one formula after another, step through exact fractions, and count what operator new gives.

@@ -58,7 +58,8 @@ TEST(Codebook, KeepsAsManyValuesAsItHasCentroids) {
 TEST(Codebook, CentroidsAreTheMeansOfTheirRows) {  // a lattice of 256 points, and around each two rows
   std::vector<float> x, expected;
   for (int i = 0; i < 256; ++i) {
-    const float a = 64.0F * static_cast<float>(i / 16 - 8), b = 64.0F * static_cast<float>(i % 16 - 8);
+    const int row = i / 16, column = i % 16;
+    const float a = 64.0F * static_cast<float>(row - 8), b = 64.0F * static_cast<float>(column - 8);
     x.insert(x.end(), {a - 1, b, a + 1, b});
     expected.insert(expected.end(), {a, b, a, b});
   }

@@ -225,7 +225,7 @@ TEST_F(Hdf5, PendingFileAppearsWholeOrNotAtAll) {
   EXPECT_THAT(message_of([&] { PendingFile a(path); }), HasSubstr("exists and is no HDF5 file"));
   const PendingFile text(path, FileKind::other);
   const std::string empty = dir.file("empty"), result = dir.file("result.h5");
-  std::ofstream{empty};
+  std::ofstream(empty).close();
   (void)h5::File::create(result);
   const PendingFile b(empty), c(result);
 }
