@@ -17,8 +17,7 @@ constexpr std::size_t worth_threads = 65536;  // values; some 20 us of one core
 void merge_partials(const MergeBatch& batch, int n_threads) {
   MOEKV_EXPECT(!batch.offsets.empty());
   const auto rows = static_cast<std::int64_t>(batch.offsets.size()) - 1;
-  const int threads = n_threads > 0 ? n_threads : omp_get_max_threads();
-#pragma omp parallel for schedule(static) num_threads(threads) if (batch.parts.size() * batch.d_v > worth_threads)
+#pragma omp parallel for schedule(static) num_threads(n_threads > 0 ? n_threads : omp_get_max_threads()) if (batch.parts.size() * batch.d_v > worth_threads)
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto row = static_cast<std::size_t>(r);
     SoftmaxState state;

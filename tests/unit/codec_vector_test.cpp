@@ -140,8 +140,8 @@ TEST(Smooth, MatchesVector) {  // divisors (4, 1): k = (8, 1) is stored as (2, 1
   const PlaneFormat f = codec::Parts{.map = codec::PartMap::diag}.plane(Role::k, 2);
   std::vector<std::byte> table(table_bytes(f, 2));
   ASSERT_EQ(table.size(), 4U);
-  store_u16(&table[0], fp16_from_float(4));
-  store_u16(&table[2], fp16_from_float(1));
+  store_u16(table.data(), fp16_from_float(4));
+  store_u16(table.data() + 2, fp16_from_float(1));
   const MapView m = map_view(f, 2, table.data());
   std::vector<float> k = {8, 1}, z(2), folded(2), back = {100, 200};
   map_forward(m, k.data(), z.data());
