@@ -97,7 +97,7 @@ RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport
   ReplayHooks hooks;
   connect(options, log, hooks);
   if (!options.quiet) hooks.progress = [&](const Progress& progress) { line.show(progress); };
-  hooks.interrupted = [] { return stop_requested(); };
+  hooks.interrupted = [](const Progress&) { return stop_requested(); };
   const ProfileSteps profiled = profile_steps(spec, options);
   hooks.profile_begin = profiled.begin;
   hooks.profile_end = profiled.end;

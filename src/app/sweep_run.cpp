@@ -35,28 +35,27 @@ struct PointEnd {
 class PointWatch {
  public:
   /// `before`: seconds that earlier attempts spent on what this one goes on from.
-  PointWatch(const SweepLimits& limits, bool first, double before) : limits_(limits), first_(first), before_(before) {}
+  PointWatch(const SweepLimits& limits, bool first, double before)
+      : limits_(limits), first_(first), limited_(first && limits.point > 0), before_(before) {}
 
-  void progress(const Progress& p) { done_ = p.total_tokens == 0 ? 0 : static_cast<double>(p.done_tokens) / static_cast<double>(p.total_tokens); }
-  /// Process 0 judges by its progress; the others only make sure that the grace is kept.
-  [[nodiscard]] bool must_stop() {
-    const bool limited = first_ && limits_.point > 0;
-    if (!limited && !stop_requested()) return false;  // asked after every step: no clock is read for it
+  /// Process 0 judges by the progress; the others only make sure that the grace is kept.
+  [[nodiscard]] bool must_stop(const Progress& p) {
+    if (!limited_ && !stop_requested()) return false;  // asked after every step: no clock is read for it
     const double ran = before_ + seconds_since(start_);
-    timed_out_ = limited && ran > limits_.point;
+    timed_out_ = limited_ && ran > limits_.point;
     if (timed_out_ || !stop_requested()) return timed_out_;
     if (!asked_) asked_ = Clock::now();
     const double left = limits_.grace - seconds_since(*asked_);
-    return left <= 0 || (first_ && (done_ <= 0 || ran * (1 - done_) / done_ > left));
+    const double done = p.total_tokens == 0 ? 0 : static_cast<double>(p.done_tokens) / static_cast<double>(p.total_tokens);
+    return left <= 0 || (first_ && (done <= 0 || ran * (1 - done) / done > left));
   }
   [[nodiscard]] bool timed_out() const { return timed_out_; }
 
  private:
   const SweepLimits& limits_;
-  bool first_;
+  bool first_, limited_;
   double before_;
   bool timed_out_ = false;
-  double done_ = 0;
   Clock::time_point start_ = Clock::now();
   std::optional<Clock::time_point> asked_;
 };
@@ -162,8 +161,7 @@ class SweepRun {
       job_.allreduce_max({&timed_out, 1});
       if (timed_out == 0) checkpoint.save(run);
     };
-    hooks.progress = [&](const Progress& progress) { watch.progress(progress); };
-    hooks.interrupted = [&] { return watch.must_stop(); };
+    hooks.interrupted = [&](const Progress& progress) { return watch.must_stop(progress); };
     try {
       const double cpu = cpu_seconds();
       RunOutcome outcome = run_point(spec, made, transport, hooks);

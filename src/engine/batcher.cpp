@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "core/error.hpp"
@@ -36,7 +35,8 @@ std::uint64_t planned_bytes(const Geometry& geometry, std::uint32_t request_toke
   return bytes;
 }
 
-Batcher::Batcher(const Geometry& geometry, const TraceSource& trace) : geometry_(&geometry), load_(geometry.n_ranks()) {
+Batcher::Batcher(const Geometry& geometry, const TraceSource& trace)
+    : geometry_(&geometry), max_tokens_(geometry.spec().batch.max_num_batched_tokens) {
   const RunSpec& spec = geometry.spec();
   const std::uint32_t first = std::min(spec.trace.first_request, trace.n_requests());
   std::uint32_t end = trace.n_requests();
@@ -78,13 +78,16 @@ Batcher::Batcher(const Geometry& geometry, const TraceSource& trace) : geometry_
 
 Rank Batcher::choose_home(const Request& request) const {
   if (geometry_->spec().placement.home == HomeRule::modulo) return Rank(request.id.value % geometry_->n_ranks());
-  return Rank(static_cast<std::uint32_t>(std::min_element(load_.begin(), load_.end()) - load_.begin()));
+  std::vector<std::uint64_t> load(geometry_->n_ranks());  // unfinished tokens
+  for (const Active& a : active_) load[a.home.value] += a.request.total - a.done;
+  return Rank(static_cast<std::uint32_t>(std::min_element(load.begin(), load.end()) - load.begin()));
 }
 
 void Batcher::admit() {
+  if (next_ == requests_.size()) return;
   const RunSpec& spec = geometry_->spec();
   const bool by_arrival = spec.batch.load == LoadKind::arrivals;
-  if (by_arrival && active_.empty() && next_ < requests_.size()) clock_ns_ = std::max(clock_ns_, requests_[next_].arrival_ns);
+  if (by_arrival && active_.empty()) clock_ns_ = std::max(clock_ns_, requests_[next_].arrival_ns);
   const std::size_t limit = by_arrival ? spec.batch.max_num_seqs : std::min(spec.batch.max_num_seqs, spec.batch.concurrency);
   const std::uint64_t capacity = spec.eviction.scope == EvictScope::request ? spec.memory.shard_bytes : 0;
   const std::size_t before = active_.size();
@@ -95,18 +98,17 @@ void Batcher::admit() {
     if (capacity > 0 && planned_ + need > capacity) break;
     planned_ += need;
     const Rank home = choose_home(request);
-    load_[home.value] += request.total;
     RequestRecord& record = records_[next_];
     record.request = request.id.value;
     record.home = home.value;
     record.prompt_tokens = request.prompt;
     record.output_tokens = request.total - request.prompt;
     record.arrival_ns = by_arrival ? request.arrival_ns : clock_ns_;
-    active_.push_back({static_cast<std::uint32_t>(next_), home, 0, need});
+    active_.push_back({request, static_cast<std::uint32_t>(next_), home, 0, need});
     next_ += 1;
   }
   if (active_.size() > before)
-    std::sort(active_.begin(), active_.end(), [&](const Active& a, const Active& b) { return requests_[a.index].id < requests_[b.index].id; });
+    std::sort(active_.begin(), active_.end(), [&](const Active& a, const Active& b) { return a.request.id < b.request.id; });
 }
 
 std::uint32_t Batcher::observe_begin(const Request& request, std::uint32_t begin, std::uint32_t end) const {
@@ -152,42 +154,49 @@ void Batcher::start(std::uint32_t index) {
 
 const StepBatch& Batcher::next() {
   admit();
-  const RunSpec& spec = geometry_->spec();
   batch_.step = step_;
   batch_.items.clear();
-  std::uint32_t room = spec.batch.max_num_batched_tokens;
   // Decode tokens first, then prompt chunks while the token budget lasts; both in ascending request order.
-  std::vector<std::uint32_t>& take = take_;
-  take.assign(active_.size(), 0);
-  for (std::size_t i = 0; i < active_.size(); ++i) {
-    if (active_[i].done >= requests_[active_[i].index].prompt && room > 0) {
-      take[i] = 1;
-      room -= 1;
+  std::uint32_t decode_room = 0;
+  for (const Active& a : active_) decode_room += a.done >= a.request.prompt && decode_room < max_tokens_ ? 1 : 0;
+  std::uint32_t prompt_room = max_tokens_ - decode_room;
+  for (const Active& a : active_) {
+    const Request& request = a.request;
+    const std::uint32_t begin = a.done;
+    if (begin >= request.prompt) {
+      if (decode_room == 0) continue;
+      decode_room -= 1;
+      batch_.items.push_back({request.id, a.home, begin, begin + 1, begin, begin, request.prompt, request.total});
+      if (begin == 0) start(a.index);
+      continue;
     }
-  }
-  for (std::size_t i = 0; i < active_.size(); ++i) {
-    const Request& request = requests_[active_[i].index];
-    if (active_[i].done >= request.prompt) continue;
-    take[i] = std::min({spec.prefill.chunk_tokens, request.prompt - active_[i].done, room});
-    room -= take[i];
-  }
-  for (std::size_t i = 0; i < active_.size(); ++i) {
-    if (take[i] == 0) continue;
-    const Request& request = requests_[active_[i].index];
-    const std::uint32_t begin = active_[i].done;
-    const std::uint32_t end = begin + take[i];
-    if (begin == 0) start(active_[i].index);
-    batch_.items.push_back({request.id, active_[i].home, begin, end, query_begin(request, begin, end), observe_begin(request, begin, end),
-                            request.prompt, request.total});
+    const std::uint32_t take = std::min({geometry_->spec().prefill.chunk_tokens, request.prompt - begin, prompt_room}), end = begin + take;
+    if (take == 0) continue;
+    prompt_room -= take;
+    if (begin == 0) start(a.index);
+    batch_.items.push_back(
+        {request.id, a.home, begin, end, query_begin(request, begin, end), observe_begin(request, begin, end), request.prompt, request.total});
   }
   return batch_;
 }
 
-void Batcher::stamp_token(Active& active, std::uint32_t index) {
-  if (index > 0) {
-    gaps_.add(measured_ns_ - active.token_measured_ns);
-    model_gaps_.add(clock_ns_ - active.token_clock_ns);
+void Batcher::Gaps::add(std::int64_t measured_ns, std::int64_t model_ns) {
+  newest_.push_back({measured_ns, model_ns});
+  if (newest_.size() == most_new) settle();
+}
+
+void Batcher::Gaps::settle() {
+  for (const auto& [measured_ns, model_ns] : newest_) {
+    measured.add(static_cast<double>(measured_ns));
+    measured_bins.add(static_cast<std::uint64_t>(measured_ns));
+    model.add(static_cast<double>(model_ns));
+    model_bins.add(static_cast<std::uint64_t>(model_ns));
   }
+  newest_.clear();
+}
+
+void Batcher::stamp_token(Active& active, std::uint32_t index) {
+  if (index > 0) gaps_.add(measured_ns_ - active.token_measured_ns, clock_ns_ - active.token_clock_ns);
   active.token_measured_ns = measured_ns_;
   active.token_clock_ns = clock_ns_;
   if (index != 1) return;
@@ -197,41 +206,45 @@ void Batcher::stamp_token(Active& active, std::uint32_t index) {
 }
 
 std::vector<RequestRecord> Batcher::records() const {
-  std::vector<RequestRecord> started;
-  std::copy_if(records_.begin(), records_.end(), std::back_inserter(started), [](const RequestRecord& r) { return r.queue_delay_model_ns >= 0; });
-  return started;
+  std::vector<RequestRecord> all = records_;
+  for (const Active& a : active_) all[a.index].last_step = a.last_step;
+  std::erase_if(all, [](const RequestRecord& r) { return r.queue_delay_model_ns < 0; });
+  return all;
 }
 
 void Batcher::take_gaps(RunOutcome& out) {
+  gaps_.settle();
   // Every bin that a signed number can be in, so that modelled numbers stand in the same rows whatever was measured.
   for (std::size_t bin = 0; bin + 1 < LogBins::n_bins; ++bin)
-    out.gaps.push_back({static_cast<std::int64_t>(LogBins::low(bin)), static_cast<std::int64_t>(LogBins::high(bin)), gaps_.bins.count[bin],
-                        model_gaps_.bins.count[bin]});
-  out.kv_itl = std::move(gaps_.samples);
-  out.kv_itl_model = std::move(model_gaps_.samples);
+    out.gaps.push_back({static_cast<std::int64_t>(LogBins::low(bin)), static_cast<std::int64_t>(LogBins::high(bin)), gaps_.measured_bins.count[bin],
+                        gaps_.model_bins.count[bin]});
+  out.kv_itl = std::move(gaps_.measured);
+  out.kv_itl_model = std::move(gaps_.model);
 }
 
 void Batcher::finish_step(const StepBatch& batch, std::int64_t model_ns, std::int64_t measured_ns) {
   clock_ns_ += model_ns;
   measured_ns_ += measured_ns;
   step_ += 1;
+  auto it = active_.begin();  // both lists are in the order of requests
   for (const BatchItem& item : batch.items) {
-    const auto it = std::find_if(active_.begin(), active_.end(), [&](const Active& a) { return requests_[a.index].id == item.request; });
+    it = std::find_if(it, active_.end(), [&](const Active& a) { return a.request.id == item.request; });
     it->done = item.end;
-    load_[item.home.value] -= item.end - item.begin;
-    RequestRecord& record = records_[it->index];
-    record.last_step = static_cast<std::int64_t>(batch.step);
+    it->last_step = static_cast<std::int64_t>(batch.step);
     const std::uint32_t first = std::min(item.total_tokens, item.prompt_tokens + 1);  // tokens stored once the first output token is
     if (item.begin < first && item.end >= first) {
+      RequestRecord& record = records_[it->index];
       record.kv_ttft_model_ns = clock_ns_ - record.arrival_ns;
       record.kv_ttft_ns = measured_ns_ - start_measured_[it->index];
     }
     if (item.end > item.prompt_tokens) stamp_token(*it, item.end - item.prompt_tokens - 1);
     if (!item.finishes()) continue;
+    RequestRecord& record = records_[it->index];
+    record.last_step = it->last_step;
     record.e2e_model_ns = clock_ns_ - record.arrival_ns;
     record.e2e_ns = measured_ns_ - start_measured_[it->index];
     planned_ -= it->planned_bytes;
-    active_.erase(it);
+    it = active_.erase(it);
   }
 }
 

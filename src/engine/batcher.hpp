@@ -46,10 +46,12 @@ class Batcher {
     std::int64_t arrival_ns = 0;
   };
   struct Active {
+    Request request;
     std::uint32_t index;  // into requests_
     Rank home;
     std::uint32_t done = 0;  // tokens stored
     std::uint64_t planned_bytes = 0;
+    std::int64_t last_step = 0;                              // that it took part in
     std::int64_t token_clock_ns = 0, token_measured_ns = 0;  // when its newest output token's KV path was ready
   };
 
@@ -67,26 +69,33 @@ class Batcher {
   }
 
   const Geometry* geometry_;
+  std::uint32_t max_tokens_;  // of a step
   std::vector<Request> requests_;
   std::vector<RequestRecord> records_;
-  std::vector<Active> active_;       // ascending request id
-  std::vector<std::uint64_t> load_;  // unfinished tokens per rank
+  std::vector<Active> active_;  // ascending request id
   std::size_t next_ = 0;
   std::uint64_t step_ = 0, total_tokens_ = 0, cut_prompts_ = 0, planned_ = 0;
   std::int64_t clock_ns_ = 0, measured_ns_ = 0;
   std::vector<std::int64_t> start_measured_;
-  StepBatch batch_;                  // the newest step
-  std::vector<std::uint32_t> take_;  // [active], tokens of the step that is formed
-  struct Gaps {
-    SampleSketch samples;
-    LogBins bins;
-    void add(std::int64_t ns) {
-      samples.add(static_cast<double>(ns));
-      bins.add(static_cast<std::uint64_t>(ns));
-    }
+  StepBatch batch_;  // the newest step
+  /// Between tokens of one request. A step adds few and finds the bins out of every cache, so they are filled many at a time.
+  class Gaps {
+   public:
+    SampleSketch measured, model;
+    LogBins measured_bins, model_bins;
+    void add(std::int64_t measured_ns, std::int64_t model_ns);
+    /// Samples and bins hold all that was added only after it.
+    void settle();
     void transfer(StateStream& stream);
+
+   private:
+    static constexpr std::size_t most_new = 256;
+    struct Gap {
+      std::int64_t measured_ns, model_ns;
+    };
+    std::vector<Gap> newest_;
   };
-  Gaps gaps_, model_gaps_;
+  Gaps gaps_;
 };
 
 }  // namespace moekv

@@ -12,6 +12,7 @@
 #include "device/profile.hpp"
 #include "engine/backend_qkv.hpp"
 #include "engine/batcher.hpp"
+#include "engine/labels.hpp"
 #include "engine/laws.hpp"
 #include "engine/phase_timer.hpp"
 #include "engine/step_driver.hpp"
@@ -38,45 +39,6 @@ std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, Bac
   return std::make_unique<BackendQkv>(make_qkv_generator(spec.payload.generator, spec.model), spec.model, backend);
 }
 
-std::vector<std::string> labels_of(const RunSpec& spec, const Geometry& geometry, const TraceInfo& trace) {
-  std::vector<std::string> labels;
-  if (spec.routing.key == RoutingKey::same_layer) labels.emplace_back("acausal");
-  if (spec.read.copies == CopyRule::paper && geometry.several_copies()) labels.emplace_back("biased_softmax");
-  if (geometry.evicts_before_attend()) labels.emplace_back("evicts_before_attend");
-  if (spec.combine == CombineType::bf16) labels.emplace_back("combine_bf16");
-  if (trace.pseudo_logits) labels.emplace_back("pseudo_logits");
-  if (trace.joined) labels.emplace_back("joined");
-  if (!feedback_of(spec).empty()) labels.emplace_back("feedback");
-  if (geometry.layers().size() < spec.model.n_layers()) labels.emplace_back("layer_subset");
-  return labels;
-}
-
-/// A run with an eviction rule that never evicted, an allocator that never made capacities, a codec that sealed less than half or stores no less than
-/// raw pages do, a read-set rule that left no page out, or a router that listens to misses and chose as recorded, says nothing about it (MODEL
-/// section 4).
-void label_exercise(const RunSpec& spec, const Geometry& geometry, RunOutcome& out) {
-  std::int64_t evictions = 0, allocations = 0, sealed = 0, resident = 0, left_out = 0, sealed_pages = 0, routed = 0, rerouted = 0;
-  for (const StepRecord& s : out.steps) {
-    evictions += s.evictions;
-    allocations += s.allocations;
-    sealed += s.sealed_entries;
-    resident += s.resident_entries;
-    left_out += s.pages_considered - s.pages_selected;
-    routed += s.routed_pairs;
-    rerouted += s.routed_changed;
-  }
-  const bool evicts = !std::holds_alternative<evict::Full>(spec.eviction.rule);
-  for (const CodecRecord& c : out.codecs) sealed_pages += c.sealed_pages;
-  // A run of one step has no residents at the end of any window.
-  const std::string unshrunk = unshrunk_codec(spec);
-  if (!unshrunk.empty()) out.notes.push_back(unshrunk);
-  const bool idle_codec = geometry.compressed() && (2 * sealed < resident || sealed_pages == 0 || !unshrunk.empty());
-  const bool idle_select = selects(spec.read.select) && left_out == 0;
-  const bool idle_allocator = geometry.allocated() != allocate::When::start && allocations == 0;
-  const bool idle_router = traits_of(spec.routing.rule).reads_cache && routed > 0 && rerouted == 0;
-  if ((evicts && evictions == 0) || idle_allocator || idle_codec || idle_select || idle_router) out.labels.emplace_back("not_exercised");
-}
-
 /// Steps of the first windows: at the end of a short run nothing is resident, so its first window ends halfway.
 std::uint64_t window_steps_of(const RunSpec& spec, const Batcher& batcher) {
   const std::uint64_t steps = spec.metrics.window_steps, least = batcher.least_steps();
@@ -94,6 +56,8 @@ class Run {
         backend_(backend),
         transport_(transport),
         hooks_(hooks),
+        first_(transport.process() == 0),
+        alone_(transport.n_processes() == 1),
         geometry_(spec, trace.info(), ranks_of(spec, transport), plan_experts(spec, trace, ranks_of(spec, transport), transport)),
         batcher_(geometry_, trace),
         cache_(geometry_, backend, transport, trace.n_requests()),
@@ -174,17 +138,17 @@ class Run {
     const std::int64_t measured = driver_->run(batch);
     hand_over_log(step);
     counters.take_step_model(model_);
-    transport_.allreduce_max(model_);
+    if (!alone_) transport_.allreduce_max(model_);
     const std::int64_t host = model_.back(), memory = model_[model_.size() - 2];
     const std::int64_t network = std::accumulate(model_.begin(), model_.end() - 2, std::int64_t{0});
-    if (transport_.process() == 0) {  // already the whole job's: one process books it
+    if (first_) {  // already the whole job's: one process books it
       counters.step.t_network_model += network;
       counters.step.t_memory_model += memory;
       counters.step.t_host_model += host;
     }
     batcher_.finish_step(batch, network + memory + host, measured);
     for (const BatchItem& item : batch.items) done_tokens_ += item.end - item.begin;
-    if (hooks_.progress && transport_.process() == 0) hooks_.progress({step + 1, done_tokens_, batcher_.total_tokens()});
+    if (first_ && hooks_.progress) hooks_.progress(progress());
   }
 
   /// The step's part of the access log, gathered in process order, which is the order of shards.
@@ -225,10 +189,12 @@ class Run {
     cache_.counters().flush(next_step);
   }
 
+  [[nodiscard]] Progress progress() const { return {step_ + 1, done_tokens_, batcher_.total_tokens()}; }
+
   bool poll_interrupt() {
     if (!hooks_.interrupted) return false;
-    std::int64_t stop = hooks_.interrupted() ? 1 : 0;
-    transport_.allreduce_max({&stop, 1});
+    std::int64_t stop = hooks_.interrupted(progress()) ? 1 : 0;
+    if (!alone_) transport_.allreduce_max({&stop, 1});
     return stop != 0;
   }
 
@@ -260,6 +226,7 @@ class Run {
   Backend& backend_;
   Transport& transport_;
   const ReplayHooks& hooks_;
+  const bool first_, alone_;  // of the processes
   Geometry geometry_;
   Batcher batcher_;
   ShardedCache cache_;

@@ -40,8 +40,8 @@ struct ReplayHooks {
   // Steps [profile_begin, profile_end), or what of them the run has, lie between these two calls, on every process.
   std::uint64_t profile_begin = 0, profile_end = 0;
   std::function<void()> profile_start, profile_stop;
-  std::function<bool()> interrupted;  // polled after each step on every process; true stops the run (completed = false)
-  std::function<void(const StoppedRun&)> stopped;  // on every process, where the run was interrupted and checkpoint_refusal is null
+  std::function<bool(const Progress&)> interrupted;  // polled after each step on every process; true stops the run (completed = false)
+  std::function<void(const StoppedRun&)> stopped;    // on every process, where the run was interrupted and checkpoint_refusal is null
   StateStream* resume = nullptr;  // on every process or none: what `save` wrote for the same specification, trace and number of processes
 };
 

@@ -12,11 +12,12 @@ void RequestTable::transfer(StateStream& stream) { stream(rows_); }
 
 void SampleSketch::transfer(StateStream& stream) { stream(samples_, bins_, n_, mean_, squares_, sum_, min_, max_); }
 
-void Batcher::Gaps::transfer(StateStream& stream) { stream(samples, bins); }
-
-void Batcher::transfer(StateStream& stream) {
-  stream(records_, active_, load_, next_, step_, planned_, clock_ns_, measured_ns_, start_measured_, gaps_, model_gaps_);
+void Batcher::Gaps::transfer(StateStream& stream) {
+  settle();
+  stream(measured, model, measured_bins, model_bins);
 }
+
+void Batcher::transfer(StateStream& stream) { stream(records_, active_, next_, step_, planned_, clock_ns_, measured_ns_, start_measured_, gaps_); }
 
 void DecisionDigest::transfer(StateStream& stream) { stream(windows_); }
 

@@ -25,7 +25,7 @@ namespace moekv::testing {
     before->rewind();
     std::uint64_t done = 0;
     ReplayHooks hooks;
-    hooks.interrupted = [&] { return ++done == steps; };
+    hooks.interrupted = [&](const Progress&) { return ++done == steps; };
     hooks.stopped = [&](const StoppedRun& run) { run.save(*state); };
     hooks.resume = first ? nullptr : before.get();
     RunOutcome out = replay(spec, trace, *device, transport, hooks);

@@ -153,10 +153,12 @@ TEST(Accounting, ARequestStartsWithItsFirstTokens) {
   Batcher batcher(geometry, trace);
   for (int step = 0; step < 2; ++step) batcher.finish_step(batcher.next(), 100, 1);
   EXPECT_EQ(batcher.records().size(), 1U) << "the prompt of the first left the second no room";
+  EXPECT_EQ(batcher.records()[0].last_step, 1) << "so far";
   batcher.finish_step(batcher.next(), 100, 1);
   const std::vector<RequestRecord> records = batcher.records();
   ASSERT_EQ(records.size(), 2U);
   EXPECT_EQ(records[0].first_step, 0);
+  EXPECT_EQ(records[0].last_step, 2);
   EXPECT_EQ(records[1].first_step, 2);
   EXPECT_EQ(records[1].queue_delay_model_ns, 200);
   EXPECT_EQ(records[1].kv_ttft_ns, 1) << "from the start of its first step";
