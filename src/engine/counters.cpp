@@ -204,24 +204,24 @@ std::int64_t Counters::end_exchange() {
   return worst;
 }
 
-void Counters::step_model(std::vector<std::int64_t>& values) const {
-  values = exchange_ns_;
+std::vector<std::int64_t> Counters::step_model() const {
+  std::vector<std::int64_t> values = exchange_ns_;
   const std::int64_t bytes = memory_bytes_.empty() ? 0 : *std::max_element(memory_bytes_.begin(), memory_bytes_.end());
   values.push_back(geometry_->spec().cluster.network.memory_ns(bytes));
   values.push_back(host_ns_.empty() ? 0 : *std::max_element(host_ns_.begin(), host_ns_.end()));
-}
-
-std::vector<std::int64_t> Counters::step_model() const {
-  std::vector<std::int64_t> values;
-  step_model(values);
   return values;
 }
 
 void Counters::take_step_model(std::vector<std::int64_t>& values) {
-  step_model(values);
+  values.swap(exchange_ns_);
   exchange_ns_.clear();
-  std::fill(memory_bytes_.begin(), memory_bytes_.end(), 0);
-  std::fill(host_ns_.begin(), host_ns_.end(), 0);
+  std::int64_t bytes = 0, host_ns = 0;
+  for (std::size_t r = 0; r < memory_bytes_.size(); ++r) {
+    bytes = std::max(bytes, std::exchange(memory_bytes_[r], 0));
+    host_ns = std::max(host_ns, std::exchange(host_ns_[r], 0));
+  }
+  values.push_back(geometry_->spec().cluster.network.memory_ns(bytes));
+  values.push_back(host_ns);
 }
 
 std::vector<std::int64_t> Counters::take_step_model() {
@@ -244,16 +244,18 @@ void Counters::flush(std::uint64_t next_step) {
     step_rows_.push_back(step);
     layer_rows_.insert(layer_rows_.end(), layers.begin(), layers.end());
     codec_rows_.insert(codec_rows_.end(), codec.begin(), codec.end());
-    std::map<std::int64_t, LoadRecord> nodes;
-    for (const LoadRecord& rank : rank_load) {
+    for (const auto* rows : {&expert_load, &shard_load, &rank_load}) load_rows_.insert(load_rows_.end(), rows->begin(), rows->end());
+    const std::size_t nodes = load_rows_.size();
+    for (const LoadRecord& rank : rank_load) {  // ascending, and so are their nodes
       LoadRecord node = rank;
       node.entity = static_cast<std::int64_t>(Entity::node);
       node.index = rank.index / geometry_->spec().cluster.network.ranks_per_node;
-      const auto [it, added] = nodes.try_emplace(node.index, node);
-      if (!added) combine_rows(it->second, node);
+      if (load_rows_.size() > nodes && load_rows_.back().index == node.index) {
+        combine_rows(load_rows_.back(), node);
+      } else {
+        load_rows_.push_back(node);
+      }
     }
-    for (const auto* rows : {&expert_load, &shard_load, &rank_load}) load_rows_.insert(load_rows_.end(), rows->begin(), rows->end());
-    for (const auto& [index, node] : nodes) load_rows_.push_back(node);
     for (const TrafficRecord& row : matrix_) {
       if (row.messages > 0) traffic_rows_.push_back(row);
     }

@@ -73,7 +73,6 @@ class Counters {
   void transfer(StateStream& stream);
 
  private:
-  void step_model(std::vector<std::int64_t>& values) const;
   void reset(std::uint64_t first_step);
   void flush_reuse();
   [[nodiscard]] std::vector<LayerLoadRecord> layer_load_rows() const;

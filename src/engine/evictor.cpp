@@ -244,8 +244,14 @@ std::int64_t Evictor::evictable_entries(const Shard& shard) const {
       }
       // Positions grow along the chain: what may not leave lies at its ends, and all between them may.
       n += first != end ? chain.alive : 0;
-      for (; first != end && !may_all_go(pages[*first]); ++first) n -= pages[*first].live - evictable_in(shard, range, *first);
-      for (; first != end && !may_all_go(pages[*(end - 1)]); --end) n -= pages[*(end - 1)].live - evictable_in(shard, range, *(end - 1));
+      const auto stays = [&](std::uint32_t page) {  // entries
+        const Page& p = pages[page];
+        // Without dead slots the page's span is that of its live entries.
+        if (p.live == p.used && geometry_->unit() == EvictUnit::page && !range.holds(p.min_position, p.max_position)) return std::int64_t{p.live};
+        return p.live - evictable_in(shard, range, page);
+      };
+      for (; first != end && !may_all_go(pages[*first]); ++first) n -= stays(*first);
+      for (; first != end && !may_all_go(pages[*(end - 1)]); --end) n -= stays(*(end - 1));
     }
   }
   return n;
