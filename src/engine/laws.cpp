@@ -81,14 +81,17 @@ void check_step(const S& s, const S& before, EvictAction action, Violations& v) 
   at_most("kv_bytes_stored", s.kv_bytes_stored, "kv_peak_bytes", s.kv_peak_bytes);
 }
 
-/// Sum of one field per window over rows of another record.
+/// Sum of one field over the rows of another record in each window of `steps`. All rows are in the order of windows.
 template <class Record, class F>
-std::map<std::int64_t, std::int64_t> sum_per_window(const std::vector<Record>& rows, F&& value) {
-  std::map<std::int64_t, std::int64_t> sums;
-  auto window = sums.end();
-  for (const Record& row : rows) {
-    if (window == sums.end() || window->first != row.first_step) window = sums.try_emplace(row.first_step, 0).first;
-    window->second += value(row);
+std::vector<std::int64_t> sum_per_window(const std::vector<S>& steps, const std::vector<Record>& rows, F&& value) {
+  std::vector<std::int64_t> sums;
+  sums.reserve(steps.size());
+  auto row = rows.begin();
+  for (const S& s : steps) {
+    while (row != rows.end() && row->first_step < s.first_step) ++row;
+    std::int64_t sum = 0;
+    for (; row != rows.end() && row->first_step == s.first_step; ++row) sum += value(*row);
+    sums.push_back(sum);
   }
   return sums;
 }
@@ -97,12 +100,10 @@ std::map<std::int64_t, std::int64_t> sum_per_window(const std::vector<Record>& r
 template <class Record>
 void check_parts(const std::vector<S>& steps, const std::vector<Record>& rows, std::string_view text, auto whole, auto part, Violations& v) {
   if (rows.empty()) return;
-  const auto sums = sum_per_window(rows, part);
+  const std::vector<std::int64_t> sums = sum_per_window(steps, rows, part);
   const std::string sum_text = fmt::format("sum of {}", text);
-  for (const S& s : steps) {
-    const auto it = sums.find(s.first_step);
-    v.expect(Relation::equal, s.first_step, sum_text, it == sums.end() ? 0 : it->second, "the job's count", whole(s));
-  }
+  for (std::size_t w = 0; w < steps.size(); ++w)
+    v.expect(Relation::equal, steps[w].first_step, sum_text, sums[w], "the job's count", whole(steps[w]));
 }
 
 void check_layers(const RunOutcome& out, Violations& v) {
@@ -128,9 +129,11 @@ void check_layers(const RunOutcome& out, Violations& v) {
 void check_reuse(const RunOutcome& out, Violations& v) {
   if (out.histograms.empty()) return;
   for (const HistogramOf h : {HistogramOf::reuse_distance, HistogramOf::reuse_time}) {
-    auto counts = sum_per_window(out.histograms, [&](const HistogramRecord& r) { return r.histogram == static_cast<std::int64_t>(h) ? r.count : 0; });
+    const auto counts = sum_per_window(out.steps, out.histograms,
+                                       [&](const HistogramRecord& r) { return r.histogram == static_cast<std::int64_t>(h) ? r.count : 0; });
     const std::string text = fmt::format("first_lookups + {} counts", to_string(h));
-    for (const S& s : out.steps) v.expect(Relation::equal, s.first_step, text, s.first_lookups + counts[s.first_step], "n_req", s.n_req);
+    for (std::size_t w = 0; w < out.steps.size(); ++w)
+      v.expect(Relation::equal, out.steps[w].first_step, text, out.steps[w].first_lookups + counts[w], "n_req", out.steps[w].n_req);
   }
 }
 
@@ -150,12 +153,12 @@ void check_layer_loads(const RunSpec& spec, const RunOutcome& out, Violations& v
 
 void check_codecs(const RunOutcome& out, Violations& v) {
   check_parts(
-      out.steps, out.codecs, "entries over page classes", [](const S& s) { return s.sealed_entries; }, [](const CodecRecord& c) { return c.entries; }, v);
-  std::map<std::int64_t, std::int64_t> bytes = sum_per_window(out.codecs, [](const CodecRecord& c) { return c.page_bytes; });
-  for (const S& s : out.steps)
-    v.expect(Relation::at_most, s.first_step, "page_bytes over page classes", bytes[s.first_step], "kv_bytes_stored", s.kv_bytes_stored);
-  for (const CodecRecord& c : out.codecs)
-    v.expect(Relation::at_most, c.first_step, "sampled_pages", c.sampled_pages, "sealed_pages", c.sealed_pages);
+      out.steps, out.codecs, "entries over page classes", [](const S& s) { return s.sealed_entries; }, [](const CodecRecord& c) { return c.entries; },
+      v);
+  const auto bytes = sum_per_window(out.steps, out.codecs, [](const CodecRecord& c) { return c.page_bytes; });
+  for (std::size_t w = 0; w < out.steps.size(); ++w)
+    v.expect(Relation::at_most, out.steps[w].first_step, "page_bytes over page classes", bytes[w], "kv_bytes_stored", out.steps[w].kv_bytes_stored);
+  for (const CodecRecord& c : out.codecs) v.expect(Relation::at_most, c.first_step, "sampled_pages", c.sampled_pages, "sealed_pages", c.sealed_pages);
 }
 
 void check_traffic(const RunOutcome& out, Violations& v) {
@@ -200,11 +203,10 @@ void check_loads(const RunSpec& spec, const RunOutcome& out, Violations& v) {
     }
     if (entity != Entity::shard || spec.memory.shard_bytes == 0) continue;
     const auto capacity = static_cast<std::int64_t>(spec.memory.shard_bytes);
-    std::map<std::int64_t, std::int64_t> excess;
-    for (const LoadRecord& l : rows) excess[l.first_step] += std::max<std::int64_t>(0, l.peak_bytes - capacity);
-    for (const S& s : out.steps) {
-      v.expect(Relation::equal, s.first_step, "excess of the shards' peak_bytes over memory.shard_bytes", excess[s.first_step],
-               "capacity_excess_bytes", s.capacity_excess_bytes);
+    const auto excess = sum_per_window(out.steps, rows, [&](const LoadRecord& l) { return std::max<std::int64_t>(0, l.peak_bytes - capacity); });
+    for (std::size_t w = 0; w < out.steps.size(); ++w) {
+      v.expect(Relation::equal, out.steps[w].first_step, "excess of the shards' peak_bytes over memory.shard_bytes", excess[w],
+               "capacity_excess_bytes", out.steps[w].capacity_excess_bytes);
     }
   }
 }

@@ -14,17 +14,6 @@ namespace {
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
-std::vector<std::size_t> hottest(std::span<const double> loads, std::size_t q) {
-  std::vector<std::size_t> order(loads.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  const std::size_t n = std::min(q, order.size());
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n), order.end(),
-                    [&](std::size_t i, std::size_t j) { return loads[i] != loads[j] ? loads[i] > loads[j] : i < j; });
-  order.resize(n);
-  std::sort(order.begin(), order.end());
-  return order;
-}
-
 constexpr double gamma_base = (1 + SampleSketch::relative_error) / (1 - SampleSketch::relative_error);
 double log_gamma() { return std::log(gamma_base); }
 constexpr int zero_bin = std::numeric_limits<int>::min();
@@ -156,6 +145,17 @@ double power_law_exponent(std::span<const double> loads, double top) {
   });
 }
 
+std::vector<std::size_t> hottest(std::span<const double> loads, std::size_t q) {
+  std::vector<std::size_t> order(loads.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const std::size_t n = std::min(q, order.size());
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n), order.end(),
+                    [&](std::size_t i, std::size_t j) { return loads[i] != loads[j] ? loads[i] > loads[j] : i < j; });
+  order.resize(n);
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
 double hottest_share(std::span<const double> loads, std::size_t n) {
   const double sum = std::accumulate(loads.begin(), loads.end(), 0.0);
   double hot = 0;
@@ -215,11 +215,10 @@ double jensen_shannon(std::span<const double> a, std::span<const double> b) {
   return total;
 }
 
-double hot_overlap(std::span<const double> a, std::span<const double> b, std::size_t q) {
-  const auto top_a = hottest(a, q), top_b = hottest(b, q);
+double jaccard(std::span<const std::size_t> a, std::span<const std::size_t> b) {
   std::vector<std::size_t> common;
-  std::set_intersection(top_a.begin(), top_a.end(), top_b.begin(), top_b.end(), std::back_inserter(common));
-  const std::size_t all = top_a.size() + top_b.size() - common.size();
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(common));
+  const std::size_t all = a.size() + b.size() - common.size();
   return all > 0 ? static_cast<double>(common.size()) / static_cast<double>(all) : nan;
 }
 

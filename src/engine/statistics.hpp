@@ -90,7 +90,9 @@ struct Balance {
 /// of zeros.
 [[nodiscard]] double stochastic_distance(std::span<const double> matrix, std::size_t n);
 
-/// Jaccard index of the `q` most loaded entities of each vector; ties go to the lower index.
-[[nodiscard]] double hot_overlap(std::span<const double> a, std::span<const double> b, std::size_t q);
+/// The `q` most loaded entities, ascending; ties go to the lower index.
+[[nodiscard]] std::vector<std::size_t> hottest(std::span<const double> loads, std::size_t q);
+/// Jaccard index of two ascending lists; NaN where both are empty.
+[[nodiscard]] double jaccard(std::span<const std::size_t> a, std::span<const std::size_t> b);
 
 }  // namespace moekv

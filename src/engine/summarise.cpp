@@ -2,6 +2,7 @@
 #include "engine/summarise.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "engine/summary_list.hpp"
@@ -28,10 +29,13 @@ std::span<const Record> warm_rows(const std::vector<Record>& rows, std::int64_t 
   return {std::find_if(rows.begin(), rows.end(), [&](const Record& row) { return row.first_step >= first_step; }), rows.end()};
 }
 
-/// Number of entities that have rows: highest index + 1.
-std::int64_t count_entities(const std::vector<LoadRecord>& loads, Entity entity) {
-  std::int64_t n = 0;
-  for (const LoadRecord& load : loads) n = load.entity == static_cast<std::int64_t>(entity) ? std::max(n, load.index + 1) : n;
+/// Number of entities of each kind that have rows: highest index + 1.
+std::array<std::int64_t, 4> count_entities(const std::vector<LoadRecord>& loads) {
+  std::array<std::int64_t, 4> n{};
+  for (const LoadRecord& load : loads) {
+    std::int64_t& most = n.at(static_cast<std::size_t>(load.entity));
+    most = std::max(most, load.index + 1);
+  }
   return n;
 }
 
@@ -67,7 +71,8 @@ void add_cache(std::span<const StepRecord> steps, std::string_view suffix, Summa
   ratio("remote_hit_ratio", "hit_remote / n_req: hits on a rank of another node", &S::hit_remote, &S::n_req);
   ratio("host_hit_ratio", "hit_host / n_req: misses that the host tier serves", &S::hit_host, &S::n_req);
   ratio("premature_eviction_ratio", "premature_evictions / demoted_pages", &S::premature_evictions, &S::demoted_pages);
-  list.add_ratio("write_ratio" + std::string(suffix), {"1", counted, "(missed_bytes + demoted_bytes, which the host tier writes again) / requested_bytes"},
+  list.add_ratio("write_ratio" + std::string(suffix),
+                 {"1", counted, "(missed_bytes + demoted_bytes, which the host tier writes again) / requested_bytes"},
                  total(steps, &S::missed_bytes) + total(steps, &S::demoted_bytes), total(steps, &S::requested_bytes));
   ratio("read_amplification", "entries_scanned / entries_wanted", &S::entries_scanned, &S::entries_wanted);
   if (total(steps, &S::pages_considered) > 0)
@@ -98,8 +103,7 @@ void add_memory(std::span<const StepRecord> steps, std::int64_t page_slots, std:
   const double free_bytes = total(steps, &S::free_block_bytes);
   list.add_ratio("external_frag", {"1", counted, "1 - free_run_bytes / free_block_bytes" + windows}, free_bytes - total(steps, &S::free_run_bytes),
                  free_bytes);
-  list.add_ratio("replication_factor", {"1", counted, "(resident_entries + host_entries) / resident_distinct" + windows},
-                 entries, distinct);
+  list.add_ratio("replication_factor", {"1", counted, "(resident_entries + host_entries) / resident_distinct" + windows}, entries, distinct);
   list.add_ratio("compression_factor", {"1", counted, "kv_bytes_raw / (kv_bytes_stored + metadata_bytes)" + windows}, raw,
                  raw > 0 ? pages + metadata : 0);
   list.add_ratio("code_compression_factor", {"1", counted, "kv_bytes_raw / kv_bytes_codes" + windows}, raw, total(steps, &S::kv_bytes_codes));
@@ -138,8 +142,8 @@ void add_traffic(std::span<const StepRecord> steps, std::span<const TrafficRecor
     const double pairs = total(steps, &S::routed_pairs);
     list.add_ratio("routing_change_rate", {"1", counted, "(token, MoE layer) pairs whose expert set differs from the recorded one / all"},
                    total(steps, &S::routed_changed), pairs);
-    list.add_ratio("expert_jaccard", {"1", counted, "experts in both the recorded and the new set / experts in either"}, total(steps, &S::experts_kept),
-                   total(steps, &S::experts_either));
+    list.add_ratio("expert_jaccard", {"1", counted, "experts in both the recorded and the new set / experts in either"},
+                   total(steps, &S::experts_kept), total(steps, &S::experts_either));
     list.add_ratio("gate_mass_dropped", {"1", counted, "recorded gate weight of dropped experts per (token, MoE layer) pair"},
                    total(steps, &S::gate_mass_lost_ppm) * 1e-6, pairs);
     list.add_ratio("gate_mass_lost", {"1", counted, "gate_mass_dropped less the weight that the recorded gate would give the gained experts"},
@@ -186,7 +190,9 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   const auto steps = warm_rows(outcome.steps, warmup);
   const auto loads = warm_rows(outcome.loads, warmup);
   const auto traffic = warm_rows(outcome.traffic, warmup);
-  const std::int64_t capacity = static_cast<std::int64_t>(spec.memory.shard_bytes) * count_entities(outcome.loads, Entity::shard);
+  const auto counts = count_entities(outcome.loads);
+  const auto n_of = [&](Entity entity) { return counts[static_cast<std::size_t>(entity)]; };
+  const std::int64_t capacity = static_cast<std::int64_t>(spec.memory.shard_bytes) * n_of(Entity::shard);
   SummaryList list;
   add_totals(steps, list);
   if (warmup > 0) {
@@ -198,10 +204,9 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
   add_cache(steps, "", list);
   add_memory(steps, page_slots_of(spec), element_bits(spec.payload.element) / 8, capacity, list);
   add_codec(spec, warm_rows(outcome.codecs, warmup), list);
-  add_traffic(steps, traffic, count_entities(outcome.loads, Entity::rank), list);
+  add_traffic(steps, traffic, n_of(Entity::rank), list);
   add_times(steps, outcome.wall_ns, list);
-  const std::int64_t ranks = count_entities(outcome.loads, Entity::rank);
-  add_rates(spec, steps, ranks, outcome.n_processes, list);
+  add_rates(spec, steps, n_of(Entity::rank), outcome.n_processes, list);
   add_waits(loads, total(steps, &S::n_steps), list);
   add_reuse(warm_rows(outcome.histograms, warmup), list);
   const auto t_step = static_cast<std::int64_t>(total(std::span<const StepRecord>(outcome.steps), &S::t_step));
@@ -212,9 +217,9 @@ std::vector<Summary> summarise(const RunSpec& spec, const RunOutcome& outcome) {
                    outcome.kv_itl_model);
   for (const Entity entity : {Entity::expert, Entity::shard, Entity::rank, Entity::node}) {
     add_balance(loads, entity, list);
-    add_layer_balance(outcome.layer_loads, entity, static_cast<std::size_t>(count_entities(outcome.loads, entity)), list);
+    add_layer_balance(outcome.layer_loads, entity, static_cast<std::size_t>(n_of(entity)), list);
   }
-  add_skew(spec, outcome.layer_loads, static_cast<std::size_t>(count_entities(outcome.loads, Entity::expert)), list);
+  add_skew(spec, outcome.layer_loads, static_cast<std::size_t>(n_of(Entity::expert)), list);
   add_replans(steps, loads, list);
   add_fidelity(outcome.probes, list);
   add_score(spec, outcome, list);

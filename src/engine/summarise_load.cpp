@@ -2,7 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
+#include <numeric>
+#include <utility>
 
 #include "engine/statistics.hpp"
 #include "engine/summary_list.hpp"
@@ -12,23 +13,32 @@ namespace {
 
 using enum ClaimClass;
 
-/// One field of one kind of entity: a row of loads per window and the totals of the run. Entities without a row have load 0.
+/// Rows of one kind of entity, in the order of windows.
+using EntityRows = std::vector<const LoadRecord*>;
+
+EntityRows rows_of(std::span<const LoadRecord> loads, Entity entity) {
+  EntityRows rows;
+  for (const LoadRecord& l : loads) {
+    if (l.entity == static_cast<std::int64_t>(entity)) rows.push_back(&l);
+  }
+  return rows;
+}
+
+/// One field of one kind of entity: the loads of each window, by its first step, and the totals of the run. Entities without a row have load 0.
 struct LoadTable {
-  std::map<std::int64_t, std::vector<double>> windows;
+  std::vector<std::pair<std::int64_t, std::vector<double>>> windows;
   std::vector<double> run;
 };
 
-LoadTable load_table(std::span<const LoadRecord> loads, Entity entity, std::int64_t LoadRecord::*field) {
+LoadTable load_table(const EntityRows& rows, std::int64_t LoadRecord::*field) {
   LoadTable table;
   std::size_t n = 0;
-  for (const LoadRecord& l : loads) n = l.entity == static_cast<std::int64_t>(entity) ? std::max(n, static_cast<std::size_t>(l.index) + 1) : n;
+  for (const LoadRecord* row : rows) n = std::max(n, static_cast<std::size_t>(row->index) + 1);
   table.run.resize(n);
-  auto window = table.windows.end();
-  for (const LoadRecord& l : loads) {
-    if (l.entity != static_cast<std::int64_t>(entity)) continue;
-    if (window == table.windows.end() || window->first != l.first_step) window = table.windows.try_emplace(l.first_step, n).first;
-    window->second[static_cast<std::size_t>(l.index)] += static_cast<double>(l.*field);
-    table.run[static_cast<std::size_t>(l.index)] += static_cast<double>(l.*field);
+  for (const LoadRecord* row : rows) {
+    if (table.windows.empty() || table.windows.back().first != row->first_step) table.windows.emplace_back(row->first_step, n);
+    table.windows.back().second[static_cast<std::size_t>(row->index)] += static_cast<double>(row->*field);
+    table.run[static_cast<std::size_t>(row->index)] += static_cast<double>(row->*field);
   }
   return table;
 }
@@ -37,9 +47,8 @@ LoadTable load_table(std::span<const LoadRecord> loads, Entity entity, std::int6
 double mean_window_imbalance(const LoadTable& table) {
   std::vector<double> ratios;
   for (const auto& [first_step, loads] : table.windows) {
-    if (std::none_of(loads.begin(), loads.end(), [](double x) { return x > 0; })) continue;
-    const Moments m = moments(loads);
-    ratios.push_back(m.max / m.mean);
+    const double sum = std::accumulate(loads.begin(), loads.end(), 0.0);
+    if (sum > 0) ratios.push_back(*std::max_element(loads.begin(), loads.end()) / (sum / static_cast<double>(loads.size())));
   }
   return moments(ratios).mean;
 }
@@ -48,11 +57,15 @@ double mean_window_imbalance(const LoadTable& table) {
 void add_drift(const LoadTable& table, SummaryList& list) {
   std::vector<double> overlaps, divergences;
   const std::size_t q = std::max<std::size_t>(1, table.run.size() / 10);
-  for (auto it = table.windows.begin(); it != table.windows.end() && std::next(it) != table.windows.end(); ++it) {
-    const double divergence = jensen_shannon(it->second, std::next(it)->second);
-    if (std::isnan(divergence)) continue;
-    divergences.push_back(divergence);
-    overlaps.push_back(hot_overlap(it->second, std::next(it)->second, q));
+  std::vector<std::size_t> hot_before;
+  for (std::size_t w = 0; w < table.windows.size(); ++w) {
+    const std::vector<double>& loads = table.windows[w].second;
+    std::vector<std::size_t> hot = hottest(loads, q);
+    if (const double divergence = w > 0 ? jensen_shannon(table.windows[w - 1].second, loads) : std::nan(""); !std::isnan(divergence)) {
+      divergences.push_back(divergence);
+      overlaps.push_back(jaccard(hot_before, hot));
+    }
+    hot_before = std::move(hot);
   }
   list.add("expert_hot_overlap", {"1", counted, "Jaccard index of the hottest tenth of the experts in successive windows, mean over windows"},
            moments(overlaps).mean);
@@ -61,16 +74,16 @@ void add_drift(const LoadTable& table, SummaryList& list) {
 }
 
 /// Busy time that ranks wait for the busiest one.
-void add_lost_time(std::span<const LoadRecord> loads, SummaryList& list) {
+void add_lost_time(const EntityRows& ranks, SummaryList& list) {
   double lost = 0, busiest = 0;
-  for (const auto& [first_step, busy] : load_table(loads, Entity::rank, &LoadRecord::busy_ns).windows) {
+  for (const auto& [first_step, busy] : load_table(ranks, &LoadRecord::busy_ns).windows) {
     const Moments m = moments(busy);
     lost += m.max - m.mean;
     busiest += m.max;
   }
   const char* text = "sum over windows of (largest - mean) busy time of a rank, over the sum of the largest";
   list.add_ratio("lost_time_imbalance", {"1", ClaimClass::measured, text}, lost, busiest);
-  const LoadTable peaks = load_table(loads, Entity::rank, &LoadRecord::peak_bytes);
+  const LoadTable peaks = load_table(ranks, &LoadRecord::peak_bytes);
   std::vector<double> most(peaks.run.size());
   for (const auto& [first_step, bytes] : peaks.windows) {
     for (std::size_t r = 0; r < bytes.size(); ++r) most[r] = std::max(most[r], bytes[r]);
@@ -83,7 +96,8 @@ void add_lost_time(std::span<const LoadRecord> loads, SummaryList& list) {
 }  // namespace
 
 void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& list) {
-  const LoadTable table = load_table(loads, entity, &LoadRecord::load);
+  const EntityRows rows = rows_of(loads, entity);
+  const LoadTable table = load_table(rows, &LoadRecord::load);
   if (table.run.empty()) return;
   const Balance b = balance(table.run);
   const std::string prefix = std::string(to_string(entity)) + "_";
@@ -107,11 +121,11 @@ void add_balance(std::span<const LoadRecord> loads, Entity entity, SummaryList& 
   list.add_ratio(prefix + "imbalance_temporal", {"1", counted, "imbalance_window / imbalance_ratio: above 1 the hot entities change"}, step,
                  b.max / b.mean);
   if (entity == Entity::expert) add_drift(table, list);
-  if (const Balance r = entity == Entity::expert ? balance(load_table(loads, entity, &LoadRecord::recorded_load).run) : Balance{}; r.sum > 0) {
+  if (const Balance r = entity == Entity::expert ? balance(load_table(rows, &LoadRecord::recorded_load).run) : Balance{}; r.sum > 0) {
     ratio("imbalance_recorded", "max / mean had the recorded choice been followed", r.max, r.mean);
     list.add("expert_imbalance_gained", {"1", counted, "expert_imbalance_recorded - expert_imbalance_ratio"}, r.max / r.mean - b.max / b.mean);
   }
-  if (entity == Entity::rank) add_lost_time(loads, list);
+  if (entity == Entity::rank) add_lost_time(rows, list);
 }
 
 void add_replans(std::span<const StepRecord> steps, std::span<const LoadRecord> loads, SummaryList& list) {
@@ -123,7 +137,7 @@ void add_replans(std::span<const StepRecord> steps, std::span<const LoadRecord> 
                  total(steps, &Step::plan_load_mean));
   list.add_ratio("plan_imbalance_after", {"1", counted, "largest under the new plan" + load}, total(steps, &Step::plan_load_max_after),
                  total(steps, &Step::plan_load_mean));
-  LoadTable before = load_table(loads, Entity::rank, &LoadRecord::insertions), after = before;
+  LoadTable before = load_table(rows_of(loads, Entity::rank), &LoadRecord::insertions), after = before;
   std::erase_if(before.windows, [&](const auto& window) { return window.first >= first->first_step; });
   std::erase_if(after.windows, [&](const auto& window) { return window.first < first->first_step; });
   const std::string text = "max / mean over ranks of the entries stored, mean over windows ";

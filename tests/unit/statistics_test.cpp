@@ -62,9 +62,9 @@ TEST(Drift, BetweenTwoLoads) {
   EXPECT_EQ(jensen_shannon(a, c), 0);
   EXPECT_TRUE(std::isnan(jensen_shannon(a, std::vector<double>{0, 0})));
   const std::vector<double> d = {9, 8, 1, 1}, e = {9, 1, 8, 1};
-  EXPECT_DOUBLE_EQ(hot_overlap(d, e, 2), 1.0 / 3);
-  EXPECT_EQ(hot_overlap(d, d, 2), 1);
-  EXPECT_EQ(hot_overlap(std::vector<double>{1, 1, 1}, std::vector<double>{1, 1, 1}, 1), 1);  // ties by lower index
+  EXPECT_DOUBLE_EQ(jaccard(hottest(d, 2), hottest(e, 2)), 1.0 / 3);
+  EXPECT_EQ(jaccard(hottest(d, 2), hottest(d, 2)), 1);
+  EXPECT_EQ(hottest(std::vector<double>{1, 1, 1}, 1), std::vector<std::size_t>{0});  // ties by lower index
 }
 
 TEST(Skew, ExponentsOfExactLaws) {
