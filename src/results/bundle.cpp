@@ -10,19 +10,20 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <concepts>
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <span>
 
 #include "core/error.hpp"
+#include "results/frame_coder.hpp"
 #include "results/record_table.hpp"
 
 namespace moekv {
 namespace {
 
-constexpr std::uint64_t magic = 0x31646e7562766b6dULL;  // "mkvbund1"
-constexpr unsigned runs_per_sync = 64;
+constexpr std::uint64_t magic = 0x31646e7562766b6dULL;      // "mkvbund1"
+constexpr unsigned runs_per_sync = 64, runs_per_start = 8;  // that are on disk, that it begins to write
 
 struct FrameHeader {
   std::uint64_t magic = 0, layout = 0, size = 0, hash = 0;
@@ -43,83 +44,6 @@ std::uint64_t layout_of_records() {
   }();
   return layout;
 }
-
-/// Appends numbers as they are, but counters, which are most of a run and small or 0, as groups of seven bits, the sign lowest, the last group below
-/// 128; texts after their length.
-class Encoder {
- public:
-  /// `before`: bytes before all values, which the caller fills.
-  explicit Encoder(std::size_t before) : out_(before, '\0') {}
-  template <class T>
-    requires std::is_arithmetic_v<T> || std::is_enum_v<T>
-  void value(const T& number) {
-    out_.append(reinterpret_cast<const char*>(&number), sizeof(T));
-  }
-  void value(const std::int64_t& number) {
-    std::uint64_t left = static_cast<std::uint64_t>(number) << 1 ^ static_cast<std::uint64_t>(number >> 63);
-    if (left < 128) return out_.push_back(static_cast<char>(left));
-    std::array<char, 10> groups{};
-    std::size_t n = 0;
-    for (; left >= 128; left >>= 7) groups[n++] = static_cast<char>(left | 128);
-    groups[n++] = static_cast<char>(left);
-    out_.append(groups.data(), n);
-  }
-  void value(const std::string& text) {
-    size(text.size());
-    out_ += text;
-  }
-  std::size_t size(std::size_t n) {
-    value(static_cast<std::uint64_t>(n));
-    return n;
-  }
-  [[nodiscard]] std::string& bytes() { return out_; }
-
- private:
-  std::string out_;
-};
-
-/// The other way; every length is checked against what is left.
-class Decoder {
- public:
-  Decoder(std::string bytes, std::string where) : bytes_(std::move(bytes)), where_(std::move(where)) {}
-  template <class T>
-    requires std::is_arithmetic_v<T> || std::is_enum_v<T>
-  void value(T& number) {
-    std::memcpy(&number, take(sizeof(T)), sizeof(T));
-  }
-  void value(std::int64_t& number) {
-    std::uint64_t all = 0;
-    for (unsigned shift = 0;; shift += 7) {
-      if (shift >= 70) fail();
-      const auto group = static_cast<unsigned char>(*take(1));
-      all |= std::uint64_t{group & 127U} << shift;
-      if (group < 128) break;
-    }
-    number = static_cast<std::int64_t>(all >> 1 ^ (0 - (all & 1)));
-  }
-  void value(std::string& text) {
-    const std::size_t n = size(0);
-    text.assign(take(n), n);
-  }
-  /// Refuses a count that cannot be: each item takes a byte at least.
-  std::size_t size(std::size_t) {
-    std::uint64_t n = 0;
-    value(n);
-    if (n > bytes_.size() - at_) fail();
-    return n;
-  }
-  [[noreturn]] void fail() const { throw UserError(where_, "a frame is damaged", "remove the file and run its points again"); }
-
- private:
-  const char* take(std::uint64_t n) {
-    if (n > bytes_.size() - at_) fail();
-    at_ += n;
-    return bytes_.data() + (at_ - n);
-  }
-
-  std::string bytes_, where_;
-  std::size_t at_ = 0;
-};
 
 template <class Coder>
 void code(Coder& c, std::string& text) {
@@ -158,7 +82,7 @@ void code_list(Coder& c, std::vector<T>& list) {
   for (T& item : list) code(c, item);
 }
 
-void code_facts(Encoder& c, Facts& facts) {
+void code_facts(FrameEncoder& c, Facts& facts) {
   c.size(facts.list().size());
   for (Fact fact : facts.list()) {
     c.value(fact.name);
@@ -171,7 +95,7 @@ void code_facts(Encoder& c, Facts& facts) {
 }
 
 template <class T>
-FactValue decode_fact(Decoder& c) {
+FactValue decode_fact(FrameDecoder& c) {
   T value{};
   if constexpr (std::is_same_v<T, std::vector<std::string>>)
     code_list(c, value);
@@ -179,15 +103,15 @@ FactValue decode_fact(Decoder& c) {
     c.value(value);
   return value;
 }
-void code_facts(Decoder& c, Facts& facts) {
+void code_facts(FrameDecoder& c, Facts& facts) {
   for (std::size_t n = c.size(0); n > 0; --n) {
     std::string name;
     std::uint8_t kind = 0;
     c.value(name);
     c.value(kind);
     if (kind > 3) c.fail();
-    FactValue (*const decoders[])(Decoder&) = {decode_fact<std::int64_t>, decode_fact<double>, decode_fact<std::string>,
-                                               decode_fact<std::vector<std::string>>};
+    FactValue (*const decoders[])(FrameDecoder&) = {decode_fact<std::int64_t>, decode_fact<double>, decode_fact<std::string>,
+                                                    decode_fact<std::vector<std::string>>};
     facts.set(std::move(name), decoders[kind](c));
   }
 }
@@ -259,10 +183,10 @@ BundleWriter::~BundleWriter() {
 }
 
 void BundleWriter::append(const RunFile& run) {
-  Encoder encoder(sizeof(FrameHeader));
+  FrameEncoder encoder(sizeof(FrameHeader));
   code(encoder, const_cast<RunFile&>(run));
-  std::string& frame = encoder.bytes();
-  const std::string_view content = std::string_view(frame).substr(sizeof(FrameHeader));
+  const std::span<char> frame = encoder.bytes();
+  const std::span<char> content = frame.subspan(sizeof(FrameHeader));
   FrameHeader header{magic, layout_of_records(), content.size(), XXH3_64bits(content.data(), content.size()), {}};
   std::copy_n(run.point.id.begin(), std::min(run.point.id.size(), header.id.size()), header.id.begin());
   std::memcpy(frame.data(), &header, sizeof(header));
@@ -272,7 +196,10 @@ void BundleWriter::append(const RunFile& run) {
     if (n <= 0) throw SystemError(fmt::format("write({}): {}", path_, std::strerror(errno)));
     done += static_cast<std::size_t>(n);
   }
-  if (++unsynced_ < runs_per_sync) return (void)::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);  // the disk works while the next point runs
+  if (++unsynced_ < runs_per_sync) {
+    if (unsynced_ % runs_per_start == 0) (void)::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);  // the disk works while the next point runs
+    return;
+  }
   if (::fsync(fd_) != 0) throw SystemError(fmt::format("fsync({}): {}", path_, std::strerror(errno)));
   unsynced_ = 0;
 }
@@ -289,7 +216,7 @@ RunFile read_result(const ResultPlace& place) {
   auto bytes = read_bytes(in, place.offset, place.size);
   if (!bytes || XXH3_64bits(bytes->data(), bytes->size()) != place.hash)
     throw UserError(place.path, fmt::format("the frame at byte {} is damaged", place.offset), "remove the file and run its points again");
-  Decoder decoder(std::move(*bytes), place.path);
+  FrameDecoder decoder(std::move(*bytes), place.path);
   RunFile run;
   run.path = place.path;
   code(decoder, run);
