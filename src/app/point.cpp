@@ -22,9 +22,7 @@ std::string trace_key(const RunSpec& spec) {
   if (!spec.model.path.empty()) return fmt::format("{}\n{}\n{}", spec.trace.tokens, spec.trace.prompt_tokens, spec.model.path);
   if (!spec.trace.path.empty()) return spec.trace.path;
   std::string key;
-  for (const KeyValue& k : resolved_keys(spec)) {
-    if (k.path.starts_with("trace.synthetic.") || k.path.starts_with("model.")) key += k.path + ": " + k.value + "\n";
-  }
+  for (const KeyValue& k : resolved_keys(spec, {"trace.synthetic.", "model."})) key += k.path + ": " + k.value + "\n";
   return key;
 }
 

@@ -110,8 +110,9 @@ RunSpec finish(ConfigTree& tree, const std::string& name, int n_processes, std::
   if (!problems.empty()) throw UserError(std::move(problems));
   spec.config_path = name;
   spec.config_yaml = tree.text;
-  spec.resolved_yaml = resolved_yaml(spec);
-  spec.config_digest = config_digest(spec);
+  ResolvedText resolved = resolve(spec);
+  spec.resolved_yaml = std::move(resolved.yaml);
+  spec.config_digest = std::move(resolved.digest);
   return spec;
 }
 

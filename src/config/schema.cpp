@@ -59,9 +59,9 @@ std::vector<std::string_view> names_below(std::string_view section) {
 
 std::string_view short_form(std::string_view section) {
   constexpr std::pair<std::string_view, std::string_view> forms[] = {
-      {"model", "name"},          {"cluster.network", "name"}, {"routing", "router"}, {"eviction", "policy"},       {"compression", "codec"},
-      {"eviction.allocator", "name"},
-      {"compression.k", "codec"}, {"compression.v", "codec"},  {"trace", "path"},     {"trace.synthetic", "preset"}};
+      {"model", "name"},        {"cluster.network", "name"},    {"routing", "router"},      {"eviction", "policy"},
+      {"compression", "codec"}, {"eviction.allocator", "name"}, {"compression.k", "codec"}, {"compression.v", "codec"},
+      {"trace", "path"},        {"trace.synthetic", "preset"}};
   for (const auto& [name, key] : forms) {
     if (name == section) return key;
   }
@@ -73,26 +73,25 @@ namespace {
 /// Writes the rows as nested block mappings; opens a section where the path leaves the previous row's.
 class BlockWriter {
  public:
-  void add(const std::string& path, const std::string& value) {
-    std::vector<std::string> parts;
-    for (std::size_t begin = 0; begin <= path.size();) {
-      const std::size_t end = std::min(path.find('.', begin), path.size());
-      parts.push_back(path.substr(begin, end - begin));
+  void add(std::string_view path, std::string_view value) {
+    std::size_t depth = 0, begin = 0;
+    for (std::size_t end = path.find('.'); end != std::string_view::npos; end = path.find('.', begin)) {
+      const std::string_view section = path.substr(begin, end - begin);
+      if (depth == open_.size() || open_[depth] != section) {
+        open_.resize(depth);
+        open_.push_back(section);
+        text_.append(2 * depth, ' ').append(section).append(":\n");
+      }
+      depth += 1;
       begin = end + 1;
     }
-    std::size_t common = 0;
-    while (common + 1 < parts.size() && common < open_.size() && open_[common] == parts[common]) ++common;
-    open_.resize(common);
-    for (; common + 1 < parts.size(); ++common) {
-      text_ += fmt::format("{:{}}{}:\n", "", 2 * common, parts[common]);
-      open_.push_back(parts[common]);
-    }
-    text_ += fmt::format("{:{}}{}: {}\n", "", 2 * common, parts.back(), value);
+    open_.resize(depth);
+    text_.append(2 * depth, ' ').append(path.substr(begin)).append(": ").append(value) += '\n';
   }
   [[nodiscard]] std::string take() { return std::move(text_); }
 
  private:
-  std::vector<std::string> open_;
+  std::vector<std::string_view> open_;
   std::string text_;
 };
 
@@ -115,32 +114,28 @@ std::string wrap_values(const Key& key) {
 
 }  // namespace
 
-std::string resolved_yaml(const RunSpec& spec) {
+ResolvedText resolve(const RunSpec& spec) {
   BlockWriter writer;
+  std::string decides = fmt::format("semantics_version: {}\n", semantics_version);
   for (const Key& key : schema()) {
-    if (applies(key, spec)) writer.add(key.path, key.write(spec));
+    if (!applies(key, spec)) continue;
+    const std::string value = key.write(spec);
+    writer.add(key.path, value);
+    if (!key.decides) continue;
+    decides.append(key.path).append(": ");
+    decides.append(key.type == "path" ? std::filesystem::path(value).filename().string() : value) += '\n';
   }
-  return writer.take();
+  const XXH128_hash_t hash = XXH3_128bits(decides.data(), decides.size());
+  return {writer.take(), fmt::format("{:016x}{:016x}", hash.high64, hash.low64)};
 }
 
-std::vector<KeyValue> resolved_keys(const RunSpec& spec) {
+std::vector<KeyValue> resolved_keys(const RunSpec& spec, std::initializer_list<std::string_view> prefixes) {
   std::vector<KeyValue> values;
   for (const Key& key : schema()) {
-    if (applies(key, spec)) values.push_back({key.path, key.write(spec), key.unit, key.doc});
+    const auto begins = [&](std::string_view prefix) { return key.path.starts_with(prefix); };
+    if (std::any_of(prefixes.begin(), prefixes.end(), begins) && applies(key, spec)) values.push_back({key.path, key.write(spec), key.unit, key.doc});
   }
   return values;
-}
-
-std::string config_digest(const RunSpec& spec) {
-  std::string text = fmt::format("semantics_version: {}\n", semantics_version);
-  for (const Key& key : schema()) {
-    if (!key.decides || !applies(key, spec)) continue;
-    std::string value = key.write(spec);
-    if (key.type == "path") value = std::filesystem::path(value).filename().string();
-    text += key.path + ": " + value + "\n";
-  }
-  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
 std::string config_help() {

@@ -1,6 +1,7 @@
 // The one table of every configuration key. It drives parsing, unknown-key detection, help, the canonical resolved text and the digest.
 #pragma once
 
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,15 +22,17 @@ namespace moekv {
 /// The key that a section means when it is written as a plain value (`model: X` is `model: {name: X}`); empty when it has none.
 [[nodiscard]] std::string_view short_form(std::string_view section);
 
-/// Canonical YAML of every key that applies, defaults included; reading it back gives the same specification.
-[[nodiscard]] std::string resolved_yaml(const RunSpec& spec);
+struct ResolvedText {
+  std::string yaml;    // canonical, every key that applies, defaults included; reading it back gives the same specification
+  std::string digest;  // XXH3-128 (hex) of what decides: `yaml` without labels, backend, transport, threads and graphs, with file names for paths
+};
+[[nodiscard]] ResolvedText resolve(const RunSpec& spec);
 /// One key of a specification with its value, for result files.
 struct KeyValue {
   std::string path, value, unit, doc;
 };
-[[nodiscard]] std::vector<KeyValue> resolved_keys(const RunSpec& spec);
-/// XXH3-128 (hex) of what decides: resolved_yaml without labels, backend, transport, threads and graphs, and with file names for paths.
-[[nodiscard]] std::string config_digest(const RunSpec& spec);
+/// Those whose path begins with one of `prefixes`.
+[[nodiscard]] std::vector<KeyValue> resolved_keys(const RunSpec& spec, std::initializer_list<std::string_view> prefixes = {""});
 /// Every key with type, unit, default, allowed values and meaning, for `moekv list keys`.
 [[nodiscard]] std::string config_help();
 
