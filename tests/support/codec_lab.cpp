@@ -206,24 +206,32 @@ HeadRows generated_head(const std::string& preset, std::uint64_t seed, std::uint
              Matrix(n_queries, d),
              {},
              1.0 / std::sqrt(d),
-             shape.rope_theta};
+             shape.rope_theta,
+             {},
+             {},
+             {}};
   for (std::uint32_t i = 0; i < n_queries; ++i) {
     h.positions.push_back(tokens / 2 + (i + 1) * (tokens / 2) / n_queries - 1);
     source->queries(LayerId(1), RequestId(3), h.positions[i], h.positions[i] + 1, {}, q.data());
     for (std::uint32_t c = 0; c < d; ++c) h.q(i, c) = static_cast<double>(q[c]);
   }
+  h.exact_logits = logits(h, h.k);
+  h.exact_attention = attention(h, h.exact_logits);
+  h.exact_out = h.exact_attention * h.v;
   return h;
 }
 
 Matrix rotated(const Matrix& x, double theta, Turn turn) {
   Matrix rows = x;
   const Eigen::Index half = rows.cols() / 2;
+  Eigen::ArrayXd speed(half);
+  for (Eigen::Index i = 0; i < half; ++i) speed(i) = std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
   for (Eigen::Index t = 0; t < rows.rows(); ++t) {
     for (Eigen::Index i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(turn == Turn::forward ? t : -t) * std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+      const double angle = static_cast<double>(turn == Turn::forward ? t : -t) * speed(i), cosine = std::cos(angle), sine = std::sin(angle);
       const double first = rows(t, i), second = rows(t, i + half);
-      rows(t, i) = first * std::cos(angle) - second * std::sin(angle);
-      rows(t, i + half) = first * std::sin(angle) + second * std::cos(angle);
+      rows(t, i) = first * cosine - second * sine;
+      rows(t, i + half) = first * sine + second * cosine;
     }
   }
   return rows;
@@ -241,15 +249,14 @@ CodecErrors measure_codec(const HeadRows& head, const Codec& k, const Codec& v, 
   Matrix k_stored(head.k.rows(), d), v_stored(head.v.rows(), d);
   store.read(k_stored, v_stored);
   if (pre_rope) k_stored = rotated(k_stored, head.rope_theta, Turn::forward);
-  const Matrix exact_logits = logits(head, head.k), stored_logits = logits(head, k_stored);
-  const Matrix exact = attention(head, exact_logits), stored = attention(head, stored_logits);
+  const Matrix stored_logits = logits(head, k_stored), stored = attention(head, stored_logits);
   const Matrix out = pre_rope ? attend_raw(head, k_stored, v_stored, formats.front()) : store.attend();
   CodecErrors e;
   e.rel_k = relative(k_stored, head.k);
   e.rel_v = relative(v_stored, head.v);
-  e.logit = logit_error(head, exact_logits, stored_logits);
-  e.attention = relative(stored, exact);
-  e.out = relative(out, exact * head.v);
+  e.logit = logit_error(head, head.exact_logits, stored_logits);
+  e.attention = relative(stored, head.exact_attention);
+  e.out = relative(out, head.exact_out);
   e.fold = relative(out, stored * v_stored);
   const BackendMemory memory = store.backend().memory();
   BlockFormat raw = formats.front();

@@ -20,6 +20,7 @@ struct HeadRows {
   std::vector<std::uint32_t> positions;
   double scale = 0;
   double rope_theta = 0;
+  Matrix exact_logits, exact_attention, exact_out;
 };
 
 /// Rows `x` turned by the rotary embedding at positions 0, 1, ..., or back: channel i with i + d/2, by theta^(-2i/d) radians per position.
