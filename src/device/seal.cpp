@@ -29,6 +29,25 @@ PlaneFormat behind_map(PlaneFormat f) {
   return f;
 }
 
+/// map_forward of `n` rows by a matrix: its values are converted once, and those of a row summed side by side, each in the order of map_forward.
+void multiply_rows(const MapView& map, float* x, std::uint32_t n, float* z) {
+  thread_local std::vector<float> columns;  // [d][width]
+  columns.resize(std::size_t{map.d} * map.width);
+  for (std::uint32_t i = 0; i < map.width; ++i) {
+    for (std::uint32_t c = 0; c < map.d; ++c)
+      columns[std::size_t{c} * map.width + i] = detail::table_value(detail::map_data(map), std::size_t{i} * map.d + c);
+  }
+  for (std::uint32_t t = 0; t < n; ++t, x += map.d, z += map.width) {
+    for (std::uint32_t c = 0; detail::subtracts_centre(map) && c < map.d; ++c) x[c] -= map_centre(map, c);
+    std::fill_n(z, map.width, 0.0F);
+    for (std::uint32_t c = 0; c < map.d; ++c) {
+      const float* __restrict column = &columns[std::size_t{c} * map.width];
+      float* __restrict sums = z;
+      for (std::uint32_t i = 0; i < map.width; ++i) sums[i] += column[i] * x[c];
+    }
+  }
+}
+
 void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, bool own_table, std::uint32_t d, std::uint32_t first_rotated,
                  std::uint32_t n_slots) {
   thread_local std::vector<float> rows, values;
@@ -39,6 +58,8 @@ void seal_mapped(const PlaneRows& from, const PlaneRows& to, std::byte* table, b
   values.resize(std::size_t{n_slots} * map.width);
   if (map.kind == MapKind::codebook) {
     find_centroids(map, rows.data(), n_slots, values.data());
+  } else if (map.kind == MapKind::basis) {
+    multiply_rows(map, rows.data(), n_slots, values.data());
   } else {
     for (std::uint32_t t = 0; t < n_slots; ++t) map_forward(map, &rows[std::size_t{t} * d], &values[std::size_t{t} * map.width]);
   }
