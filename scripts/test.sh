@@ -17,8 +17,8 @@ esac
 labels='^(unit|every_rule|parity|mpi|golden|cli|slurm|lint)$'
 failed=()
 test_preset() { # preset, label expression
-  # One more than there are cores: some tests wait for Slurm or for processes that die, and those that may take a core from others are nice.
-  ctest --test-dir "build/$1" --output-on-failure --no-tests=error --parallel "$(($(nproc) + 1))" -L "$2" -LE '^gpu$' || failed+=("tests of preset $1")
+  # Two more than there are cores: some tests wait for Slurm or for processes that die, and those that may take a core from others are nice.
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error --parallel "$(($(nproc) + 2))" -L "$2" -LE '^gpu$' || failed+=("tests of preset $1")
 }
 
 if [ "$full" = yes ]; then
