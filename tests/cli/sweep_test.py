@@ -23,12 +23,14 @@ import program
 sys.path.insert(0, str(program.SOURCE / "scripts"))
 import moekv_results  # noqa: E402
 
+# A point takes some milliseconds, some hundredths or some tenths of a second.
+SMALL, MIDDLE, LARGE = (f"n_requests: {n}, prompt_tokens: {p}, output_tokens: {o}" for n, p, o in ((6, 96, 24), (12, 192, 48), (16, 384, 96)))
 SWEEP = """
 name: small
 base:
   model: deepseek-v2-lite
   backend: count
-  trace: {synthetic: {preset: uniform, n_requests: 6, prompt_tokens: 96, output_tokens: 24}, layers: [1-2]}
+  trace: {synthetic: {preset: uniform, SIZE}, layers: [1-2]}
   cluster: {ranks: 4}
   placement: {layout: expert}
   eviction: {protect: {sinks: 0, recent: 4}}
@@ -36,7 +38,7 @@ axes:
   - eviction.policy: [lru, fifo, clock]
   - eviction.budget: {range: {from: 20, to: 80, step: 20, unit: "%"}}
   - page.slots: [8, 16]
-"""
+""".replace("SIZE", SMALL)
 EXPECT = "expect:\n  - {claim: smaller, metric: evictions, of: {page.slots: 8}, versus: {page.slots: 16}, is: less}\n"
 POINTS = 24
 # Equal in every run of one specification, whatever the machine: all but times.
@@ -180,17 +182,19 @@ class Sweeps(program.ProgramTest):
         self.assertEqual(list(two.metrics["evictions"][two.ok]), list(whole.metrics["evictions"][[0, 7, 23]]))
 
     def test_killed_and_resumed(self):
-        name = self.write()
+        name = self.write(SWEEP.replace(SMALL, MIDDLE))
         self.kill_and_resume(name, kills=3)
-        self.assertIn("24 ok, 0 failed", self.run_ok("sweep", name, "--out", "cut", "--resume").out)
-        self.merged("cut", out="cut.h5")
-        self.assert_same_numbers(self.whole(), "cut.h5")
+        for folder in ("cut", "uncut"):
+            self.assertIn("24 ok, 0 failed", self.run_ok("sweep", name, "--out", folder, "--resume").out)
+            self.merged(folder, out=folder + ".h5")
+        self.assert_same_numbers("uncut.h5", "cut.h5")
         self.assertFalse(list(self.folder.rglob("*.tmp")), "leftovers of killed points are gone")
 
     def kill_and_resume(self, name, kills):
         """Starts the sweep again and again into "cut" and kills it at a random moment, each time with more points done than before."""
         moments = random.Random(11)
-        for kill in range(kills):
+        too_late = kill = 0
+        while kill < kills:
             job = program.start(["sweep", name, "--out", "cut", "--resume"], folder=self.folder)
             before = self.finished_points("cut")
             deadline = time.monotonic() + 30
@@ -198,8 +202,15 @@ class Sweeps(program.ProgramTest):
                 time.sleep(0.002)
             time.sleep(moments.random() * 0.05)
             job.send_signal(signal.SIGKILL)
-            self.assertEqual(program.finish(job).code, -signal.SIGKILL, f"kill {kill} came too late to test anything")
+            done = program.finish(job)
+            if done.code == 0:  # this test had to wait for its turn, on a machine with few cores: from the start
+                too_late, kill = too_late + 1, 0
+                self.assertLess(too_late, 5, "the kills come too late to test anything")
+                shutil.rmtree(self.folder / "cut")
+                continue
+            self.assertEqual(done.code, -signal.SIGKILL, done)
             self.merged("cut", out="some.h5", code=1)  # what stands there is complete
+            kill += 1
 
     @unittest.skipUnless("MOEKV_LARGE_SWEEP" in os.environ, "240 points take a minute: MOEKV_LARGE_SWEEP=1")
     def test_large(self):

@@ -14,8 +14,7 @@ import program  # noqa: E402
 import sweep_test  # noqa: E402
 
 # Six points for each of four parts, of some tenths of a second: a part can be told to end between two of them.
-SMALL, LARGE = "n_requests: 6, prompt_tokens: 96, output_tokens: 24", "n_requests: 16, prompt_tokens: 384, output_tokens: 96"
-SWEEP = sweep_test.SWEEP.replace("name: small", "name: queue").replace(SMALL, LARGE)
+SWEEP = sweep_test.SWEEP.replace("name: small", "name: queue").replace(sweep_test.SMALL, sweep_test.LARGE)
 SITE = """
 sbatch_options=(--partition={partition})
 nodes={nodes}
@@ -79,7 +78,7 @@ class Cluster(program.ProgramTest):
                     self.assertNotEqual(process, 0, f"part {part} has ended already")
                     self.addCleanup(lambda key=(folder, part, parts), old=process: self.process_of(*key) == old and self.send(old, signal.SIGKILL))
                     self.send(process, signal.SIGSTOP)
-            return len(found) == len(wanted)
+            return len(found) == len(wanted) and all(self.status(process)[0] for process in found.values())  # where cores are few it takes a while
 
         self.lab.wait(all_halted, "no point ends", step_s=0.02)
         return [found[key] for key in wanted]
@@ -190,7 +189,6 @@ class Limits(Cluster):
         self.assertIn("job.sh: ended by its time limit, requeued (restart 1 of at most 20)", logs["part-1.log"])
         self.assertIn("24 points: 24 ok", logs["merge.log"])
         self.assert_equals_a_run_here("late.sweep")
-
 
     def hold_until_warned(self, processes):
         """Slurm lets processes go on first and tells the job's shell of its limit: the way from there takes as long as some points where cores are few."""
