@@ -68,21 +68,21 @@ struct Prefix {
   std::string_view name;
   std::uint64_t factor;
 };
-constexpr std::array<Prefix, 10> prefixes{{{"", 1},
-                                           {"k", 1000},
-                                           {"K", 1000},
-                                           {"M", 1000000},
-                                           {"G", 1000000000},
-                                           {"T", 1000000000000},
-                                           {"Ki", 1ULL << 10},
-                                           {"Mi", 1ULL << 20},
-                                           {"Gi", 1ULL << 30},
-                                           {"Ti", 1ULL << 40}}};
+constexpr std::array<Prefix, 10> factors{{{"", 1},
+                                          {"k", 1000},
+                                          {"K", 1000},
+                                          {"M", 1000000},
+                                          {"G", 1000000000},
+                                          {"T", 1000000000000},
+                                          {"Ki", 1ULL << 10},
+                                          {"Mi", 1ULL << 20},
+                                          {"Gi", 1ULL << 30},
+                                          {"Ti", 1ULL << 40}}};
 
 /// Factor of a count or size suffix: "Ki", and for bytes "KiB" and "B".
 std::optional<std::uint64_t> count_factor(std::string_view suffix, std::string_view unit) {
   if (unit == "byte" && !suffix.empty() && suffix.back() == 'B') suffix.remove_suffix(1);
-  for (const Prefix& p : prefixes) {
+  for (const Prefix& p : factors) {
     if (p.name == suffix) return p.factor;
   }
   return std::nullopt;

@@ -131,7 +131,7 @@ void CodecTables::add_class(const Geometry& geometry, std::uint32_t page_class) 
   if (of_k && format.k.fit == TableFit::loaded) k.emplace(spec.compression.maps_path, "k", largest.k, format.d_k, spec.model);
   if (of_v && format.v.fit == TableFit::loaded) v.emplace(spec.compression.maps_path, "v", largest.v, format.d_v, spec.model);
   const bool fits = (of_k && !k) || (of_v && !v);
-  const auto source = fits ? make_qkv_generator(spec.payload.generator, spec.model) : nullptr;
+  const auto source = fits ? make_qkv_generator(spec.payload.generator, spec.model, spec.threads) : nullptr;
   for (const ReplayLayer& layer : geometry.layers()) {
     const Calibration rows = source ? calibrate(*source, spec.model, layer.layer) : Calibration{};
     for (std::uint32_t head = 0; head < n_kv_heads_; ++head) {

@@ -36,7 +36,7 @@ std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, Bac
                     "use payload.qkv: generated, or a trace with /kv");
   }
   if (recorded) return make_recorded_qkv(trace, spec.model);
-  return std::make_unique<BackendQkv>(make_qkv_generator(spec.payload.generator, spec.model), spec.model, backend);
+  return std::make_unique<BackendQkv>(make_qkv_generator(spec.payload.generator, spec.model, spec.threads), spec.model, backend);
 }
 
 /// Steps of the first windows: at the end of a short run nothing is resident, so its first window ends halfway.

@@ -17,11 +17,9 @@ class StepDriver final : public Driver {
   void fill(const ReplayLayer& layer) override;
   void sinks(const ReplayLayer& layer, float* out) override { qkv_->sink_logits(layer.layer, out); }
 
-  /// Has the backend make the rows of all items at once, where it does.
-  bool fill_together(const ReplayLayer& layer);
-
   TraceSource* trace_;
   QkvSource* qkv_;
+  std::vector<generate::RowRange> ranges_;  // of the step's items
 };
 
 }  // namespace moekv

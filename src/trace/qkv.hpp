@@ -26,6 +26,7 @@ struct GeneratorSpec {
 struct TokenExperts {
   const std::uint16_t* ids = nullptr;  // [tokens][top_k]
   std::uint32_t top_k = 0;
+  [[nodiscard]] TokenExperts from(std::size_t token) const { return {ids != nullptr ? ids + token * top_k : nullptr, top_k}; }
 };
 
 /// How a backend makes the rows of a layer: all planes and rows of GenerateBatch (device/backend.hpp), which point into the source.
@@ -42,14 +43,18 @@ class QkvSource {
   virtual ~QkvSource() = default;
   virtual void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) = 0;
   virtual void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) = 0;
+  /// Those of many ranges of one layer, each at its first_token and first_query; `experts` are of all tokens. Keys, or queries, are made where
+  /// there is room for them: `k` (and `v`, but for MLA), `q`.
+  virtual void rows(const ModelShape& shape, LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v,
+                    float* q);
   /// Fills the list and returns true where rows can be made by it; false where only keys_values and queries make them.
   virtual bool list_rows(LayerId /*layer*/, TokenExperts /*experts*/, RowList& /*list*/) { return false; }
   /// Learned sink logits per query head [n_heads]; only called for layers with sinks.
   virtual void sink_logits(LayerId layer, float* out) = 0;
 };
 
-/// The generator for a shape (GQA, or the latent preset E for MLA).
-[[nodiscard]] std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape);
+/// The generator for a shape (GQA, or the latent preset E for MLA). `n_threads` 0: as OpenMP says.
+[[nodiscard]] std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape, int n_threads = 0);
 /// Recorded q, k, v of a trace that has them; borrows `trace`. Sink logits come from the generator's seed.
 [[nodiscard]] std::unique_ptr<QkvSource> make_recorded_qkv(TraceSource& trace, const ModelShape& shape);
 

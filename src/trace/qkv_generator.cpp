@@ -1,6 +1,8 @@
 // Keys and values of the generator, its construction and the Gaussian preset; queries are in qkv_queries.cpp.
 #include "trace/qkv_generator.hpp"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <string_view>
 
@@ -47,17 +49,19 @@ void check_generator(const GeneratorSpec& spec, const ModelShape& shape) {
 
 }  // namespace
 
-std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape) {
+std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape, int n_threads) {
   check_generator(spec, shape);
   if (spec.preset == "D") return std::make_unique<GaussianQkv>(spec, shape);
-  return std::make_unique<QkvGenerator>(spec, shape);
+  return std::make_unique<QkvGenerator>(spec, shape, n_threads);
 }
 
-QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape)
+QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads)
     : spec_(std::move(spec)),
       shape_(std::move(shape)),
       attention_scale_(shape_.softmax_scale > 0 ? static_cast<float>(shape_.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape_.d_k))),
-      heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads) {
+      heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads),
+      n_threads_(n_threads > 0 ? n_threads : omp_get_max_threads()),
+      scratch_(static_cast<std::size_t>(n_threads_)) {
   set_parts();
   calibrate();
 }
@@ -79,9 +83,7 @@ void QkvGenerator::set_parts() {
   if (parts_.back().rotates) turns_ = rope_turns(shape_.rope_theta > 1 ? shape_.rope_theta : default_theta, parts_.back().shape.dim);
 }
 
-const QkvGenerator::HeadMaps& QkvGenerator::head_maps(std::uint32_t layer, std::uint32_t head) {
-  std::unique_ptr<HeadMaps>& slot = heads_[static_cast<std::size_t>(layer) * shape_.n_kv_heads + head];
-  if (slot) return *slot;
+std::unique_ptr<QkvGenerator::HeadMaps> QkvGenerator::make_head_maps(std::uint32_t layer, std::uint32_t head) const {
   auto maps = std::make_unique<HeadMaps>();
   for (const Part& part : parts_) maps->parts.push_back(make_plane_map(spec_.seed, part.shape, layer, head));
   if (!shape_.mla()) maps->value = make_plane_map(spec_.seed, value_shape_, layer, head);
@@ -93,67 +95,75 @@ const QkvGenerator::HeadMaps& QkvGenerator::head_maps(std::uint32_t layer, std::
       maps->expert_directions.insert(maps->expert_directions.end(), row.begin(), row.begin() + map.dim);
     }
   }
-  slot = std::move(maps);
-  return *slot;
+  return maps;
 }
 
-void QkvGenerator::fill_angles(std::uint32_t begin, std::uint32_t n) {
-  angles_.resize(n * turns_.size());
-  for (std::uint32_t t = 0; t < n; ++t) {
-    for (std::size_t i = 0; i < turns_.size(); ++i) angles_[t * turns_.size() + i] = generate::rope_angle(begin + t, turns_[i]);
+void QkvGenerator::make_maps(std::uint32_t layer) {
+  std::unique_ptr<HeadMaps>* maps = heads_.data() + static_cast<std::size_t>(layer) * shape_.n_kv_heads;
+  if (std::all_of(maps, maps + shape_.n_kv_heads, [](const auto& one) { return one != nullptr; })) return;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_)
+  for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
+    if (maps[h] == nullptr) maps[h] = make_head_maps(layer, h);
   }
 }
 
-void QkvGenerator::rotate(float* row, std::uint32_t token) const {
-  generate::rotate_row(row, angles_.data() + token * turns_.size(), static_cast<std::uint32_t>(turns_.size()));
+void QkvGenerator::fill_angles(const Segment& s, Scratch& scratch) const {
+  scratch.angles.resize(s.n * turns_.size());
+  for (std::uint32_t t = 0; t < s.n; ++t) {
+    for (std::size_t i = 0; i < turns_.size(); ++i) scratch.angles[t * turns_.size() + i] = generate::rope_angle(s.begin + t, turns_[i]);
+  }
 }
 
-/// Mean direction of a token's experts, over sqrt(their number), into expert_mean_; zero where it has none.
-void QkvGenerator::expert_mean(const HeadMaps& maps, const std::uint16_t* ids, std::uint32_t top_k) {
+void QkvGenerator::rotate(float* row, std::uint32_t token, const Scratch& scratch) const {
+  generate::rotate_row(row, scratch.angles.data() + token * turns_.size(), static_cast<std::uint32_t>(turns_.size()));
+}
+
+/// Mean direction of a token's experts, over sqrt(their number); zero where it has none.
+void QkvGenerator::expert_mean(const HeadMaps& maps, TokenExperts experts, Scratch& scratch) const {
   const std::uint32_t dim = maps.parts[0].dim;
-  expert_mean_.assign(dim, 0.0F);
+  scratch.expert_mean.assign(dim, 0.0F);
   std::uint32_t n = 0;
-  for (std::uint32_t j = 0; j < top_k; ++j) {
-    if (ids[j] >= shape_.gate.n_experts) continue;
-    const float* direction = maps.expert_directions.data() + static_cast<std::size_t>(ids[j]) * dim;
-    for (std::uint32_t c = 0; c < dim; ++c) expert_mean_[c] += direction[c];
+  for (std::uint32_t j = 0; j < experts.top_k; ++j) {
+    if (experts.ids[j] >= shape_.gate.n_experts) continue;
+    const float* direction = maps.expert_directions.data() + static_cast<std::size_t>(experts.ids[j]) * dim;
+    for (std::uint32_t c = 0; c < dim; ++c) scratch.expert_mean[c] += direction[c];
     ++n;
   }
   const float factor = n == 0 ? 0.0F : static_cast<float>(spec_.expert_affinity) / sqrt_fixed(static_cast<float>(n));
-  for (float& x : expert_mean_) x *= factor;
+  for (float& x : scratch.expert_mean) x *= factor;
 }
 
-/// rows_ [n][n_columns] = latents of the segment through the map, without offsets.
-void QkvGenerator::map_segment(const PlaneMap& map, const Segment& s) {
+/// Rows [n][n_columns] = latents of the segment through the map, without offsets.
+void QkvGenerator::map_segment(const PlaneMap& map, const Segment& s, Scratch& scratch) const {
   const std::uint32_t first = s.begin % generate::block_tokens;
-  block_.fill(map, s.request, s.begin - first, first, first + s.n - 1);
-  request_deviations(map, s.request, spec_.sequence_mix, deviation_);
-  latents_.resize(static_cast<std::size_t>(s.n) * map.rank);
+  scratch.block.fill(map, s.request, s.begin - first, first, first + s.n - 1);
+  request_deviations(map, s.request, spec_.sequence_mix, scratch.deviation);
+  scratch.latents.resize(static_cast<std::size_t>(s.n) * map.rank);
   for (std::uint32_t t = 0; t < s.n; ++t) {
-    const float* x = block_.row(first + t);
-    for (std::uint32_t i = 0; i < map.rank; ++i) latents_[static_cast<std::size_t>(t) * map.rank + i] = x[i] * deviation_[i];
+    const float* x = scratch.block.row(first + t);
+    for (std::uint32_t i = 0; i < map.rank; ++i) scratch.latents[static_cast<std::size_t>(t) * map.rank + i] = x[i] * scratch.deviation[i];
   }
-  rows_.resize(static_cast<std::size_t>(s.n) * map.n_columns);
-  map_rows(latents_.data(), map.rank, s.n, map.rank, map.weights.data(), map.n_columns, rows_.data());
+  scratch.rows.resize(static_cast<std::size_t>(s.n) * map.n_columns);
+  map_rows(scratch.latents.data(), map.rank, s.n, map.rank, map.weights.data(), map.n_columns, scratch.rows.data());
 }
 
-void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k, float* k,
-                             std::size_t stride) {
+void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, TokenExperts experts, float* k, std::size_t stride,
+                             Scratch& scratch) const {
   const HeadMaps& maps = head_maps(layer, head);
   const bool token_sinks = has_token_sinks(layer);
   for (std::size_t p = 0; p < parts_.size(); ++p) {
     const Part& part = parts_[p];
     const PlaneMap& map = maps.parts[p];
-    map_segment(map, s);
+    map_segment(map, s, scratch);
     for (std::uint32_t t = 0; t < s.n; ++t) {
       float* out = k + t * stride + part.first_channel;
-      const float* row = rows_.data() + static_cast<std::size_t>(t) * map.n_columns;
+      const float* row = scratch.rows.data() + static_cast<std::size_t>(t) * map.n_columns;
       for (std::uint32_t c = 0; c < map.dim; ++c) out[c] = row[c] + map.offset[c];
-      if (p == 0 && experts != nullptr) {
-        expert_mean(maps, experts + static_cast<std::size_t>(t) * top_k, top_k);
-        for (std::uint32_t c = 0; c < map.dim; ++c) out[c] += map.gain[c] * expert_mean_[c];
+      if (p == 0 && experts.ids != nullptr) {
+        expert_mean(maps, experts.from(t), scratch);
+        for (std::uint32_t c = 0; c < map.dim; ++c) out[c] += map.gain[c] * scratch.expert_mean[c];
       }
-      if (part.rotates) rotate(out, t);
+      if (part.rotates) rotate(out, t, scratch);
       if (part.shape.plane == KvPlane::latent && token_sinks && s.begin + t < generate::sink_tokens) {
         for (std::uint32_t c = 0; c < map.dim; ++c) out[c] *= generate::sink_value_scale;  // V is the latent
       }
@@ -164,32 +174,64 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
   }
 }
 
-void QkvGenerator::make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride) {
+void QkvGenerator::make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride,
+                               Scratch& scratch) const {
   const PlaneMap& map = head_maps(layer, head).value;
-  map_segment(map, s);
+  map_segment(map, s, scratch);
   for (std::uint32_t t = 0; t < s.n; ++t) {
     float norm = generate::value_norm(map.latent_seed, s.request, s.begin + t, map.n_quads);
     if (has_token_sinks(layer) && s.begin + t < generate::sink_tokens) norm *= generate::sink_value_scale;
-    const float* row = rows_.data() + static_cast<std::size_t>(t) * map.n_columns;
+    const float* row = scratch.rows.data() + static_cast<std::size_t>(t) * map.n_columns;
     for (std::uint32_t c = 0; c < map.dim; ++c) v[t * stride + c] = row[c] * norm;
   }
 }
 
-void QkvGenerator::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) {
-  const std::size_t k_stride = static_cast<std::size_t>(shape_.n_kv_heads) * shape_.d_k;
-  const std::size_t v_stride = static_cast<std::size_t>(shape_.n_kv_heads) * shape_.d_v;
-  for (std::uint32_t position = begin; position < end;) {
+/// One for each head.
+void QkvGenerator::add_pieces(Piece piece) {
+  if (spec_.expert_affinity == 0) piece.experts = {};
+  for (piece.head = 0; piece.head < shape_.n_kv_heads; ++piece.head) pieces_.push_back(piece);
+}
+
+void QkvGenerator::cut_keys(const generate::RowRange& range, TokenExperts experts) {
+  for (std::uint32_t position = range.begin; position < range.end;) {
     const std::uint32_t in_block = generate::block_tokens - position % generate::block_tokens;
-    const Segment s{r.value, position, std::min(in_block, end - position)};
-    const std::size_t done = position - begin;
-    const std::uint16_t* ids = spec_.expert_affinity > 0 && experts.ids != nullptr ? experts.ids + done * experts.top_k : nullptr;
-    fill_angles(s.begin, s.n);
-    for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
-      make_keys(layer.value, h, s, ids, experts.top_k, k + done * k_stride + static_cast<std::size_t>(h) * shape_.d_k, k_stride);
-      if (!shape_.mla()) make_values(layer.value, h, s, v + done * v_stride + static_cast<std::size_t>(h) * shape_.d_v, v_stride);
-    }
+    const std::size_t at = range.first_token + (position - range.begin);
+    const Segment s{range.request, position, std::min(in_block, range.end - position)};
+    add_pieces({s, 0, false, at, experts.from(at)});
     position += s.n;
   }
+}
+
+void QkvGenerator::make(std::uint32_t layer, const Piece& piece, float* k, float* v, float* q, Scratch& scratch) const {
+  fill_angles(piece.segment, scratch);
+  const std::uint32_t head = piece.head;
+  if (piece.queries) {
+    make_queries(layer, head, piece.segment, piece.experts, q + piece.first * shape_.n_heads * shape_.d_k, scratch);
+    return;
+  }
+  const std::size_t k_stride = static_cast<std::size_t>(shape_.n_kv_heads) * shape_.d_k;
+  const std::size_t v_stride = static_cast<std::size_t>(shape_.n_kv_heads) * shape_.d_v;
+  make_keys(layer, head, piece.segment, piece.experts, k + piece.first * k_stride + static_cast<std::size_t>(head) * shape_.d_k, k_stride, scratch);
+  if (!shape_.mla())
+    make_values(layer, head, piece.segment, v + piece.first * v_stride + static_cast<std::size_t>(head) * shape_.d_v, v_stride, scratch);
+}
+
+void QkvGenerator::rows(const ModelShape&, LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v,
+                        float* q) {
+  make_maps(layer.value);
+  pieces_.clear();
+  for (const generate::RowRange& range : ranges) {
+    if (k != nullptr) cut_keys(range, experts);
+    if (q != nullptr) cut_queries(range, experts);
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (pieces_.size() > 1)
+  for (std::size_t i = 0; i < pieces_.size(); ++i)
+    make(layer.value, pieces_[i], k, v, q, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
+}
+
+void QkvGenerator::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) {
+  const generate::RowRange range{r.value, begin, end, end, 0, 0};
+  rows(shape_, layer, experts, {&range, 1}, k, v, nullptr);
 }
 
 void QkvGenerator::sink_logits(LayerId layer, float* out) { fill_sink_logits(spec_.seed, layer.value, shape_.n_heads, out); }

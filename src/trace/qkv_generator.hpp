@@ -16,9 +16,12 @@ namespace moekv {
 /// The sink channel is set after RoPE, so a sink token's logit does not depend on theta or distance.
 class QkvGenerator final : public QkvSource {
  public:
-  QkvGenerator(GeneratorSpec spec, ModelShape shape);
+  QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads);
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
+  /// Its threads share the pieces of the ranges and their heads.
+  void rows(const ModelShape& shape, LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v,
+            float* q) override;
   void sink_logits(LayerId layer, float* out) override;
   bool list_rows(LayerId layer, TokenExperts experts, RowList& list) override;
 
@@ -38,10 +41,31 @@ class QkvGenerator final : public QkvSource {
   struct Segment {
     std::uint32_t request, begin, n;
   };
+  /// What one thread makes at once: the keys and values, or the queries, of a head. `first` is the first position's place among all ranges;
+  /// `experts` null without affinity.
+  struct Piece {
+    Segment segment;
+    std::uint32_t head;
+    bool queries;
+    std::size_t first;
+    TokenExperts experts;
+  };
+  /// Of one thread.
+  struct Scratch {
+    LatentBlock block;
+    std::vector<CosSin> angles;  // [tokens of a segment][pairs]
+    std::vector<float> deviation, latents, rows, noise, expert_mean;
+    std::vector<std::uint32_t> targets;  // [tokens][group]
+  };
 
   void set_parts();
-  const HeadMaps& head_maps(std::uint32_t layer, std::uint32_t head);
-  bool has_token_sinks(std::uint32_t layer) const { return !shape_.layers[layer].sinks; }
+  /// Makes what is missing of the maps of a layer's heads.
+  void make_maps(std::uint32_t layer);
+  [[nodiscard]] std::unique_ptr<HeadMaps> make_head_maps(std::uint32_t layer, std::uint32_t head) const;
+  [[nodiscard]] const HeadMaps& head_maps(std::uint32_t layer, std::uint32_t head) const {
+    return *heads_[static_cast<std::size_t>(layer) * shape_.n_kv_heads + head];
+  }
+  [[nodiscard]] bool has_token_sinks(std::uint32_t layer) const { return !shape_.layers[layer].sinks; }
   /// What a sink token's key has more in the sink channel.
   [[nodiscard]] float sink_key() const { return generate::sink_logit / (generate::sink_query * attention_scale_); }
   /// Seeds of a query head: of its targets, and of the noise of one part.
@@ -50,19 +74,22 @@ class QkvGenerator final : public QkvSource {
   /// How many positions before it a query's target may lie.
   [[nodiscard]] std::uint32_t target_reach(std::uint32_t layer) const;
   void list_head(std::uint32_t layer, std::uint32_t kv_head, RowList& list);
-  void fill_angles(std::uint32_t begin, std::uint32_t n);
-  void rotate(float* row, std::uint32_t token) const;
-  void map_segment(const PlaneMap& map, const Segment& s);
-  void make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k, float* k,
-                 std::size_t stride);
-  void make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride);
-  void gather_targets(const PlaneMap& map, std::uint32_t request);
-  void make_queries(std::uint32_t layer, std::uint32_t kv_head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k, float* q);
-  void write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part, const Segment& s, const std::uint16_t* experts,
-                        std::uint32_t top_k, float* q);
-  void expert_mean(const HeadMaps& maps, const std::uint16_t* ids, std::uint32_t top_k);
+  void cut_keys(const generate::RowRange& range, TokenExperts experts);
+  void cut_queries(const generate::RowRange& range, TokenExperts experts);
+  void add_pieces(Piece piece);
+  void make(std::uint32_t layer, const Piece& piece, float* k, float* v, float* q, Scratch& scratch) const;
+  void fill_angles(const Segment& s, Scratch& scratch) const;
+  void rotate(float* row, std::uint32_t token, const Scratch& scratch) const;
+  void map_segment(const PlaneMap& map, const Segment& s, Scratch& scratch) const;
+  void make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, TokenExperts experts, float* k, std::size_t stride, Scratch& scratch) const;
+  void make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride, Scratch& scratch) const;
+  void gather_targets(const PlaneMap& map, std::uint32_t request, Scratch& scratch) const;
+  void make_queries(std::uint32_t layer, std::uint32_t kv_head, const Segment& s, TokenExperts experts, float* q, Scratch& scratch) const;
+  void write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part, const Segment& s, TokenExperts experts, float* q,
+                        Scratch& scratch) const;
+  void expert_mean(const HeadMaps& maps, TokenExperts experts, Scratch& scratch) const;
   void calibrate();
-  double sampled_logit_deviation();
+  [[nodiscard]] double sampled_logit_deviation() const;
 
   GeneratorSpec spec_;
   ModelShape shape_;
@@ -73,12 +100,11 @@ class QkvGenerator final : public QkvSource {
   std::uint32_t sink_channel_ = 0;                // of a K row
   std::vector<double> turns_;                     // per RoPE pair of the rotating part
   std::vector<std::unique_ptr<HeadMaps>> heads_;  // [layer][kv head], made when first used
+  int n_threads_;
 
-  // Scratch of one call.
-  LatentBlock block_;
-  std::vector<CosSin> angles_;  // [tokens of a segment][pairs]
-  std::vector<float> deviation_, latents_, rows_, noise_, expert_mean_;
-  std::vector<std::uint32_t> targets_;  // [tokens][group]
+  // Of one call.
+  std::vector<Piece> pieces_;
+  std::vector<Scratch> scratch_;  // [thread]
 };
 
 /// Preset D: every value N(0, 1), independent; for closed-form checks.

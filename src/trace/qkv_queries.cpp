@@ -27,58 +27,61 @@ std::uint32_t QkvGenerator::target_reach(std::uint32_t layer) const {
   return kind.attention == AttentionKind::window ? kind.window_tokens - 1 : ~0U;
 }
 
-/// rows_ [targets][n_columns]: the centred keys of targets_ before RoPE (rows without a target are 0).
-void QkvGenerator::gather_targets(const PlaneMap& map, std::uint32_t request) {
-  request_deviations(map, request, spec_.sequence_mix, deviation_);
-  latents_.assign(targets_.size() * map.rank, 0.0F);
-  for (std::size_t row = 0; row < targets_.size(); ++row) {
-    if (targets_[row] == generate::no_target) continue;
-    const std::uint32_t offset = targets_[row] % generate::block_tokens;
-    block_.fill(map, request, targets_[row] - offset, offset, offset);
-    const float* x = block_.row(offset);
-    for (std::uint32_t i = 0; i < map.rank; ++i) latents_[row * map.rank + i] = x[i] * deviation_[i];
+/// Rows [targets][n_columns]: the centred keys of the targets before RoPE (rows without a target are 0).
+void QkvGenerator::gather_targets(const PlaneMap& map, std::uint32_t request, Scratch& scratch) const {
+  const std::vector<std::uint32_t>& targets = scratch.targets;
+  request_deviations(map, request, spec_.sequence_mix, scratch.deviation);
+  scratch.latents.assign(targets.size() * map.rank, 0.0F);
+  for (std::size_t row = 0; row < targets.size(); ++row) {
+    if (targets[row] == generate::no_target) continue;
+    const std::uint32_t offset = targets[row] % generate::block_tokens;
+    scratch.block.fill(map, request, targets[row] - offset, offset, offset);
+    const float* x = scratch.block.row(offset);
+    for (std::uint32_t i = 0; i < map.rank; ++i) scratch.latents[row * map.rank + i] = x[i] * scratch.deviation[i];
   }
-  rows_.resize(targets_.size() * map.n_columns);
-  map_rows(latents_.data(), map.rank, static_cast<std::uint32_t>(targets_.size()), map.rank, map.weights.data(), map.n_columns, rows_.data());
+  scratch.rows.resize(targets.size() * map.n_columns);
+  map_rows(scratch.latents.data(), map.rank, static_cast<std::uint32_t>(targets.size()), map.rank, map.weights.data(), map.n_columns,
+           scratch.rows.data());
 }
 
 void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part_index, const Segment& s,
-                                    const std::uint16_t* experts, std::uint32_t top_k, float* q) {
+                                    TokenExperts experts, float* q, Scratch& scratch) const {
   const Part& part = parts_[part_index];
   const HeadMaps& maps = head_maps(layer, kv_head);
   const PlaneMap& map = maps.parts[part_index];
   const std::uint32_t group = shape_.group_size();
   const std::uint32_t n_quads = (map.dim + 3) / 4;
-  gather_targets(map, s.request);
-  noise_.resize(std::size_t{4} * n_quads);
+  gather_targets(map, s.request, scratch);
+  std::vector<float>& noise = scratch.noise;
+  noise.resize(std::size_t{4} * n_quads);
   for (std::uint32_t t = 0; t < s.n; ++t) {
-    const bool affine = part_index == 0 && experts != nullptr;
-    if (affine) expert_mean(maps, experts + static_cast<std::size_t>(t) * top_k, top_k);
+    const bool affine = part_index == 0 && experts.ids != nullptr;
+    if (affine) expert_mean(maps, experts.from(t), scratch);
     for (std::uint32_t g = 0; g < group; ++g) {
       const std::uint32_t head = kv_head * group + g;
       const std::size_t row = static_cast<std::size_t>(t) * group + g;
-      const bool has_target = targets_[row] != generate::no_target;
-      const float* target = rows_.data() + row * map.n_columns;
+      const bool has_target = scratch.targets[row] != generate::no_target;
+      const float* target = scratch.rows.data() + row * map.n_columns;
       float* out = q + (static_cast<std::size_t>(t) * shape_.n_heads + head) * shape_.d_k + part.first_channel;
-      draw_normal_row(noise_seed(layer, head, part_index), Stream::query, s.request, s.begin + t, n_quads, noise_.data());
+      draw_normal_row(noise_seed(layer, head, part_index), Stream::query, s.request, s.begin + t, n_quads, noise.data());
       for (std::uint32_t c = 0; c < map.dim; ++c)
-        out[c] = generate::query_value(has_target, noise_[c], target[c], map.gain[c], affine ? expert_mean_[c] : 0.0F, query_scale_);
-      if (part.rotates) rotate(out, t);
+        out[c] = generate::query_value(has_target, noise[c], target[c], map.gain[c], affine ? scratch.expert_mean[c] : 0.0F, query_scale_);
+      if (part.rotates) rotate(out, t, scratch);
     }
   }
 }
 
-void QkvGenerator::make_queries(std::uint32_t layer, std::uint32_t kv_head, const Segment& s, const std::uint16_t* experts, std::uint32_t top_k,
-                                float* q) {
+void QkvGenerator::make_queries(std::uint32_t layer, std::uint32_t kv_head, const Segment& s, TokenExperts experts, float* q,
+                                Scratch& scratch) const {
   const std::uint32_t group = shape_.group_size();
   const std::uint32_t reach = target_reach(layer);
-  targets_.resize(static_cast<std::size_t>(s.n) * group);
+  scratch.targets.resize(static_cast<std::size_t>(s.n) * group);
   for (std::uint32_t t = 0; t < s.n; ++t) {
     for (std::uint32_t g = 0; g < group; ++g)
-      targets_[static_cast<std::size_t>(t) * group + g] =
+      scratch.targets[static_cast<std::size_t>(t) * group + g] =
           generate::query_target(head_seed(layer, kv_head * group + g), s.request, s.begin + t, reach);
   }
-  for (std::uint32_t part = 0; part < parts_.size(); ++part) write_query_part(layer, kv_head, part, s, experts, top_k, q);
+  for (std::uint32_t part = 0; part < parts_.size(); ++part) write_query_part(layer, kv_head, part, s, experts, q, scratch);
   if (!has_token_sinks(layer)) return;
   for (std::uint32_t t = 0; t < s.n; ++t) {
     for (std::uint32_t g = 0; g < group; ++g) {
@@ -87,25 +90,29 @@ void QkvGenerator::make_queries(std::uint32_t layer, std::uint32_t kv_head, cons
   }
 }
 
-void QkvGenerator::queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) {
+void QkvGenerator::cut_queries(const generate::RowRange& range, TokenExperts experts) {
   const std::uint32_t tile_tokens = std::max(1U, tile_rows / shape_.group_size());
-  for (std::uint32_t position = begin; position < end;) {
-    const Segment s{r.value, position, std::min(tile_tokens, end - position)};
-    const std::size_t done = position - begin;
-    const std::uint16_t* ids = spec_.expert_affinity > 0 && experts.ids != nullptr ? experts.ids + done * experts.top_k : nullptr;
-    fill_angles(s.begin, s.n);
-    for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
-      make_queries(layer.value, h, s, ids, experts.top_k, q + done * shape_.n_heads * shape_.d_k);
-    }
+  for (std::uint32_t position = range.query_begin; position < range.end;) {
+    const Segment s{range.request, position, std::min(tile_tokens, range.end - position)};
+    add_pieces({s, 0, true, range.first_query + (position - range.query_begin), experts.from(range.first_token + (position - range.begin))});
     position += s.n;
   }
 }
 
+void QkvGenerator::queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) {
+  const generate::RowRange range{r.value, begin, end, begin, 0, 0};
+  rows(shape_, layer, experts, {&range, 1}, nullptr, nullptr, q);
+}
+
 /// Sets the scale of queries. Queries and keys of the sample are made with scale 1.
-void QkvGenerator::calibrate() { query_scale_ = static_cast<float>(generate::logit_std / sampled_logit_deviation()); }
+void QkvGenerator::calibrate() {
+  make_maps(0);
+  query_scale_ = static_cast<float>(generate::logit_std / sampled_logit_deviation());
+}
 
 /// Standard deviation over keys of the logits of unscaled queries, sampled at layer 0 without sink tokens and sink channel.
-double QkvGenerator::sampled_logit_deviation() {
+double QkvGenerator::sampled_logit_deviation() const {
+  Scratch scratch;
   const std::uint32_t d = shape_.d_k;
   const std::uint32_t n_heads = std::min(sample_heads, shape_.n_kv_heads);
   constexpr std::uint32_t blocks[] = {0, 5, 10, 15};
@@ -115,12 +122,14 @@ double QkvGenerator::sampled_logit_deviation() {
   double variance = 0;
   for (std::uint32_t h = 0; h < n_heads; ++h) {
     std::vector<double> sum(sample_queries), squares(sample_queries);
-    fill_angles(query_begin, sample_queries);
-    make_queries(0, h, {sample_request, query_begin, sample_queries}, nullptr, 0, queries.data());
+    const Segment asking{sample_request, query_begin, sample_queries};
+    fill_angles(asking, scratch);
+    make_queries(0, h, asking, {}, queries.data(), scratch);
     for (const std::uint32_t block : blocks) {
       const std::uint32_t begin = block * generate::block_tokens;
-      fill_angles(begin, generate::block_tokens);
-      make_keys(0, h, {sample_request, begin, generate::block_tokens}, nullptr, 0, keys.data(), d);
+      const Segment asked{sample_request, begin, generate::block_tokens};
+      fill_angles(asked, scratch);
+      make_keys(0, h, asked, {}, keys.data(), d, scratch);
       for (std::uint32_t t = begin == 0 ? generate::sink_tokens : 0; t < generate::block_tokens; ++t) {
         for (std::uint32_t i = 0; i < sample_queries; ++i) {
           const float* q = queries.data() + (static_cast<std::size_t>(i) * shape_.n_heads + std::size_t{h} * shape_.group_size()) * d;

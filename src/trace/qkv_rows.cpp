@@ -54,6 +54,7 @@ bool QkvGenerator::list_rows(LayerId layer, TokenExperts experts, RowList& list)
   if (spec_.sequence_mix > 0 || (spec_.expert_affinity > 0 && experts.ids != nullptr)) return false;
   list.planes.clear();
   list.rows.clear();
+  make_maps(layer.value);
   for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) list_head(layer.value, h, list);
   list.turns = turns_;
   return true;

@@ -55,6 +55,32 @@ TEST_P(RandomAccess, EqualsSequential) {
   }
 }
 
+TEST_P(RandomAccess, RangesByThreadsEqualEachAlone) {
+  const auto& [preset, shape] = GetParam();
+  const GeneratorSpec spec{.preset = preset, .expert_affinity = 0.5, .sequence_mix = 0.5, .seed = 11};
+  // Across a block, one token, without queries, queries of the last tokens only; two of one request.
+  const std::vector<generate::RowRange> ranges{{7, 30, 140, 30, 0, 0}, {2, 149, 150, 149, 110, 110}, {7, 0, 9, 9, 111, 111}, {5, 60, 80, 71, 120, 111}};
+  constexpr std::size_t tokens = 140, queries = 120;
+  std::vector<std::uint16_t> ids(tokens * 2);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::uint16_t>(i * 7 % 16);
+  const TokenExperts experts{ids.data(), 2};
+  const std::size_t k_width = std::size_t{shape.n_kv_heads} * shape.d_k, v_width = shape.mla() ? 0 : std::size_t{shape.n_kv_heads} * shape.d_v;
+  const auto make = [&](QkvSource& source, bool together) {
+    Rows rows{std::vector<float>(tokens * k_width), std::vector<float>(tokens * v_width), std::vector<float>(queries * shape.n_heads * shape.d_k)};
+    if (together) {
+      source.rows(shape, LayerId(1), experts, ranges, rows.k.data(), rows.v.data(), rows.q.data());
+    } else {
+      source.QkvSource::rows(shape, LayerId(1), experts, ranges, rows.k.data(), rows.v.data(), rows.q.data());
+    }
+    return rows;
+  };
+  const auto threads = make_qkv_generator(spec, shape, 3), one = make_qkv_generator(spec, shape, 1);
+  const Rows together = make(*threads, true), apart = make(*one, false);
+  EXPECT_TRUE(same_bits(together.k, 0, apart.k));
+  EXPECT_TRUE(same_bits(together.v, 0, apart.v));
+  EXPECT_TRUE(same_bits(together.q, 0, apart.q));
+}
+
 ModelShape window_shape() {
   ModelShape shape = gqa_shape(8, 2, 64);
   shape.layers[1] = {AttentionKind::window, 16, true, true};
