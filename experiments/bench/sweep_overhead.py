@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What a point of a sweep costs besides its steps: policy-only points of a million accesses, beside the loops that their cost is judged by."""
+"""What a point of a sweep costs besides its steps: policy-only points of hardly any step (what every point costs: files, fsyncs, prediction, start of the
+program) and of a million accesses (with what goes on between steps), beside the loops that their cost is judged by."""
 import argparse
 import csv
 import io
@@ -28,6 +29,7 @@ axes:
 """
 # Requests, tokens of a prompt and of an answer, seeds (4 points each and policy).
 MILLION = {"requests": 2, "prompt": 1024, "output": 1792, "seeds": 4, "policies": "lru, fifo, clock, sieve"}
+FEW = {"requests": 1, "prompt": 256, "output": 2, "seeds": 4, "policies": "lru, fifo, clock, sieve"}
 SECOND = {"requests": 4, "prompt": 1024, "output": 2816, "seeds": 1, "policies": "lru, sieve"}
 
 
@@ -73,16 +75,17 @@ def main():
     args = parser.parse_args()
     build = args.build.resolve()
     programs = [path.resolve() for path in args.program or [build / "moekv"]]
-    found = {program: ([], []) for program in programs}
+    found = {program: ([], [], []) for program in programs}
     judged = []
     for _ in range(args.rounds):
         for program in programs:
             judged.append(loops(build))
             found[program][0].append(sweep(program, MILLION))
             found[program][1].append(sweep(program, SECOND))
+            found[program][2].append(sweep(program, FEW))
     rule, plain = (statistics.median(values) for values in zip(*judged))
     print(f"a million accesses: rule lru alone {1e3 * rule:.1f} ms, plain array LRU {1e3 * plain:.1f} ms (medians of {len(judged)})")
-    for program, (million, second) in found.items():
+    for program, (million, second, few) in found.items():
         def middle(key, runs=million):
             return statistics.median(one[key] for one in runs)
 
@@ -95,6 +98,9 @@ def main():
               f"outside {1e3 * statistics.median(one['wall'] - one['replay'] for one in million):.1f} (CPU {1e3 * middle('cpu_outside'):.1f}), "
               f"{middle('bytes') / 1024:.0f} KiB a result")
         print(f"  of the time of a million accesses: count replay {overhead / count:.3f}, rule alone {overhead / rule:.3f}, plain array {overhead / plain:.3f}")
+        fixed = statistics.median(one["wall"] - one["steps"] for one in few)
+        print(f"  {few[0]['points']} points of {middle('accesses', few):.0f} accesses: {1e3 * fixed:.2f} ms a point besides steps, "
+              f"of the time of a million accesses: rule alone {fixed / rule:.3f}, plain array {fixed / plain:.3f}")
         print(f"  {second[0]['points']} points of {middle('wall', second):.2f} s: {middle('useful', second):.3f} of the time inside steps")
 
 
