@@ -12,6 +12,7 @@ void draw_normal_row(std::uint64_t seed, Stream stream, std::uint32_t a, std::ui
 
 /// Columns of a map are padded with zeros to a multiple of this.
 inline constexpr std::uint32_t map_column_tile = 16;
+[[nodiscard]] constexpr std::uint32_t padded_columns(std::uint32_t dim) { return (dim + map_column_tile - 1) / map_column_tile * map_column_tile; }
 
 /// out[t][c] = sum over i of x[t][i] map[i][c], i ascending, products and sums rounded apart: the same bits for every vector width.
 /// x is [n_rows][x_stride], map [rank][n_columns], out [n_rows][n_columns]; n_columns is a multiple of map_column_tile.

@@ -113,7 +113,7 @@ PlaneMap make_plane_map(std::uint64_t seed, const PlaneShape& shape, std::uint32
   map.rank = shape.rank;
   map.n_quads = (shape.rank + 3) / 4;
   map.dim = shape.dim;
-  map.n_columns = (shape.dim + map_column_tile - 1) / map_column_tile * map_column_tile;
+  map.n_columns = padded_columns(shape.dim);
   map.deviation = spectrum_deviations(shape);
   set_gains(map, shape, map.latent_seed);
   const std::vector<double> rows = orthonormal_rows(map.latent_seed, shape.rank, shape.dim);

@@ -14,6 +14,7 @@ namespace moekv {
 namespace {
 
 constexpr double default_theta = 5e5;
+constexpr std::uint64_t kept_bytes = 512ULL << 20;  // of key rows, in a process
 
 ChannelTail key_tail(std::string_view preset) {
   if (preset == "A") return ChannelTail::outliers;
@@ -61,12 +62,12 @@ QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads)
       attention_scale_(shape_.softmax_scale > 0 ? static_cast<float>(shape_.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape_.d_k))),
       heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads),
       n_threads_(n_threads > 0 ? n_threads : omp_get_max_threads()),
+      key_rows_(heads_.size(), set_parts(), kept_bytes, 64 + std::uint64_t{4} * shape_.n_layers()),
       scratch_(static_cast<std::size_t>(n_threads_)) {
-  set_parts();
   calibrate();
 }
 
-void QkvGenerator::set_parts() {
+std::uint32_t QkvGenerator::set_parts() {
   const ChannelTail tail = key_tail(spec_.preset);
   const std::uint32_t d_k = shape_.d_k;
   if (shape_.mla()) {
@@ -80,7 +81,13 @@ void QkvGenerator::set_parts() {
     value_shape_ = {KvPlane::value, shape_.d_v, shape_.d_v, generate::value_spectrum, false, ChannelTail::none};
     sink_channel_ = sink_channel(d_k);
   }
+  std::uint32_t width = 0;
+  for (Part& part : parts_) {
+    part.first_column = width;
+    width += padded_columns(part.shape.dim);
+  }
   if (parts_.back().rotates) turns_ = rope_turns(shape_.rope_theta > 1 ? shape_.rope_theta : default_theta, parts_.back().shape.dim);
+  return width;
 }
 
 std::unique_ptr<QkvGenerator::HeadMaps> QkvGenerator::make_head_maps(std::uint32_t layer, std::uint32_t head) const {
@@ -133,7 +140,6 @@ void QkvGenerator::expert_mean(const HeadMaps& maps, TokenExperts experts, Scrat
   for (float& x : scratch.expert_mean) x *= factor;
 }
 
-/// Rows [n][n_columns] = latents of the segment through the map, without offsets.
 void QkvGenerator::map_segment(const PlaneMap& map, const Segment& s, Scratch& scratch) const {
   const std::uint32_t first = s.begin % generate::block_tokens;
   scratch.block.fill(map, s.request, s.begin - first, first, first + s.n - 1);
@@ -151,13 +157,21 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
                              Scratch& scratch) const {
   const HeadMaps& maps = head_maps(layer, head);
   const bool token_sinks = has_token_sinks(layer);
+  const std::uint32_t first = s.begin % generate::block_tokens;
+  KeyRows::Block* block = KeyRows::find(kept_rows(layer, head, s.request), s.begin);
+  const bool complete = block != nullptr && block->has(first, s.n);
   for (std::size_t p = 0; p < parts_.size(); ++p) {
     const Part& part = parts_[p];
     const PlaneMap& map = maps.parts[p];
-    map_segment(map, s, scratch);
+    float* kept = block != nullptr ? block->rows.get() + first * key_rows_.width() + part.first_column : nullptr;
+    if (!complete) {
+      map_segment(map, s, scratch);
+      for (std::uint32_t t = 0; kept != nullptr && t < s.n; ++t)
+        std::copy_n(scratch.rows.data() + static_cast<std::size_t>(t) * map.n_columns, map.n_columns, kept + t * key_rows_.width());
+    }
     for (std::uint32_t t = 0; t < s.n; ++t) {
       float* out = k + t * stride + part.first_channel;
-      const float* row = scratch.rows.data() + static_cast<std::size_t>(t) * map.n_columns;
+      const float* row = kept != nullptr ? kept + t * key_rows_.width() : scratch.rows.data() + static_cast<std::size_t>(t) * map.n_columns;
       for (std::uint32_t c = 0; c < map.dim; ++c) out[c] = row[c] + map.offset[c];
       if (p == 0 && experts.ids != nullptr) {
         expert_mean(maps, experts.from(t), scratch);
@@ -169,6 +183,7 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
       }
     }
   }
+  if (block != nullptr) block->complete(first, s.n);
   for (std::uint32_t t = 0; token_sinks && t < s.n && s.begin + t < generate::sink_tokens; ++t) {
     k[t * stride + sink_channel_] += sink_key();
   }
@@ -219,14 +234,25 @@ void QkvGenerator::make(std::uint32_t layer, const Piece& piece, float* k, float
 void QkvGenerator::rows(const ModelShape&, LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v,
                         float* q) {
   make_maps(layer.value);
+  key_rows_.begin_call();
   pieces_.clear();
   for (const generate::RowRange& range : ranges) {
-    if (k != nullptr) cut_keys(range, experts);
+    if (k == nullptr) break;
+    key_rows_.make_room(range.request, static_cast<std::size_t>(layer.value) * shape_.n_kv_heads, shape_.n_kv_heads, range.begin, range.end);
+    cut_keys(range, experts);
+  }
+  make_pieces(layer.value, k, v, q);
+  pieces_.clear();  // queries lean towards keys of this call too
+  for (const generate::RowRange& range : ranges) {
     if (q != nullptr) cut_queries(range, experts);
   }
+  make_pieces(layer.value, k, v, q);
+}
+
+void QkvGenerator::make_pieces(std::uint32_t layer, float* k, float* v, float* q) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (pieces_.size() > 1)
   for (std::size_t i = 0; i < pieces_.size(); ++i)
-    make(layer.value, pieces_[i], k, v, q, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
+    make(layer, pieces_[i], k, v, q, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
 }
 
 void QkvGenerator::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) {

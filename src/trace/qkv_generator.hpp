@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "trace/generator_tables.hpp"
+#include "trace/key_rows.hpp"
 #include "trace/latent_block.hpp"
 #include "trace/qkv.hpp"
 
@@ -31,6 +32,7 @@ class QkvGenerator final : public QkvSource {
     PlaneShape shape;
     std::uint32_t first_channel = 0;
     bool rotates = true;
+    std::uint32_t first_column = 0;  // in the rows of keys that are kept
   };
   struct HeadMaps {
     std::vector<PlaneMap> parts;
@@ -54,11 +56,14 @@ class QkvGenerator final : public QkvSource {
   struct Scratch {
     LatentBlock block;
     std::vector<CosSin> angles;  // [tokens of a segment][pairs]
-    std::vector<float> deviation, latents, rows, noise, expert_mean;
-    std::vector<std::uint32_t> targets;  // [tokens][group]
+    std::vector<float> deviation, latents, rows, noise, expert_mean, zeros;
+    std::vector<std::uint32_t> targets;      // [tokens][group]
+    std::vector<const float*> target_rows;   // [tokens][group], of one part
+    std::vector<std::uint32_t> without_row;  // of the targets
   };
 
-  void set_parts();
+  /// Returns the width of a row that is kept.
+  std::uint32_t set_parts();
   /// Makes what is missing of the maps of a layer's heads.
   void make_maps(std::uint32_t layer);
   [[nodiscard]] std::unique_ptr<HeadMaps> make_head_maps(std::uint32_t layer, std::uint32_t head) const;
@@ -77,13 +82,20 @@ class QkvGenerator final : public QkvSource {
   void cut_keys(const generate::RowRange& range, TokenExperts experts);
   void cut_queries(const generate::RowRange& range, TokenExperts experts);
   void add_pieces(Piece piece);
+  /// All pieces, by all threads.
+  void make_pieces(std::uint32_t layer, float* k, float* v, float* q);
   void make(std::uint32_t layer, const Piece& piece, float* k, float* v, float* q, Scratch& scratch) const;
   void fill_angles(const Segment& s, Scratch& scratch) const;
   void rotate(float* row, std::uint32_t token, const Scratch& scratch) const;
+  /// Fills scratch.rows [n][n_columns]: latents of the segment through the map, without offsets.
   void map_segment(const PlaneMap& map, const Segment& s, Scratch& scratch) const;
   void make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, TokenExperts experts, float* k, std::size_t stride, Scratch& scratch) const;
   void make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride, Scratch& scratch) const;
-  void gather_targets(const PlaneMap& map, std::uint32_t request, Scratch& scratch) const;
+  /// Fills scratch.target_rows: centred keys of the targets before RoPE.
+  void gather_targets(std::uint32_t layer, std::uint32_t kv_head, const Part& part, const PlaneMap& map, std::uint32_t request, Scratch& scratch) const;
+  [[nodiscard]] std::span<const std::unique_ptr<KeyRows::Block>> kept_rows(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t request) const {
+    return key_rows_.blocks(request, static_cast<std::size_t>(layer) * shape_.n_kv_heads + kv_head);
+  }
   void make_queries(std::uint32_t layer, std::uint32_t kv_head, const Segment& s, TokenExperts experts, float* q, Scratch& scratch) const;
   void write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part, const Segment& s, TokenExperts experts, float* q,
                         Scratch& scratch) const;
@@ -101,6 +113,7 @@ class QkvGenerator final : public QkvSource {
   std::vector<double> turns_;                     // per RoPE pair of the rotating part
   std::vector<std::unique_ptr<HeadMaps>> heads_;  // [layer][kv head], made when first used
   int n_threads_;
+  KeyRows key_rows_;
 
   // Of one call.
   std::vector<Piece> pieces_;

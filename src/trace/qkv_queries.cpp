@@ -27,21 +27,35 @@ std::uint32_t QkvGenerator::target_reach(std::uint32_t layer) const {
   return kind.attention == AttentionKind::window ? kind.window_tokens - 1 : ~0U;
 }
 
-/// Rows [targets][n_columns]: the centred keys of the targets before RoPE (rows without a target are 0).
-void QkvGenerator::gather_targets(const PlaneMap& map, std::uint32_t request, Scratch& scratch) const {
-  const std::vector<std::uint32_t>& targets = scratch.targets;
+void QkvGenerator::gather_targets(std::uint32_t layer, std::uint32_t kv_head, const Part& part, const PlaneMap& map, std::uint32_t request,
+                                  Scratch& scratch) const {
+  const std::span<const std::unique_ptr<KeyRows::Block>> kept = kept_rows(layer, kv_head, request);
+  scratch.zeros.assign(map.n_columns, 0.0F);
+  scratch.target_rows.assign(scratch.targets.size(), scratch.zeros.data());
+  scratch.without_row.clear();
+  for (std::uint32_t i = 0; i < scratch.targets.size(); ++i) {
+    const std::uint32_t target = scratch.targets[i], offset = target % generate::block_tokens;
+    if (target == generate::no_target) continue;
+    const KeyRows::Block* block = KeyRows::find(kept, target);
+    if (block != nullptr && block->has(offset, 1)) {
+      scratch.target_rows[i] = block->rows.get() + offset * key_rows_.width() + part.first_column;
+    } else {
+      scratch.without_row.push_back(i);
+    }
+  }
+  const auto n = static_cast<std::uint32_t>(scratch.without_row.size());
+  if (n == 0) return;
   request_deviations(map, request, spec_.sequence_mix, scratch.deviation);
-  scratch.latents.assign(targets.size() * map.rank, 0.0F);
-  for (std::size_t row = 0; row < targets.size(); ++row) {
-    if (targets[row] == generate::no_target) continue;
-    const std::uint32_t offset = targets[row] % generate::block_tokens;
-    scratch.block.fill(map, request, targets[row] - offset, offset, offset);
+  scratch.latents.resize(static_cast<std::size_t>(n) * map.rank);
+  scratch.rows.resize(static_cast<std::size_t>(n) * map.n_columns);
+  for (std::size_t row = 0; row < n; ++row) {
+    const std::uint32_t target = scratch.targets[scratch.without_row[row]], offset = target % generate::block_tokens;
+    scratch.block.fill(map, request, target - offset, offset, offset);
     const float* x = scratch.block.row(offset);
     for (std::uint32_t i = 0; i < map.rank; ++i) scratch.latents[row * map.rank + i] = x[i] * scratch.deviation[i];
+    scratch.target_rows[scratch.without_row[row]] = scratch.rows.data() + row * map.n_columns;
   }
-  scratch.rows.resize(targets.size() * map.n_columns);
-  map_rows(scratch.latents.data(), map.rank, static_cast<std::uint32_t>(targets.size()), map.rank, map.weights.data(), map.n_columns,
-           scratch.rows.data());
+  map_rows(scratch.latents.data(), map.rank, n, map.rank, map.weights.data(), map.n_columns, scratch.rows.data());
 }
 
 void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part_index, const Segment& s,
@@ -51,7 +65,7 @@ void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, 
   const PlaneMap& map = maps.parts[part_index];
   const std::uint32_t group = shape_.group_size();
   const std::uint32_t n_quads = (map.dim + 3) / 4;
-  gather_targets(map, s.request, scratch);
+  gather_targets(layer, kv_head, part, map, s.request, scratch);
   std::vector<float>& noise = scratch.noise;
   noise.resize(std::size_t{4} * n_quads);
   for (std::uint32_t t = 0; t < s.n; ++t) {
@@ -61,7 +75,7 @@ void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, 
       const std::uint32_t head = kv_head * group + g;
       const std::size_t row = static_cast<std::size_t>(t) * group + g;
       const bool has_target = scratch.targets[row] != generate::no_target;
-      const float* target = scratch.rows.data() + row * map.n_columns;
+      const float* target = scratch.target_rows[row];
       float* out = q + (static_cast<std::size_t>(t) * shape_.n_heads + head) * shape_.d_k + part.first_channel;
       draw_normal_row(noise_seed(layer, head, part_index), Stream::query, s.request, s.begin + t, n_quads, noise.data());
       for (std::uint32_t c = 0; c < map.dim; ++c)

@@ -11,6 +11,7 @@
 #include "support/qkv_shapes.hpp"
 #include "trace/generator_kernels.hpp"
 #include "trace/generator_tables.hpp"
+#include "trace/key_rows.hpp"
 #include "trace/qkv.hpp"
 
 namespace moekv {
@@ -81,6 +82,19 @@ TEST_P(RandomAccess, RangesByThreadsEqualEachAlone) {
   EXPECT_TRUE(same_bits(together.q, 0, apart.q));
 }
 
+TEST_P(RandomAccess, QueriesDoNotNeedTheKeysMadeBefore) {
+  const auto& [preset, shape] = GetParam();
+  const GeneratorSpec spec{.preset = preset, .sequence_mix = 0.5, .seed = 11};
+  constexpr std::uint32_t tokens = 200;
+  const auto kept = make_qkv_generator(spec, shape), without = make_qkv_generator(spec, shape);
+  const Rows both = make_rows(*kept, shape, 0, tokens, {});
+  std::vector<float> alone(both.q.size());
+  without->queries(LayerId(1), RequestId(7), 0, tokens, {}, alone.data());
+  EXPECT_TRUE(same_bits(both.q, 0, alone));
+  const Rows again = make_rows(*kept, shape, 0, tokens, {});  // keys from what is kept
+  EXPECT_TRUE(same_bits(both.k, 0, again.k));
+}
+
 ModelShape window_shape() {
   ModelShape shape = gqa_shape(8, 2, 64);
   shape.layers[1] = {AttentionKind::window, 16, true, true};
@@ -91,6 +105,39 @@ INSTANTIATE_TEST_SUITE_P(Shapes, RandomAccess,
                                          std::tuple{"B", gqa_shape(14, 2, 32)}, std::tuple{"A", window_shape()}, std::tuple{"D", gqa_shape(4, 2, 6)},
                                          std::tuple{"A", gqa_shape(2, 1, 2)}, std::tuple{"E", mla_shape(4, 96, 32)},
                                          std::tuple{"C", mla_shape(3, 16, 0)}));
+
+TEST(KeyRows, KeepsWhatIsInFlightAndDropsTheRequestIdleForLongest) {
+  constexpr std::size_t width = 16;
+  constexpr std::uint64_t block = 64 * width * sizeof(float);
+  KeyRows rows(4, width, 5 * block, 3);
+  rows.begin_call();
+  rows.make_room(1, 0, 2, 0, 65);  // two blocks in each of two heads
+  EXPECT_EQ(rows.bytes(), 4 * block);
+  KeyRows::Block* first = KeyRows::find(rows.blocks(1, 0), 63);
+  ASSERT_NE(first, nullptr);
+  EXPECT_NE(KeyRows::find(rows.blocks(1, 1), 64), nullptr);
+  EXPECT_EQ(KeyRows::find(rows.blocks(1, 1), 128), nullptr);
+  EXPECT_EQ(KeyRows::find(rows.blocks(1, 2), 0), nullptr);
+  EXPECT_FALSE(first->has(3, 1));
+  first->complete(3, 2);
+  EXPECT_TRUE(first->has(3, 2));
+  EXPECT_FALSE(first->has(3, 3));
+  first->complete(0, 64);
+  EXPECT_TRUE(first->has(0, 64));
+
+  rows.begin_call();
+  rows.make_room(2, 3, 1, 100, 200);  // blocks 1, 2 and 3, and room for one
+  EXPECT_EQ(rows.bytes(), 5 * block);
+  EXPECT_NE(KeyRows::find(rows.blocks(2, 3), 127), nullptr);
+  EXPECT_EQ(KeyRows::find(rows.blocks(2, 3), 128), nullptr);
+  EXPECT_NE(KeyRows::find(rows.blocks(1, 0), 0), nullptr) << "asked for a call ago";
+  rows.begin_call();
+  rows.begin_call();
+  rows.make_room(2, 3, 1, 128, 192);  // request 1 has been idle for three calls
+  EXPECT_TRUE(rows.blocks(1, 0).empty());
+  EXPECT_EQ(rows.bytes(), 2 * block);
+  EXPECT_NE(KeyRows::find(rows.blocks(2, 3), 128), nullptr);
+}
 
 TEST(Generator, RowsEqualTheScalarArithmetic) {
   std::vector<float> row(4 * 37);
