@@ -28,7 +28,7 @@ class KeyRows {
     void complete(std::uint32_t first, std::uint32_t n) { made.fetch_or(bits_of(first, n), std::memory_order_release); }
 
    private:
-    static std::uint64_t bits_of(std::uint32_t first, std::uint32_t n) { return (~0ULL >> (generate::block_tokens - n)) << first; }
+    static std::uint64_t bits_of(std::uint32_t first, std::uint32_t n) { return ((n < generate::block_tokens ? 1ULL << n : 0) - 1) << first; }
   };
   using Blocks = std::vector<std::unique_ptr<Block>>;  // by position / block_tokens; null where none is kept
 
