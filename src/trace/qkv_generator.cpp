@@ -251,8 +251,8 @@ void QkvGenerator::rows(const ModelShape&, LayerId layer, TokenExperts experts, 
 
 void QkvGenerator::make_pieces(std::uint32_t layer, float* k, float* v, float* q) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (pieces_.size() > 1)
-  for (std::size_t i = 0; i < pieces_.size(); ++i)
-    make(layer, pieces_[i], k, v, q, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
+  for (const Piece& piece : pieces_)
+    make(layer, piece, k, v, q, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
 }
 
 void QkvGenerator::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) {

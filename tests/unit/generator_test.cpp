@@ -57,8 +57,8 @@ TEST_P(RandomAccess, EqualsSequential) {
 }
 
 TEST_P(RandomAccess, RangesByThreadsEqualEachAlone) {
-  const auto& [preset, shape] = GetParam();
-  const GeneratorSpec spec{.preset = preset, .expert_affinity = 0.5, .sequence_mix = 0.5, .seed = 11};
+  const ModelShape& shape = std::get<1>(GetParam());
+  const GeneratorSpec spec{.preset = std::get<0>(GetParam()), .expert_affinity = 0.5, .sequence_mix = 0.5, .seed = 11};
   // Across a block, one token, without queries, queries of the last tokens only; two of one request.
   const std::vector<generate::RowRange> ranges{{7, 30, 140, 30, 0, 0}, {2, 149, 150, 149, 110, 110}, {7, 0, 9, 9, 111, 111}, {5, 60, 80, 71, 120, 111}};
   constexpr std::size_t tokens = 140, queries = 120;
