@@ -15,7 +15,8 @@
 namespace moekv {
 namespace {
 
-constexpr std::size_t most_traces = 4;
+constexpr std::size_t most_traces = 4, most_generators = 8;
+constexpr std::uint64_t most_kept_bytes = 512ULL << 20;  // of all generators, unless it is one
 
 /// Equal for specifications whose trace is the same.
 std::string trace_key(const RunSpec& spec) {
@@ -40,6 +41,24 @@ TraceSource& PointCache::trace_of(const RunSpec& spec) {
   return *traces_.back().source;
 }
 
+std::shared_ptr<QkvSource> PointCache::generator_of(const RunSpec& spec) {
+  std::string key = fmt::format("{}\n", spec.threads);
+  for (const KeyValue& k : resolved_keys(spec, {"payload.generator.", "model."})) key += k.path + ": " + k.value + "\n";
+  const auto it = std::find_if(generators_.begin(), generators_.end(), [&](const Generator& g) { return g.key == key; });
+  if (it != generators_.end()) {
+    std::rotate(it, it + 1, generators_.end());
+  } else {
+    generators_.push_back({key, make_qkv_generator(spec.payload.generator, spec.model, spec.threads)});
+  }
+  std::uint64_t kept = 0;
+  for (const Generator& g : generators_) kept += g.source->kept_bytes();
+  while (generators_.size() > 1 && (generators_.size() > most_generators || kept > most_kept_bytes)) {
+    kept -= generators_.front().source->kept_bytes();
+    generators_.erase(generators_.begin());
+  }
+  return generators_.back().source;
+}
+
 PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
   TraceSource& trace = trace_of(spec);
   auto it = std::find_if(devices_.begin(), devices_.end(), [&](const Device& d) { return d.name == spec.backend && d.threads == spec.threads; });
@@ -53,11 +72,14 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
     decoder_ = std::make_unique<Decoder>(ModelFile(spec.model.path), make_gemm(spec.backend));
     decoder_key_ = decoder_key;
   }
-  return {&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get(), &costs_};
+  PointMachinery made{&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get(), &costs_, nullptr};
+  if (it->backend->has_payload() && spec.model.path.empty() && !uses_recorded_qkv(spec, trace.info())) made.generator = generator_of(spec);
+  return made;
 }
 
 void PointCache::clear() {
   traces_.clear();
+  generators_.clear();
   devices_.clear();
   decoder_ = nullptr;
   decoder_key_.clear();
@@ -82,7 +104,9 @@ RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Trans
   DriverFactory driver;
   if (machinery.decoder != nullptr)
     driver = model_driver(spec, *machinery.decoder, dynamic_cast<const TokenSource&>(*machinery.trace), transport, recorder);
-  RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, hooks, driver);
+  ReplayHooks with_generator = hooks;
+  with_generator.generator = machinery.generator;
+  RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, with_generator, driver);
   if (recorder != nullptr && outcome.completed) recorder->finish();
   if (transport.process() == 0 && outcome.completed) {
     const auto ranks = spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes());

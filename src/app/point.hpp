@@ -12,6 +12,7 @@
 #include "model/decoder.hpp"
 #include "model/trace_recorder.hpp"
 #include "results/provenance.hpp"
+#include "trace/qkv.hpp"
 #include "trace/source.hpp"
 
 namespace moekv {
@@ -22,9 +23,10 @@ struct PointMachinery {
   Backend* backend = nullptr;
   const Decoder* decoder = nullptr;  // of a model in the loop, whose trace is a TokenSource
   KnownCosts* costs = nullptr;
+  std::shared_ptr<QkvSource> generator;  // null where q, k and v are not generated
 };
 
-/// Keeps backends, the latest traces and the latest model alive from point to point.
+/// Keeps backends, the latest traces, generators and the latest model alive from point to point.
 class PointCache {
  public:
   /// Trace, backend and model of `spec`; valid until the next call. No communication. Throws what a configuration can fail with before it runs.
@@ -44,7 +46,14 @@ class PointCache {
     int threads = 0;
     std::unique_ptr<Backend> backend;
   };
-  std::vector<Trace> traces_;  // the latest last
+  struct Generator {
+    std::string key;
+    std::shared_ptr<QkvSource> source;
+  };
+  [[nodiscard]] std::shared_ptr<QkvSource> generator_of(const RunSpec& spec);
+
+  std::vector<Trace> traces_;          // the latest last
+  std::vector<Generator> generators_;  // the same
   std::vector<Device> devices_;
   KnownCosts costs_;
   std::string decoder_key_;  // file and where it computes

@@ -12,7 +12,7 @@ namespace moekv {
 
 class BackendQkv final : public QkvSource {
  public:
-  BackendQkv(std::unique_ptr<QkvSource> source, ModelShape shape, Backend& backend)
+  BackendQkv(std::shared_ptr<QkvSource> source, ModelShape shape, Backend& backend)
       : source_(std::move(source)), shape_(std::move(shape)), backend_(&backend) {}
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
@@ -25,7 +25,7 @@ class BackendQkv final : public QkvSource {
   /// False where the backend or the source leaves the rows to the source. Ranges may be without keys, or without queries.
   bool by_backend(LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v, float* q);
 
-  std::unique_ptr<QkvSource> source_;
+  std::shared_ptr<QkvSource> source_;
   ModelShape shape_;
   Backend* backend_;
 };

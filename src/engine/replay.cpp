@@ -19,16 +19,17 @@
 #include "engine/summarise.hpp"
 
 namespace moekv {
-namespace {
-
-/// (token, layer) pairs that will attend: known beforehand from lengths, so that probes can be spread over the run.
-std::uint64_t count_queries(const Geometry& geometry, const Batcher& batcher) { return batcher.total_queries() * geometry.layers().size(); }
 
 bool uses_recorded_qkv(const RunSpec& spec, const TraceInfo& trace) {
   return spec.payload.qkv == QkvKind::recorded || (spec.payload.qkv == QkvKind::automatic && !trace.kv_layers.empty());
 }
 
-std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, Backend& backend) {
+namespace {
+
+/// (token, layer) pairs that will attend: known beforehand from lengths, so that probes can be spread over the run.
+std::uint64_t count_queries(const Geometry& geometry, const Batcher& batcher) { return batcher.total_queries() * geometry.layers().size(); }
+
+std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, Backend& backend, std::shared_ptr<QkvSource> generator) {
   if (!backend.has_payload()) return nullptr;
   const bool recorded = uses_recorded_qkv(spec, trace.info());
   if (recorded && trace.info().kv_layers.empty()) {
@@ -36,7 +37,8 @@ std::unique_ptr<QkvSource> make_qkv(const RunSpec& spec, TraceSource& trace, Bac
                     "use payload.qkv: generated, or a trace with /kv");
   }
   if (recorded) return make_recorded_qkv(trace, spec.model);
-  return std::make_unique<BackendQkv>(make_qkv_generator(spec.payload.generator, spec.model, spec.threads), spec.model, backend);
+  if (generator == nullptr) generator = make_qkv_generator(spec.payload.generator, spec.model, spec.threads);
+  return std::make_unique<BackendQkv>(std::move(generator), spec.model, backend);
 }
 
 /// Steps of the first windows: at the end of a short run nothing is resident, so its first window ends halfway.
@@ -118,7 +120,7 @@ class Run {
   }
 
   std::unique_ptr<Driver> trace_driver(TraceSource& trace, bool payload) {
-    qkv_ = make_qkv(spec_, trace, backend_);
+    qkv_ = make_qkv(spec_, trace, backend_, hooks_.generator);
     return std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, uses_recorded_qkv(spec_, trace.info()), cache_,
                                         count_queries(geometry_, batcher_));
   }

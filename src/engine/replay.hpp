@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 
 #include "comm/transport.hpp"
@@ -42,8 +43,12 @@ struct ReplayHooks {
   std::function<void()> profile_start, profile_stop;
   std::function<bool(const Progress&)> interrupted;  // polled after each step on every process; true stops the run (completed = false)
   std::function<void(const StoppedRun&)> stopped;    // on every process, where the run was interrupted and checkpoint_refusal is null
+  std::shared_ptr<QkvSource> generator;  // of the specification, where q, k and v are generated; null: the run makes one
   StateStream* resume = nullptr;  // on every process or none: what `save` wrote for the same specification, trace and number of processes
 };
+
+/// Whether q, k and v are the trace's own.
+[[nodiscard]] bool uses_recorded_qkv(const RunSpec& spec, const TraceInfo& trace);
 
 /// Why what the run accesses depends on what it evicted; empty where it does not, and offline bounds are valid.
 [[nodiscard]] std::string feedback_of(const RunSpec& spec);

@@ -49,6 +49,8 @@ class QkvSource {
                     float* q);
   /// Fills the list and returns true where rows can be made by it; false where only keys_values and queries make them.
   virtual bool list_rows(LayerId /*layer*/, TokenExperts /*experts*/, RowList& /*list*/) { return false; }
+  /// What it keeps of what it made, in bytes.
+  [[nodiscard]] virtual std::uint64_t kept_bytes() const { return 0; }
   /// Learned sink logits per query head [n_heads]; only called for layers with sinks.
   virtual void sink_logits(LayerId layer, float* out) = 0;
 };

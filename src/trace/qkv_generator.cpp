@@ -14,7 +14,7 @@ namespace moekv {
 namespace {
 
 constexpr double default_theta = 5e5;
-constexpr std::uint64_t kept_bytes = 512ULL << 20;  // of key rows, in a process
+constexpr std::uint64_t most_kept_bytes = 512ULL << 20;  // of key rows, in a process
 
 ChannelTail key_tail(std::string_view preset) {
   if (preset == "A") return ChannelTail::outliers;
@@ -62,7 +62,7 @@ QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads)
       attention_scale_(shape_.softmax_scale > 0 ? static_cast<float>(shape_.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape_.d_k))),
       heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads),
       n_threads_(n_threads > 0 ? n_threads : omp_get_max_threads()),
-      key_rows_(heads_.size(), set_parts(), kept_bytes, 64 + std::uint64_t{4} * shape_.n_layers()),
+      key_rows_(heads_.size(), set_parts(), most_kept_bytes, 64 + std::uint64_t{4} * shape_.n_layers()),
       scratch_(static_cast<std::size_t>(n_threads_)) {
   calibrate();
 }

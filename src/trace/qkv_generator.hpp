@@ -23,6 +23,7 @@ class QkvGenerator final : public QkvSource {
   /// Its threads share the pieces of the ranges and their heads.
   void rows(const ModelShape& shape, LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v,
             float* q) override;
+  [[nodiscard]] std::uint64_t kept_bytes() const override { return key_rows_.bytes(); }
   void sink_logits(LayerId layer, float* out) override;
   bool list_rows(LayerId layer, TokenExperts experts, RowList& list) override;
 

@@ -271,6 +271,30 @@ axes:
             self.assertGreater(len(numpy.unique(predicted[placed_by_seed, 0])), 1)
         self.assertEqual(len(numpy.unique(predicted[0, 0])), 1)
 
+    def test_points_share_generated_payload(self):
+        """What one process keeps from point to point changes no number: seeds, models and parameters of the generator that come again and change."""
+        self.write("""
+name: payload
+base:
+  model: qwen3-30b-a3b
+  backend: host
+  trace: {synthetic: {preset: uniform, n_requests: 2, prompt_tokens: 70, output_tokens: 3}, layers: [1-2]}
+  cluster: {ranks: 2}
+  placement: {layout: expert}
+axes:
+  - page.slots: [8, 16]
+  - model: [qwen3-30b-a3b, gpt-oss-20b]
+  - payload.generator: [{preset: A}, {preset: C}, {preset: A, expert_affinity: 0.5}]
+  - seed: [1, 2]
+""", "payload.yaml")
+        for out, *how in (("together",), ("alone", "--isolate", "process")):
+            self.run_ok("sweep", "payload.yaml", "--out", out, "--quiet", *how)
+            self.merged(out, out=out + ".h5")
+        self.assert_same_numbers("together.h5", "alone.h5")
+        together, alone = (moekv_results.load_sweep(self.folder / f"{name}.h5").metrics["attn_out_err_mean"] for name in ("together", "alone"))
+        self.assertGreaterEqual(len(numpy.unique(together)), 12)
+        numpy.testing.assert_array_equal(together, alone)
+
     def test_files_of_their_own(self):
         name = self.write()
         self.run_ok("sweep", name, "backend=host", "trace.synthetic.n_requests=1", "--only", "0,23", "--files", "each")
