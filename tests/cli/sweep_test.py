@@ -282,7 +282,6 @@ base:
   cluster: {ranks: 2}
   placement: {layout: expert}
 axes:
-  - page.slots: [8, 16]
   - model: [qwen3-30b-a3b, gpt-oss-20b]
   - payload.generator: [{preset: A}, {preset: C}, {preset: A, expert_affinity: 0.5}]
   - seed: [1, 2]
@@ -292,7 +291,7 @@ axes:
             self.merged(out, out=out + ".h5")
         self.assert_same_numbers("together.h5", "alone.h5")
         together, alone = (moekv_results.load_sweep(self.folder / f"{name}.h5").metrics["attn_out_err_mean"] for name in ("together", "alone"))
-        self.assertGreaterEqual(len(numpy.unique(together)), 12)
+        self.assertEqual(len(numpy.unique(together)), 12)
         numpy.testing.assert_array_equal(together, alone)
 
     def test_files_of_their_own(self):
