@@ -1,4 +1,5 @@
 """A real Slurm on this machine for tests: munged, slurmctld and two simulated nodes with fake GPUs, loopback only, in a folder of its own."""
+import contextlib
 import getpass
 import os
 import shutil
@@ -137,6 +138,15 @@ class Lab:
     def states(self, job, fact="JobState"):
         """States of a job's tasks, or another fact: {"0": "COMPLETED", ...}; of one without tasks {"": ...}."""
         return {words.get("ArrayTaskId", ""): words[fact] for words in self.tasks(job)}
+
+    @contextlib.contextmanager
+    def held(self, partition):
+        """Jobs submitted meanwhile start at its end: who waits for what they do is there before they begin."""
+        self.run("scontrol", "update", f"PartitionName={partition}", "State=DOWN")
+        try:
+            yield
+        finally:
+            self.run("scontrol", "update", f"PartitionName={partition}", "State=UP")
 
     def end_in(self, job, seconds):
         """Moves the time limit of a running job: sbatch knows whole minutes only, an administrator moments."""

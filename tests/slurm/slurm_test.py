@@ -81,6 +81,9 @@ class Cluster(program.ProgramTest):
             return len(found) == len(wanted) and all(self.status(process)[0] for process in found.values())  # where cores are few it takes a while
 
         self.lab.wait(all_halted, "no point ends", step_s=0.02)
+        for folder, part, parts in wanted:
+            journal = (self.folder / folder / f"journal/{part}of{parts}.jsonl").read_text()
+            self.assertLess(journal.count('"event":"ok"'), 6, f"part {part} of {folder} stands when its points are over")
         return [found[key] for key in wanted]
 
     def send(self, process, number):
@@ -112,9 +115,10 @@ class Jobs(Cluster):
     def test_array_with_requeue_and_merge(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
         site = self.site("site.sh", "one")
-        parts, merge = self.submit("queue.sweep", site, 4)
-        cancelled, _ = self.submit("a cancelled.sweep", site, 1, "--only", "0-7")
-        status = self.run_ok("sweep", "queue.sweep", "--status").out
+        with self.lab.held("one"):
+            parts, merge = self.submit("queue.sweep", site, 4)
+            cancelled, _ = self.submit("a cancelled.sweep", site, 1, "--only", "0-7")
+            status = self.run_ok("sweep", "queue.sweep", "--status").out
         self.assertIn("24 points", status)
         halted = self.halt(*(("queue.sweep", part, 4) for part in (0, 1, 3)), ("a cancelled.sweep", 0, 1))
         self.lab.run("scancel", "--signal=USR1", f"{parts}_0")  # as Slurm does `grace_seconds` before the limit
@@ -168,8 +172,9 @@ class Limits(Cluster):
 
     def test_time_limits(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
-        parts, merge = self.submit("late.sweep", self.site("site.sh", "one"), 4)
-        single, _ = self.submit("direct.sweep", self.site("direct.sh", "one", launch=""), 1, "--only", "0-7")
+        with self.lab.held("one"):
+            parts, merge = self.submit("late.sweep", self.site("site.sh", "one"), 4)
+            single, _ = self.submit("direct.sweep", self.site("direct.sh", "one", launch=""), 1, "--only", "0-7")
         *warned, _ = self.halt(("late.sweep", 0, 4), ("direct.sweep", 0, 1), ("late.sweep", 1, 4))
         for job in (f"{parts}_0", f"{single}_0"):
             self.lab.end_in(job, 75)  # the warning is due a minute and half before it
