@@ -1,7 +1,6 @@
 // The kinds of eviction cases that have a file of their own, and the entries that those with scores decide on.
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include "app/policy_case.hpp"
@@ -43,15 +42,6 @@ struct Entry {
   float score = 0;  // of its unit
 };
 
-/// Calls f(begin, end) for the entries of each unit; entries ascend by position.
-template <class F>
-void for_each_unit(const std::vector<Entry>& entries, const Units& units, F&& f) {
-  for (std::size_t begin = 0, end = 0; begin < entries.size(); begin = end) {
-    while (end < entries.size() && entries[end].position / units.slots == entries[begin].position / units.slots) ++end;
-    f(begin, end);
-  }
-}
-
 /// Indices of victims in the order in which their units go: at least n entries, and all that score below `below`. A unit with a protected entry stays.
 [[nodiscard]] std::vector<std::size_t> victims(const std::vector<Entry>& entries, const Units& units, std::size_t n, float below, std::uint32_t length,
                                                const Protection& protect);
@@ -59,46 +49,8 @@ void for_each_unit(const std::vector<Entry>& entries, const Units& units, F&& f)
 [[nodiscard]] Json scores_of(const std::vector<Entry>& entries);
 void remove(std::vector<Entry>& entries, std::vector<std::size_t> gone);
 
-/// Scores of units that compete, as a replay gives them. `group` has what a rule of groups reads besides states and positions.
-template <class Rule>
-void score(const Rule& rule, std::vector<Entry>& entries, const Units& units, std::uint64_t step, std::uint32_t newest, std::uint64_t seed,
-           evict::GroupView group = {}) {
-  std::vector<float> states;
-  std::vector<std::uint32_t> positions;
-  for (const Entry& e : entries) {
-    states.push_back(evict::read(rule, e.mass));
-    positions.push_back(e.position);
-  }
-  if constexpr (evict::scores_groups<Rule>) {
-    const std::vector<float> own = states;
-    group.n = static_cast<std::uint32_t>(entries.size());
-    group.states = own.data();
-    group.positions = positions.data();
-    rule.score_group(group, states.data());
-  }
-  for_each_unit(entries, units, [&](std::size_t begin, std::size_t end) {
-    PageState page;
-    for (std::size_t i = begin; i < end; ++i) page.add(states[i]);
-    states[begin] = page.reduced(units.reducer);
-  });
-  struct Competitor {
-    evict::UnitView view;
-    float score;
-    std::size_t begin, end;
-  };
-  std::vector<Competitor> competitors;
-  for_each_unit(entries, units, [&](std::size_t i, std::size_t end) {
-    evict::UnitView view{0, entries[i].layer, entries[i].position, step, states[i], seed};
-    view.age = newest > entries[i].position ? newest - entries[i].position : 0;
-    view.access = entries[i].access;
-    view.cost = entries[i].cost;
-    view.total = newest + 1;
-    competitors.push_back({view, static_cast<float>(entries[i].position), i, end});  // queues of tokens have no scores: the oldest goes
-  });
-  score_units(rule, competitors);
-  for (const Competitor& c : competitors) {
-    for (std::size_t i = c.begin; i < c.end; ++i) entries[i].score = c.score;
-  }
-}
+/// Gives entries the scores of their units, as a replay does. `group` has what a rule of groups reads besides states and positions.
+void score(const EvictRule& rule, std::vector<Entry>& entries, const Units& units, std::uint64_t step, std::uint32_t newest, std::uint64_t seed,
+           evict::GroupView group = {});
 
 }  // namespace moekv::policy_evict

@@ -1,4 +1,5 @@
 // moekv policy evict, with attention rows: what scores lead to, step by step.
+#include <algorithm>
 #include <numeric>
 
 #include "app/policy_evict.hpp"
@@ -76,8 +77,8 @@ Json decide_attention(Case& given, const EvictRule& rule) {
         if (over == "all") lost -= a;
         if constexpr (requires { r.mass(0.0F, 0.0F); }) entries[i].mass = {r.mass(entries[i].mass.value, static_cast<float>(a)), entries[i].mass.seen + 1};
       }
-      score(r, entries, units, t, t, seed);
     }, rule);
+    score(rule, entries, units, t, t, seed);
     scores = scores_of(entries);
     if (traits.family == evict::Family::none || entries.size() <= capacity) continue;
     const float below = std::visit([](const auto& r) { return evict::threshold(r, {}); }, rule);

@@ -1,10 +1,30 @@
 // moekv policy evict, from given state: scores and victims of one decision; and what such cases share with those of attention rows.
+#include <algorithm>
 #include <limits>
 #include <optional>
 
 #include "app/policy_evict.hpp"
 
 namespace moekv::policy_evict {
+namespace {
+
+/// Calls f(begin, end) for the entries of each unit; entries ascend by position.
+template <class F>
+void for_each_unit(const std::vector<Entry>& entries, const Units& units, F&& f) {
+  for (std::size_t begin = 0, end = 0; begin < entries.size(); begin = end) {
+    while (end < entries.size() && entries[end].position / units.slots == entries[begin].position / units.slots) ++end;
+    f(begin, end);
+  }
+}
+
+/// A unit: entries [begin, end).
+struct Competitor {
+  evict::UnitView view;
+  float score;
+  std::size_t begin, end;
+};
+
+}  // namespace
 
 Protection read_protection(Case& given, std::uint32_t capacity) {
   constexpr auto any = std::numeric_limits<std::uint32_t>::max();
@@ -42,6 +62,39 @@ std::vector<std::size_t> victims(const std::vector<Entry>& entries, const Units&
     for (std::size_t i = t.page; i < t.slot; ++i) gone.push_back(i);
   });
   return gone;
+}
+
+void score(const EvictRule& rule, std::vector<Entry>& entries, const Units& units, std::uint64_t step, std::uint32_t newest, std::uint64_t seed,
+           evict::GroupView group) {
+  std::vector<float> states(entries.size());
+  std::vector<std::uint32_t> positions;
+  for (const Entry& e : entries) positions.push_back(e.position);
+  std::visit([&](const auto& r) {
+    for (std::size_t i = 0; i < entries.size(); ++i) states[i] = evict::read(r, entries[i].mass);
+    if constexpr (evict::scores_groups<std::decay_t<decltype(r)>>) {
+      const std::vector<float> own = states;
+      group.n = static_cast<std::uint32_t>(entries.size());
+      group.states = own.data();
+      group.positions = positions.data();
+      r.score_group(group, states.data());
+    }
+  }, rule);
+  std::vector<Competitor> competitors;
+  for_each_unit(entries, units, [&](std::size_t begin, std::size_t end) {
+    PageState page;
+    for (std::size_t i = begin; i < end; ++i) page.add(states[i]);
+    const Entry& first = entries[begin];
+    evict::UnitView view{0, first.layer, first.position, step, page.reduced(units.reducer), seed};
+    view.age = newest > first.position ? newest - first.position : 0;
+    view.access = first.access;
+    view.cost = first.cost;
+    view.total = newest + 1;
+    competitors.push_back({view, static_cast<float>(first.position), begin, end});  // queues of tokens have no scores: the oldest goes
+  });
+  std::visit([&](const auto& r) { score_units(r, competitors); }, rule);
+  for (const Competitor& c : competitors) {
+    for (std::size_t i = c.begin; i < c.end; ++i) entries[i].score = c.score;
+  }
 }
 
 Json scores_of(const std::vector<Entry>& entries) {
@@ -184,11 +237,12 @@ Json decide_state(Case& given, const EvictRule& rule) {
   given.finish();
   float below = 0;
   std::visit([&](const auto& r) {
-    using Rule = std::decay_t<decltype(r)>;
-    if constexpr (evict::needs_payload<Rule>) {
+    if constexpr (evict::needs_payload<std::decay_t<decltype(r)>>) {
       for (std::uint32_t i = 0; i < n; ++i) entries[i].mass.value = r.stored(rows.stored(i, seed));
     }
-    score(r, entries, units, now, static_cast<std::uint32_t>(now), seed, rows.view());
+  }, rule);
+  score(rule, entries, units, now, static_cast<std::uint32_t>(now), seed, rows.view());
+  std::visit([&](const auto& r) {
     if constexpr (requires { r.adapt(state.control); }) {
       if (state.eta) {  // in parts of a million
         state.control.lookups = 1000000;

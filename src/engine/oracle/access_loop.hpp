@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/math.hpp"
@@ -167,10 +168,11 @@ class AccessLoop {
     return std::uint64_t{ascending} << 32 | stored;
   }
   [[nodiscard]] std::vector<std::uint32_t> in_order() const {
-    std::vector<Resident> sorted = residents_;
-    std::sort(sorted.begin(), sorted.end(), [](const Resident& a, const Resident& b) { return a.stored < b.stored; });
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> stored;  // when, unit
+    for (const Resident& r : residents_) stored.emplace_back(r.stored, r.unit);
+    std::sort(stored.begin(), stored.end());
     std::vector<std::uint32_t> out;
-    for (const Resident& r : sorted) out.push_back(r.unit);
+    for (const auto& [when, unit] : stored) out.push_back(unit);
     return out;
   }
 
