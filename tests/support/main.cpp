@@ -4,9 +4,12 @@
 
 #include <cstdlib>
 
+#include "core/heap.hpp"
+
 int main(int argc, char** argv) {
   const bool launched = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr || std::getenv("PMIX_RANK") != nullptr;
   ::testing::InitGoogleTest(&argc, argv);
+  moekv::keep_freed_memory();  // tests make much the same again and again
   if (!launched) return RUN_ALL_TESTS();
   MPI_Init(&argc, &argv);
   int rank = 0;
