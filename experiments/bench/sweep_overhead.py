@@ -62,7 +62,7 @@ def sweep(program, shape):
     def per_point(name):
         return sum(float(row[name]) for row in rows) / n
 
-    steps = (per_point("t_step") + per_point("t_record")) * 1e-9  # record, the last of a step's nine phases, ends windows and has its time beside t_step
+    steps = per_point("t_step") * 1e-9
     return {"points": n, "accesses": per_point("n_req"), "wall": wall / n, "steps": steps, "replay": per_point("wall_time"),
             "cpu_outside": float(re.search(r"([\d.]+) ms a point outside replays", said)[1]) * 1e-3, "useful": steps * n / wall, "bytes": size / n}
 

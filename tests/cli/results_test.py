@@ -152,7 +152,7 @@ class Results(program.ProgramTest):
 
     def test_killed_writers_leave_only_complete_files(self):
         moments = random.Random(3)
-        for attempt in range(4):
+        for attempt in range(6):
             folder = self.folder / str(attempt)
             folder.mkdir()
             writer = subprocess.Popen([WRITER, folder, "endless"])
