@@ -1,10 +1,6 @@
 """Sweeps on a real Slurm: arrays of jobs that are told to end, requeued, cancelled or reach their time limit; a merge after them; two nodes; memory."""
-import contextlib
-import os
-import signal
 import sys
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
@@ -13,8 +9,8 @@ import lab  # noqa: E402
 import program  # noqa: E402
 import sweep_test  # noqa: E402
 
-# Six points for each of four parts, of some tenths of a second: a part can be told to end between two of them.
-SWEEP = sweep_test.SWEEP.replace("name: small", "name: queue").replace(sweep_test.SMALL, sweep_test.LARGE)
+# Six points for each of four parts.
+SWEEP = sweep_test.SWEEP.replace("name: small", "name: queue")
 SITE = """
 sbatch_options=(--partition={partition})
 nodes={nodes}
@@ -39,7 +35,12 @@ class Cluster(program.ProgramTest):
         if not hasattr(cls, "enterClassContext"):
             cls.addClassCleanup(cls.lab.__exit__)
 
+    def setUp(self):
+        super().setUp()
+        (self.folder / "hold").mkdir()
+
     def site(self, name, partition, nodes=1, tasks=1, gpus=0, environment="", launch="srun --mpi=pmix"):
+        launch += f" env LD_PRELOAD='{HOLD}' MOEKV_HOLD='{self.folder}/hold'"
         (self.folder / name).write_text(SITE.format(partition=partition, nodes=nodes, tasks=tasks, gpus=gpus, environment=environment, launch=launch))
         return self.folder / name
 
@@ -55,51 +56,13 @@ class Cluster(program.ProgramTest):
 
         self.lab.wait(done, f"job {job} does not end", 150)
 
-    def process_of(self, folder, part, parts):
-        """The one process of a part that works on the points of a folder; 0 where none does."""
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0] == os.path.realpath(program.PROGRAM).encode() and f"{part}/{parts}".encode() in words and str(self.folder / folder).encode() in words:
-                return int(path.parent.name)
-        return 0
+    def hold(self, *journals, until=""):
+        """The process that writes one of these journals waits after its first point until a signal has come, or until it is killed."""
+        for journal in journals:
+            (self.folder / "hold" / journal).write_text(until)
 
-    def halt(self, *wanted):
-        """Stops each (folder, part, parts) after its first point, so that its job is there when Slurm acts. Returns their processes."""
-        found = {}
-
-        def all_halted():
-            for folder, part, parts in set(wanted) - set(found):
-                journal = self.folder / folder / f"journal/{part}of{parts}.jsonl"
-                if journal.exists() and '"event":"ok"' in journal.read_text():
-                    process = found[folder, part, parts] = self.process_of(folder, part, parts)
-                    self.assertNotEqual(process, 0, f"part {part} has ended already")
-                    self.addCleanup(lambda key=(folder, part, parts), old=process: self.process_of(*key) == old and self.send(old, signal.SIGKILL))
-                    self.send(process, signal.SIGSTOP)
-            return len(found) == len(wanted) and all(self.status(process)[0] for process in found.values())  # where cores are few it takes a while
-
-        self.lab.wait(all_halted, "no point ends", step_s=0.02)
-        for folder, part, parts in wanted:
-            journal = (self.folder / folder / f"journal/{part}of{parts}.jsonl").read_text()
-            self.assertLess(journal.count('"event":"ok"'), 6, f"part {part} of {folder} stands when its points are over")
-        return [found[key] for key in wanted]
-
-    def send(self, process, number):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, number)
-
-    def status(self, process):
-        """(it stands still, a signal waits for it); of one that has ended (False, False)."""
-        try:
-            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines() if ":\t" in line)
-        except OSError:
-            return False, False
-        return status["State"].startswith("T"), int(status["SigPnd"], 16) | int(status["ShdPnd"], 16) != 0
-
-    def halted(self, process):
-        return self.status(process) == (True, False)
+    def wait_held(self):
+        self.lab.wait(lambda: all(path.suffix == ".held" for path in (self.folder / "hold").iterdir()), "no point ends")
 
     def assert_equals_a_run_here(self, folder):
         self.run_ok("sweep", "queue.yaml", "--out", "here")
@@ -115,19 +78,17 @@ class Jobs(Cluster):
     def test_array_with_requeue_and_merge(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
         site = self.site("site.sh", "one")
+        self.hold("0of4.jsonl", "1of4.jsonl", "3of4.jsonl", "0of1.jsonl")
         with self.lab.held("one"):
             parts, merge = self.submit("queue.sweep", site, 4)
             cancelled, _ = self.submit("a cancelled.sweep", site, 1, "--only", "0-7")
             status = self.run_ok("sweep", "queue.sweep", "--status").out
         self.assertIn("24 points", status)
-        halted = self.halt(*(("queue.sweep", part, 4) for part in (0, 1, 3)), ("a cancelled.sweep", 0, 1))
+        self.wait_held()
         self.lab.run("scancel", "--signal=USR1", f"{parts}_0")  # as Slurm does `grace_seconds` before the limit
         self.lab.run("scontrol", "requeue", f"{parts}_1")
         self.lab.run("scancel", "--signal=TERM", f"{parts}_3")  # the last one: Slurm gives it the job id of the array
         self.lab.run("scancel", cancelled)
-        self.lab.wait(lambda: not any(map(self.halted, halted)), "Slurm sends no signal")
-        for process in halted:
-            self.send(process, signal.SIGCONT)
         for job in (parts, merge, cancelled):
             self.until_done(job)
         logs = self.logs("queue.sweep")
@@ -172,16 +133,15 @@ class Limits(Cluster):
 
     def test_time_limits(self):
         (self.folder / "queue.yaml").write_text(SWEEP)
+        self.hold("0of4.jsonl", "0of1.jsonl")
+        self.hold("1of4.jsonl", until="killed")
         with self.lab.held("one"):
             parts, merge = self.submit("late.sweep", self.site("site.sh", "one"), 4)
             single, _ = self.submit("direct.sweep", self.site("direct.sh", "one", launch=""), 1, "--only", "0-7")
-        *warned, _ = self.halt(("late.sweep", 0, 4), ("direct.sweep", 0, 1), ("late.sweep", 1, 4))
+        self.wait_held()
         for job in (f"{parts}_0", f"{single}_0"):
             self.lab.end_in(job, 75)  # the warning is due a minute and half before it
         self.lab.end_in(f"{parts}_1", 1)
-        self.hold_until_warned(warned)
-        for process in warned:
-            self.send(process, signal.SIGCONT)
         for job in (parts, merge, single):
             self.until_done(job)
         logs, alone = self.logs("late.sweep"), self.logs("direct.sweep")["part-0.log"]
@@ -195,24 +155,9 @@ class Limits(Cluster):
         self.assertIn("24 points: 24 ok", logs["merge.log"])
         self.assert_equals_a_run_here("late.sweep")
 
-    def hold_until_warned(self, processes):
-        """Slurm lets processes go on first and tells the job's shell of its limit: the way from there takes as long as some points where cores are few."""
-        let_go = {}  # process -> when it was first seen running: the warning may have reached it before it stood still again
-
-        def all_warned():
-            for process in processes:
-                stands, waits = self.status(process)
-                if not stands:
-                    let_go.setdefault(process, time.monotonic())
-                    self.send(process, signal.SIGSTOP)
-                elif waits:
-                    let_go[process] = 0
-            return all(process in let_go and time.monotonic() > let_go[process] + 10 for process in processes)
-
-        self.lab.wait(all_warned, "Slurm sends no warning", step_s=0.02)
-
 
 if __name__ == "__main__":
+    HOLD = sys.argv.pop()  # the library of support/hold_after_point.cpp
     reason = lab.missing()
     if reason:
         print(f"skipped: no Slurm here: {reason}")
