@@ -56,21 +56,22 @@ class Run {
 
   /// Attends to every page, in order.
   void pages() {
-    const std::size_t distance = run_.pages.empty() ? 1 : prefetch_distance(run_.pages.front());
-    for (std::size_t i = 0; i < std::min(distance, run_.pages.size()); ++i) ask_for_all(run_.pages[i]);
-    for (std::size_t i = 0; i < run_.pages.size(); ++i) {
-      const PageRead& page = run_.pages[i];
-      const Tile t = reader_.tile(page, run_.pools[page.block.pool.value]);
-      Prefetch next = i + distance < run_.pages.size() ? ahead(run_.pages[i + distance], t) : Prefetch{};
+    std::span<const PageRead> rest = run_.pages, now = first_of(rest);
+    for (const PageRead& page : now) ask_for_all(page);
+    while (!now.empty()) {
+      const Tile& t = reader_.tile(now, run_.pools[now[0].block.pool.value]);
+      rest = rest.subspan(t.n_pages);
+      now = first_of(rest);
+      Prefetch next = ahead(now, t);
       if (t.n > 0) {
         std::uint32_t head = 0;
-        for (; head + max_heads <= run_.group; head += max_heads) heads<max_heads>(t, head, page.n_slots, next);
-        for (; head + 2 <= run_.group; head += 2) heads<2>(t, head, page.n_slots, next);
-        for (; head < run_.group; ++head) heads<1>(t, head, page.n_slots, next);
+        for (; head + max_heads <= run_.group; head += max_heads) heads<max_heads>(t, head, next);
+        for (; head + 2 <= run_.group; head += 2) heads<2>(t, head, next);
+        for (; head < run_.group; ++head) heads<1>(t, head, next);
       } else if (run_.logits != nullptr) {
-        for (std::uint32_t h = 0; h < run_.group; ++h) std::fill_n(run_.logits + h * run_.logits_stride + first_slot_, page.n_slots, nothing_read);
+        for (std::uint32_t h = 0; h < run_.group; ++h) std::fill_n(run_.logits + h * run_.logits_stride + first_slot_, t.n_slots, nothing_read);
       }
-      first_slot_ += page.n_slots;
+      first_slot_ += t.n_slots;
     }
   }
 
@@ -86,29 +87,37 @@ class Run {
   }
 
  private:
-  /// How many pages ahead of its use memory is asked for: some 4 KiB, or one page.
-  [[nodiscard]] std::size_t prefetch_distance(const PageRead& page) const {
-    constexpr std::size_t wanted_bytes = 4096;
-    return (wanted_bytes - 1) / run_.pools[page.block.pool.value].head_bytes + 1;
+  /// What is read next as one tile.
+  [[nodiscard]] std::span<const PageRead> first_of(std::span<const PageRead> rest) const {
+    return rest.empty() ? rest : rest.first(read_together(rest, run_.pools));
   }
+
+  /// Whether a page asked for ahead leaves room in the first cache for the one in work.
+  [[nodiscard]] static bool is_near(const PoolView& pool) { return pool.head_bytes <= 8192; }
 
   void ask_for_all(const PageRead& page) const {
     const PoolView& pool = run_.pools[page.block.pool.value];
     const std::byte* at = pool.head(page.block.index, run_.kv_head);
-    for (std::size_t i = 0; i < pool.head_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+    Prefetch::ask(at, at + pool.head_bytes, is_near(pool));
   }
 
-  /// Asks for the scales of `page` at once, because they are needed first, and for its rows bit by bit during the work on tile `now`.
-  [[nodiscard]] Prefetch ahead(const PageRead& page, const Tile& now) const {
-    const PoolView& pool = run_.pools[page.block.pool.value];
-    const std::byte* at = pool.head(page.block.index, run_.kv_head);
-    if (now.n == 0 || 2 * page.n_slots < pool.format.page_slots) return {};
+  /// Asks for the scales of `pages` at once, because they are needed first, and for their rows bit by bit during the work on tile `now`.
+  [[nodiscard]] Prefetch ahead(std::span<const PageRead> pages, const Tile& now) const {
+    Prefetch next;
+    if (pages.empty() || now.n == 0) return next;
+    const PoolView& pool = run_.pools[pages[0].block.pool.value];
     const std::uint64_t row_bytes = pool.format.k_meta();
-    for (std::uint64_t i = row_bytes; i < pool.head_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
-    const std::size_t column_passes = std::max<std::size_t>(1, v_width_ / (2 * block));
-    const std::size_t steps = ((now.n + 3) / 4 * (k_width_ / block) + now.n / 2 * column_passes) * ((run_.group + max_heads - 1) / max_heads);
-    const auto few = static_cast<std::uint32_t>(steps);
-    return {at, at + row_bytes, (static_cast<std::uint32_t>(row_bytes / 64) + few - 1) / few};
+    next.near = is_near(pool);
+    for (const PageRead& page : pages) {
+      if (2 * page.n_slots < pool.format.page_slots) continue;
+      const std::byte* at = pool.head(page.block.index, run_.kv_head);
+      Prefetch::ask(at + row_bytes, at + pool.head_bytes, next.near);
+      next.pieces[next.n++] = {at, at + row_bytes};
+    }
+    const std::size_t of_heads = now.n / rows_at_once(max_heads) + std::max<std::size_t>(1, v_width_ / (blocks_at_once(max_heads) * block));
+    const std::size_t steps = of_heads * ((run_.group + max_heads - 1) / max_heads);
+    next.bytes = static_cast<std::uint32_t>((next.n * row_bytes / steps + 64) / 64 * 64);
+    return next;
   }
 
   /// q in fp32 in the loader's split, with the sums of its rows.
@@ -135,21 +144,21 @@ class Run {
           hn::Store(a, d, row + c);
           hn::Store(b, d, row + c + lanes);
         }
-        change_split(row, c, loader.split, Split::halves);
+        change_split(row, c, RowOf::queries, loader.split, Split::halves);
       });
       for (; c < run_.d_k; ++c) row[c] = load_raw(run_.q_format, from, c);
       std::fill(row + c, row + k_width_, 0.0F);
       V sum = hn::Zero(d);
       for (c = 0; c < k_width_; c += lanes) sum = hn::Add(sum, hn::Load(d, row + c));
       q_sum_[h] = hn::GetLane(hn::SumOfLanes(d, sum));
-      change_split(row, k_width_, Split::halves, split);
+      change_split(row, k_width_, RowOf::queries, Split::halves, split);
     }
     return q_[index];
   }
 
   void keep_split(Split split) {
     if (split == o_split_) return;
-    change_split(o_, run_.group * mapped_.width(), o_split_, split);
+    change_split(o_, run_.group * mapped_.width(), RowOf::sums, o_split_, split);
     o_split_ = split;
   }
 
@@ -162,13 +171,13 @@ class Run {
     keep_split(split_of(v));
   }
 
-  void keep_logits(const Tile& t, std::uint32_t head, std::uint32_t n_slots, const float* x) const {
+  void keep_logits(const Tile& t, std::uint32_t head, const float* x) const {
     float* out = run_.logits + head * run_.logits_stride + first_slot_;
-    if (t.n == n_slots) {
-      std::memcpy(out, x, n_slots * sizeof(float));
+    if (t.n == t.n_slots) {
+      std::memcpy(out, x, t.n * sizeof(float));
       return;
     }
-    std::fill_n(out, n_slots, nothing_read);
+    std::fill_n(out, t.n_slots, nothing_read);
     for (std::uint32_t i = 0; i < t.n; ++i) out[t.slots[i]] = x[i];
   }
 
@@ -221,9 +230,9 @@ class Run {
     return t.v.zero == nullptr ? 0.0F : hn::GetLane(hn::SumOfLanes(d, zero));
   }
 
-  /// Attends with heads [head, head + H) to one page.
+  /// Attends with heads [head, head + H) to one tile.
   template <std::size_t H>
-  void heads(const Tile& t, std::uint32_t head, std::uint32_t n_slots, Prefetch& next) {
+  void heads(const Tile& t, std::uint32_t head, Prefetch& next) {
     const float* q = query(t.k) + head * t.k.width;
     keep_space(t.v);
     with_loader(t.k, [&](auto loader) { dot_rows<decltype(loader), H>(t, q, t.k.width, x_, next); });
@@ -231,7 +240,7 @@ class Run {
     for (std::uint32_t h = 0; h < H; ++h) {
       float* x = x_ + h * row_slots;
       to_logits(t, head + h, x);
-      if (run_.logits != nullptr) keep_logits(t, head + h, n_slots, x);
+      if (run_.logits != nullptr) keep_logits(t, head + h, x);
       zero[h] = to_weights(t, head + h, x);
     }
     with_loader(t.v, [&](auto loader) { add_rows<decltype(loader), H>(t, x_, zero, t.v.width, o_ + head * t.v.width, next); });
