@@ -22,9 +22,11 @@ HWY_BEFORE_NAMESPACE();
 namespace moekv::HWY_NAMESPACE {
 namespace {
 
+// clang-format off: each needs what stands before it
 #include "device/host_simd.inc"
 #include "device/host_tile.inc"
 #include "device/host_map.inc"
+// clang-format on
 
 constexpr float nothing_read = -std::numeric_limits<float>::infinity();
 
