@@ -1,4 +1,4 @@
-// Straightforward double-precision attention: written to be read, not to be fast.
+// Double-precision attention: every sum in the order of its channels and positions, whatever is computed side by side.
 #include "engine/exact.hpp"
 
 #include <algorithm>
@@ -6,47 +6,78 @@
 #include <limits>
 #include <numeric>
 
+#include "trace/generator_kernels.hpp"
+
 namespace moekv {
+namespace {
+
+constexpr std::uint32_t made_at_once = 256;  // positions whose keys and values are made at once
+
+/// Keys [n][stride] as [d_k][n_side_by_side], zero from n on.
+void lay_side_by_side(const float* keys, std::size_t stride, std::uint32_t n, std::uint32_t d_k, double* out) {
+  for (std::uint32_t d = 0; d < d_k; ++d) {
+    for (std::uint32_t i = 0; i < n_side_by_side; ++i) out[d * n_side_by_side + i] = i < n ? static_cast<double>(keys[i * stride + d]) : 0.0;
+  }
+}
+
+/// Softmax over the positions so far, relative to the largest logit, and the values weighted by it.
+struct RunningHead {
+  double most = -std::numeric_limits<double>::infinity(), sum = 0;
+  double* o;  // [d_v]
+
+  void add(double logit, const float* value, std::uint32_t d_v) {
+    if (logit > most) {
+      const double shrink = std::exp(most - logit);
+      sum *= shrink;
+      for (std::uint32_t d = 0; d < d_v; ++d) o[d] *= shrink;
+      most = logit;
+    }
+    const double w = std::exp(logit - most);
+    sum += w;
+#pragma omp simd
+    for (std::uint32_t d = 0; d < d_v; ++d) o[d] += w * static_cast<double>(value[d]);
+  }
+};
+
+}  // namespace
 
 ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const ExactQuery& query) {
-  constexpr std::uint32_t block = 256;
   const std::uint32_t begin = query.begin();
   const std::size_t n = query.position + 1 - begin;
   ExactResult result;
   result.o.assign(std::size_t{model.n_heads} * model.d_v, 0.0);
   result.weights.resize(model.n_heads * n);
-  std::vector<double> most(model.n_heads, -std::numeric_limits<double>::infinity()), sum(model.n_heads, 0.0);
-  std::vector<float> k(std::size_t{block} * model.n_kv_heads * model.d_k), v(model.mla() ? 0 : std::size_t{block} * model.n_kv_heads * model.d_v);
-  for (std::uint32_t first = begin; first <= query.position; first += block) {
-    const std::uint32_t end = std::min(first + block, query.position + 1);
+  std::vector<RunningHead> heads(model.n_heads);
+  for (std::uint32_t h = 0; h < model.n_heads; ++h) heads[h].o = &result.o[std::size_t{h} * model.d_v];
+  const std::size_t k_stride = std::size_t{model.n_kv_heads} * model.d_k, v_stride = std::size_t{model.n_kv_heads} * model.d_v;
+  std::vector<float> k(made_at_once * k_stride), v(model.mla() ? 0 : made_at_once * v_stride);
+  std::vector<double> side(std::size_t{n_side_by_side} * model.d_k);
+  const auto add_positions = [&](std::uint32_t kv, std::uint32_t in_block, std::uint32_t position, std::uint32_t count) {
+    const float* keys = &k[in_block * k_stride + std::size_t{kv} * model.d_k];
+    lay_side_by_side(keys, k_stride, count, model.d_k, side.data());
+    for (std::uint32_t h = kv * model.group_size(); h < (kv + 1) * model.group_size(); ++h) {
+      double logits[n_side_by_side];
+      dot_columns(side.data(), &query.q[std::size_t{h} * model.d_k], model.d_k, logits);
+      for (std::uint32_t i = 0; i < count; ++i) {
+        const double logit = logits[i] * query.scale;
+        result.weights[h * n + (position + i - begin)] = logit;
+        heads[h].add(logit, model.mla() ? keys + i * k_stride : &v[(in_block + i) * v_stride + std::size_t{kv} * model.d_v], model.d_v);
+      }
+    }
+  };
+  for (std::uint32_t first = begin; first <= query.position; first += made_at_once) {
+    const std::uint32_t end = std::min(first + made_at_once, query.position + 1);
     const TokenExperts experts{query.experts != nullptr ? query.experts + std::size_t{first} * query.top_k : nullptr, query.top_k};
     qkv.keys_values(query.layer, query.request, first, end, experts, k.data(), model.mla() ? nullptr : v.data());
-    for (std::uint32_t h = 0; h < model.n_heads; ++h) {
-      const std::uint32_t kv = h / model.group_size();
-      double* o = &result.o[std::size_t{h} * model.d_v];
-      for (std::uint32_t p = first; p < end; ++p) {
-        const std::size_t row = std::size_t{p - first} * model.n_kv_heads + kv;
-        double logit = 0;
-        for (std::uint32_t d = 0; d < model.d_k; ++d) logit += static_cast<double>(query.q[h * model.d_k + d]) * static_cast<double>(k[row * model.d_k + d]);
-        logit *= query.scale;
-        result.weights[h * n + (p - begin)] = logit;
-        if (logit > most[h]) {
-          const double shrink = std::exp(most[h] - logit);
-          sum[h] *= shrink;
-          for (std::uint32_t d = 0; d < model.d_v; ++d) o[d] *= shrink;
-          most[h] = logit;
-        }
-        const double w = std::exp(logit - most[h]);
-        sum[h] += w;
-        const float* value = model.mla() ? &k[row * model.d_k] : &v[row * model.d_v];
-        for (std::uint32_t d = 0; d < model.d_v; ++d) o[d] += w * static_cast<double>(value[d]);
-      }
+    for (std::uint32_t kv = 0; kv < model.n_kv_heads; ++kv) {
+      for (std::uint32_t p = first; p < end; p += n_side_by_side) add_positions(kv, p - first, p, std::min(n_side_by_side, end - p));
     }
   }
   for (std::uint32_t h = 0; h < model.n_heads; ++h) {
-    const double total = sum[h] + (query.sinks != nullptr ? std::exp(static_cast<double>(query.sinks[h]) - most[h]) : 0.0);
-    for (std::uint32_t d = 0; d < model.d_v; ++d) result.o[std::size_t{h} * model.d_v + d] /= total;
-    for (std::size_t i = 0; i < n; ++i) result.weights[h * n + i] = std::exp(result.weights[h * n + i] - most[h]) / total;
+    const RunningHead& head = heads[h];
+    const double total = head.sum + (query.sinks != nullptr ? std::exp(static_cast<double>(query.sinks[h]) - head.most) : 0.0);
+    for (std::uint32_t d = 0; d < model.d_v; ++d) head.o[d] /= total;
+    for (std::size_t i = 0; i < n; ++i) result.weights[h * n + i] = std::exp(result.weights[h * n + i] - head.most) / total;
   }
   return result;
 }

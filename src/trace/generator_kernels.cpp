@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::uint32_t quads_per_pass = 64;
 constexpr std::uint32_t row_tile = 4;
+constexpr std::uint32_t wide_tile = 4 * map_column_tile;  // columns of a single row: less of a line of the map is read at a time with fewer
 
 struct RowOfNormals {
   std::uint64_t seed;
@@ -46,59 +47,196 @@ struct MapProduct {
   float* out;
 };
 
-/// A tile of Rows x map_column_tile outputs, kept in registers over the whole sum.
-template <std::uint32_t Rows>
+/// Vectors as wide as the instruction set's: of wider ones the compiler keeps no sums in registers.
+template <class Element, std::size_t Bytes>
+struct Vector {
+  typedef Element Type __attribute__((vector_size(Bytes), aligned(alignof(Element)), may_alias));
+  static constexpr std::uint32_t lanes = Bytes / sizeof(Element);
+};
+
+/// A tile of Rows x Columns outputs, kept in registers over the whole sum.
+template <std::size_t Bytes, std::uint32_t Rows, std::uint32_t Columns>
 [[gnu::always_inline]] inline void map_tile(const MapProduct& p, std::uint32_t row, std::uint32_t column) {
-  typedef float Lanes __attribute__((vector_size(map_column_tile * sizeof(float)), aligned(alignof(float)), may_alias));
-  Lanes sums[Rows] = {};
+  using Lanes = typename Vector<float, Bytes>::Type;
+  constexpr std::uint32_t n = Columns / Vector<float, Bytes>::lanes;
+  Lanes sums[Rows][n] = {};
   const float* x = p.x + static_cast<std::size_t>(row) * p.x_stride;
   for (std::uint32_t i = 0; i < p.rank; ++i) {
-    const Lanes weights = *reinterpret_cast<const Lanes*>(p.map + static_cast<std::size_t>(i) * p.n_columns + column);
-    for (std::uint32_t r = 0; r < Rows; ++r) sums[r] += weights * x[static_cast<std::size_t>(r) * p.x_stride + i];
+    const auto* weights = reinterpret_cast<const Lanes*>(p.map + static_cast<std::size_t>(i) * p.n_columns + column);
+    for (std::uint32_t r = 0; r < Rows; ++r) {
+      for (std::uint32_t v = 0; v < n; ++v) sums[r][v] += weights[v] * x[static_cast<std::size_t>(r) * p.x_stride + i];
+    }
   }
-  for (std::uint32_t r = 0; r < Rows; ++r) *reinterpret_cast<Lanes*>(p.out + static_cast<std::size_t>(row + r) * p.n_columns + column) = sums[r];
+  for (std::uint32_t r = 0; r < Rows; ++r) {
+    auto* out = reinterpret_cast<Lanes*>(p.out + static_cast<std::size_t>(row + r) * p.n_columns + column);
+    for (std::uint32_t v = 0; v < n; ++v) out[v] = sums[r][v];
+  }
 }
 
+template <std::size_t Bytes>
 [[gnu::always_inline]] inline void map_body(const MapProduct& p) {
   const std::uint32_t whole = p.n_rows / row_tile * row_tile;
   for (std::uint32_t column = 0; column < p.n_columns; column += map_column_tile) {
-    for (std::uint32_t row = 0; row < whole; row += row_tile) map_tile<row_tile>(p, row, column);
-    for (std::uint32_t row = whole; row < p.n_rows; ++row) map_tile<1>(p, row, column);
+    for (std::uint32_t row = 0; row < whole; row += row_tile) map_tile<Bytes, row_tile, map_column_tile>(p, row, column);
+  }
+  for (std::uint32_t row = whole; row < p.n_rows; ++row) {
+    std::uint32_t column = 0;
+    for (; column + wide_tile <= p.n_columns; column += wide_tile) map_tile<Bytes, 1, wide_tile>(p, row, column);
+    for (; column < p.n_columns; column += map_column_tile) map_tile<Bytes, 1, map_column_tile>(p, row, column);
+  }
+}
+
+struct QueryRow {
+  const float *noise, *target, *gain, *expert;
+  float scale;
+  std::uint32_t dim;
+  float* out;
+};
+
+template <bool has_target, bool has_expert>
+[[gnu::always_inline]] inline void query_loop(const QueryRow& row) {
+  const float* __restrict noise = row.noise;
+  const float* __restrict target = row.target;
+  const float* __restrict gain = row.gain;
+  const float* __restrict expert = row.expert;
+  float* __restrict out = row.out;
+  const float scale = row.scale;
+  for (std::uint32_t c = 0; c < row.dim; ++c)
+    out[c] = generate::query_value(has_target, noise[c], has_target ? target[c] : 0.0F, gain[c], has_expert ? expert[c] : 0.0F, scale);
+}
+[[gnu::always_inline]] inline void query_body(const QueryRow& row) {
+  if (row.target != nullptr) return row.expert != nullptr ? query_loop<true, true>(row) : query_loop<true, false>(row);
+  return row.expert != nullptr ? query_loop<false, true>(row) : query_loop<false, false>(row);
+}
+
+struct ColumnSums {
+  const double* columns;
+  const float* x;
+  std::uint32_t n;
+  double* out;
+};
+
+template <std::size_t Bytes>
+[[gnu::always_inline]] inline void dot_columns_body(const ColumnSums& p) {
+  using Lanes = typename Vector<double, Bytes>::Type;
+  constexpr std::uint32_t n_sums = n_side_by_side / Vector<double, Bytes>::lanes;
+  Lanes sums[n_sums] = {};
+  for (std::uint32_t c = 0; c < p.n; ++c) {
+    const auto* row = reinterpret_cast<const Lanes*>(p.columns + static_cast<std::size_t>(c) * n_side_by_side);
+    const auto x = static_cast<double>(p.x[c]);
+    for (std::uint32_t i = 0; i < n_sums; ++i) sums[i] += row[i] * x;
+  }
+  for (std::uint32_t i = 0; i < n_sums; ++i) reinterpret_cast<Lanes*>(p.out)[i] = sums[i];
+}
+
+struct Matrix {
+  double* rows;
+  std::uint32_t rank, dim;
+};
+
+/// Eight partial sums, the last values in the first: an order that vectorises.
+template <std::size_t Bytes>
+[[gnu::always_inline]] inline double dot(const double* a, const double* b, std::uint32_t n) {
+  using Lanes = typename Vector<double, Bytes>::Type;
+  constexpr std::uint32_t n_sums = 8, lanes = Vector<double, Bytes>::lanes;
+  Lanes sums[n_sums / lanes] = {};
+  std::uint32_t i = 0;
+  for (; i + n_sums <= n; i += n_sums) {
+    for (std::uint32_t v = 0; v < n_sums / lanes; ++v)
+      sums[v] += *reinterpret_cast<const Lanes*>(a + i + v * lanes) * *reinterpret_cast<const Lanes*>(b + i + v * lanes);
+  }
+  double partial[n_sums];
+  for (std::uint32_t j = 0; j < n_sums; ++j) partial[j] = sums[j / lanes][j % lanes];
+  for (; i < n; ++i) partial[0] += a[i] * b[i];
+  double sum = 0;
+  for (const double x : partial) sum += x;
+  return sum;
+}
+
+/// Takes the part along row `from` out of a row.
+template <std::size_t Bytes>
+[[gnu::always_inline]] inline void take_out(const Matrix& m, std::uint32_t r, std::uint32_t from) {
+  double* __restrict row = m.rows + static_cast<std::size_t>(r) * m.dim;
+  const double* __restrict other = m.rows + static_cast<std::size_t>(from) * m.dim;
+  const double share = dot<Bytes>(row, other, m.dim);
+  for (std::uint32_t c = 0; c < m.dim; ++c) row[c] -= share * other[c];
+}
+
+/// Some rows at a time pass the finished ones, each in their order, so that those are read from memory less often.
+template <std::size_t Bytes>
+[[gnu::always_inline]] inline void orthonormal_body(const Matrix& m) {
+  constexpr std::uint32_t at_a_time = 4;
+  for (std::uint32_t first = 0; first < m.rank; first += at_a_time) {
+    const std::uint32_t end = m.rank - first < at_a_time ? m.rank : first + at_a_time;
+    for (std::uint32_t finished = 0; finished < first; ++finished) {
+      for (std::uint32_t r = first; r < end; ++r) take_out<Bytes>(m, r, finished);
+    }
+    for (std::uint32_t r = first; r < end; ++r) {
+      for (std::uint32_t finished = first; finished < r; ++finished) take_out<Bytes>(m, r, finished);
+      double* row = m.rows + static_cast<std::size_t>(r) * m.dim;
+      const double norm = __builtin_sqrt(dot<Bytes>(row, row, m.dim));
+      for (std::uint32_t c = 0; c < m.dim; ++c) row[c] /= norm;
+    }
   }
 }
 
 // Flattened: a loop that calls draw4 or normal_pair instead of holding them does not vectorise, and takes four times as long.
 [[gnu::flatten]] void draw_baseline(const RowOfNormals& row) { draw_body(row); }
-void map_baseline(const MapProduct& p) { map_body(p); }
-using DrawFunction = void (*)(const RowOfNormals&);
-using MapFunction = void (*)(const MapProduct&);
+void map_baseline(const MapProduct& p) { map_body<16>(p); }
+[[gnu::flatten]] void query_baseline(const QueryRow& row) { query_body(row); }
+void columns_baseline(const ColumnSums& p) { dot_columns_body<16>(p); }
+void orthonormal_baseline(const Matrix& m) { orthonormal_body<16>(m); }
+
+/// The loops for one instruction set.
+struct Loops {
+  void (*draw)(const RowOfNormals&);
+  void (*map)(const MapProduct&);
+  void (*query)(const QueryRow&);
+  void (*columns)(const ColumnSums&);
+  void (*orthonormal)(const Matrix&);
+};
+constexpr Loops baseline{draw_baseline, map_baseline, query_baseline, columns_baseline, orthonormal_baseline};
 
 #if defined(__x86_64__)
 [[gnu::flatten, gnu::target("avx2")]] void draw_avx2(const RowOfNormals& row) { draw_body(row); }
-[[gnu::target("avx2")]] void map_avx2(const MapProduct& p) { map_body(p); }
+[[gnu::target("avx2")]] void map_avx2(const MapProduct& p) { map_body<32>(p); }
+[[gnu::flatten, gnu::target("avx2")]] void query_avx2(const QueryRow& row) { query_body(row); }
+[[gnu::target("avx2")]] void columns_avx2(const ColumnSums& p) { dot_columns_body<32>(p); }
+[[gnu::target("avx2")]] void orthonormal_avx2(const Matrix& m) { orthonormal_body<32>(m); }
 [[gnu::flatten, gnu::target("arch=x86-64-v4")]] void draw_avx512(const RowOfNormals& row) { draw_body(row); }
-[[gnu::target("arch=x86-64-v4")]] void map_avx512(const MapProduct& p) { map_body(p); }
+[[gnu::target("arch=x86-64-v4")]] void map_avx512(const MapProduct& p) { map_body<64>(p); }
+[[gnu::flatten, gnu::target("arch=x86-64-v4")]] void query_avx512(const QueryRow& row) { query_body(row); }
+[[gnu::target("arch=x86-64-v4")]] void columns_avx512(const ColumnSums& p) { dot_columns_body<64>(p); }
+[[gnu::target("arch=x86-64-v4")]] void orthonormal_avx512(const Matrix& m) { orthonormal_body<64>(m); }
+constexpr Loops avx2{draw_avx2, map_avx2, query_avx2, columns_avx2, orthonormal_avx2};
+constexpr Loops avx512{draw_avx512, map_avx512, query_avx512, columns_avx512, orthonormal_avx512};
 
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 }
-const DrawFunction draw_function = has_avx512() ? draw_avx512 : __builtin_cpu_supports("avx2") ? draw_avx2 : draw_baseline;
-const MapFunction map_function = has_avx512() ? map_avx512 : __builtin_cpu_supports("avx2") ? map_avx2 : map_baseline;
+const Loops& loops = has_avx512() ? avx512 : __builtin_cpu_supports("avx2") ? avx2 : baseline;
 #else
-const DrawFunction draw_function = draw_baseline;
-const MapFunction map_function = map_baseline;
+const Loops& loops = baseline;
 #endif
 
 }  // namespace
 
 void draw_normal_row(std::uint64_t seed, Stream stream, std::uint32_t a, std::uint32_t b, std::uint32_t n_quads, float* out) {
-  draw_function({seed, stream, a, b, n_quads, out});
+  loops.draw({seed, stream, a, b, n_quads, out});
 }
 
 void map_rows(const float* x, std::uint32_t x_stride, std::uint32_t n_rows, std::uint32_t rank, const float* map, std::uint32_t n_columns,
               float* out) {
-  map_function({x, x_stride, n_rows, rank, map, n_columns, out});
+  loops.map({x, x_stride, n_rows, rank, map, n_columns, out});
 }
+
+void query_row(const float* noise, const float* target, const float* gain, const float* expert, float scale, std::uint32_t dim, float* out) {
+  loops.query({noise, target, gain, expert, scale, dim, out});
+}
+
+void dot_columns(const double* columns, const float* x, std::uint32_t n, double* out) { loops.columns({columns, x, n, out}); }
+
+void orthonormalise(double* rows, std::uint32_t rank, std::uint32_t dim) { loops.orthonormal({rows, rank, dim}); }
 
 }  // namespace moekv

@@ -1,4 +1,4 @@
-// The two inner loops of the q, k, v generator, apart from the rest so that they vectorise for the processor at hand.
+// The inner loops of the q, k, v generator, apart from the rest so that they vectorise for the processor at hand.
 #pragma once
 
 #include <cstdint>
@@ -18,5 +18,16 @@ inline constexpr std::uint32_t map_column_tile = 16;
 /// x is [n_rows][x_stride], map [rank][n_columns], out [n_rows][n_columns]; n_columns is a multiple of map_column_tile.
 void map_rows(const float* x, std::uint32_t x_stride, std::uint32_t n_rows, std::uint32_t rank, const float* map, std::uint32_t n_columns,
               float* out);
+
+/// A row of a query before RoPE: out[c] = generate::query_value of noise[c], target[c], gain[c] and expert[c], of `dim` channels. `target` null: the
+/// query leans towards none; `expert` null: it has no part of its experts.
+void query_row(const float* noise, const float* target, const float* gain, const float* expert, float scale, std::uint32_t dim, float* out);
+
+/// out[j] = sum over c of columns[c][j] x[c] for n_side_by_side columns, c ascending.
+inline constexpr std::uint32_t n_side_by_side = 16;
+void dot_columns(const double* columns, const float* x, std::uint32_t n, double* out);
+
+/// Makes the rows of a matrix [rank][dim] orthonormal from the first on (modified Gram-Schmidt); sums have a fixed order.
+void orthonormalise(double* rows, std::uint32_t rank, std::uint32_t dim);
 
 }  // namespace moekv

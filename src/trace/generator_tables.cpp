@@ -2,7 +2,6 @@
 #include "trace/generator_tables.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "rules/generate.hpp"
@@ -11,35 +10,16 @@
 namespace moekv {
 namespace {
 
-constexpr std::uint32_t lanes = 8;  // partial sums of a dot product: a fixed order that vectorises
-
-double dot(const double* a, const double* b, std::size_t n) {
-  double sums[lanes] = {};
-  std::size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    for (std::uint32_t j = 0; j < lanes; ++j) sums[j] += a[i + j] * b[i + j];
-  }
-  for (; i < n; ++i) sums[0] += a[i] * b[i];
-  return std::accumulate(sums, sums + lanes, 0.0);
-}
-
-/// Rows of a Gaussian matrix [rank][dim] made orthonormal (modified Gram-Schmidt): uniformly distributed.
+/// Rows of a Gaussian matrix [rank][dim] made orthonormal: uniformly distributed.
 std::vector<double> orthonormal_rows(std::uint64_t seed, std::uint32_t rank, std::uint32_t dim) {
   const std::uint32_t n_quads = (dim + 3) / 4;
   std::vector<float> draws(std::size_t{4} * n_quads);
   std::vector<double> rows(static_cast<std::size_t>(rank) * dim);
   for (std::uint32_t r = 0; r < rank; ++r) {
-    double* row = rows.data() + static_cast<std::size_t>(r) * dim;
     draw_normal_row(seed, Stream::kv_basis, r, 0, n_quads, draws.data());
-    std::copy_n(draws.data(), dim, row);
-    for (std::uint32_t previous = 0; previous < r; ++previous) {
-      const double* other = rows.data() + static_cast<std::size_t>(previous) * dim;
-      const double share = dot(row, other, dim);
-      for (std::uint32_t c = 0; c < dim; ++c) row[c] -= share * other[c];
-    }
-    const double norm = __builtin_sqrt(dot(row, row, dim));
-    for (std::uint32_t c = 0; c < dim; ++c) row[c] /= norm;
+    std::copy_n(draws.data(), dim, rows.data() + static_cast<std::size_t>(r) * dim);
   }
+  orthonormalise(rows.data(), rank, dim);
   return rows;
 }
 

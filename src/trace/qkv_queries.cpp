@@ -8,9 +8,9 @@
 namespace moekv {
 namespace {
 
-constexpr std::uint32_t tile_rows = 64;  // (token, query head) pairs mapped at once
+constexpr std::uint32_t tile_rows = 64;    // (token, query head) pairs mapped at once
 constexpr std::uint32_t sample_heads = 4;  // of the calibration
-constexpr std::uint32_t sample_queries = 16;
+constexpr std::uint32_t sample_queries = n_side_by_side;
 constexpr std::uint32_t sample_request = 0xFFFFFFFFU;
 constexpr std::uint32_t query_stream_word = 0x71;
 
@@ -58,8 +58,8 @@ void QkvGenerator::gather_targets(std::uint32_t layer, std::uint32_t kv_head, co
   map_rows(scratch.latents.data(), map.rank, n, map.rank, map.weights.data(), map.n_columns, scratch.rows.data());
 }
 
-void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part_index, const Segment& s,
-                                    TokenExperts experts, float* q, Scratch& scratch) const {
+void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t part_index, const Segment& s, TokenExperts experts,
+                                    float* q, Scratch& scratch) const {
   const Part& part = parts_[part_index];
   const HeadMaps& maps = head_maps(layer, kv_head);
   const PlaneMap& map = maps.parts[part_index];
@@ -78,8 +78,8 @@ void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, 
       const float* target = scratch.target_rows[row];
       float* out = q + (static_cast<std::size_t>(t) * shape_.n_heads + head) * shape_.d_k + part.first_channel;
       draw_normal_row(noise_seed(layer, head, part_index), Stream::query, s.request, s.begin + t, n_quads, noise.data());
-      for (std::uint32_t c = 0; c < map.dim; ++c)
-        out[c] = generate::query_value(has_target, noise[c], target[c], map.gain[c], affine ? scratch.expert_mean[c] : 0.0F, query_scale_);
+      query_row(noise.data(), has_target ? target : nullptr, map.gain.data(), affine ? scratch.expert_mean.data() : nullptr, query_scale_, map.dim,
+                out);
       if (part.rotates) rotate(out, t, scratch);
     }
   }
@@ -139,19 +139,24 @@ double QkvGenerator::sampled_logit_deviation() const {
     const Segment asking{sample_request, query_begin, sample_queries};
     fill_angles(asking, scratch);
     make_queries(0, h, asking, {}, queries.data(), scratch);
+    // [d][sample_queries], without the sink channel.
+    std::vector<double> columns(static_cast<std::size_t>(d) * sample_queries);
+    for (std::uint32_t i = 0; i < sample_queries; ++i) {
+      const float* q = queries.data() + (static_cast<std::size_t>(i) * shape_.n_heads + std::size_t{h} * shape_.group_size()) * d;
+      for (std::uint32_t c = 0; c < d; ++c)
+        columns[static_cast<std::size_t>(c) * sample_queries + i] = c == sink_channel_ ? 0.0 : static_cast<double>(q[c]);
+    }
     for (const std::uint32_t block : blocks) {
       const std::uint32_t begin = block * generate::block_tokens;
       const Segment asked{sample_request, begin, generate::block_tokens};
       fill_angles(asked, scratch);
       make_keys(0, h, asked, {}, keys.data(), d, scratch);
       for (std::uint32_t t = begin == 0 ? generate::sink_tokens : 0; t < generate::block_tokens; ++t) {
+        double logits[sample_queries];
+        dot_columns(columns.data(), keys.data() + static_cast<std::size_t>(t) * d, d, logits);
         for (std::uint32_t i = 0; i < sample_queries; ++i) {
-          const float* q = queries.data() + (static_cast<std::size_t>(i) * shape_.n_heads + std::size_t{h} * shape_.group_size()) * d;
-          const float* k = keys.data() + static_cast<std::size_t>(t) * d;
-          double logit = 0;
-          for (std::uint32_t c = 0; c < d; ++c) logit += c == sink_channel_ ? 0.0 : static_cast<double>(q[c]) * k[c];
-          sum[i] += logit;
-          squares[i] += logit * logit;
+          sum[i] += logits[i];
+          squares[i] += logits[i] * logits[i];
         }
       }
     }

@@ -60,7 +60,8 @@ TEST_P(RandomAccess, RangesByThreadsEqualEachAlone) {
   const ModelShape& shape = std::get<1>(GetParam());
   const GeneratorSpec spec{.preset = std::get<0>(GetParam()), .expert_affinity = 0.5, .sequence_mix = 0.5, .seed = 11};
   // Across a block, one token, without queries, queries of the last tokens only; two of one request.
-  const std::vector<generate::RowRange> ranges{{7, 30, 140, 30, 0, 0}, {2, 149, 150, 149, 110, 110}, {7, 0, 9, 9, 111, 111}, {5, 60, 80, 71, 120, 111}};
+  const std::vector<generate::RowRange> ranges{
+      {7, 30, 140, 30, 0, 0}, {2, 149, 150, 149, 110, 110}, {7, 0, 9, 9, 111, 111}, {5, 60, 80, 71, 120, 111}};
   constexpr std::size_t tokens = 140, queries = 120;
   std::vector<std::uint16_t> ids(tokens * 2);
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::uint16_t>(i * 7 % 16);
@@ -158,6 +159,65 @@ TEST(Generator, RowsEqualTheScalarArithmetic) {
       ASSERT_EQ(out[t * columns + c], sum);
     }
   }
+}
+
+TEST(Generator, QueryRowsEqualTheScalarArithmetic) {
+  constexpr std::uint32_t dim = 37;
+  std::vector<float> noise(40), target(40), gain(40), expert(40), out(dim);
+  draw_normal_row(1, Stream::query, 0, 0, 10, noise.data());
+  draw_normal_row(1, Stream::query, 0, 1, 10, target.data());
+  draw_normal_row(1, Stream::query, 0, 2, 10, expert.data());
+  for (std::uint32_t c = 0; c < dim; ++c) gain[c] = exp_fixed(0.25F * noise[c]);
+  for (const bool leans : {true, false}) {
+    for (const bool routed : {true, false}) {
+      query_row(noise.data(), leans ? target.data() : nullptr, gain.data(), routed ? expert.data() : nullptr, 0.7F, dim, out.data());
+      for (std::uint32_t c = 0; c < dim; ++c)
+        ASSERT_EQ(out[c], generate::query_value(leans, noise[c], leans ? target[c] : 0.0F, gain[c], routed ? expert[c] : 0.0F, 0.7F)) << c;
+    }
+  }
+}
+
+TEST(Generator, ColumnsAreSummedUpInTheirOrder) {
+  constexpr std::uint32_t n = 53;
+  std::vector<double> columns(n * n_side_by_side);
+  std::vector<float> x(56);
+  draw_normal_row(1, Stream::query, 0, 0, 14, x.data());
+  for (std::size_t i = 0; i < columns.size(); ++i) columns[i] = generate::normal_component(4, Stream::query, 0, static_cast<std::uint32_t>(i), 1, 0);
+  double out[n_side_by_side];
+  dot_columns(columns.data(), x.data(), n, out);
+  for (std::uint32_t j = 0; j < n_side_by_side; ++j) {
+    double sum = 0;
+    for (std::uint32_t c = 0; c < n; ++c) sum += columns[c * n_side_by_side + j] * static_cast<double>(x[c]);
+    EXPECT_EQ(out[j], sum);
+  }
+}
+
+/// A sum of eight partial sums, as orthonormalise states.
+double dot_of_eight(const double* a, const double* b, std::uint32_t n) {
+  double partial[8] = {}, sum = 0;
+  for (std::uint32_t i = 0; i < n; ++i) partial[i < n / 8 * 8 ? i % 8 : 0] += a[i] * b[i];
+  for (const double x : partial) sum += x;
+  return sum;
+}
+
+TEST(Generator, OrthonormalRowsEqualGramSchmidtRowByRow) {
+  constexpr std::uint32_t rank = 21, dim = 43;  // neither a whole number of what is done at once
+  std::vector<double> rows(rank * dim), expected;
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = generate::normal_component(3, Stream::kv_basis, 0, static_cast<std::uint32_t>(i), 1, 0);
+  expected = rows;
+  for (std::uint32_t r = 0; r < rank; ++r) {
+    double* row = &expected[std::size_t{r} * dim];
+    for (std::uint32_t s = 0; s < r; ++s) {
+      const double* other = &expected[std::size_t{s} * dim];
+      const double share = dot_of_eight(row, other, dim);
+      for (std::uint32_t c = 0; c < dim; ++c) row[c] -= share * other[c];
+    }
+    const double norm = std::sqrt(dot_of_eight(row, row, dim));
+    for (std::uint32_t c = 0; c < dim; ++c) row[c] /= norm;
+  }
+  orthonormalise(rows.data(), rank, dim);
+  EXPECT_EQ(rows, expected);
+  EXPECT_NEAR(dot_of_eight(&rows[0], &rows[20 * dim], dim), 0, 1e-14);
 }
 
 TEST(Generator, RopeFrequenciesMatchTheDefinition) {
