@@ -16,7 +16,6 @@ namespace moekv {
 namespace {
 
 constexpr std::size_t most_traces = 4, most_generators = 8;
-constexpr std::uint64_t most_kept_bytes = 512ULL << 20;  // of all generators, unless it is one
 
 /// Equal for specifications whose trace is the same.
 std::string trace_key(const RunSpec& spec) {
@@ -28,6 +27,19 @@ std::string trace_key(const RunSpec& spec) {
 }
 
 }  // namespace
+
+PointCache::PointCache(PointsToRun points) : points_(points), kept_(std::make_shared<KeptBytes>()) {
+  kept_->release_by([this](KeptBytes::For purpose) { return release(purpose); });
+}
+
+bool PointCache::release(KeptBytes::For purpose) {
+  if (generators_.size() > 1) {
+    generators_.erase(generators_.begin());
+    return true;
+  }
+  const bool may = purpose == KeptBytes::For::requests_in_flight && !generators_.empty() && generators_.back().inputs != nullptr;
+  return may && generators_.back().inputs->drop_latest();
+}
 
 TraceSource& PointCache::trace_of(const RunSpec& spec) {
   const std::string key = trace_key(spec);
@@ -41,22 +53,18 @@ TraceSource& PointCache::trace_of(const RunSpec& spec) {
   return *traces_.back().source;
 }
 
-std::shared_ptr<QkvSource> PointCache::generator_of(const RunSpec& spec) {
+const PointCache::Generator& PointCache::generator_of(const RunSpec& spec) {
   std::string key = fmt::format("{}\n", spec.threads);
   for (const KeyValue& k : resolved_keys(spec, {"payload.generator.", "model."})) key += k.path + ": " + k.value + "\n";
   const auto it = std::find_if(generators_.begin(), generators_.end(), [&](const Generator& g) { return g.key == key; });
   if (it != generators_.end()) {
     std::rotate(it, it + 1, generators_.end());
   } else {
-    generators_.push_back({key, make_qkv_generator(spec.payload.generator, spec.model, spec.threads)});
+    if (generators_.size() == most_generators) generators_.erase(generators_.begin());
+    generators_.push_back({key, make_qkv_generator(spec.payload.generator, spec.model, spec.threads, kept_),
+                           points_ == PointsToRun::several ? std::make_shared<KeptInputs>(kept_) : nullptr});
   }
-  std::uint64_t kept = 0;
-  for (const Generator& g : generators_) kept += g.source->kept_bytes();
-  while (generators_.size() > 1 && (generators_.size() > most_generators || kept > most_kept_bytes)) {
-    kept -= generators_.front().source->kept_bytes();
-    generators_.erase(generators_.begin());
-  }
-  return generators_.back().source;
+  return generators_.back();
 }
 
 PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
@@ -72,8 +80,12 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
     decoder_ = std::make_unique<Decoder>(ModelFile(spec.model.path), make_gemm(spec.backend));
     decoder_key_ = decoder_key;
   }
-  PointMachinery made{&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get(), &costs_, nullptr};
-  if (it->backend->has_payload() && spec.model.path.empty() && !uses_recorded_qkv(spec, trace.info())) made.generator = generator_of(spec);
+  PointMachinery made{&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get(), &costs_, nullptr, nullptr};
+  if (it->backend->has_payload() && spec.model.path.empty() && !uses_recorded_qkv(spec, trace.info())) {
+    const Generator& generator = generator_of(spec);
+    made.generator = generator.source;
+    made.inputs = generator.inputs;
+  }
   return made;
 }
 
@@ -104,9 +116,10 @@ RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Trans
   DriverFactory driver;
   if (machinery.decoder != nullptr)
     driver = model_driver(spec, *machinery.decoder, dynamic_cast<const TokenSource&>(*machinery.trace), transport, recorder);
-  ReplayHooks with_generator = hooks;
-  with_generator.generator = machinery.generator;
-  RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, with_generator, driver);
+  ReplayHooks with_inputs = hooks;
+  with_inputs.generator = machinery.generator;
+  with_inputs.inputs = machinery.inputs;
+  RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, with_inputs, driver);
   if (recorder != nullptr && outcome.completed) recorder->finish();
   if (transport.process() == 0 && outcome.completed) {
     const auto ranks = spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes());

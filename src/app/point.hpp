@@ -7,11 +7,13 @@
 
 #include "comm/transport.hpp"
 #include "device/backend.hpp"
+#include "engine/kept_inputs.hpp"
 #include "engine/plan_cost.hpp"
 #include "engine/replay.hpp"
 #include "model/decoder.hpp"
 #include "model/trace_recorder.hpp"
 #include "results/provenance.hpp"
+#include "trace/kept_bytes.hpp"
 #include "trace/qkv.hpp"
 #include "trace/source.hpp"
 
@@ -24,11 +26,18 @@ struct PointMachinery {
   const Decoder* decoder = nullptr;  // of a model in the loop, whose trace is a TokenSource
   KnownCosts* costs = nullptr;
   std::shared_ptr<QkvSource> generator;  // null where q, k and v are not generated
+  std::shared_ptr<KeptInputs> inputs;    // beside a generator: what it made for the points before; null where none come after
 };
+
+enum class PointsToRun : std::uint8_t { one, several };
 
 /// Keeps backends, the latest traces, generators and the latest model alive from point to point.
 class PointCache {
  public:
+  explicit PointCache(PointsToRun points = PointsToRun::one);
+  ~PointCache() { kept_->release_by({}); }
+  PointCache(const PointCache&) = delete;
+  PointCache& operator=(const PointCache&) = delete;
   /// Trace, backend and model of `spec`; valid until the next call. No communication. Throws what a configuration can fail with before it runs.
   [[nodiscard]] PointMachinery prepare(const RunSpec& spec, int n_processes);
   /// The trace alone, for predictions.
@@ -49,9 +58,14 @@ class PointCache {
   struct Generator {
     std::string key;
     std::shared_ptr<QkvSource> source;
+    std::shared_ptr<KeptInputs> inputs;
   };
-  [[nodiscard]] std::shared_ptr<QkvSource> generator_of(const RunSpec& spec);
+  [[nodiscard]] const Generator& generator_of(const RunSpec& spec);
+  /// What others than the latest generator keep goes first, then what the next points would have of the latest.
+  bool release(KeptBytes::For purpose);
 
+  PointsToRun points_;
+  std::shared_ptr<KeptBytes> kept_;    // of all generators
   std::vector<Trace> traces_;          // the latest last
   std::vector<Generator> generators_;  // the same
   std::vector<Device> devices_;

@@ -252,7 +252,7 @@ class SweepRun {
   SweepReport report_;
   std::string ending_;  // why no further point is begun
   Provenance provenance_;
-  PointCache cache_;
+  PointCache cache_{PointsToRun::several};
   std::optional<SweepJournal> journal_;
   std::optional<BundleWriter> bundle_;  // of this part's short points
   std::vector<PointProgress> progress_;

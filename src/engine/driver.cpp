@@ -13,19 +13,11 @@ namespace moekv {
 namespace {
 
 template <std::uint16_t (*from_float)(float)>
-void narrow(const std::vector<float>& from, std::vector<std::byte>& to) {
-  auto* out = reinterpret_cast<std::uint16_t*>(to.data());
+void narrow(std::span<const float> from, std::byte* to) {
+  auto* out = reinterpret_cast<std::uint16_t*>(to);
   const float* in = from.data();
 #pragma omp parallel for simd schedule(static)
   for (std::size_t i = 0; i < from.size(); ++i) out[i] = from_float(in[i]);
-}
-
-void convert(ElementFormat format, const std::vector<float>& from, std::vector<std::byte>& to) {
-  to.resize(from.size() * (element_bits(format) / 8));
-  if (format == ElementFormat::bf16) return narrow<bf16_from_float>(from, to);
-  if (format == ElementFormat::fp16) return narrow<fp16_from_float>(from, to);
-  MOEKV_EXPECT(format == ElementFormat::fp32);
-  if (!from.empty()) std::memcpy(to.data(), from.data(), to.size());
 }
 
 }  // namespace
@@ -78,20 +70,26 @@ void Driver::count_hidden_states(const ReplayLayer& layer) {
   cache_->counters().step.hidden_state_bytes += std::int64_t{2} * 2 * geometry_->spec().model.hidden * routed;
 }
 
+void Driver::convert(std::span<const float> from, std::byte* to) const {
+  const ElementFormat format = geometry_->spec().payload.element;
+  if (format == ElementFormat::bf16) return narrow<bf16_from_float>(from, to);
+  if (format == ElementFormat::fp16) return narrow<fp16_from_float>(from, to);
+  MOEKV_EXPECT(format == ElementFormat::fp32);
+  if (!from.empty()) std::memcpy(to, from.data(), from.size_bytes());
+}
+
+const std::byte* Driver::convert(std::span<const float> from, std::vector<std::byte>& to) const {
+  to.resize(payload_bytes(from.size()));
+  convert(from, to.data());
+  return to.data();
+}
+
 void Driver::make_payload(const ReplayLayer& layer, LayerInput& input) {
   fill(layer);
-  const ElementFormat format = geometry_->spec().payload.element;
-  convert(format, k32_, k_);
-  convert(format, v32_, v_);
-  convert(format, q32_, q_);
-  input.k = k_.data();
-  input.v = geometry_->spec().model.mla() ? nullptr : v_.data();
-  input.q = q_.data();
-  if (layer.shape.sinks) {
-    sinks_.resize(geometry_->spec().model.n_heads);
-    sinks(layer, sinks_.data());
-    input.sinks = sinks_.data();
-  }
+  input.k = convert(k32_, k_);
+  input.v = geometry_->spec().model.mla() ? nullptr : convert(v32_, v_);
+  input.q = convert(q32_, q_);
+  probe_q_ = q32_;
 }
 
 void Driver::run_layer(std::uint32_t index, PhaseTimer& timer) {
@@ -110,12 +108,17 @@ void Driver::run_layer(std::uint32_t index, PhaseTimer& timer) {
   if (payload_) {
     range.next("generate");
     make_payload(layer, input);
+    if (layer.shape.sinks) {
+      sinks_.resize(geometry_->spec().model.n_heads);
+      sinks(layer, sinks_.data());
+      input.sinks = sinks_.data();
+    }
     timer.lap(count.t_generate);
   }
   range.next("layer");
   cache_->layer_step(input, output_, timer);
   if (payload_) {
-    probe_.measure(layer, tokens_, keys_, q32_, output_);
+    probe_.measure(layer, tokens_, keys_, probe_q_, output_);
     timer = {};
   }
   range.next("model");

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/phase_timer.hpp"
@@ -43,8 +44,10 @@ class Driver {
   virtual void enter(const ReplayLayer&, PhaseTimer&) {}
   /// Phase route: leaves the layer's key in keys_ (empty where it has none).
   virtual void route(const ReplayLayer& layer) = 0;
-  /// Makes k32_, v32_ of all tokens and q32_ of the queries; timed as t_generate.
+  /// Makes k32_, v32_ of all tokens and q32_ of the queries.
   virtual void fill(const ReplayLayer& layer) = 0;
+  /// k, v and q in payload type; timed as t_generate. They last as long as the layer.
+  virtual void make_payload(const ReplayLayer& layer, LayerInput& input);
   /// Learned sink logits [n_heads] of a layer that has them.
   virtual void sinks(const ReplayLayer& layer, float* out) = 0;
   /// After a layer's attention, which stands in output_.
@@ -53,6 +56,10 @@ class Driver {
   virtual void finish(const StepBatch&, PhaseTimer&) {}
   /// Books what expert parallelism would move for the layer's choices.
   void count_hidden_states(const ReplayLayer& layer);
+  [[nodiscard]] std::size_t payload_bytes(std::size_t values) const { return values * (element_bits(geometry_->spec().payload.element) / 8); }
+  /// Values in payload type.
+  void convert(std::span<const float> from, std::byte* to) const;
+  const std::byte* convert(std::span<const float> from, std::vector<std::byte>& to) const;
   /// Keys by the query of each token; `q` is [tokens][n_heads][d_k].
   void choose_by_query(std::span<const float> q);
 
@@ -69,16 +76,16 @@ class Driver {
   std::vector<HomeToken> tokens_;
   std::vector<std::uint16_t> keys_;
   std::vector<float> k32_, v32_, q32_;
+  std::vector<std::byte> k_, v_, q_;  // in payload type
+  std::span<const float> probe_q_;    // q32_, or empty where the layer's queries were not made
   LayerOutput output_;
 
  private:
   void collect_tokens(const StepBatch& batch);
-  void make_payload(const ReplayLayer& layer, LayerInput& input);
   /// `timer` marks when the phase before it ended; afterwards, when the layer did.
   void run_layer(std::uint32_t index, PhaseTimer& timer);
 
   std::vector<float> sinks_;
-  std::vector<std::byte> k_, v_, q_;
 };
 
 /// Makes the driver of a run; `total_queries` counts (token, layer) pairs that will attend.

@@ -52,6 +52,24 @@ void Probe::record(const ReplayLayer& layer, const HomeToken& t, std::int64_t hi
   rows_.push_back(row);
 }
 
+std::shared_ptr<const ExactResult> Probe::exact_of(ExactQuery query, const float* q) {
+  const KeptInputs::Query name{query.layer, query.request, query.position};
+  if (inputs_ != nullptr) {
+    if (std::shared_ptr<const ExactResult> kept = inputs_->find(name)) return kept;
+  }
+  const ModelShape& model = geometry_->spec().model;
+  std::vector<float> made;
+  if (q == nullptr) {
+    made.resize(std::size_t{model.n_heads} * model.d_k);
+    qkv_->queries(query.layer, query.request, query.position, query.position + 1, {}, made.data());
+    q = made.data();
+  }
+  query.q = q;
+  auto exact = std::make_shared<const ExactResult>(exact_attention(*qkv_, model, query));
+  if (inputs_ != nullptr) inputs_->add(name, exact);
+  return exact;
+}
+
 void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
                     const LayerOutput& output) {
   if (!active_ && !sample_.active()) return;
@@ -70,8 +88,15 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     if (!t.query) continue;
     const std::size_t index = query++;
     if (!t.probe) continue;
-    ExactQuery exact{layer.layer, layer.shape, t.request, t.position, &q[index * model.n_heads * model.d_k], sinks.empty() ? nullptr : sinks.data(),
-                     static_cast<double>(geometry_->softmax_scale()), nullptr, 0};
+    ExactQuery exact{layer.layer,
+                     layer.shape,
+                     t.request,
+                     t.position,
+                     nullptr,
+                     sinks.empty() ? nullptr : sinks.data(),
+                     static_cast<double>(geometry_->softmax_scale()),
+                     nullptr,
+                     0};
     if (affine && !keys.empty()) {
       exact.experts = history_[{t.request.value, layer.layer.value}].data();
       exact.top_k = geometry_->top_k();
@@ -82,16 +107,16 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     std::sort(read.begin(), read.end());
     read.erase(std::unique(read.begin(), read.end()), read.end());
     const bool in_sample = sample_.contains(t.request, layer.layer);
-    ExactResult truth;
-    if (in_sample || !meaningless) truth = exact_attention(*qkv_, model, exact);
-    if (in_sample) sample_.add(t.request, truth, model.n_heads, exact.begin(), read);
+    std::shared_ptr<const ExactResult> truth;
+    if (in_sample || !meaningless) truth = exact_of(exact, q.empty() ? nullptr : &q[index * model.n_heads * model.d_k]);
+    if (in_sample) sample_.add(t.request, *truth, model.n_heads, exact.begin(), read);
     if (!active_ || !chosen(t.request, layer.layer, t.position)) continue;
     Fidelity f;
     if (meaningless) {
       const double nan = std::numeric_limits<double>::quiet_NaN();
       f = {nan, nan, nan, nan, nan, nan};
     } else {
-      f = compare_with_exact(truth, model, exact.begin(), reads, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
+      f = compare_with_exact(*truth, model, exact.begin(), reads, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
     }
     record(layer, t, t.position + 1 - exact.begin(), read.size(), f);
   }

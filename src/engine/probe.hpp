@@ -10,12 +10,11 @@
 #include "engine/attention_sample.hpp"
 #include "engine/geometry.hpp"
 #include "engine/home.hpp"
+#include "engine/kept_inputs.hpp"
 #include "engine/records.hpp"
 #include "trace/qkv.hpp"
 
 namespace moekv {
-
-struct Fidelity;
 
 class Probe {
  public:
@@ -26,9 +25,12 @@ class Probe {
   /// Also measures every query of the sample's pairs.
   void sample_attention(AttentionSample sample) { sample_ = std::move(sample); }
   [[nodiscard]] AttentionSample& attention() { return sample_; }
+  /// Takes exact attention from there and leaves there what it computes; null: every probe computes its own.
+  void keep_exact(KeptInputs* inputs) { inputs_ = inputs; }
   /// Sets HomeToken::probe for this layer.
   void mark(const ReplayLayer& layer, std::span<HomeToken> tokens) const;
-  /// Measures the marked queries of a layer step. `keys` is [tokens][top_k] or empty, `q` is [queries][n_heads][d_k] before conversion to the payload type.
+  /// Measures the marked queries of a layer step. `keys` is [tokens][top_k] or empty, `q` is [queries][n_heads][d_k]
+  /// before conversion to the payload type, or empty: then it is made again where it is needed.
   void measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
                const LayerOutput& output);
   /// This process's rows so far, in the order measured.
@@ -41,10 +43,13 @@ class Probe {
  private:
   void remember_keys(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys);
   void record(const ReplayLayer& layer, const HomeToken& token, std::int64_t history, std::size_t read, const Fidelity& fidelity);
+  /// Exact attention of a query, `q` [n_heads][d_k] or null.
+  [[nodiscard]] std::shared_ptr<const ExactResult> exact_of(ExactQuery query, const float* q);
   [[nodiscard]] bool chosen(RequestId request, LayerId layer, std::uint32_t position) const;
 
   const Geometry* geometry_;
   QkvSource* qkv_;
+  KeptInputs* inputs_ = nullptr;
   bool active_, recorded_;
   std::uint64_t threshold_ = 0;  // a query is measured when its 64-bit hash is below
   std::vector<ProbeRecord> rows_;

@@ -121,8 +121,11 @@ class Run {
 
   std::unique_ptr<Driver> trace_driver(TraceSource& trace, bool payload) {
     qkv_ = make_qkv(spec_, trace, backend_, hooks_.generator);
-    return std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, uses_recorded_qkv(spec_, trace.info()), cache_,
-                                        count_queries(geometry_, batcher_));
+    const bool recorded = uses_recorded_qkv(spec_, trace.info());
+    // With affinity rows depend on experts, which a placement may change.
+    const bool keeps = payload && !recorded && spec_.payload.generator.expert_affinity == 0;
+    return std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, recorded, cache_, count_queries(geometry_, batcher_),
+                                        keeps ? hooks_.inputs.get() : nullptr);
   }
 
   void one_step(std::uint64_t step) {

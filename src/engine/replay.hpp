@@ -16,6 +16,7 @@
 
 namespace moekv {
 
+class KeptInputs;
 class StateStream;
 
 /// What is done so far; `total_tokens` is the work of the whole run in tokens.
@@ -43,7 +44,8 @@ struct ReplayHooks {
   std::function<void()> profile_start, profile_stop;
   std::function<bool(const Progress&)> interrupted;  // polled after each step on every process; true stops the run (completed = false)
   std::function<void(const StoppedRun&)> stopped;    // on every process, where the run was interrupted and checkpoint_refusal is null
-  std::shared_ptr<QkvSource> generator;  // of the specification, where q, k and v are generated; null: the run makes one
+  std::shared_ptr<QkvSource> generator;              // of the specification, where q, k and v are generated; null: the run makes one
+  std::shared_ptr<KeptInputs> inputs;                // of all runs with that generator; null: nothing is kept for others
   StateStream* resume = nullptr;  // on every process or none: what `save` wrote for the same specification, trace and number of processes
 };
 

@@ -5,9 +5,18 @@
 
 namespace moekv {
 
+bool KeyRows::take_block() {
+  while (!kept_->take(block_bytes(), KeptBytes::For::next_runs)) {
+    if (!drop_idle()) return kept_->take(block_bytes(), KeptBytes::For::requests_in_flight);
+  }
+  return true;
+}
+
 bool KeyRows::drop_idle() {
-  const auto oldest = std::min_element(requests_.begin(), requests_.end(), [](const auto& a, const auto& b) { return a.second.asked < b.second.asked; });
+  const auto oldest =
+      std::min_element(requests_.begin(), requests_.end(), [](const auto& a, const auto& b) { return a.second.asked < b.second.asked; });
   if (oldest == requests_.end() || oldest->second.asked + idle_calls_ > now_) return false;
+  kept_->give_back(oldest->second.bytes);
   bytes_ -= oldest->second.bytes;
   requests_.erase(oldest);
   return true;
@@ -24,9 +33,7 @@ void KeyRows::make_room(std::uint32_t request, std::size_t first, std::size_t n,
     if (blocks.size() < end_block) blocks.resize(end_block);
     for (std::uint32_t b = first_block; b < end_block; ++b) {
       if (blocks[b] != nullptr) continue;
-      while (bytes_ + block_bytes() > max_bytes_) {
-        if (!drop_idle()) return;
-      }
+      if (!take_block()) return;
       blocks[b] = std::make_unique<Block>(generate::block_tokens * width_);
       kept.bytes += block_bytes();
       bytes_ += block_bytes();

@@ -6,15 +6,17 @@
 #include <memory>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "rules/generate.hpp"
+#include "trace/kept_bytes.hpp"
 
 namespace moekv {
 
-/// Rows of blocks of generate::block_tokens positions, up to a number of bytes. When it is full, the request that was not asked for the longest goes,
-/// once that was `idle_calls` calls ago: those in flight stay, and what has no room is made again where it is needed. Calls of non-const members
-/// must not overlap others.
+/// Rows of blocks of generate::block_tokens positions, as far as there are bytes for them. Where there are none left, the request that was not asked
+/// for the longest goes, once that was `idle_calls` calls ago: those in flight stay, and what has no room is made again where it is needed. Calls of
+/// non-const members must not overlap others.
 class KeyRows {
  public:
   struct Block {
@@ -33,8 +35,11 @@ class KeyRows {
   using Blocks = std::vector<std::unique_ptr<Block>>;  // by position / block_tokens; null where none is kept
 
   /// `n_heads` counts those of all layers; `width` are the floats of a row.
-  KeyRows(std::size_t n_heads, std::size_t width, std::uint64_t max_bytes, std::uint64_t idle_calls)
-      : n_heads_(n_heads), width_(width), max_bytes_(max_bytes), idle_calls_(idle_calls) {}
+  KeyRows(std::size_t n_heads, std::size_t width, std::shared_ptr<KeptBytes> kept, std::uint64_t idle_calls)
+      : n_heads_(n_heads), width_(width), kept_(std::move(kept)), idle_calls_(idle_calls) {}
+  ~KeyRows() { kept_->give_back(bytes_); }
+  KeyRows(const KeyRows&) = delete;
+  KeyRows& operator=(const KeyRows&) = delete;
   /// The generator is asked once more.
   void begin_call() { ++now_; }
   /// Room for positions [begin, end) of heads [first, first + n) of a request, as far as there is any.
@@ -47,7 +52,6 @@ class KeyRows {
     return b < blocks.size() ? blocks[b].get() : nullptr;
   }
   [[nodiscard]] std::size_t width() const { return width_; }
-  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
 
  private:
   struct Request {
@@ -56,10 +60,12 @@ class KeyRows {
     std::vector<Blocks> heads;
   };
   [[nodiscard]] std::uint64_t block_bytes() const { return sizeof(float) * generate::block_tokens * width_; }
+  [[nodiscard]] bool take_block();
   bool drop_idle();
 
   std::size_t n_heads_, width_;
-  std::uint64_t max_bytes_, idle_calls_;
+  std::shared_ptr<KeptBytes> kept_;
+  std::uint64_t idle_calls_;
   std::uint64_t now_ = 0, bytes_ = 0;
   std::unordered_map<std::uint32_t, Request> requests_;
 };

@@ -10,15 +10,16 @@
 #include "core/id.hpp"
 #include "core/model_shape.hpp"
 #include "rules/generate.hpp"
+#include "trace/kept_bytes.hpp"
 #include "trace/source.hpp"
 
 namespace moekv {
 
 /// The generator of compression.md section 9.
 struct GeneratorSpec {
-  std::string preset = "A";        // A outlier channels + sinks, B no outliers, C extreme bias, D Gaussian (E: MLA latent is chosen by the shape)
-  double expert_affinity = 0.0;    // weight of an expert-dependent component in q and k
-  double sequence_mix = 0.0;       // eta: 0 = one subspace for all requests, 1 = one per request
+  std::string preset = "A";      // A outlier channels + sinks, B no outliers, C extreme bias, D Gaussian (E: MLA latent is chosen by the shape)
+  double expert_affinity = 0.0;  // weight of an expert-dependent component in q and k
+  double sequence_mix = 0.0;     // eta: 0 = one subspace for all requests, 1 = one per request
   std::uint64_t seed = 1;
 };
 
@@ -49,14 +50,14 @@ class QkvSource {
                     float* q);
   /// Fills the list and returns true where rows can be made by it; false where only keys_values and queries make them.
   virtual bool list_rows(LayerId /*layer*/, TokenExperts /*experts*/, RowList& /*list*/) { return false; }
-  /// What it keeps of what it made, in bytes.
-  [[nodiscard]] virtual std::uint64_t kept_bytes() const { return 0; }
   /// Learned sink logits per query head [n_heads]; only called for layers with sinks.
   virtual void sink_logits(LayerId layer, float* out) = 0;
 };
 
-/// The generator for a shape (GQA, or the latent preset E for MLA). `n_threads` 0: as OpenMP says.
-[[nodiscard]] std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape, int n_threads = 0);
+/// The generator for a shape (GQA, or the latent preset E for MLA). `n_threads` 0: as OpenMP says. What it keeps of its keys is counted in `kept`;
+/// null: it alone keeps as much as a process may.
+[[nodiscard]] std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape, int n_threads = 0,
+                                                            std::shared_ptr<KeptBytes> kept = nullptr);
 /// Recorded q, k, v of a trace that has them; borrows `trace`. Sink logits come from the generator's seed.
 [[nodiscard]] std::unique_ptr<QkvSource> make_recorded_qkv(TraceSource& trace, const ModelShape& shape);
 

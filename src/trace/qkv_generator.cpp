@@ -14,7 +14,6 @@ namespace moekv {
 namespace {
 
 constexpr double default_theta = 5e5;
-constexpr std::uint64_t most_kept_bytes = 512ULL << 20;  // of key rows, in a process
 
 ChannelTail key_tail(std::string_view preset) {
   if (preset == "A") return ChannelTail::outliers;
@@ -50,19 +49,20 @@ void check_generator(const GeneratorSpec& spec, const ModelShape& shape) {
 
 }  // namespace
 
-std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape, int n_threads) {
+std::unique_ptr<QkvSource> make_qkv_generator(const GeneratorSpec& spec, const ModelShape& shape, int n_threads, std::shared_ptr<KeptBytes> kept) {
   check_generator(spec, shape);
   if (spec.preset == "D") return std::make_unique<GaussianQkv>(spec, shape);
-  return std::make_unique<QkvGenerator>(spec, shape, n_threads);
+  if (kept == nullptr) kept = std::make_shared<KeptBytes>();
+  return std::make_unique<QkvGenerator>(spec, shape, n_threads, std::move(kept));
 }
 
-QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads)
+QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads, std::shared_ptr<KeptBytes> kept)
     : spec_(std::move(spec)),
       shape_(std::move(shape)),
       attention_scale_(shape_.softmax_scale > 0 ? static_cast<float>(shape_.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape_.d_k))),
       heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads),
       n_threads_(n_threads > 0 ? n_threads : omp_get_max_threads()),
-      key_rows_(heads_.size(), set_parts(), most_kept_bytes, 64 + std::uint64_t{4} * shape_.n_layers()),
+      key_rows_(heads_.size(), set_parts(), std::move(kept), 64 + std::uint64_t{4} * shape_.n_layers()),
       scratch_(static_cast<std::size_t>(n_threads_)) {
   calibrate();
 }
@@ -189,8 +189,7 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
   }
 }
 
-void QkvGenerator::make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride,
-                               Scratch& scratch) const {
+void QkvGenerator::make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride, Scratch& scratch) const {
   const PlaneMap& map = head_maps(layer, head).value;
   map_segment(map, s, scratch);
   for (std::uint32_t t = 0; t < s.n; ++t) {
@@ -251,8 +250,7 @@ void QkvGenerator::rows(const ModelShape&, LayerId layer, TokenExperts experts, 
 
 void QkvGenerator::make_pieces(std::uint32_t layer, float* k, float* v, float* q) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads_) if (pieces_.size() > 1)
-  for (const Piece& piece : pieces_)
-    make(layer, piece, k, v, q, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
+  for (const Piece& piece : pieces_) make(layer, piece, k, v, q, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
 }
 
 void QkvGenerator::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) {

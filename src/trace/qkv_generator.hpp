@@ -17,13 +17,12 @@ namespace moekv {
 /// The sink channel is set after RoPE, so a sink token's logit does not depend on theta or distance.
 class QkvGenerator final : public QkvSource {
  public:
-  QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads);
+  QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads, std::shared_ptr<KeptBytes> kept);
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
   /// Its threads share the pieces of the ranges and their heads.
   void rows(const ModelShape& shape, LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v,
             float* q) override;
-  [[nodiscard]] std::uint64_t kept_bytes() const override { return key_rows_.bytes(); }
   void sink_logits(LayerId layer, float* out) override;
   bool list_rows(LayerId layer, TokenExperts experts, RowList& list) override;
 
@@ -90,10 +89,12 @@ class QkvGenerator final : public QkvSource {
   void rotate(float* row, std::uint32_t token, const Scratch& scratch) const;
   /// Fills scratch.rows [n][n_columns]: latents of the segment through the map, without offsets.
   void map_segment(const PlaneMap& map, const Segment& s, Scratch& scratch) const;
-  void make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, TokenExperts experts, float* k, std::size_t stride, Scratch& scratch) const;
+  void make_keys(std::uint32_t layer, std::uint32_t head, const Segment& s, TokenExperts experts, float* k, std::size_t stride,
+                 Scratch& scratch) const;
   void make_values(std::uint32_t layer, std::uint32_t head, const Segment& s, float* v, std::size_t stride, Scratch& scratch) const;
   /// Fills scratch.target_rows: centred keys of the targets before RoPE.
-  void gather_targets(std::uint32_t layer, std::uint32_t kv_head, const Part& part, const PlaneMap& map, std::uint32_t request, Scratch& scratch) const;
+  void gather_targets(std::uint32_t layer, std::uint32_t kv_head, const Part& part, const PlaneMap& map, std::uint32_t request,
+                      Scratch& scratch) const;
   [[nodiscard]] std::span<const std::unique_ptr<KeyRows::Block>> kept_rows(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t request) const {
     return key_rows_.blocks(request, static_cast<std::size_t>(layer) * shape_.n_kv_heads + kv_head);
   }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -110,41 +111,71 @@ INSTANTIATE_TEST_SUITE_P(Shapes, RandomAccess,
 TEST(KeyRows, KeepsWhatIsInFlightAndDropsTheRequestIdleForLongest) {
   constexpr std::size_t width = 16;
   constexpr std::uint64_t block = 64 * width * sizeof(float);
-  KeyRows rows(4, width, 5 * block, 3);
-  rows.begin_call();
-  rows.make_room(1, 0, 2, 0, 65);  // two blocks in each of two heads
-  EXPECT_EQ(rows.bytes(), 4 * block);
-  KeyRows::Block* first = KeyRows::find(rows.blocks(1, 0), 63);
-  ASSERT_NE(first, nullptr);
-  EXPECT_NE(KeyRows::find(rows.blocks(1, 1), 64), nullptr);
-  EXPECT_EQ(KeyRows::find(rows.blocks(1, 1), 128), nullptr);
-  EXPECT_EQ(KeyRows::find(rows.blocks(1, 2), 0), nullptr);
-  EXPECT_FALSE(first->has(3, 1));
-  first->complete(3, 2);
-  EXPECT_TRUE(first->has(3, 2));
-  EXPECT_FALSE(first->has(3, 3));
-  first->complete(0, 64);
-  EXPECT_TRUE(first->has(0, 64));
+  const auto kept = std::make_shared<KeptBytes>(5 * block);
+  {
+    KeyRows rows(4, width, kept, 3);
+    rows.begin_call();
+    rows.make_room(1, 0, 2, 0, 65);  // two blocks in each of two heads
+    EXPECT_EQ(kept->used(), 4 * block);
+    KeyRows::Block* first = KeyRows::find(rows.blocks(1, 0), 63);
+    ASSERT_NE(first, nullptr);
+    EXPECT_NE(KeyRows::find(rows.blocks(1, 1), 64), nullptr);
+    EXPECT_EQ(KeyRows::find(rows.blocks(1, 1), 128), nullptr);
+    EXPECT_EQ(KeyRows::find(rows.blocks(1, 2), 0), nullptr);
+    EXPECT_FALSE(first->has(3, 1));
+    first->complete(3, 2);
+    EXPECT_TRUE(first->has(3, 2));
+    EXPECT_FALSE(first->has(3, 3));
+    first->complete(0, 64);
+    EXPECT_TRUE(first->has(0, 64));
 
+    rows.begin_call();
+    rows.make_room(2, 3, 1, 100, 200);  // blocks 1, 2 and 3, and room for one
+    EXPECT_EQ(kept->used(), 5 * block);
+    EXPECT_NE(KeyRows::find(rows.blocks(2, 3), 127), nullptr);
+    EXPECT_EQ(KeyRows::find(rows.blocks(2, 3), 128), nullptr);
+    EXPECT_NE(KeyRows::find(rows.blocks(1, 0), 0), nullptr) << "asked for a call ago";
+    rows.begin_call();
+    rows.begin_call();
+    rows.make_room(2, 3, 1, 128, 192);  // request 1 has been idle for three calls
+    EXPECT_TRUE(rows.blocks(1, 0).empty());
+    EXPECT_EQ(kept->used(), 2 * block);
+    EXPECT_NE(KeyRows::find(rows.blocks(2, 3), 128), nullptr);
+  }
+  EXPECT_EQ(kept->used(), 0);
+}
+
+TEST(KeyRows, AsksForBytesOfOthersOnlyWhereNoRequestIsIdle) {
+  constexpr std::size_t width = 16;
+  constexpr std::uint64_t block = 64 * width * sizeof(float);
+  const auto kept = std::make_shared<KeptBytes>(3 * block);
+  ASSERT_TRUE(kept->take(block, KeptBytes::For::next_runs));  // something of a next run
+  bool held = true;
+  kept->release_by([&](KeptBytes::For purpose) {
+    if (!held || purpose != KeptBytes::For::requests_in_flight) return false;
+    kept->give_back(block);
+    held = false;
+    return true;
+  });
+  KeyRows rows(1, width, kept, 2);
   rows.begin_call();
-  rows.make_room(2, 3, 1, 100, 200);  // blocks 1, 2 and 3, and room for one
-  EXPECT_EQ(rows.bytes(), 5 * block);
-  EXPECT_NE(KeyRows::find(rows.blocks(2, 3), 127), nullptr);
-  EXPECT_EQ(KeyRows::find(rows.blocks(2, 3), 128), nullptr);
-  EXPECT_NE(KeyRows::find(rows.blocks(1, 0), 0), nullptr) << "asked for a call ago";
+  rows.make_room(1, 0, 1, 0, 128);
   rows.begin_call();
   rows.begin_call();
-  rows.make_room(2, 3, 1, 128, 192);  // request 1 has been idle for three calls
+  rows.make_room(2, 0, 1, 0, 64);
+  EXPECT_TRUE(held) << "request 1 was idle";
   EXPECT_TRUE(rows.blocks(1, 0).empty());
-  EXPECT_EQ(rows.bytes(), 2 * block);
-  EXPECT_NE(KeyRows::find(rows.blocks(2, 3), 128), nullptr);
+  rows.make_room(2, 0, 1, 64, 192);  // both in flight now
+  EXPECT_FALSE(held);
+  EXPECT_NE(KeyRows::find(rows.blocks(2, 0), 191), nullptr);
+  EXPECT_EQ(kept->used(), 3 * block);
 }
 
 TEST(Generator, RowsEqualTheScalarArithmetic) {
   std::vector<float> row(4 * 37);
   draw_normal_row(5, Stream::query, 8, 9, 37, row.data());
   for (std::uint32_t i = 0; i < row.size(); ++i) ASSERT_EQ(row[i], generate::normal_component(5, Stream::query, 8, 9, 37, i)) << i;
-  constexpr std::uint32_t rank = 37, columns = 48, rows = 7;
+  constexpr std::uint32_t rank = 37, columns = 80, rows = 7;
   std::vector<float> x(rows * rank), map(rank * columns), out(rows * columns);
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = generate::normal_component(1, Stream::query, 0, static_cast<std::uint32_t>(i), 1, 0);
   for (std::size_t i = 0; i < map.size(); ++i) map[i] = generate::normal_component(2, Stream::query, 0, static_cast<std::uint32_t>(i), 1, 0);
