@@ -25,6 +25,7 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
       payload_(backend.has_payload()),
       copies_matter_(geometry.several_copies()),
       demotes_(geometry.spec().eviction.action == EvictAction::demote),
+      sums_chains_(!payload_ && !demotes_ && !geometry.compressed() && geometry.spec().eviction.access != AccessSource::selected),
       choice_(geometry.spec().read.select) {
   const RunSpec& spec = geometry.spec();
   const std::uint32_t end_shard = geometry.placement().first_shard(end.value);
@@ -47,10 +48,10 @@ Owner::Owner(const Geometry& geometry, Backend& backend, Transport& transport, C
   }
 }
 
-std::vector<Owner::Received> Owner::unpack() {
+std::span<const Owner::Received> Owner::unpack() {
   const ModelShape& model = geometry_->spec().model;
   const std::size_t k = geometry_->needs_experts() ? geometry_->top_k() : 0;
-  std::vector<Received> all;
+  segments_.clear();
   for (int p = 0; p < transport_->n_processes(); ++p) {
     WireReader in(transport_->received(p));
     while (!in.done()) {
@@ -67,11 +68,12 @@ std::vector<Owner::Received> Owner::unpack() {
       r.lse = in.take<float>(r.segment->n_lse);
       r.notices = in.take<std::uint64_t>(r.segment->n_notices);
       r.notice_sources = in.take<std::uint32_t>(r.segment->n_notices);
-      all.push_back(r);
+      segments_.push_back(r);
     }
   }
-  std::stable_sort(all.begin(), all.end(), [](const Received& a, const Received& b) { return a.segment->rank < b.segment->rank; });
-  return all;
+  const auto before = [](const Received& a, const Received& b) { return a.segment->rank < b.segment->rank; };
+  if (!std::is_sorted(segments_.begin(), segments_.end(), before)) std::stable_sort(segments_.begin(), segments_.end(), before);
+  return segments_;
 }
 
 void Owner::take_in(const Received& r) {

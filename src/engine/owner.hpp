@@ -111,7 +111,7 @@ class Owner {
   };
 
   /// The segments of the received dispatch by rank, in place.
-  [[nodiscard]] std::vector<Received> unpack();
+  [[nodiscard]] std::span<const Received> unpack();
   /// Notes a segment's entries and queries.
   void take_in(const Received& segment);
   void receive_sizes(const Received& segment, std::span<const Pending> answered);
@@ -148,7 +148,14 @@ class Owner {
   void count_read(const Shard& shard, std::uint32_t shard_index, std::uint32_t wanted, std::int64_t scanned, std::int64_t bytes);
   void build_group(Query& query, std::uint32_t shard_index, Group& group, std::uint32_t base_row);
   ReadFilter filter_of(const Query& query) const;
+  // Entries that a query reads of a page, of pages, of a chain as a whole, of a group.
   std::uint32_t read_page(const Query& query, Shard& shard, std::uint32_t page, const ReadFilter& filter, ReadTally& tally);
+  std::uint32_t read_pages(const Query& query, Shard& shard, std::span<const std::uint32_t> pages, const ReadFilter& filter, ReadTally& tally);
+  std::uint32_t read_chain(const Query& query, Shard& shard, const Chain& chain, const ReadFilter& filter, ReadTally& tally);
+  std::uint32_t read_group(const Query& query, Shard& shard, const Group& group, const ReadFilter& filter, ReadTally& tally);
+  [[nodiscard]] bool may_read(const Chain& chain, const ReadFilter& filter) const;
+  /// Whether what counts of a chain's pages follows from the chain: all that lies in it is within the range, and nobody asks for single pages.
+  [[nodiscard]] bool reads_as_one(const Chain& chain, const ReadFilter& filter) const;
   std::uint64_t read_bits(const Query& query, const Shard& shard, std::uint32_t page, std::uint32_t word, const ReadFilter& filter);
   bool slot_is_read(const Shard& shard, std::size_t i, const ReadFilter& filter);
   /// Takes the pages that are to be sealed now from the list of unsealed ones to `due_`.
@@ -180,6 +187,7 @@ class Owner {
   std::vector<Shard> shards_;
   RuleWeights weights_;
   bool payload_, copies_matter_, demotes_;
+  bool sums_chains_;  // no step of the run asks which pages its queries read
   std::uint32_t layer_ = 0;
   bool layer_by_expert_ = false;
   std::uint64_t step_ = 0;
@@ -189,6 +197,7 @@ class Owner {
   static constexpr std::size_t prefetch_distance = 4;      // pages
   static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on
 
+  std::vector<Received> segments_;
   std::vector<Entry> entries_;
   std::vector<float> k_row_, v_row_;  // one head as fp32
   std::vector<float> raw_rows_;       // of pages that are being sealed: [page][slot][head][K | V]

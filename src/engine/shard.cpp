@@ -109,10 +109,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, bool
   word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary ? 1U : 0U} << (slot % 64);
   if (geometry_->keeps_state()) state_[i] = {};
   std::fill_n(window_mass_.begin() + static_cast<std::ptrdiff_t>(i * window_heads_), window_heads_, 0.0F);
-  if (blockers_kept_ && reused) {  // what the slot's last token left
-    smaller_[i] = 0;
-    set_blockers(index, slot);
-  }
+  if (blockers_kept_ && reused) clear_blockers(index, slot);
   if (top_k_ > 0) {
     std::copy(entry.experts.begin(), entry.experts.end(), &experts_[i * top_k_]);
     std::copy(entry.copy_of.begin(), entry.copy_of.end(), &copy_of_[i * top_k_]);
@@ -185,6 +182,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   count_shadow(chain, entry, new_shadow);
   page.shadow = chain.shadow_open;
   if (chain.shadow_live[page.shadow] == 1) note_entry(group, chain);
+  chain.newest = std::max(chain.newest, entry.position);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, reused, entry);
   page.touched_step = static_cast<std::uint32_t>(step);
@@ -211,6 +209,7 @@ bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
     }
   }
   chain.alive -= 1;
+  if (blockers_kept_ && chain.expert.valid()) chain.blockers.set(page.cell, slot, chain.expert.value, true);
   list_of(page).live -= 1;
   live_entries_ -= 1;
   page.live -= 1;

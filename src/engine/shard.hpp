@@ -45,8 +45,8 @@ class Shard {
   bool kill(std::uint32_t page, std::uint32_t slot);
   /// Starts to load what a reader of the page looks at.
   void prefetch(std::uint32_t page) const { __builtin_prefetch(&pages_[page]); }
-  /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it. Returns the number of slots touched.
-  std::uint32_t forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy);
+  /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it.
+  void forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy);
   /// How `seal` would move a page to a block of a class: all but the target's index.
   [[nodiscard]] SealOp seal_op(std::uint32_t page, std::uint32_t page_class) const;
   /// Moves a full (or closed) raw page to a sealed block of a class. The old block is free after `op` ran: the caller encodes before the next append.
@@ -195,8 +195,14 @@ class Shard {
   /// The chain's pages are gone for good.
   void forget_reuse(const Group& group, Chain& chain);
   void count_free(Usage& usage) const;
-  std::uint32_t forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
+  void forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
+  /// Of a slot that at most its chain's own expert blocks: experts under which another copy stands before it, and its own unless it is live.
   void set_blockers(std::uint32_t page, std::uint32_t slot);
+  void clear_blockers(std::uint32_t page, std::uint32_t slot);
+  /// A slot is no longer blocked by the experts that a copy stood for.
+  void unblock(std::uint32_t page, std::uint32_t slot, std::uint32_t copy);
+  /// Index in an ascending chain of the first page whose last position is not below this one.
+  [[nodiscard]] std::ptrdiff_t first_page_from(const Chain& chain, std::uint32_t position) const;
   /// Live entries that no other copy stands before, as far as this owner was told.
   [[nodiscard]] std::int64_t distinct_entries() const;
   void count_blocks(Usage& usage) const;

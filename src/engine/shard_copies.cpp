@@ -8,42 +8,61 @@ namespace moekv {
 void Shard::set_blockers(std::uint32_t index, std::uint32_t slot) {
   const std::size_t i = at(index, slot);
   const std::uint32_t before = smaller_[i] & alive_[i];
+  Chain& chain = groups_[pages_[index].group].chains[pages_[index].chain];
+  for (std::size_t j = i * top_k_; before != 0 && j < (i + 1) * top_k_; ++j) {
+    if (experts_[j] != ExpertId::invalid && (before >> copy_of_[j] & 1U) != 0) chain.blockers.set(pages_[index].cell, slot, experts_[j], true);
+  }
+  if (chain.expert.valid()) chain.blockers.set(pages_[index].cell, slot, chain.expert.value, !live(index, slot));
+}
+
+void Shard::clear_blockers(std::uint32_t index, std::uint32_t slot) {
+  const std::size_t first = at(index, slot) * top_k_;
   Blockers& blockers = groups_[pages_[index].group].chains[pages_[index].chain].blockers;
-  for (std::uint32_t j = 0; j < top_k_; ++j) {
-    const std::uint16_t e = experts_[i * top_k_ + j];
-    if (e == ExpertId::invalid) continue;
-    blockers.set(pages_[index].cell, slot, e, (before >> copy_of_[i * top_k_ + j] & 1U) != 0);
+  for (std::size_t j = first; j < first + top_k_; ++j) {
+    if (experts_[j] != ExpertId::invalid) blockers.set(pages_[index].cell, slot, experts_[j], false);
   }
 }
 
-std::uint32_t Shard::forget_in_page(std::uint32_t index, std::uint32_t position, std::uint32_t copy) {
+void Shard::unblock(std::uint32_t index, std::uint32_t slot, std::uint32_t copy) {
+  const std::size_t first = at(index, slot) * top_k_;
+  Blockers& blockers = groups_[pages_[index].group].chains[pages_[index].chain].blockers;
+  for (std::size_t j = first; j < first + top_k_; ++j) {
+    if (experts_[j] != ExpertId::invalid && copy_of_[j] == copy) blockers.set(pages_[index].cell, slot, experts_[j], false);
+  }
+}
+
+void Shard::forget_in_page(std::uint32_t index, std::uint32_t position, std::uint32_t copy) {
   const Page& page = pages_[index];
-  std::uint32_t touched = 0;
-  if (position < page.min_position || position > page.max_position) return touched;
+  if (position < page.min_position || position > page.max_position) return;
   const std::uint32_t* first = &positions_[at(index, 0)];
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
     const std::size_t i = at(index, slot);
     if (first[slot] != position || !live(index, slot) || copy_[i] == copy) continue;
     alive_[i] &= ~(1U << copy);
-    if (blockers_kept_) set_blockers(index, slot);
+    if ((smaller_[i] >> copy & 1U) == 0) continue;  // it stood before none of this slot's readers
+    if (blockers_kept_) unblock(index, slot, copy);
     if (geometry_->spec().read.copies == CopyRule::surviving && (alive_[i] & smaller_[i]) == 0) {
       primary_[std::size_t{index} * words_ + slot / 64] |= 1ULL << (slot % 64);
     }
-    touched += 1;
   }
-  return touched;
 }
 
-std::uint32_t Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy) {
-  std::uint32_t touched = 0;
+std::ptrdiff_t Shard::first_page_from(const Chain& chain, std::uint32_t position) const {
+  const auto lies_before = [&](std::uint32_t page) { return pages_[page].max_position < position; };
+  const std::size_t n = chain.pages.size();
+  std::size_t begin = 0, end = 1;  // what leaves is mostly old
+  for (; end <= n && lies_before(chain.pages[end - 1]); end *= 2) begin = end;
+  const auto first = chain.pages.begin();
+  return std::partition_point(first + static_cast<std::ptrdiff_t>(begin), first + static_cast<std::ptrdiff_t>(std::min(end, n)), lies_before) - first;
+}
+
+void Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy) {
   const Group* group = find(request, layer, head_group);
-  if (group == nullptr) return touched;
+  if (group == nullptr) return;
   for (const Chain& chain : group->chains) {
-    auto p = chain.pages.begin();
-    if (chain.ascending) p = std::partition_point(p, chain.pages.end(), [&](std::uint32_t page) { return pages_[page].max_position < position; });
-    for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) touched += forget_in_page(*p, position, copy);
+    auto p = chain.pages.begin() + (chain.ascending ? first_page_from(chain, position) : 0);
+    for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) forget_in_page(*p, position, copy);
   }
-  return touched;
 }
 
 }  // namespace moekv

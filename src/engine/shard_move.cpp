@@ -150,12 +150,14 @@ void Shard::unpack_chain(const ChainMove& head, std::uint32_t request_tokens, Wi
     page.shadow += shadow_base;
     if (access_kept_) access_[index] = move.access;
     chain.pages.push_back(index);
+    chain.newest = std::max(chain.newest, page.max_position);
     list_of(page).live += page.live;
     live_entries_ += page.live;
     arrivals_.push_back({head.source, queue_pages_ ? move.order : 0, index, move.list, move.mark});
     pages.push_back(index);
   }
   if (chain.open == no_index && head.open != no_index) chain.open = pages[head.open];
+  for (const std::uint32_t p : pages) chain.one_begun = chain.one_begun && (p == chain.open || pages_[p].used == slots_);
   unpack_slots(pages, shadow_base, in);
   if (reuse_slots_) {
     for (const std::uint32_t p : pages) {

@@ -37,7 +37,10 @@ std::uint32_t Shard::new_page(BlockPool& pool, std::uint32_t group_index, std::u
   page.group = group_index;
   page.chain = chain_index;
   page.block = {pool.pool, pool.take()};
-  if (blockers_kept_) page.cell = groups_[group_index].chains[chain_index].blockers.take(geometry_->n_experts(), (slots_ + 15) / 16);
+  if (blockers_kept_) {
+    Chain& chain = groups_[group_index].chains[chain_index];
+    page.cell = chain.blockers.take(geometry_->n_experts(), (slots_ + 15) / 16, chain.expert);
+  }
   std::fill_n(&primary_[std::size_t{index} * words_], words_, 0);
   EvictList& list = list_of(page);
   list.pages += 1;
@@ -70,7 +73,9 @@ void Shard::free_page(std::uint32_t index) {
   pool_of(page).free.push_back(page.block.index);
   if (chain.open == index) chain.open = no_index;
   if (blockers_kept_) chain.blockers.give_back(page.cell);
-  chain.pages.erase(std::find(chain.pages.begin(), chain.pages.end(), index));
+  const auto place = std::find(chain.pages.begin(), chain.pages.end(), index);
+  if (place - chain.pages.begin() < chain.run) chain.run -= 1;
+  chain.pages.erase(place);
   std::erase_if(chain.holes, [&](const Chain::Hole& h) { return h.page == index; });
   if (by_content_ && page_units_[index] != no_index) clock_of(group).remove(std::exchange(page_units_[index], no_index));
   page.group = no_index;

@@ -61,7 +61,10 @@ struct Chain {
   bool side = false;              // raw side page of the sink tokens
   std::uint32_t open = no_index;  // page that takes the next entry
   std::vector<std::uint32_t> pages;
-  bool ascending = true;  // no slot was reused: positions grow along pages and along their slots
+  std::uint32_t run = 0;     // of the first `run` pages those in the eviction queue lie there one behind the other, in this order
+  std::uint32_t newest = 0;  // largest position that was ever stored
+  bool ascending = true;     // no slot was reused: positions grow along pages and along their slots
+  bool one_begun = true;     // no raw page but `open` has slots that were never used
   struct Hole {
     std::uint32_t page, slot;
   };
@@ -136,7 +139,7 @@ struct alignas(64) Page {
   bool waits : 1 = false;     // its turn in the queues of this step is still to come
   std::uint32_t shadow = 0;   // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
-  std::uint32_t touched_step = no_index;  // last step that stored an entry here or looked here for some to read
+  std::uint32_t touched_step = no_index;  // of a raw page with unused slots: last step that stored an entry here or looked here for some to read
   float mass = 0;                         // attention mass of the current step (access mass)
   std::uint32_t used_step = no_index;     // last step in which a query read one of its entries
   std::uint32_t table = no_index;         // sealed elsewhere: number of the tables that came with it; no_index: those of this shard
