@@ -80,6 +80,8 @@ class Evictor {
   [[nodiscard]] bool page_accessed(const Page& page) const;
   /// Tells the access log what `look_up` counts.
   void note_lookups(const Shard& shard, const Group& group, const Chain& chain) const;
+  /// Moves the pages of a chain that lie in a list one behind the other to its end.
+  static void move_run(evict::Queue& queue, std::uint8_t list, const Chain& chain);
   template <class Rule>
   void touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& chain, std::uint64_t step);
   void touch_chain(Shard& shard, Group& group, Chain& chain, std::uint64_t step);

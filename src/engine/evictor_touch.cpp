@@ -105,6 +105,15 @@ void Evictor::note_lookups(const Shard& shard, const Group& group, const Chain& 
   }
 }
 
+void Evictor::move_run(evict::Queue& queue, std::uint8_t list, const Chain& chain) {
+  std::size_t first = 0, end = chain.run;
+  if (end > 0 && queue.list(list).tail == chain.pages[end - 1]) return;                             // it lies there already
+  const auto queued = [&](std::uint32_t page) { return queue.node(page).list != evict::no_list; };  // a sink page left the queue for good
+  while (first < end && !queued(chain.pages[first])) ++first;
+  while (first < end && !queued(chain.pages[end - 1])) --end;
+  if (first < end) queue.move_run(list, chain.pages[first], chain.pages[end - 1]);
+}
+
 template <class Rule>
 void Evictor::touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& chain, std::uint64_t step) {
   const EvictionSpec& spec = geometry_->spec().eviction;
@@ -114,7 +123,14 @@ void Evictor::touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& c
   const bool turns = demotes_ && Rule::family == evict::Family::queue;
   EvictList& list = spec.scope == EvictScope::shard ? shard.shard_list() : group.list;
   evict::Queue queue = shard.queue_of(list);
-  for (std::size_t i = 0; i < chain.pages.size(); ++i) {
+  std::size_t i = 0;
+  if constexpr (requires { Rule::recency_list; }) {
+    if (all) {
+      move_run(queue, Rule::recency_list, chain);
+      i = chain.run;
+    }
+  }
+  for (; i < chain.pages.size(); ++i) {
     const std::uint32_t p = chain.pages[i];
     if (Rule::family == evict::Family::queue && i + ahead < chain.pages.size()) queue.prefetch(chain.pages[i + ahead]);
     if (!all) {
@@ -129,6 +145,7 @@ void Evictor::touch_pages(const Rule& rule, Shard& shard, Group& group, Chain& c
       shard.touch_page(rule, queue, p, step);
     }
   }
+  if (all) chain.run = static_cast<std::uint32_t>(chain.pages.size());
   if (demotes_) shard.mark_dirty(group);
 }
 

@@ -17,7 +17,8 @@ struct Lru : OldestFirst {
   static constexpr bool refreshes = true;
   static constexpr auto params = std::tuple{};
 
-  void access(Queue& q, std::uint32_t u) const { q.move(0, u); }
+  static constexpr std::uint8_t recency_list = 0;
+  void access(Queue& q, std::uint32_t u) const { q.move(recency_list, u); }
 };
 
 struct Mru : Lru {

@@ -1,6 +1,7 @@
 // The lists that queue rules keep units in. A unit is an index into an array of nodes and is in at most one list; a rule offers
 //   insert(q, u)              u was stored, or came back
 //   access(q, u)              u was accessed
+//   recency_list              where all that an access does is to move the unit to the end of this list
 //   victim(q, standing)       takes a unit that may go out of the resident lists and returns it, or no_unit
 // and where `needs_return`, may keep units that went in lists of its own ("ghosts").
 #pragma once
@@ -85,6 +86,18 @@ class Queue {
     nodes_[list.tail].next = u;
     list.tail = u;
     if (prev == no_unit) prefetch(next);
+  }
+  /// Moves units that lie one behind the other in a list behind the newest, in their order. None of them is the hand.
+  void move_run(std::uint8_t l, std::uint32_t first, std::uint32_t last) {
+    QueueList& list = state_->lists[l];
+    if (list.tail == last) return;
+    const std::uint32_t prev = nodes_[first].prev, next = nodes_[last].next;
+    nodes_[next].prev = prev;
+    (prev != no_unit ? nodes_[prev].next : list.head) = next;
+    nodes_[first].prev = list.tail;
+    nodes_[last].next = no_unit;
+    nodes_[list.tail].next = first;
+    list.tail = last;
   }
   /// Starts to load a unit that is looked at soon.
   void prefetch(std::uint32_t u) const {
