@@ -29,6 +29,7 @@ struct CopySet {
                                          std::span<const std::uint16_t> experts) {
   CopySet set;
   std::array<std::uint64_t, max_top_k> hash{};
+  const std::uint64_t token = hash_words(placement.seed, 0x63U, request.value, layer, position);
   set.copy_of.fill(0xFF);
   for (std::size_t i = 0; i < experts.size(); ++i) {
     if (experts[i] == ExpertId::invalid) continue;
@@ -45,7 +46,7 @@ struct CopySet {
     if (copy < set.n_copies) continue;
     set.shard[copy] = shard;
     set.expert[copy] = e;
-    hash[copy] = hash_words(placement.seed, 0x63U, request.value, layer, position, e.value);
+    hash[copy] = mix64(token ^ e.value);  // hash_words of all of it
     set.n_copies += 1;
   }
   for (std::uint8_t c = 0; c < set.n_copies; ++c) {

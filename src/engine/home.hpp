@@ -101,6 +101,8 @@ class Home {
   void store_at(const LayerInput& input, std::uint32_t token, ShardId shard, std::uint8_t copy, RequestState& state);
   void pack_rank(const LayerInput& input, Rank rank, std::span<const Store> stores, std::span<const Read> reads, std::span<const Waiting> waiting,
                  std::span<const PendingNotice> notices);
+  template <class Item>
+  void pack_experts(const LayerInput& input, std::span<const Item> items, std::size_t k, WireWriter& out) const;
   void pack_entries(const LayerInput& input, Rank rank, std::span<const Store> stores, WireWriter& out);
   void pack_queries(const LayerInput& input, Rank rank, std::span<const Read> reads, WireWriter& out);
   void pack_all(const LayerInput& input);

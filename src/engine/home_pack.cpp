@@ -30,7 +30,7 @@ struct ByDestination {
 void Home::account(Rank source, ByteClass kind, std::int64_t bytes) {
   ByteCounts& counts = pair_[source.value - first_.value];
   counts[static_cast<std::size_t>(kind)] += bytes;
-  touched_.push_back(source.value - first_.value);
+  if (touched_.empty() || touched_.back() != source.value - first_.value) touched_.push_back(source.value - first_.value);
 }
 
 std::span<const std::uint32_t> Home::touched_sources() {
@@ -47,24 +47,30 @@ void Home::close_rank(Rank destination, std::uint32_t layer) {
   touched_.clear();
 }
 
+template <class Item>
+void Home::pack_experts(const LayerInput& input, std::span<const Item> items, std::size_t k, WireWriter& out) const {
+  auto* experts = out.room<std::uint16_t>(items.size() * k);
+  for (const Item& item : items) {
+    const auto own = experts_of(input, item.token);
+    std::fill(std::copy_n(own.begin(), std::min(own.size(), k), experts), experts + k, ExpertId::invalid);
+    experts += k;
+  }
+}
+
 void Home::pack_entries(const LayerInput& input, Rank rank, std::span<const Store> stores, WireWriter& out) {
   const HeadSlice slice = geometry_->slice(rank);
   const ModelShape& model = geometry_->spec().model;
   const std::size_t k = geometry_->needs_experts() ? geometry_->top_k() : 0;
-  std::vector<EntryHeader> headers(stores.size());
-  std::vector<std::uint16_t> experts(stores.size() * k, ExpertId::invalid);
   const std::int64_t payload = geometry_->entry_bytes(slice.kv_count);
   const auto header = static_cast<std::int64_t>(sizeof(EntryHeader) + 2 * k);
-  for (std::size_t i = 0; i < stores.size(); ++i) {
-    const HomeToken& t = input.tokens[stores[i].token];
-    headers[i] = {t.request.value, t.position, stores[i].shard.value, stores[i].copy};
-    const auto own = experts_of(input, stores[i].token);
-    if (k > 0) std::copy(own.begin(), own.end(), &experts[i * k]);
+  auto* headers = out.room<EntryHeader>(stores.size());
+  for (const Store& store : stores) {
+    const HomeToken& t = input.tokens[store.token];
+    *headers++ = {t.request.value, t.position, store.shard.value, store.copy};
     account(t.home, ByteClass::kv, payload);
     account(t.home, ByteClass::headers, header);
   }
-  out.put(headers.data(), headers.size());
-  out.put(experts.data(), experts.size());
+  pack_experts(input, stores, k, out);
   if (!payload_) return;
   const std::size_t pb = geometry_->payload_bytes();
   const std::size_t k_row = std::size_t{model.n_kv_heads} * model.d_k * pb, k_part = std::size_t{slice.kv_count} * model.d_k * pb;
@@ -81,21 +87,17 @@ void Home::pack_queries(const LayerInput& input, Rank rank, std::span<const Read
   const HeadSlice slice = geometry_->slice(rank);
   const ModelShape& model = geometry_->spec().model;
   const std::size_t k = geometry_->needs_experts() ? geometry_->top_k() : 0;
-  std::vector<QueryHeader> headers(reads.size());
-  std::vector<std::uint16_t> experts(reads.size() * k, ExpertId::invalid);
   const std::size_t pb = geometry_->payload_bytes();
   const std::size_t q_row = std::size_t{model.n_heads} * model.d_k * pb, q_part = std::size_t{slice.q_count} * model.d_k * pb;
-  for (std::size_t i = 0; i < reads.size(); ++i) {
-    const HomeToken& t = input.tokens[reads[i].token];
-    headers[i] = {t.request.value, t.position, reads[i].query, static_cast<std::uint16_t>(t.probe ? 1 : 0),
+  auto* headers = out.room<QueryHeader>(reads.size());
+  for (const Read& read : reads) {
+    const HomeToken& t = input.tokens[read.token];
+    *headers++ = {t.request.value, t.position, read.query, static_cast<std::uint16_t>(t.probe ? 1 : 0),
                   static_cast<std::uint16_t>(t.observed ? 1 : 0)};
-    const auto own = experts_of(input, reads[i].token);
-    if (k > 0) std::copy(own.begin(), own.end(), &experts[i * k]);
     account(t.home, ByteClass::q, static_cast<std::int64_t>(q_part));
     account(t.home, ByteClass::headers, static_cast<std::int64_t>(sizeof(QueryHeader) + 2 * k));
   }
-  out.put(headers.data(), headers.size());
-  out.put(experts.data(), experts.size());
+  pack_experts(input, reads, k, out);
   if (!payload_) return;
   MOEKV_EXPECT(reads.empty() || input.q != nullptr);
   for (const Read& read : reads) out.add(input.q + read.query * q_row + slice.q_begin * model.d_k * pb, q_part);
@@ -123,16 +125,14 @@ void Home::pack_rank(const LayerInput& input, Rank rank, std::span<const Store> 
     account(w.home, ByteClass::lse, std::int64_t{4} * slice.q_count);
   }
   out.put(lse.data(), lse.size());
-  std::vector<std::uint64_t> bits;
-  std::vector<std::uint32_t> sources;
+  auto* bits = out.room<std::uint64_t>(notices.size());
+  for (const PendingNotice& n : notices) *bits++ = n.bits;
+  auto* sources = out.room<std::uint32_t>(notices.size());
   for (const PendingNotice& n : notices) {
-    bits.push_back(n.bits);
-    sources.push_back(n.source.value);
+    *sources++ = n.source.value;
     account(n.source, ByteClass::notices, 8);
     account(n.source, ByteClass::headers, 4);
   }
-  out.put(bits.data(), bits.size());
-  out.put(sources.data(), sources.size());
   close_rank(rank, input.layer);
 }
 

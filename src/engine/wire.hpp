@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "core/error.hpp"
@@ -65,6 +66,13 @@ class WireWriter {
     const std::size_t begin = bytes_->size();
     bytes_->resize(begin + padded(n));
     return bytes_->data() + begin;
+  }
+
+  /// The same for a section of n objects.
+  template <class T>
+  [[nodiscard]] T* room(std::size_t n) {
+    static_assert(alignof(T) <= 16 && std::is_trivially_copyable_v<T>);
+    return reinterpret_cast<T*>(reserve(n * sizeof(T)));
   }
 
   [[nodiscard]] static constexpr std::size_t padded(std::size_t n) { return (n + 15) / 16 * 16; }
