@@ -6,7 +6,7 @@
 #include <limits>
 #include <numeric>
 
-#include "trace/generator_kernels.hpp"
+#include "trace/sum_kernels.hpp"
 
 namespace moekv {
 namespace {
@@ -25,17 +25,16 @@ struct RunningHead {
   double most = -std::numeric_limits<double>::infinity(), sum = 0;
   double* o;  // [d_v]
 
-  void add(double logit, const float* value, std::uint32_t d_v) {
-    if (logit > most) {
-      const double shrink = std::exp(most - logit);
-      sum *= shrink;
-      for (std::uint32_t d = 0; d < d_v; ++d) o[d] *= shrink;
-      most = logit;
+  /// The next n positions, n_side_by_side at most; values are [n][stride].
+  void add(const double* logits, std::uint32_t n, const float* values, std::size_t stride, std::uint32_t d_v) {
+    double shrinks[n_side_by_side], weights[n_side_by_side];
+    for (std::uint32_t i = 0; i < n; ++i) {
+      shrinks[i] = logits[i] > most ? std::exp(most - logits[i]) : 1.0;
+      most = std::max(most, logits[i]);
+      weights[i] = std::exp(logits[i] - most);
+      sum = sum * shrinks[i] + weights[i];
     }
-    const double w = std::exp(logit - most);
-    sum += w;
-#pragma omp simd
-    for (std::uint32_t d = 0; d < d_v; ++d) o[d] += w * static_cast<double>(value[d]);
+    add_weighted_rows(values, stride, n, shrinks, weights, d_v, o);
   }
 };
 
@@ -50,7 +49,8 @@ ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const Exact
   std::vector<RunningHead> heads(model.n_heads);
   for (std::uint32_t h = 0; h < model.n_heads; ++h) heads[h].o = &result.o[std::size_t{h} * model.d_v];
   const std::size_t k_stride = std::size_t{model.n_kv_heads} * model.d_k, v_stride = std::size_t{model.n_kv_heads} * model.d_v;
-  std::vector<float> k(made_at_once * k_stride), v(model.mla() ? 0 : made_at_once * v_stride);
+  const std::size_t at_once = std::min<std::size_t>(made_at_once, n);
+  std::vector<float> k(at_once * k_stride), v(model.mla() ? 0 : at_once * v_stride);
   std::vector<double> side(std::size_t{n_side_by_side} * model.d_k);
   const auto add_positions = [&](std::uint32_t kv, std::uint32_t in_block, std::uint32_t position, std::uint32_t count) {
     const float* keys = &k[in_block * k_stride + std::size_t{kv} * model.d_k];
@@ -58,11 +58,12 @@ ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const Exact
     for (std::uint32_t h = kv * model.group_size(); h < (kv + 1) * model.group_size(); ++h) {
       double logits[n_side_by_side];
       dot_columns(side.data(), &query.q[std::size_t{h} * model.d_k], model.d_k, logits);
-      for (std::uint32_t i = 0; i < count; ++i) {
-        const double logit = logits[i] * query.scale;
-        result.weights[h * n + (position + i - begin)] = logit;
-        heads[h].add(logit, model.mla() ? keys + i * k_stride : &v[(in_block + i) * v_stride + std::size_t{kv} * model.d_v], model.d_v);
-      }
+      for (std::uint32_t i = 0; i < count; ++i) logits[i] *= query.scale;
+      std::copy_n(logits, count, &result.weights[h * n + (position - begin)]);
+      if (model.mla())
+        heads[h].add(logits, count, keys, k_stride, model.d_v);
+      else
+        heads[h].add(logits, count, &v[in_block * v_stride + std::size_t{kv} * model.d_v], v_stride, model.d_v);
     }
   };
   for (std::uint32_t first = begin; first <= query.position; first += made_at_once) {

@@ -3,12 +3,14 @@
 #include "trace/generator_kernels.hpp"
 
 #include "rules/generate.hpp"
+#include "trace/instruction_sets.hpp"
 
 namespace moekv {
 namespace {
 
 constexpr std::uint32_t quads_per_pass = 64;
-constexpr std::uint32_t row_tile = 4;
+template <std::size_t Bytes>
+constexpr std::uint32_t row_tile = Bytes == 64 ? 8 : 4;  // as many sums at once as hide the time of an addition
 constexpr std::uint32_t wide_tile = 4 * map_column_tile;  // columns of a single row: less of a line of the map is read at a time with fewer
 
 struct RowOfNormals {
@@ -47,13 +49,6 @@ struct MapProduct {
   float* out;
 };
 
-/// Vectors as wide as the instruction set's: of wider ones the compiler keeps no sums in registers.
-template <class Element, std::size_t Bytes>
-struct Vector {
-  typedef Element Type __attribute__((vector_size(Bytes), aligned(alignof(Element)), may_alias));
-  static constexpr std::uint32_t lanes = Bytes / sizeof(Element);
-};
-
 /// A tile of Rows x Columns outputs, kept in registers over the whole sum.
 template <std::size_t Bytes, std::uint32_t Rows, std::uint32_t Columns>
 [[gnu::always_inline]] inline void map_tile(const MapProduct& p, std::uint32_t row, std::uint32_t column) {
@@ -75,9 +70,10 @@ template <std::size_t Bytes, std::uint32_t Rows, std::uint32_t Columns>
 
 template <std::size_t Bytes>
 [[gnu::always_inline]] inline void map_body(const MapProduct& p) {
-  const std::uint32_t whole = p.n_rows / row_tile * row_tile;
+  constexpr std::uint32_t at_once = row_tile<Bytes>;
+  const std::uint32_t whole = p.n_rows / at_once * at_once;
   for (std::uint32_t column = 0; column < p.n_columns; column += map_column_tile) {
-    for (std::uint32_t row = 0; row < whole; row += row_tile) map_tile<Bytes, row_tile, map_column_tile>(p, row, column);
+    for (std::uint32_t row = 0; row < whole; row += at_once) map_tile<Bytes, at_once, map_column_tile>(p, row, column);
   }
   for (std::uint32_t row = whole; row < p.n_rows; ++row) {
     std::uint32_t column = 0;
@@ -109,113 +105,30 @@ template <bool has_target, bool has_expert>
   return row.expert != nullptr ? query_loop<false, true>(row) : query_loop<false, false>(row);
 }
 
-struct ColumnSums {
-  const double* columns;
-  const float* x;
-  std::uint32_t n;
-  double* out;
-};
-
-template <std::size_t Bytes>
-[[gnu::always_inline]] inline void dot_columns_body(const ColumnSums& p) {
-  using Lanes = typename Vector<double, Bytes>::Type;
-  constexpr std::uint32_t n_sums = n_side_by_side / Vector<double, Bytes>::lanes;
-  Lanes sums[n_sums] = {};
-  for (std::uint32_t c = 0; c < p.n; ++c) {
-    const auto* row = reinterpret_cast<const Lanes*>(p.columns + static_cast<std::size_t>(c) * n_side_by_side);
-    const auto x = static_cast<double>(p.x[c]);
-    for (std::uint32_t i = 0; i < n_sums; ++i) sums[i] += row[i] * x;
-  }
-  for (std::uint32_t i = 0; i < n_sums; ++i) reinterpret_cast<Lanes*>(p.out)[i] = sums[i];
-}
-
-struct Matrix {
-  double* rows;
-  std::uint32_t rank, dim;
-};
-
-/// Eight partial sums, the last values in the first: an order that vectorises.
-template <std::size_t Bytes>
-[[gnu::always_inline]] inline double dot(const double* a, const double* b, std::uint32_t n) {
-  using Lanes = typename Vector<double, Bytes>::Type;
-  constexpr std::uint32_t n_sums = 8, lanes = Vector<double, Bytes>::lanes;
-  Lanes sums[n_sums / lanes] = {};
-  std::uint32_t i = 0;
-  for (; i + n_sums <= n; i += n_sums) {
-    for (std::uint32_t v = 0; v < n_sums / lanes; ++v)
-      sums[v] += *reinterpret_cast<const Lanes*>(a + i + v * lanes) * *reinterpret_cast<const Lanes*>(b + i + v * lanes);
-  }
-  double partial[n_sums];
-  for (std::uint32_t j = 0; j < n_sums; ++j) partial[j] = sums[j / lanes][j % lanes];
-  for (; i < n; ++i) partial[0] += a[i] * b[i];
-  double sum = 0;
-  for (const double x : partial) sum += x;
-  return sum;
-}
-
-/// Takes the part along row `from` out of a row.
-template <std::size_t Bytes>
-[[gnu::always_inline]] inline void take_out(const Matrix& m, std::uint32_t r, std::uint32_t from) {
-  double* __restrict row = m.rows + static_cast<std::size_t>(r) * m.dim;
-  const double* __restrict other = m.rows + static_cast<std::size_t>(from) * m.dim;
-  const double share = dot<Bytes>(row, other, m.dim);
-  for (std::uint32_t c = 0; c < m.dim; ++c) row[c] -= share * other[c];
-}
-
-/// Some rows at a time pass the finished ones, each in their order, so that those are read from memory less often.
-template <std::size_t Bytes>
-[[gnu::always_inline]] inline void orthonormal_body(const Matrix& m) {
-  constexpr std::uint32_t at_a_time = 4;
-  for (std::uint32_t first = 0; first < m.rank; first += at_a_time) {
-    const std::uint32_t end = m.rank - first < at_a_time ? m.rank : first + at_a_time;
-    for (std::uint32_t finished = 0; finished < first; ++finished) {
-      for (std::uint32_t r = first; r < end; ++r) take_out<Bytes>(m, r, finished);
-    }
-    for (std::uint32_t r = first; r < end; ++r) {
-      for (std::uint32_t finished = first; finished < r; ++finished) take_out<Bytes>(m, r, finished);
-      double* row = m.rows + static_cast<std::size_t>(r) * m.dim;
-      const double norm = __builtin_sqrt(dot<Bytes>(row, row, m.dim));
-      for (std::uint32_t c = 0; c < m.dim; ++c) row[c] /= norm;
-    }
-  }
-}
-
 // Flattened: a loop that calls draw4 or normal_pair instead of holding them does not vectorise, and takes four times as long.
 [[gnu::flatten]] void draw_baseline(const RowOfNormals& row) { draw_body(row); }
 void map_baseline(const MapProduct& p) { map_body<16>(p); }
 [[gnu::flatten]] void query_baseline(const QueryRow& row) { query_body(row); }
-void columns_baseline(const ColumnSums& p) { dot_columns_body<16>(p); }
-void orthonormal_baseline(const Matrix& m) { orthonormal_body<16>(m); }
 
 /// The loops for one instruction set.
 struct Loops {
   void (*draw)(const RowOfNormals&);
   void (*map)(const MapProduct&);
   void (*query)(const QueryRow&);
-  void (*columns)(const ColumnSums&);
-  void (*orthonormal)(const Matrix&);
 };
-constexpr Loops baseline{draw_baseline, map_baseline, query_baseline, columns_baseline, orthonormal_baseline};
+constexpr Loops baseline{draw_baseline, map_baseline, query_baseline};
 
 #if defined(__x86_64__)
 [[gnu::flatten, gnu::target("avx2")]] void draw_avx2(const RowOfNormals& row) { draw_body(row); }
 [[gnu::target("avx2")]] void map_avx2(const MapProduct& p) { map_body<32>(p); }
 [[gnu::flatten, gnu::target("avx2")]] void query_avx2(const QueryRow& row) { query_body(row); }
-[[gnu::target("avx2")]] void columns_avx2(const ColumnSums& p) { dot_columns_body<32>(p); }
-[[gnu::target("avx2")]] void orthonormal_avx2(const Matrix& m) { orthonormal_body<32>(m); }
 [[gnu::flatten, gnu::target("arch=x86-64-v4")]] void draw_avx512(const RowOfNormals& row) { draw_body(row); }
 [[gnu::target("arch=x86-64-v4")]] void map_avx512(const MapProduct& p) { map_body<64>(p); }
 [[gnu::flatten, gnu::target("arch=x86-64-v4")]] void query_avx512(const QueryRow& row) { query_body(row); }
-[[gnu::target("arch=x86-64-v4")]] void columns_avx512(const ColumnSums& p) { dot_columns_body<64>(p); }
-[[gnu::target("arch=x86-64-v4")]] void orthonormal_avx512(const Matrix& m) { orthonormal_body<64>(m); }
-constexpr Loops avx2{draw_avx2, map_avx2, query_avx2, columns_avx2, orthonormal_avx2};
-constexpr Loops avx512{draw_avx512, map_avx512, query_avx512, columns_avx512, orthonormal_avx512};
+constexpr Loops avx2{draw_avx2, map_avx2, query_avx2};
+constexpr Loops avx512{draw_avx512, map_avx512, query_avx512};
 
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
-}
-const Loops& loops = has_avx512() ? avx512 : __builtin_cpu_supports("avx2") ? avx2 : baseline;
+const Loops& loops = pick_loops(baseline, avx2, avx512);
 #else
 const Loops& loops = baseline;
 #endif
@@ -234,9 +147,5 @@ void map_rows(const float* x, std::uint32_t x_stride, std::uint32_t n_rows, std:
 void query_row(const float* noise, const float* target, const float* gain, const float* expert, float scale, std::uint32_t dim, float* out) {
   loops.query({noise, target, gain, expert, scale, dim, out});
 }
-
-void dot_columns(const double* columns, const float* x, std::uint32_t n, double* out) { loops.columns({columns, x, n, out}); }
-
-void orthonormalise(double* rows, std::uint32_t rank, std::uint32_t dim) { loops.orthonormal({rows, rank, dim}); }
 
 }  // namespace moekv

@@ -23,11 +23,4 @@ void map_rows(const float* x, std::uint32_t x_stride, std::uint32_t n_rows, std:
 /// query leans towards none; `expert` null: it has no part of its experts.
 void query_row(const float* noise, const float* target, const float* gain, const float* expert, float scale, std::uint32_t dim, float* out);
 
-/// out[j] = sum over c of columns[c][j] x[c] for n_side_by_side columns, c ascending.
-inline constexpr std::uint32_t n_side_by_side = 16;
-void dot_columns(const double* columns, const float* x, std::uint32_t n, double* out);
-
-/// Makes the rows of a matrix [rank][dim] orthonormal from the first on (modified Gram-Schmidt); sums have a fixed order.
-void orthonormalise(double* rows, std::uint32_t rank, std::uint32_t dim);
-
 }  // namespace moekv

@@ -2,26 +2,41 @@
 #include "trace/generator_tables.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "rules/generate.hpp"
 #include "trace/generator_kernels.hpp"
+#include "trace/sum_kernels.hpp"
 
 namespace moekv {
 namespace {
 
-/// Rows of a Gaussian matrix [rank][dim] made orthonormal: uniformly distributed.
-std::vector<double> orthonormal_rows(std::uint64_t seed, std::uint32_t rank, std::uint32_t dim) {
-  const std::uint32_t n_quads = (dim + 3) / 4;
-  std::vector<float> draws(std::size_t{4} * n_quads);
-  std::vector<double> rows(static_cast<std::size_t>(rank) * dim);
-  for (std::uint32_t r = 0; r < rank; ++r) {
-    draw_normal_row(seed, Stream::kv_basis, r, 0, n_quads, draws.data());
-    std::copy_n(draws.data(), dim, rows.data() + static_cast<std::size_t>(r) * dim);
+/// Rows of a Gaussian matrix [rank][dim] made orthonormal: uniformly distributed. They begin at cache lines, and an odd number of those apart: rows
+/// 4 KiB apart would take each other's places in the cache.
+class Basis {
+ public:
+  Basis(std::uint64_t seed, std::uint32_t rank, std::uint32_t dim)
+      : stride_(((dim + line_doubles - 1) / line_doubles | 1) * line_doubles), room_(rank * stride_ + line_doubles) {
+    void* at = room_.data();
+    std::size_t bytes = room_.size() * sizeof(double);
+    first_ = static_cast<double*>(std::align(line_doubles * sizeof(double), rank * stride_ * sizeof(double), at, bytes));
+    const std::uint32_t n_quads = (dim + 3) / 4;
+    std::vector<float> draws(std::size_t{4} * n_quads);
+    for (std::uint32_t r = 0; r < rank; ++r) {
+      draw_normal_row(seed, Stream::kv_basis, r, 0, n_quads, draws.data());
+      std::copy_n(draws.data(), dim, first_ + r * stride_);
+    }
+    orthonormalise(first_, rank, dim, stride_);
   }
-  orthonormalise(rows.data(), rank, dim);
-  return rows;
-}
+  [[nodiscard]] const double* row(std::uint32_t r) const { return first_ + r * stride_; }
+
+ private:
+  static constexpr std::size_t line_doubles = 8;  // of a cache line
+  std::size_t stride_;
+  std::vector<double> room_;
+  double* first_;
+};
 
 /// theta^(1 / n) for theta > 1 by Newton's method: basic arithmetic only, so the same bits everywhere.
 double root(double theta, std::uint32_t n) {
@@ -96,13 +111,11 @@ PlaneMap make_plane_map(std::uint64_t seed, const PlaneShape& shape, std::uint32
   map.n_columns = padded_columns(shape.dim);
   map.deviation = spectrum_deviations(shape);
   set_gains(map, shape, map.latent_seed);
-  const std::vector<double> rows = orthonormal_rows(map.latent_seed, shape.rank, shape.dim);
+  const Basis basis(map.latent_seed, shape.rank, shape.dim);
   map.weights.assign(static_cast<std::size_t>(map.rank) * map.n_columns, 0.0F);
   for (std::uint32_t i = 0; i < map.rank; ++i) {
-    for (std::uint32_t c = 0; c < map.dim; ++c) {
-      map.weights[static_cast<std::size_t>(i) * map.n_columns + c] =
-          static_cast<float>(rows[static_cast<std::size_t>(i) * map.dim + c] * map.gain[c]);
-    }
+    for (std::uint32_t c = 0; c < map.dim; ++c)
+      map.weights[static_cast<std::size_t>(i) * map.n_columns + c] = static_cast<float>(basis.row(i)[c] * map.gain[c]);
   }
   return map;
 }

@@ -14,6 +14,9 @@ namespace moekv {
 namespace {
 
 constexpr double default_theta = 5e5;
+/// A request that decodes asks for one position after the other: rows of so many are made, and kept, when the first is asked for. A map is read once
+/// for them, and the latents that they lie between are drawn once.
+constexpr std::uint32_t made_ahead = 8;
 
 ChannelTail key_tail(std::string_view preset) {
   if (preset == "A") return ChannelTail::outliers;
@@ -160,13 +163,14 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
   const std::uint32_t first = s.begin % generate::block_tokens;
   KeyRows::Block* block = KeyRows::find(kept_rows(layer, head, s.request), s.begin);
   const bool complete = block != nullptr && block->has(first, s.n);
+  const std::uint32_t n_made = block != nullptr ? std::min(std::max(s.n, made_ahead), generate::block_tokens - first) : s.n;
   for (std::size_t p = 0; p < parts_.size(); ++p) {
     const Part& part = parts_[p];
     const PlaneMap& map = maps.parts[p];
     float* kept = block != nullptr ? block->rows.get() + first * key_rows_.width() + part.first_column : nullptr;
     if (!complete) {
-      map_segment(map, s, scratch);
-      for (std::uint32_t t = 0; kept != nullptr && t < s.n; ++t)
+      map_segment(map, {s.request, s.begin, n_made}, scratch);
+      for (std::uint32_t t = 0; kept != nullptr && t < n_made; ++t)
         std::copy_n(scratch.rows.data() + static_cast<std::size_t>(t) * map.n_columns, map.n_columns, kept + t * key_rows_.width());
     }
     for (std::uint32_t t = 0; t < s.n; ++t) {
@@ -183,7 +187,7 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
       }
     }
   }
-  if (block != nullptr) block->complete(first, s.n);
+  if (block != nullptr && !complete) block->complete(first, n_made);
   for (std::uint32_t t = 0; token_sinks && t < s.n && s.begin + t < generate::sink_tokens; ++t) {
     k[t * stride + sink_channel_] += sink_key();
   }

@@ -4,6 +4,7 @@
 #include "rules/generate.hpp"
 #include "trace/generator_kernels.hpp"
 #include "trace/qkv_generator.hpp"
+#include "trace/sum_kernels.hpp"
 
 namespace moekv {
 namespace {
