@@ -224,7 +224,7 @@ class SweepRun {
   void write_result(RunFile& run) {
     for (Parameter& p : run.parameters) {
       p.swept = std::any_of(work_.list.swept.begin(), work_.list.swept.end(),
-                            [&](const std::string& key) { return key == p.name || p.name.starts_with(key + "."); });
+                            [&](const std::string& key) { return p.name.starts_with(key) && (p.name.size() == key.size() || p.name[key.size()] == '.'); });
     }
     const bool own_file = options_.files == "each" || run.status != RunStatus::ok || run.outcome.wall_ns > shared_below_ns;
     if (own_file) return write_run_file(folder_.result_path(run.point.id), run);

@@ -120,15 +120,23 @@ double zipf_exponent(std::span<const double> loads) {
     log_rank.push_back(std::log(static_cast<double>(i + 1)));
     seen += falling[i] / sum * log_rank.back();
   }
-  return root_between(0, 10, [&](double s) {
-    double weight = 0, expected = 0;
+  // Newton's method, kept between two values that the root lies between: the mean of ln i falls with s as fast as its variance is large.
+  double low = 0, high = 10, s = 1;
+  for (int i = 0; i < 100 && high - low > 1e-15; ++i) {
+    double weight = 0, first = 0, second = 0;
     for (const double x : log_rank) {
       const double p = std::exp(-s * x);
       weight += p;
-      expected += p * x;
+      first += p * x;
+      second += p * x * x;
     }
-    return expected / weight - seen;
-  });
+    const double off = first / weight - seen, variance = second / weight - first / weight * (first / weight);
+    (off > 0 ? low : high) = s;
+    const double next = s + off / variance;
+    if (std::abs(next - s) <= 1e-15 * s) return s;
+    s = next > low && next < high ? next : (low + high) / 2;
+  }
+  return s;
 }
 
 double power_law_exponent(std::span<const double> loads, double top) {

@@ -71,6 +71,7 @@ TEST(Skew, ExponentsOfExactLaws) {
   EXPECT_NEAR(zipf_exponent(std::vector<double>{4, 12, 3, 6}), 1, 1e-9);  // 12 / rank
   EXPECT_NEAR(zipf_exponent(std::vector<double>{36, 9, 4}), 2, 1e-9);     // 36 / rank^2
   EXPECT_NEAR(zipf_exponent(std::vector<double>{5, 5, 5}), 0, 1e-9);
+  EXPECT_NEAR(zipf_exponent(std::vector<double>{7, 0, 0}), 10, 1e-9);      // steeper than any
   EXPECT_TRUE(std::isnan(zipf_exponent(std::vector<double>{0, 0})));
   std::vector<double> quantiles;  // density x^-1 on [1, 100]: ln x is uniform; x^-2: x = 1 / (1 - u (1 - 1/100))
   for (int i = 0; i <= 1000; ++i) quantiles.push_back(std::exp(i / 1000.0 * std::log(100)));
