@@ -56,7 +56,7 @@ class Blockers {
   }
   /// What a query that wants `experts`, at most max_top_k with the chain's own among them, reads of all pages.
   [[nodiscard]] Reads reads(std::span<const std::uint16_t> experts) const {
-    MOEKV_EXPECT(std::find(experts.begin(), experts.end(), own_.value) != experts.end());
+    MOEKV_EXPECT(cells_ == 0 || std::find(experts.begin(), experts.end(), own_.value) != experts.end());
     std::array<const std::uint16_t*, max_top_k> rows{};
     std::size_t n_rows = 0;
     for (const std::uint16_t e : experts) {
