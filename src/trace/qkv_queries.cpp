@@ -14,6 +14,7 @@ constexpr std::uint32_t sample_heads = 4;  // of the calibration
 constexpr std::uint32_t sample_queries = n_side_by_side;
 constexpr std::uint32_t sample_request = 0xFFFFFFFFU;
 constexpr std::uint32_t query_stream_word = 0x71;
+constexpr std::uint32_t floats_of_line = 16;
 
 }  // namespace
 
@@ -78,6 +79,7 @@ void QkvGenerator::write_query_part(std::uint32_t layer, std::uint32_t kv_head, 
       const bool has_target = scratch.targets[row] != generate::no_target;
       const float* target = scratch.target_rows[row];
       float* out = q + (static_cast<std::size_t>(t) * shape_.n_heads + head) * shape_.d_k + part.first_channel;
+      for (std::uint32_t c = 0; has_target && c < map.dim; c += floats_of_line) __builtin_prefetch(target + c);  // on its way while the noise is drawn
       draw_normal_row(noise_seed(layer, head, part_index), Stream::query, s.request, s.begin + t, n_quads, noise.data());
       query_row(noise.data(), has_target ? target : nullptr, map.gain.data(), affine ? scratch.expert_mean.data() : nullptr, query_scale_, map.dim,
                 out);
