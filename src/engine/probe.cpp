@@ -10,6 +10,18 @@
 #include "engine/exact.hpp"
 
 namespace moekv {
+namespace {
+
+/// Those that any head read, ascending.
+std::vector<std::uint32_t> positions_read(std::span<const HeadReads> reads) {
+  std::vector<std::uint32_t> read;
+  for (const HeadReads& r : reads) read.insert(read.end(), r.positions.begin(), r.positions.end());
+  std::sort(read.begin(), read.end());
+  read.erase(std::unique(read.begin(), read.end()), read.end());
+  return read;
+}
+
+}  // namespace
 
 Probe::Probe(const Geometry& geometry, QkvSource* qkv, bool payload, bool recorded, std::uint64_t total_queries)
     : geometry_(&geometry), qkv_(qkv), active_(payload && geometry.spec().probe.samples > 0 && total_queries > 0), recorded_(recorded) {
@@ -102,10 +114,7 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
       exact.top_k = geometry_->top_k();
     }
     const std::vector<HeadReads>& reads = output.probe_reads[index];
-    std::vector<std::uint32_t> read;
-    for (const HeadReads& r : reads) read.insert(read.end(), r.positions.begin(), r.positions.end());
-    std::sort(read.begin(), read.end());
-    read.erase(std::unique(read.begin(), read.end()), read.end());
+    const std::vector<std::uint32_t> read = positions_read(reads);
     const bool in_sample = sample_.contains(t.request, layer.layer);
     std::shared_ptr<const ExactResult> truth;
     if (in_sample || !meaningless) truth = exact_of(exact, q.empty() ? nullptr : &q[index * model.n_heads * model.d_k]);

@@ -10,7 +10,7 @@ namespace moekv {
 /// Vectors as wide as the instruction set's: of wider ones the compiler keeps no sums in registers.
 template <class Element, std::size_t Bytes>
 struct Vector {
-  typedef Element Type __attribute__((vector_size(Bytes), aligned(alignof(Element)), may_alias));
+  using Type [[gnu::vector_size(Bytes), gnu::aligned(alignof(Element)), gnu::may_alias]] = Element;
   static constexpr std::uint32_t lanes = Bytes / sizeof(Element);
 };
 

@@ -50,7 +50,8 @@ template <std::uint32_t N, class F>
 /// Some rows at once, so that their sums do not wait for each other: takes out `shares` of row `from` (none where it is null), and returns in
 /// `shares` those along row `next`, of the rows as they are then (each along itself where it is null).
 template <std::size_t Bytes, std::uint32_t Rows>
-[[gnu::always_inline]] inline void take_out(double* const* rows, const double* from, const double* next, std::uint32_t dim, double* shares) {
+[[gnu::always_inline]] inline void take_out(double* const (&rows)[Rows], const double* from, const double* next, std::uint32_t dim,
+                                            double (&shares)[Rows]) {
   using Lanes = typename Vector<double, Bytes>::Type;
   constexpr std::uint32_t lanes = Vector<double, Bytes>::lanes, n_vectors = n_partial / lanes;
   Lanes sums[Rows * n_vectors] = {};
@@ -101,11 +102,13 @@ template <std::size_t Bytes, std::uint32_t Rows>
   for (std::uint32_t r = 0; r < Rows; ++r) rows[r] = row_of(first + r);
   for (std::uint32_t next = 0; next < first; ++next) take_out<Bytes, Rows>(rows, next > 0 ? row_of(next - 1) : nullptr, row_of(next), m.dim, shares);
   for (std::uint32_t r = 0; r < Rows; ++r) {
-    const double* from = first > 0 ? row_of(first - 1) : nullptr;  // its share is known
-    for (std::uint32_t next = 0; next < r; ++next, from = rows[next - 1]) take_out<Bytes, 1>(&rows[r], from, rows[next], m.dim, &shares[r]);
-    take_out<Bytes, 1>(&rows[r], from, nullptr, m.dim, &shares[r]);
-    const double norm = __builtin_sqrt(shares[r]);
-    for (std::uint32_t c = 0; c < m.dim; ++c) rows[r][c] /= norm;
+    double* const row[] = {rows[r]};
+    double share[] = {shares[r]};  // along `from`
+    const double* from = first > 0 ? row_of(first - 1) : nullptr;
+    for (std::uint32_t next = 0; next < r; ++next, from = rows[next - 1]) take_out<Bytes, 1>(row, from, rows[next], m.dim, share);
+    take_out<Bytes, 1>(row, from, nullptr, m.dim, share);
+    const double norm = __builtin_sqrt(share[0]);
+    for (std::uint32_t c = 0; c < m.dim; ++c) row[0][c] /= norm;
   }
 }
 
