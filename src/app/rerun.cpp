@@ -95,7 +95,7 @@ ExitCode rerun(const RerunArguments& arguments) {
   const RunSpec spec = share_run_spec(agree(*job, [&] { return first ? spec_of(stored, arguments, job->n_processes()) : RunSpec{}; }), *job);
   PointCache cache;
   const PointMachinery made = agree(*job, [&] {
-    const PointMachinery machinery = cache.prepare(spec, job->n_processes());
+    PointMachinery machinery = cache.prepare(spec, job->n_processes());
     if (first) require_same_trace(stored, machinery.trace->info());
     return machinery;
   });

@@ -54,7 +54,7 @@ TEST(SumKernels, OrthonormalRowsEqualGramSchmidtRowByRow) {
   orthonormalise(rows.data(), rank, dim, stride);
   for (std::uint32_t i = 0; i < rank * dim; ++i) ASSERT_EQ(rows[i / dim * stride + i % dim], expected[i]) << i;
   for (std::uint32_t r = 0; r < rank; ++r) EXPECT_EQ(rows[r * stride + dim], 0) << "what lies between rows was written";
-  EXPECT_NEAR(dot_of_eight(&rows[0], &rows[20 * stride], dim), 0, 1e-14);
+  EXPECT_NEAR(dot_of_eight(rows.data(), &rows[20 * stride], dim), 0, 1e-14);
 }
 
 TEST(SumKernels, WeightedRowsAreAddedOneAfterTheOther) {
