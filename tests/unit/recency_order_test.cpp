@@ -63,7 +63,7 @@ TEST_P(RecencyOrder, IsThatOfPagesThatMoveOneByOne) {
   std::size_t reordered = 0;
   const auto check = [&](const StepBatch& batch, ShardedCache& cache, StepDriver&) {
     for (const Shard& held : cache.shards()) {
-      Shard& shard = const_cast<Shard&>(held);
+      auto& shard = const_cast<Shard&>(held);
       std::map<ListKey, EvictList*> lists;
       for (Group* group : queried_in(shard, batch.step)) {
         const bool one = scope == EvictScope::shard;
