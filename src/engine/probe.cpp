@@ -21,6 +21,11 @@ std::vector<std::uint32_t> positions_read(std::span<const HeadReads> reads) {
   return read;
 }
 
+/// Without q and experts.
+ExactQuery query_of(const ReplayLayer& layer, const HomeToken& t, std::span<const float> sinks, double scale) {
+  return {layer.layer, layer.shape, t.request, t.position, nullptr, sinks.empty() ? nullptr : sinks.data(), scale, nullptr, 0};
+}
+
 }  // namespace
 
 Probe::Probe(const Geometry& geometry, QkvSource* qkv, bool payload, bool recorded, std::uint64_t total_queries)
@@ -100,15 +105,7 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     if (!t.query) continue;
     const std::size_t index = query++;
     if (!t.probe) continue;
-    ExactQuery exact{layer.layer,
-                     layer.shape,
-                     t.request,
-                     t.position,
-                     nullptr,
-                     sinks.empty() ? nullptr : sinks.data(),
-                     static_cast<double>(geometry_->softmax_scale()),
-                     nullptr,
-                     0};
+    ExactQuery exact = query_of(layer, t, sinks, static_cast<double>(geometry_->softmax_scale()));
     if (affine && !keys.empty()) {
       exact.experts = history_[{t.request.value, layer.layer.value}].data();
       exact.top_k = geometry_->top_k();
