@@ -1,5 +1,4 @@
-// Inner loops of the generator. One body per loop, compiled for the baseline and, on x86-64, for two wider instruction sets; no target
-// fuses products and sums (-ffp-contract=off), so all give the same bits.
+// Inner loops of the generator over floats, one body each for several instruction sets (instruction_sets.hpp).
 #include "trace/generator_kernels.hpp"
 
 #include "rules/generate.hpp"

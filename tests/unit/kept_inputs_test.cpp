@@ -3,7 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <bit>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -62,12 +63,11 @@ RunOutcome run_with(const RunSpec& spec, std::shared_ptr<QkvSource> generator, s
 void expect_same(const RunOutcome& a, const RunOutcome& b) {
   EXPECT_EQ(a.digest, b.digest);
   ASSERT_EQ(a.probes.size(), b.probes.size());
-  const auto same = [](auto x, auto y) { return x == y || (std::isnan(x) && std::isnan(y)); };
+  const auto bits = [](auto value) { return std::bit_cast<std::uint64_t>(value); };
   for (std::size_t i = 0; i < a.probes.size(); ++i) {
     const ProbeRecord &x = a.probes[i], &y = b.probes[i];
     for_each_field(ProbeRecord::metrics, [&](const auto& m) {
-      EXPECT_TRUE(same(static_cast<double>(x.*m.member), static_cast<double>(y.*m.member)))
-          << m.name << " of request " << x.request << " position " << x.position;
+      EXPECT_EQ(bits(x.*m.member), bits(y.*m.member)) << m.name << " of request " << x.request << " position " << x.position;
     });
   }
 }
