@@ -83,12 +83,12 @@ std::uint32_t Owner::read_pages(const Query& query, Shard& shard, std::span<cons
 }
 
 bool Owner::reads_as_one(const Chain& chain, const ReadFilter& filter) const {
-  return sums_chains_ && !filter.by_slot && !filter.primary && filter.low == 0 && chain.newest <= filter.high && chain.one_begun;
+  return sums_chains_ && !filter.by_slot && filter.low == 0 && chain.newest <= filter.high && chain.one_begun;
 }
 
 std::uint32_t Owner::read_chain(const Query& query, Shard& shard, const Chain& chain, const ReadFilter& filter, ReadTally& tally) {
-  const auto pages = static_cast<std::int64_t>(chain.pages.size());
-  const Blockers::Reads reads = filter.unblocked ? chain.blockers.reads(query.experts) : Blockers::Reads{chain.alive, pages};
+  const Blockers::Reads all{chain.alive, static_cast<std::int64_t>(chain.pages.size())};
+  const Blockers::Reads reads = filter.unblocked ? chain.blockers.reads(query.experts) : filter.primary ? chain.primary : all;
   const std::uint64_t whole = geometry_->head_bytes(false, 0);
   tally.scanned += chain.alive;
   tally.bytes += whole * static_cast<std::uint64_t>(reads.pages);

@@ -104,9 +104,7 @@ void Shard::write_slot(Page& page, std::uint32_t index, std::uint32_t slot, bool
   const std::size_t i = at(index, slot);
   positions_[i] = entry.position;
   live_[std::size_t{index} * words_ + slot / 64] |= 1ULL << (slot % 64);
-  const bool primary = entry.smaller_copies == 0 || geometry_->spec().read.copies == CopyRule::paper;
-  auto& word = primary_[std::size_t{index} * words_ + slot / 64];
-  word = (word & ~(1ULL << (slot % 64))) | std::uint64_t{primary ? 1U : 0U} << (slot % 64);
+  set_primary(index, slot, entry.smaller_copies == 0 || geometry_->spec().read.copies == CopyRule::paper);
   if (geometry_->keeps_state()) state_[i] = {};
   std::fill_n(window_mass_.begin() + static_cast<std::ptrdiff_t>(i * window_heads_), window_heads_, 0.0F);
   if (blockers_kept_ && reused) clear_blockers(index, slot);
@@ -197,6 +195,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
 bool Shard::kill(std::uint32_t index, std::uint32_t slot) {
   Page& page = pages_[index];
   MOEKV_EXPECT(live(index, slot));
+  set_primary(index, slot, false);
   live_[std::size_t{index} * words_ + slot / 64] &= ~(1ULL << (slot % 64));
   Chain& chain = groups_[page.group].chains[page.chain];
   const std::uint32_t shadow = shadow_of_[at(index, slot)];

@@ -196,6 +196,8 @@ class Shard {
   void forget_reuse(const Group& group, Chain& chain);
   void count_free(Usage& usage) const;
   void forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
+  /// Whether a slot's entry, live, is its token's primary copy; keeps what its page and its chain count of them.
+  void set_primary(std::uint32_t page, std::uint32_t slot, bool primary);
   /// Of a slot that at most its chain's own expert blocks: experts under which another copy stands before it, and its own unless it is live.
   void set_blockers(std::uint32_t page, std::uint32_t slot);
   void clear_blockers(std::uint32_t page, std::uint32_t slot);

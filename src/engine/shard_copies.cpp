@@ -31,6 +31,22 @@ void Shard::unblock(std::uint32_t index, std::uint32_t slot, std::uint32_t copy)
   }
 }
 
+void Shard::set_primary(std::uint32_t index, std::uint32_t slot, bool primary) {
+  std::uint64_t& word = primary_[std::size_t{index} * words_ + slot / 64];
+  const std::uint64_t bit = 1ULL << (slot % 64);
+  if (((word & bit) != 0) == primary) return;
+  word ^= bit;
+  Page& page = pages_[index];
+  Blockers::Reads& reads = groups_[page.group].chains[page.chain].primary;
+  if (primary) {
+    reads.entries += 1;
+    if (++page.primary == 1) reads.pages += 1;
+  } else {
+    reads.entries -= 1;
+    if (--page.primary == 0) reads.pages -= 1;
+  }
+}
+
 void Shard::forget_in_page(std::uint32_t index, std::uint32_t position, std::uint32_t copy) {
   const Page& page = pages_[index];
   if (position < page.min_position || position > page.max_position) return;
@@ -42,7 +58,7 @@ void Shard::forget_in_page(std::uint32_t index, std::uint32_t position, std::uin
     if ((smaller_[i] >> copy & 1U) == 0) continue;  // it stood before none of this slot's readers
     if (blockers_kept_) unblock(index, slot, copy);
     if (geometry_->spec().read.copies == CopyRule::surviving && (alive_[i] & smaller_[i]) == 0) {
-      primary_[std::size_t{index} * words_ + slot / 64] |= 1ULL << (slot % 64);
+      set_primary(index, slot, true);
     }
   }
 }

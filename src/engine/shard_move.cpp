@@ -151,6 +151,8 @@ void Shard::unpack_chain(const ChainMove& head, std::uint32_t request_tokens, Wi
     if (access_kept_) access_[index] = move.access;
     chain.pages.push_back(index);
     chain.newest = std::max(chain.newest, page.max_position);
+    chain.primary.entries += page.primary;
+    chain.primary.pages += page.primary > 0 ? 1 : 0;
     list_of(page).live += page.live;
     live_entries_ += page.live;
     arrivals_.push_back({head.source, queue_pages_ ? move.order : 0, index, move.list, move.mark});

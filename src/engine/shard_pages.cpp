@@ -1,6 +1,5 @@
 // Shard, pages: their allocation, their place in the eviction queues, and what they use.
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "engine/shard.hpp"
@@ -168,7 +167,10 @@ std::int64_t Shard::distinct_entries() const {
     }
     return n;
   }
-  for (std::size_t w = 0; w < live_.size(); ++w) n += std::popcount(live_[w] & primary_[w]);
+  for (const Group& group : groups_) {
+    if (!group.in_use) continue;
+    for (const Chain& chain : group.chains) n += chain.primary.entries;
+  }
   return n;
 }
 

@@ -74,6 +74,7 @@ struct Chain {
   std::uint32_t shadow_hits = 0;                   // shadow pages with a live entry
   std::uint32_t shadow_cold = 0;                   // shadow pages without one because a replan left no room for it
   std::int64_t written = 0, alive = 0;             // entries of the full history, and those still live
+  Blockers::Reads primary;                         // what a query that wants every expert reads: live primary copies
   std::vector<std::uint16_t> shadow_live, shadow_written;
   std::vector<std::uint64_t> shadow_entered;  // lookups of the budget's pages when the shadow page got its first live entry, or came back
   std::uint32_t reuse_unit = no_index;        // of ReuseClock, where the chain's pages are looked up together
@@ -137,6 +138,7 @@ struct alignas(64) Page {
   bool away : 1 = false;      // in the host tier
   bool returned : 1 = false;  // entered_step: came back, else created
   bool waits : 1 = false;     // its turn in the queues of this step is still to come
+  std::uint16_t primary = 0;  // live slots whose copy is the primary one
   std::uint32_t shadow = 0;   // shadow page of its entries (exact where slots are not reused)
   std::uint32_t min_position = no_index, max_position = 0;
   std::uint32_t touched_step = no_index;  // of a raw page with unused slots: last step that stored an entry here or looked here for some to read

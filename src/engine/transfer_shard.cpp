@@ -13,9 +13,9 @@ void EvictList::transfer(StateStream& stream) {
 
 void Chain::transfer(StateStream& stream) {
   auto& [expert_, side_, open_, pages_, run_, newest_, ascending_, one_begun_, holes_, gone_, shadow_open_, used_, hits_, cold_, written_, alive_,
-         live_, shadow_written_, entered_, unit_, units_, experts_, blockers_] = *this;
+         primary_, live_, shadow_written_, entered_, unit_, units_, experts_, blockers_] = *this;
   stream(expert_, side_, open_, pages_, run_, newest_, ascending_, one_begun_, holes_, gone_, shadow_open_, used_, hits_, cold_, written_, alive_,
-         live_, shadow_written_, entered_, unit_, units_, experts_, blockers_);
+         primary_, live_, shadow_written_, entered_, unit_, units_, experts_, blockers_);
 }
 
 void RecentQueries::transfer(StateStream& stream) {
