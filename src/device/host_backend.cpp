@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/state_stream.hpp"
+#include "core/threads.hpp"
 #include "device/audit.hpp"
 #include "device/backend.hpp"
 #include "device/bounds_store.hpp"
@@ -20,7 +21,7 @@ namespace {
 
 class HostBackend final : public Backend {
  public:
-  explicit HostBackend(int n_threads) : n_threads_(n_threads > 0 ? n_threads : omp_get_max_threads()), attend_(n_threads_) {}
+  explicit HostBackend(int n_threads) : n_threads_(thread_count(n_threads)), attend_(n_threads_) {}
 
   [[nodiscard]] std::string_view name() const override { return "host"; }
   [[nodiscard]] bool has_payload() const override { return true; }

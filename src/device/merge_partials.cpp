@@ -1,11 +1,10 @@
 // Row by row: a thread merges the parts of its rows and divides by their sum.
 #include "device/merge_partials.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "core/threads.hpp"
 
 namespace moekv {
 namespace {
@@ -17,7 +16,7 @@ constexpr std::size_t worth_threads = 65536;  // values; some 20 us of one core
 void merge_partials(const MergeBatch& batch, int n_threads) {
   MOEKV_EXPECT(!batch.offsets.empty());
   const auto rows = static_cast<std::int64_t>(batch.offsets.size()) - 1;
-#pragma omp parallel for schedule(static) num_threads(n_threads > 0 ? n_threads : omp_get_max_threads()) if (batch.parts.size() * batch.d_v > worth_threads)
+#pragma omp parallel for schedule(static) num_threads(thread_count(n_threads)) if (batch.parts.size() * batch.d_v > worth_threads)
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto row = static_cast<std::size_t>(r);
     SoftmaxState state;

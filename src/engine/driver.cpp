@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.hpp"
+#include "core/threads.hpp"
 #include "device/profile.hpp"
 #include "engine/phase_timer.hpp"
 #include "rules/codec/element.hpp"
@@ -13,10 +14,11 @@ namespace moekv {
 namespace {
 
 template <std::uint16_t (*from_float)(float)>
-void narrow(std::span<const float> from, std::byte* to) {
+void narrow(std::span<const float> from, std::byte* to, int n_threads) {
+  constexpr std::size_t worth_threads = 1U << 16;  // values
   auto* out = reinterpret_cast<std::uint16_t*>(to);
   const float* in = from.data();
-#pragma omp parallel for simd schedule(static)
+#pragma omp parallel for simd schedule(static) num_threads(n_threads) if (from.size() > worth_threads)
   for (std::size_t i = 0; i < from.size(); ++i) out[i] = from_float(in[i]);
 }
 
@@ -72,8 +74,9 @@ void Driver::count_hidden_states(const ReplayLayer& layer) {
 
 void Driver::convert(std::span<const float> from, std::byte* to) const {
   const ElementFormat format = geometry_->spec().payload.element;
-  if (format == ElementFormat::bf16) return narrow<bf16_from_float>(from, to);
-  if (format == ElementFormat::fp16) return narrow<fp16_from_float>(from, to);
+  const int n_threads = thread_count(geometry_->spec().threads);
+  if (format == ElementFormat::bf16) return narrow<bf16_from_float>(from, to, n_threads);
+  if (format == ElementFormat::fp16) return narrow<fp16_from_float>(from, to, n_threads);
   MOEKV_EXPECT(format == ElementFormat::fp32);
   if (!from.empty()) std::memcpy(to, from.data(), from.size_bytes());
 }

@@ -183,6 +183,7 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   chain.newest = std::max(chain.newest, entry.position);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, reused, entry);
+  if (geometry_->several_copies()) note_chain(group, entry.position, chain_index);
   page.touched_step = static_cast<std::uint32_t>(step);
   EvictList& list = list_of(page);
   list.live += 1;

@@ -196,6 +196,8 @@ class Shard {
   void forget_reuse(const Group& group, Chain& chain);
   void count_free(Usage& usage) const;
   void forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
+  /// A copy at `position` is stored in this chain.
+  static void note_chain(Group& group, std::uint32_t position, std::uint32_t chain_index);
   /// Whether a slot's entry, live, is its token's primary copy; keeps what its page and its chain count of them.
   void set_primary(std::uint32_t page, std::uint32_t slot, bool primary);
   /// Of a slot that at most its chain's own expert blocks: experts under which another copy stands before it, and its own unless it is live.

@@ -75,10 +75,22 @@ std::ptrdiff_t Shard::first_page_from(const Chain& chain, std::uint32_t position
 void Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy) {
   const Group* group = find(request, layer, head_group);
   if (group == nullptr) return;
-  for (const Chain& chain : group->chains) {
+  const auto forget_in = [&](const Chain& chain) {
     auto p = chain.pages.begin() + (chain.ascending ? first_page_from(chain, position) : 0);
     for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) forget_in_page(*p, position, copy);
+  };
+  if (!group->one_chain_each) {
+    for (const Chain& chain : group->chains) forget_in(chain);
+  } else if (position < group->chain_at.size() && group->chain_at[position] != no_chain) {
+    forget_in(group->chains[group->chain_at[position]]);
   }
+}
+
+void Shard::note_chain(Group& group, std::uint32_t position, std::uint32_t chain_index) {
+  if (position >= group.chain_at.size()) group.chain_at.resize(position + std::size_t{1}, no_chain);
+  std::uint16_t& chain = group.chain_at[position];
+  group.one_chain_each = group.one_chain_each && (chain == no_chain || chain == chain_index);
+  chain = static_cast<std::uint16_t>(chain_index);
 }
 
 }  // namespace moekv

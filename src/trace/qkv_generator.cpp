@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/error.hpp"
+#include "core/threads.hpp"
 #include "rules/generate.hpp"
 #include "trace/generator_kernels.hpp"
 
@@ -64,7 +65,7 @@ QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads, 
       shape_(std::move(shape)),
       attention_scale_(shape_.softmax_scale > 0 ? static_cast<float>(shape_.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape_.d_k))),
       heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads),
-      n_threads_(n_threads > 0 ? n_threads : omp_get_max_threads()),
+      n_threads_(thread_count(n_threads)),
       key_rows_(heads_.size(), set_parts(), std::move(kept), 64 + std::uint64_t{4} * shape_.n_layers()),
       scratch_(static_cast<std::size_t>(n_threads_)) {
   calibrate();
