@@ -1,5 +1,6 @@
 // Shard, copies: what a slot knows of the other copies of its token, and how it learns that one of them went.
 #include <algorithm>
+#include <bit>
 
 #include "engine/shard.hpp"
 
@@ -74,23 +75,19 @@ std::ptrdiff_t Shard::first_page_from(const Chain& chain, std::uint32_t position
 
 void Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy) {
   const Group* group = find(request, layer, head_group);
-  if (group == nullptr) return;
-  const auto forget_in = [&](const Chain& chain) {
-    auto p = chain.pages.begin() + (chain.ascending ? first_page_from(chain, position) : 0);
-    for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) forget_in_page(*p, position, copy);
-  };
-  if (!group->one_chain_each) {
-    for (const Chain& chain : group->chains) forget_in(chain);
-  } else if (position < group->chain_at.size() && group->chain_at[position] != no_chain) {
-    forget_in(group->chains[group->chain_at[position]]);
+  if (group == nullptr || position >= group->chains_at.size()) return;
+  for (std::uint64_t rest = group->chains_at[position]; rest != 0; rest &= rest - 1) {
+    for (auto c = static_cast<std::size_t>(std::countr_zero(rest)); c < group->chains.size(); c += 64) {
+      const Chain& chain = group->chains[c];
+      auto p = chain.pages.begin() + (chain.ascending ? first_page_from(chain, position) : 0);
+      for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) forget_in_page(*p, position, copy);
+    }
   }
 }
 
 void Shard::note_chain(Group& group, std::uint32_t position, std::uint32_t chain_index) {
-  if (position >= group.chain_at.size()) group.chain_at.resize(position + std::size_t{1}, no_chain);
-  std::uint16_t& chain = group.chain_at[position];
-  group.one_chain_each = group.one_chain_each && (chain == no_chain || chain == chain_index);
-  chain = static_cast<std::uint16_t>(chain_index);
+  if (position >= group.chains_at.size()) group.chains_at.resize(position + std::size_t{1});
+  group.chains_at[position] |= 1ULL << (chain_index % 64);
 }
 
 }  // namespace moekv

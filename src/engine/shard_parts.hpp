@@ -18,7 +18,6 @@ namespace moekv {
 class StateStream;
 
 inline constexpr std::uint32_t no_index = 0xFFFFFFFFU;
-inline constexpr std::uint16_t no_chain = 0xFFFFU;
 
 [[nodiscard]] constexpr std::uint64_t group_key(RequestId request, std::uint32_t layer, std::uint32_t head_group) {
   return std::uint64_t{request.value} << 32 | std::uint64_t{layer} << 16 | head_group;
@@ -115,8 +114,7 @@ struct Group {
   Rank home;
   std::vector<Chain> chains;                      // stable indices
   std::vector<std::uint32_t> order;               // chain indices by (side, expert)
-  std::vector<std::uint16_t> chain_at;            // [positions] chain that stored a copy, where tokens have several; no_chain: none
-  bool one_chain_each = true;                     // no position is in two chains: chain_at tells all
+  std::vector<std::uint64_t> chains_at;           // [positions] bit c % 64: chain c stored a copy; kept where tokens have several
   EvictList list;                                 // scope request
   ProtectSpec protect;                            // tokens that are never victims
   std::uint64_t allotted_step = ~0ULL;            // last step that made the capacity anew
