@@ -50,8 +50,10 @@ struct CopySet {
     set.n_copies += 1;
   }
   for (std::uint8_t c = 0; c < set.n_copies; ++c) {
-    for (std::uint8_t d = 0; d < set.n_copies; ++d) {
-      if (hash[d] < hash[c] || (hash[d] == hash[c] && d < c)) set.smaller[c] |= 1U << d;
+    for (std::uint8_t d = 0; d < c; ++d) {  // no branches: hashes come in any order
+      const std::uint32_t before = hash[d] <= hash[c] ? 1 : 0;
+      set.smaller[c] |= before << d;
+      set.smaller[d] |= (before ^ 1U) << c;
     }
   }
   return set;
