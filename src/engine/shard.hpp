@@ -234,6 +234,7 @@ class Shard {
   AccessRecorder* recorder_ = nullptr;
   std::uint32_t slots_, words_, top_k_, expert_words_;
   bool blockers_kept_, demotes_;
+  bool notes_chains_;  // tokens have several copies, and few shards: at least half a copy a position here, and many chains to look through for it
   bool scope_shard_, queue_pages_, queue_tokens_, access_kept_, reuse_slots_, shadow_experts_kept_;
   std::vector<BlockPool> raw_pools_, sealed_pools_, raw_host_pools_, sealed_host_pools_;  // one per head-group width, sealed ones class by class
   std::vector<TierMove> demoted_, recalled_;

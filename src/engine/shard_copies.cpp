@@ -75,13 +75,18 @@ std::ptrdiff_t Shard::first_page_from(const Chain& chain, std::uint32_t position
 
 void Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy) {
   const Group* group = find(request, layer, head_group);
-  if (group == nullptr || position >= group->chains_at.size()) return;
+  if (group == nullptr) return;
+  const auto forget_in = [&](const Chain& chain) {
+    auto p = chain.pages.begin() + (chain.ascending ? first_page_from(chain, position) : 0);
+    for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) forget_in_page(*p, position, copy);
+  };
+  if (!notes_chains_) {
+    for (const Chain& chain : group->chains) forget_in(chain);
+    return;
+  }
+  if (position >= group->chains_at.size()) return;
   for (std::uint64_t rest = group->chains_at[position]; rest != 0; rest &= rest - 1) {
-    for (auto c = static_cast<std::size_t>(std::countr_zero(rest)); c < group->chains.size(); c += 64) {
-      const Chain& chain = group->chains[c];
-      auto p = chain.pages.begin() + (chain.ascending ? first_page_from(chain, position) : 0);
-      for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) forget_in_page(*p, position, copy);
-    }
+    for (auto c = static_cast<std::size_t>(std::countr_zero(rest)); c < group->chains.size(); c += 64) forget_in(group->chains[c]);
   }
 }
 

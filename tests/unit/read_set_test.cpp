@@ -35,8 +35,12 @@ std::set<std::uint32_t> live_positions(const ShardedCache& cache, RequestId requ
   return found;
 }
 
-/// Scope, dedup, map, steps between replans, head groups, experts.
-class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap, std::uint32_t, std::uint32_t, std::uint32_t>> {};
+struct Size {
+  std::uint32_t experts, ranks, prompt;
+};
+/// Scope, dedup, map, steps between replans, head groups, size.
+class ReadSet : public ::testing::TestWithParam<std::tuple<ReadScope, Dedup, ShardMap, std::uint32_t, std::uint32_t, Size>> {};
+constexpr Size usual{12, 4, 40};
 
 TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
   const ReadScope scope = std::get<0>(GetParam());
@@ -45,8 +49,8 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
   const std::uint32_t replan = std::get<3>(GetParam());
   const std::uint32_t n_head_groups = std::get<4>(GetParam());  // each evicts on its own
   ModelShape model = testing::gqa_model(2);
-  const bool many_chains = std::get<5>(GetParam()) > 64;
-  model.gate.n_experts = std::get<5>(GetParam());
+  const Size size = std::get<5>(GetParam());
+  model.gate.n_experts = size.experts;
   RunSpec spec = testing::small_spec(std::move(model));
   testing::use_expert_layout(spec, map);
   spec.page.head_groups = n_head_groups;
@@ -65,8 +69,8 @@ TEST_P(ReadSet, SurvivingReadsEveryTokenWithALiveCopy) {
   spec.eviction.budget = {BudgetKind::fraction, 0, 1, 3};
   spec.eviction.protect = {1, 2};
   spec.prefill.queries = PrefillQueries::none;
-  if (many_chains) spec.cluster.ranks = 2;
-  testing::RandomTrace trace(spec.model, testing::requests_of({{many_chains ? 160U : 40U, 30}, {9, 40}}), 5);
+  spec.cluster.ranks = size.ranks;
+  testing::RandomTrace trace(spec.model, testing::requests_of({{size.prompt, 30}, {9, 40}}), 5);
   testing::RandomQkv qkv(spec.model, 7);
   std::size_t seen = 0, queries = 0, lost_tokens = 0;
   const auto check = [&](const StepBatch& batch, ShardedCache& cache, StepDriver& driver) {
@@ -118,15 +122,16 @@ INSTANTIATE_TEST_SUITE_P(Copies, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed),
                                             ::testing::Values(Dedup::none, Dedup::shard, Dedup::rank),
                                             ::testing::Values(ShardMap::expert_affine, ShardMap::pikv_xor, ShardMap::eplb), ::testing::Values(0U),
-                                            ::testing::Values(1U, 4U), ::testing::Values(12U)));
+                                            ::testing::Values(1U, 4U), ::testing::Values(usual)));
 INSTANTIATE_TEST_SUITE_P(MovedCopies, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none),
                                             ::testing::Values(ShardMap::eplb), ::testing::Values(1U, 4U), ::testing::Values(1U, 2U),
-                                            ::testing::Values(12U)));
-// More chains in a group than the word of a position has bits.
-INSTANTIATE_TEST_SUITE_P(ManyChains, ReadSet,
+                                            ::testing::Values(usual)));
+// More chains in a group than the word of a position has bits, and so many shards that positions have none.
+INSTANTIATE_TEST_SUITE_P(Sizes, ReadSet,
                          ::testing::Combine(::testing::Values(ReadScope::all, ReadScope::routed), ::testing::Values(Dedup::none),
-                                            ::testing::Values(ShardMap::expert_affine), ::testing::Values(0U), ::testing::Values(1U), ::testing::Values(600U)));
+                                            ::testing::Values(ShardMap::expert_affine), ::testing::Values(0U), ::testing::Values(1U),
+                                            ::testing::Values(Size{600, 2, 160}, Size{24, 8, 40})));
 
 TEST(ReadSet, HashRuleCountsWhatItCannotRead) {
   RunSpec spec = testing::small_spec(testing::gqa_model(2));
