@@ -72,6 +72,10 @@ struct Notice {
     const auto field = [bits](unsigned low, unsigned n) { return static_cast<std::uint32_t>(bits >> low & ((1U << n) - 1U)); };
     return {RequestId(field(42, 22)), field(33, 9), field(11, 22), field(5, 6), field(0, 5)};
   }
+  /// Whether `next` is of the same group, and of a later position.
+  [[nodiscard]] bool precedes(const Notice& next) const {
+    return request == next.request && layer == next.layer && head_group == next.head_group && position < next.position;
+  }
 };
 
 }  // namespace moekv

@@ -76,6 +76,19 @@ std::span<const Owner::Received> Owner::unpack() {
   return segments_;
 }
 
+void Owner::apply_notices(std::span<const std::uint64_t> bits, Rank rank) {
+  const Placement& placement = geometry_->placement();
+  for (std::size_t begin = 0; begin < bits.size();) {
+    notices_.clear();  // of one group, positions ascending: what a page held, as a rule
+    for (; begin < bits.size(); ++begin) {
+      const Notice n = Notice::unpack(bits[begin]);
+      if (!notices_.empty() && !notices_.back().precedes(n)) break;
+      notices_.push_back(n);
+    }
+    for (std::uint32_t s = placement.first_shard(rank.value); s < placement.first_shard(rank.value + 1); ++s) shard(ShardId(s)).forget_copies(notices_);
+  }
+}
+
 void Owner::take_in(const Received& r) {
   const ModelShape& model = geometry_->spec().model;
   const HeadSlice slice = geometry_->slice(Rank(r.segment->rank));
@@ -110,13 +123,7 @@ void Owner::receive(std::uint32_t layer, std::uint64_t step) {
     const Rank rank(r.segment->rank);
     const std::size_t first_answered = pending_cursor_;
     apply_lse(r.lse, rank, r.process);
-    for (const std::uint64_t bits : r.notices) {
-      const Notice n = Notice::unpack(bits);
-      const Placement& placement = geometry_->placement();
-      for (std::uint32_t s = placement.first_shard(rank.value); s < placement.first_shard(rank.value + 1); ++s) {
-        shard(ShardId(s)).forget_copy(n.request, n.layer, n.head_group, n.position, n.copy);
-      }
-    }
+    apply_notices(r.notices, rank);
     take_in(r);
     receive_sizes(r, std::span(pending_).subspan(first_answered, pending_cursor_ - first_answered));
   }

@@ -7,6 +7,7 @@
 
 #include "comm/transport.hpp"
 #include "device/backend.hpp"
+#include "engine/copies.hpp"
 #include "engine/counters.hpp"
 #include "engine/evictor.hpp"
 #include "engine/geometry.hpp"
@@ -115,6 +116,8 @@ class Owner {
   /// Notes a segment's entries and queries.
   void take_in(const Received& segment);
   void receive_sizes(const Received& segment, std::span<const Pending> answered);
+  /// Tells a rank's shards which copies are gone.
+  void apply_notices(std::span<const std::uint64_t> bits, Rank rank);
   void apply_lse(std::span<const float> lse, Rank rank, int process);
   void add_mass(const Pending& pending, std::span<const float> lse);
   /// Takes the attention that every page got to the states of its entries.
@@ -198,6 +201,7 @@ class Owner {
   static constexpr std::uint32_t min_sealed_entries = 16;  // a page that the prompt's end leaves partial is sealed from here on
 
   std::vector<Received> segments_;
+  std::vector<Notice> notices_;
   std::vector<Entry> entries_;
   std::vector<float> k_row_, v_row_;  // one head as fp32
   std::vector<float> raw_rows_;       // of pages that are being sealed: [page][slot][head][K | V]

@@ -22,7 +22,6 @@ Shard::Shard(const Geometry& geometry, ShardId id, Backend& backend, std::uint32
   access_kept_ = traits_of(spec.eviction.rule).needs_access;
   blockers_kept_ = geometry.blocks_by_expert();
   demotes_ = spec.eviction.action == EvictAction::demote;
-  notes_chains_ = geometry.several_copies() && geometry.n_shards() <= 2 * geometry.top_k();
   reuse_slots_ = !geometry.compressed();
   by_content_ = spec.eviction.access == AccessSource::selected || (spec.eviction.access == AccessSource::mass && !demotes_);
   clocks_.resize(scope_shard_ ? 1 : 0);
@@ -184,7 +183,6 @@ Shard::Stored Shard::append(Group& group, const EntryMeta& entry, std::uint64_t 
   chain.newest = std::max(chain.newest, entry.position);
   shadow_of_[at(index, slot)] = page.shadow;
   write_slot(page, index, slot, reused, entry);
-  if (notes_chains_) note_chain(group, entry.position, chain_index);
   page.touched_step = static_cast<std::uint32_t>(step);
   EvictList& list = list_of(page);
   list.live += 1;

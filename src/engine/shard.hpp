@@ -14,6 +14,7 @@
 #include "device/backend.hpp"
 #include "engine/access_log.hpp"
 #include "engine/codec_tables.hpp"
+#include "engine/copies.hpp"
 #include "engine/geometry.hpp"
 #include "engine/move.hpp"
 #include "engine/reuse.hpp"
@@ -45,8 +46,9 @@ class Shard {
   bool kill(std::uint32_t page, std::uint32_t slot);
   /// Starts to load what a reader of the page looks at.
   void prefetch(std::uint32_t page) const { __builtin_prefetch(&pages_[page]); }
-  /// Marks copy `copy` of a token as gone on every slot of this shard that holds another copy of it.
-  void forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy);
+  /// Marks copies of tokens as gone on every slot of this shard that holds another copy of one. At least one notice, all of one request, layer and
+  /// head group, positions ascending.
+  void forget_copies(std::span<const Notice> gone);
   /// How `seal` would move a page to a block of a class: all but the target's index.
   [[nodiscard]] SealOp seal_op(std::uint32_t page, std::uint32_t page_class) const;
   /// Moves a full (or closed) raw page to a sealed block of a class. The old block is free after `op` ran: the caller encodes before the next append.
@@ -195,9 +197,7 @@ class Shard {
   /// The chain's pages are gone for good.
   void forget_reuse(const Group& group, Chain& chain);
   void count_free(Usage& usage) const;
-  void forget_in_page(std::uint32_t page, std::uint32_t position, std::uint32_t copy);
-  /// A copy at `position` is stored in this chain.
-  static void note_chain(Group& group, std::uint32_t position, std::uint32_t chain_index);
+  void forget_in_page(std::uint32_t page, const Notice& gone);
   /// Whether a slot's entry, live, is its token's primary copy; keeps what its page and its chain count of them.
   void set_primary(std::uint32_t page, std::uint32_t slot, bool primary);
   /// Of a slot that at most its chain's own expert blocks: experts under which another copy stands before it, and its own unless it is live.
@@ -205,8 +205,8 @@ class Shard {
   void clear_blockers(std::uint32_t page, std::uint32_t slot);
   /// A slot is no longer blocked by the experts that a copy stood for.
   void unblock(std::uint32_t page, std::uint32_t slot, std::uint32_t copy);
-  /// Index in an ascending chain of the first page whose last position is not below this one.
-  [[nodiscard]] std::ptrdiff_t first_page_from(const Chain& chain, std::uint32_t position) const;
+  /// Index in an ascending chain, from `first` on, of the first page whose last position is not below this one.
+  [[nodiscard]] std::size_t page_from(const Chain& chain, std::size_t first, std::uint32_t position) const;
   /// Live entries that no other copy stands before, as far as this owner was told.
   [[nodiscard]] std::int64_t distinct_entries() const;
   void count_blocks(Usage& usage) const;
@@ -234,7 +234,6 @@ class Shard {
   AccessRecorder* recorder_ = nullptr;
   std::uint32_t slots_, words_, top_k_, expert_words_;
   bool blockers_kept_, demotes_;
-  bool notes_chains_;  // tokens have several copies, and few shards: at least half a copy a position here, and many chains to look through for it
   bool scope_shard_, queue_pages_, queue_tokens_, access_kept_, reuse_slots_, shadow_experts_kept_;
   std::vector<BlockPool> raw_pools_, sealed_pools_, raw_host_pools_, sealed_host_pools_;  // one per head-group width, sealed ones class by class
   std::vector<TierMove> demoted_, recalled_;

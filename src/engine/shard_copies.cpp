@@ -1,7 +1,7 @@
 // Shard, copies: what a slot knows of the other copies of its token, and how it learns that one of them went.
 #include <algorithm>
-#include <bit>
 
+#include "engine/copies.hpp"
 #include "engine/shard.hpp"
 
 namespace moekv {
@@ -48,51 +48,45 @@ void Shard::set_primary(std::uint32_t index, std::uint32_t slot, bool primary) {
   }
 }
 
-void Shard::forget_in_page(std::uint32_t index, std::uint32_t position, std::uint32_t copy) {
+void Shard::forget_in_page(std::uint32_t index, const Notice& gone) {
   const Page& page = pages_[index];
-  if (position < page.min_position || position > page.max_position) return;
-  const std::uint32_t* first = &positions_[at(index, 0)];
+  if (gone.position < page.min_position || gone.position > page.max_position) return;
+  const std::uint32_t* positions = &positions_[at(index, 0)];
   for (std::uint32_t slot = 0; slot < page.used; ++slot) {
     const std::size_t i = at(index, slot);
-    if (first[slot] != position || !live(index, slot) || copy_[i] == copy) continue;
-    alive_[i] &= ~(1U << copy);
-    if ((smaller_[i] >> copy & 1U) == 0) continue;  // it stood before none of this slot's readers
-    if (blockers_kept_) unblock(index, slot, copy);
-    if (geometry_->spec().read.copies == CopyRule::surviving && (alive_[i] & smaller_[i]) == 0) {
-      set_primary(index, slot, true);
+    if (positions[slot] != gone.position || !live(index, slot) || copy_[i] == gone.copy) continue;
+    alive_[i] &= ~(1U << gone.copy);
+    if ((smaller_[i] >> gone.copy & 1U) == 0) continue;  // it stood before none of this slot's readers
+    if (blockers_kept_) unblock(index, slot, gone.copy);
+    if (geometry_->spec().read.copies == CopyRule::surviving && (alive_[i] & smaller_[i]) == 0) set_primary(index, slot, true);
+  }
+}
+
+std::size_t Shard::page_from(const Chain& chain, std::size_t first, std::uint32_t position) const {
+  const auto lies_before = [&](std::uint32_t page) { return pages_[page].max_position < position; };
+  const std::size_t n = chain.pages.size() - first;
+  const auto pages = chain.pages.begin() + static_cast<std::ptrdiff_t>(first);
+  std::size_t begin = 0, end = 1;  // what leaves is mostly old, and close to what left before it
+  for (; end <= n && lies_before(pages[static_cast<std::ptrdiff_t>(end - 1)]); end *= 2) begin = end;
+  const auto found = std::partition_point(pages + static_cast<std::ptrdiff_t>(begin), pages + static_cast<std::ptrdiff_t>(std::min(end, n)), lies_before);
+  return static_cast<std::size_t>(found - chain.pages.begin());
+}
+
+void Shard::forget_copies(std::span<const Notice> gone) {
+  const Group* group = find(gone.front().request, gone.front().layer, gone.front().head_group);
+  if (group == nullptr) return;
+  for (const Chain& chain : group->chains) {
+    std::size_t p = 0;
+    for (const Notice& notice : gone) {
+      if (chain.ascending) {
+        p = page_from(chain, p, notice.position);
+        if (p == chain.pages.size()) break;
+        forget_in_page(chain.pages[p], notice);
+      } else {
+        for (const std::uint32_t page : chain.pages) forget_in_page(page, notice);
+      }
     }
   }
-}
-
-std::ptrdiff_t Shard::first_page_from(const Chain& chain, std::uint32_t position) const {
-  const auto lies_before = [&](std::uint32_t page) { return pages_[page].max_position < position; };
-  const std::size_t n = chain.pages.size();
-  std::size_t begin = 0, end = 1;  // what leaves is mostly old
-  for (; end <= n && lies_before(chain.pages[end - 1]); end *= 2) begin = end;
-  const auto first = chain.pages.begin();
-  return std::partition_point(first + static_cast<std::ptrdiff_t>(begin), first + static_cast<std::ptrdiff_t>(std::min(end, n)), lies_before) - first;
-}
-
-void Shard::forget_copy(RequestId request, std::uint32_t layer, std::uint32_t head_group, std::uint32_t position, std::uint32_t copy) {
-  const Group* group = find(request, layer, head_group);
-  if (group == nullptr) return;
-  const auto forget_in = [&](const Chain& chain) {
-    auto p = chain.pages.begin() + (chain.ascending ? first_page_from(chain, position) : 0);
-    for (; p != chain.pages.end() && !(chain.ascending && pages_[*p].min_position > position); ++p) forget_in_page(*p, position, copy);
-  };
-  if (!notes_chains_) {
-    for (const Chain& chain : group->chains) forget_in(chain);
-    return;
-  }
-  if (position >= group->chains_at.size()) return;
-  for (std::uint64_t rest = group->chains_at[position]; rest != 0; rest &= rest - 1) {
-    for (auto c = static_cast<std::size_t>(std::countr_zero(rest)); c < group->chains.size(); c += 64) forget_in(group->chains[c]);
-  }
-}
-
-void Shard::note_chain(Group& group, std::uint32_t position, std::uint32_t chain_index) {
-  if (position >= group.chains_at.size()) group.chains_at.resize(position + std::size_t{1});
-  group.chains_at[position] |= 1ULL << (chain_index % 64);
 }
 
 }  // namespace moekv

@@ -198,7 +198,6 @@ void Shard::unpack_slots(std::span<const std::uint32_t> pages, std::uint32_t sha
       smaller_[i] = smaller[from];
       alive_[i] = alive[from];
       copy_[i] = copy[from];
-      if (notes_chains_) note_chain(groups_[pages_[p].group], positions_[i], pages_[p].chain);
       if (blockers_kept_) set_blockers(p, slot);
     }
   }

@@ -235,7 +235,7 @@ Shard::Usage Shard::usage() const {
                      bytes(primary_) + bytes(experts_) + bytes(copy_of_) + bytes(copy_) + bytes(state_) + bytes(window_mass_) + bytes(nodes_) +
                      bytes(access_) + u.bounds_bytes;
   for (const Group& group : groups_) {
-    u.metadata_bytes += bytes(group.recent.rows) + bytes(group.recent.positions) + bytes(group.chains_at);
+    u.metadata_bytes += bytes(group.recent.rows) + bytes(group.recent.positions);
     for (const Chain& chain : group.chains)
       u.metadata_bytes +=
           bytes(chain.pages) + bytes(chain.shadow_live) + bytes(chain.shadow_written) + bytes(chain.shadow_experts) + chain.blockers.bytes();

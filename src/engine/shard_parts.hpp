@@ -114,7 +114,6 @@ struct Group {
   Rank home;
   std::vector<Chain> chains;                      // stable indices
   std::vector<std::uint32_t> order;               // chain indices by (side, expert)
-  std::vector<std::uint64_t> chains_at;           // [positions] bit c % 64: chain c stored a copy; see Shard::notes_chains_
   EvictList list;                                 // scope request
   ProtectSpec protect;                            // tokens that are never victims
   std::uint64_t allotted_step = ~0ULL;            // last step that made the capacity anew

@@ -24,10 +24,9 @@ void RecentQueries::transfer(StateStream& stream) {
 }
 
 void Group::transfer(StateStream& stream) {
-  auto& [request_, layer_, head_group_, home_, chains_, order_, chains_at_, list_, protect_, allotted_, entropy_, squares_, queried_, experts_, recent_,
+  auto& [request_, layer_, head_group_, home_, chains_, order_, list_, protect_, allotted_, entropy_, squares_, queried_, experts_, recent_,
          in_use_] = *this;
-  stream(request_, layer_, head_group_, home_, chains_, order_, chains_at_, list_, protect_, allotted_, entropy_, squares_, queried_, experts_, recent_,
-         in_use_);
+  stream(request_, layer_, head_group_, home_, chains_, order_, list_, protect_, allotted_, entropy_, squares_, queried_, experts_, recent_, in_use_);
 }
 
 void ReuseClock::transfer(StateStream& stream) {
