@@ -24,7 +24,7 @@ requeue() { # REASON
 child='' ended='' early=''
 # shellcheck disable=SC2317 # called by the traps
 tell() { # SIGNAL: to the child, where there is one
-  if [ -n "$child" ]; then kill -"$1" "$child" 2>/dev/null; else early=yes; fi
+  if [ -n "$child" ]; then kill -"$1" "$child" 2>/dev/null; else early=$1; fi
 }
 # shellcheck disable=SC2317
 terminated() {
@@ -54,7 +54,7 @@ run() {
   if [ -n "$early" ]; then return; fi
   "$@" &
   child=$!
-  if [ -n "$early" ]; then sleep 1 && kill -USR1 "$child"; fi
+  if [ -n "$early" ]; then sleep 1 && kill -"$early" "$child"; fi
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done
   wait "$child"
   code=$?
