@@ -44,7 +44,7 @@ axes:
 # Requests, tokens of a prompt and of an answer, seeds (4 points each and policy).
 MILLION = {"requests": 2, "prompt": 1024, "output": 1792, "seeds": 15, "policies": "lru, fifo, clock, sieve"}
 FEW = {"requests": 1, "prompt": 256, "output": 2, "seeds": 15, "policies": "lru, fifo, clock, sieve"}
-SECOND = {"requests": 4, "prompt": 1024, "output": 2816, "seeds": 1, "policies": "lru, sieve"}
+SECOND = {"requests": 8, "prompt": 1024, "output": 4608, "seeds": 1, "policies": "lru, sieve"}
 
 
 def run(*command, folder=None):
