@@ -4,7 +4,7 @@
 namespace moekv {
 
 /// From now on freed blocks of up to 32 MiB, and 256 MiB at the heap's end, stay with the process instead of going back to the system, which clears
-/// every page that it gives out. Nothing where the C library is not glibc.
+/// every page that it gives out; the heap grows by 16 MiB at least. Nothing where the C library is not glibc.
 void keep_freed_memory();
 
 }  // namespace moekv
