@@ -18,7 +18,7 @@ void narrow(std::span<const float> from, std::byte* to, int n_threads) {
   constexpr std::size_t worth_threads = 1U << 16;  // values
   auto* out = reinterpret_cast<std::uint16_t*>(to);
   const float* in = from.data();
-#pragma omp parallel for simd schedule(static) num_threads(n_threads) if (from.size() > worth_threads)
+#pragma omp parallel for simd schedule(static) num_threads(n_threads) if (parallel : from.size() > worth_threads)
   for (std::size_t i = 0; i < from.size(); ++i) out[i] = from_float(in[i]);
 }
 
