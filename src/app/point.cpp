@@ -28,7 +28,7 @@ std::string trace_key(const RunSpec& spec) {
 
 }  // namespace
 
-PointCache::PointCache(PointsToRun points) : points_(points), kept_(std::make_shared<KeptBytes>()) {
+PointCache::PointCache() : kept_(std::make_shared<KeptBytes>()) {
   kept_->release_by([this](KeptBytes::For purpose) { return release(purpose); });
 }
 
@@ -53,7 +53,7 @@ TraceSource& PointCache::trace_of(const RunSpec& spec) {
   return *traces_.back().source;
 }
 
-const PointCache::Generator& PointCache::generator_of(const RunSpec& spec) {
+const PointCache::Generator& PointCache::generator_of(const RunSpec& spec, AskedAgain inputs) {
   std::string key = fmt::format("{}\n", spec.threads);
   for (const KeyValue& k : resolved_keys(spec, {"payload.generator.", "model."})) key += k.path + ": " + k.value + "\n";
   const auto it = std::find_if(generators_.begin(), generators_.end(), [&](const Generator& g) { return g.key == key; });
@@ -61,13 +61,14 @@ const PointCache::Generator& PointCache::generator_of(const RunSpec& spec) {
     std::rotate(it, it + 1, generators_.end());
   } else {
     if (generators_.size() == most_generators) generators_.erase(generators_.begin());
-    generators_.push_back({key, make_qkv_generator(spec.payload.generator, spec.model, spec.threads, kept_),
-                           points_ == PointsToRun::several ? std::make_shared<KeptInputs>(kept_) : nullptr});
+    generators_.push_back({key, make_qkv_generator(spec.payload.generator, spec.model, spec.threads, kept_), nullptr});
   }
-  return generators_.back();
+  Generator& generator = generators_.back();
+  if (generator.inputs == nullptr && inputs == AskedAgain::yes) generator.inputs = std::make_shared<KeptInputs>(kept_);
+  return generator;
 }
 
-PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
+PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes, AskedAgain inputs) {
   TraceSource& trace = trace_of(spec);
   auto it = std::find_if(devices_.begin(), devices_.end(), [&](const Device& d) { return d.name == spec.backend && d.threads == spec.threads; });
   if (it == devices_.end()) it = devices_.insert(it, {spec.backend, spec.threads, make_backend(spec.backend, spec.threads)});
@@ -82,7 +83,7 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes) {
   }
   PointMachinery made{&trace, it->backend.get(), spec.model.path.empty() ? nullptr : decoder_.get(), &costs_, nullptr, nullptr};
   if (it->backend->has_payload() && spec.model.path.empty() && !uses_recorded_qkv(spec, trace.info())) {
-    const Generator& generator = generator_of(spec);
+    const Generator& generator = generator_of(spec, inputs);
     made.generator = generator.source;
     made.inputs = generator.inputs;
   }

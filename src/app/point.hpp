@@ -26,20 +26,21 @@ struct PointMachinery {
   const Decoder* decoder = nullptr;  // of a model in the loop, whose trace is a TokenSource
   KnownCosts* costs = nullptr;
   std::shared_ptr<QkvSource> generator;  // null where q, k and v are not generated
-  std::shared_ptr<KeptInputs> inputs;    // beside a generator: what it made for the points before; null where none come after
+  std::shared_ptr<KeptInputs> inputs;    // beside a generator: what it made for other points; null where there are none
 };
 
-enum class PointsToRun : std::uint8_t { one, several };
+/// Whether points that are still to come ask for the same q, k and v.
+enum class AskedAgain : std::uint8_t { no, yes };
 
 /// Keeps backends, the latest traces, generators and the latest model alive from point to point.
 class PointCache {
  public:
-  explicit PointCache(PointsToRun points = PointsToRun::one);
+  PointCache();
   ~PointCache() { kept_->release_by({}); }
   PointCache(const PointCache&) = delete;
   PointCache& operator=(const PointCache&) = delete;
   /// Trace, backend and model of `spec`; valid until the next call. No communication. Throws what a configuration can fail with before it runs.
-  [[nodiscard]] PointMachinery prepare(const RunSpec& spec, int n_processes);
+  [[nodiscard]] PointMachinery prepare(const RunSpec& spec, int n_processes, AskedAgain inputs = AskedAgain::no);
   /// The trace alone, for predictions.
   [[nodiscard]] TraceSource& trace_of(const RunSpec& spec);
   /// Forgets everything: after a failure nothing is taken over.
@@ -60,11 +61,10 @@ class PointCache {
     std::shared_ptr<QkvSource> source;
     std::shared_ptr<KeptInputs> inputs;
   };
-  [[nodiscard]] const Generator& generator_of(const RunSpec& spec);
+  [[nodiscard]] const Generator& generator_of(const RunSpec& spec, AskedAgain inputs);
   /// What others than the latest generator keep goes first, then what the next points would have of the latest.
   bool release(KeptBytes::For purpose);
 
-  PointsToRun points_;
   std::shared_ptr<KeptBytes> kept_;    // of all generators
   std::vector<Trace> traces_;          // the latest last
   std::vector<Generator> generators_;  // the same

@@ -81,7 +81,7 @@ class SweepRun {
     job_.allreduce_max({&n, 1});
     bool stopped = n > 0 && stop_agreed();
     for (std::int64_t k = 0; k < n && !stopped; ++k) {
-      one_point(first_ ? todo_[static_cast<std::size_t>(k)] : 0);
+      one_point(static_cast<std::size_t>(k));
       stopped = stop_agreed();
     }
     return finish();
@@ -116,26 +116,40 @@ class SweepRun {
     return {};
   }
 
-  void one_point(std::size_t index) {
+  /// On process 0.
+  [[nodiscard]] const RunSpec& spec_of(std::size_t turn) const { return *work_.sweep.points[todo_[turn]].spec; }
+
+  /// Keeping q, k and v costs memory that is new, which one point alone does not get back.
+  [[nodiscard]] AskedAgain inputs_after(std::size_t turn) const {
+    std::int64_t again = 0;
+    for (std::size_t later = turn + 1; first_ && again == 0 && later < todo_.size(); ++later)
+      again = spec_of(later).payload.generator == spec_of(turn).payload.generator ? 1 : 0;
+    job_.allreduce_max({&again, 1});
+    return again > 0 ? AskedAgain::yes : AskedAgain::no;
+  }
+
+  /// `turn` counts todo_.
+  void one_point(std::size_t turn) {
     const Clock::time_point start = Clock::now();
-    const RunSpec spec = share_run_spec(first_ ? *work_.sweep.points[index].spec : RunSpec{}, job_);
+    const std::size_t index = first_ ? todo_[turn] : 0;
+    const RunSpec spec = share_run_spec(first_ ? spec_of(turn) : RunSpec{}, job_);
     const std::int64_t attempt = first_ ? progress_[index].attempts + 1 : 0;
     if (attempt > 1) remove_leftovers(folder_.result_path(work_.list.points[index].id));
     if (first_) journal_->append({work_.list.points[index].id, SweepEvent::Kind::start, attempt, "", 0});
     Provenance provenance = provenance_;
     provenance.started_utc = utc_now();
-    PointEnd end = run_one(spec, provenance, first_ ? work_.list.points[index] : ListedPoint{});
+    PointEnd end = run_one(spec, provenance, first_ ? work_.list.points[index] : ListedPoint{}, inputs_after(turn));
     if (first_) record(index, attempt, spec, std::move(end), std::move(provenance), seconds_since(start));
   }
 
   /// Collective.
-  PointEnd run_one(const RunSpec& spec, Provenance& provenance, const ListedPoint& point) {
+  PointEnd run_one(const RunSpec& spec, Provenance& provenance, const ListedPoint& point, AskedAgain inputs) {
     PointMachinery made;
     std::unique_ptr<Transport> own;
     Failure mine;
     try {
       own = own_transport(spec, job_);
-      made = cache_.prepare(spec, job_.n_processes());
+      made = cache_.prepare(spec, job_.n_processes(), inputs);
     } catch (...) {
       mine = current_failure();
     }
@@ -252,7 +266,7 @@ class SweepRun {
   SweepReport report_;
   std::string ending_;  // why no further point is begun
   Provenance provenance_;
-  PointCache cache_{PointsToRun::several};
+  PointCache cache_;
   std::optional<SweepJournal> journal_;
   std::optional<BundleWriter> bundle_;  // of this part's short points
   std::vector<PointProgress> progress_;

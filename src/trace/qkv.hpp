@@ -21,6 +21,7 @@ struct GeneratorSpec {
   double expert_affinity = 0.0;  // weight of an expert-dependent component in q and k
   double sequence_mix = 0.0;     // eta: 0 = one subspace for all requests, 1 = one per request
   std::uint64_t seed = 1;
+  friend bool operator==(const GeneratorSpec&, const GeneratorSpec&) = default;
 };
 
 /// Which experts a token was routed to, for GeneratorSpec::expert_affinity; ids may be null when it is 0.
