@@ -13,73 +13,98 @@ namespace {
 
 constexpr std::uint32_t made_at_once = 256;  // positions whose keys and values are made at once
 
-/// Keys [n][stride] as [d_k][n_side_by_side], zero from n on.
-void lay_side_by_side(const float* keys, std::size_t stride, std::uint32_t n, std::uint32_t d_k, double* out) {
-  for (std::uint32_t d = 0; d < d_k; ++d) {
-    for (std::uint32_t i = 0; i < n_side_by_side; ++i) out[d * n_side_by_side + i] = i < n ? static_cast<double>(keys[i * stride + d]) : 0.0;
-  }
-}
-
-/// Softmax over the positions so far, relative to the largest logit, and the values weighted by it.
-struct RunningHead {
-  double most = -std::numeric_limits<double>::infinity(), sum = 0;
-  double* o;  // [d_v]
-
-  /// The next n positions, n_side_by_side at most; values are [n][stride].
-  void add(const double* logits, std::uint32_t n, const float* values, std::size_t stride, std::uint32_t d_v) {
-    double shrinks[n_side_by_side], weights[n_side_by_side];
-    for (std::uint32_t i = 0; i < n; ++i) {
-      shrinks[i] = logits[i] > most ? std::exp(most - logits[i]) : 1.0;
-      most = std::max(most, logits[i]);
-      weights[i] = std::exp(logits[i] - most);
-      sum = sum * shrinks[i] + weights[i];
+/// Heads that share keys and values, over one position after the other: softmax relative to the largest logit so far, and the values weighted by it.
+/// Sums run in the order of channels and positions.
+class HeadGroup {
+ public:
+  /// `q` is [n_heads][d_k]; `o` [n_heads][d_v], zero before the first position.
+  HeadGroup(const float* q, std::uint32_t n_heads, std::uint32_t d_k, std::uint32_t d_v, double* o)
+      : n_heads_(n_heads), d_k_(d_k), d_v_(d_v), o_(o), heads_(n_heads), columns_(std::size_t{n_sets()} * d_k * n_side_by_side) {
+    for (std::uint32_t h = 0; h < n_heads; ++h) {
+      double* column = set(h / n_side_by_side) + h % n_side_by_side;
+      for (std::uint32_t d = 0; d < d_k; ++d) column[std::size_t{d} * n_side_by_side] = static_cast<double>(q[std::size_t{h} * d_k + d]);
     }
-    add_weighted_rows(values, stride, n, shrinks, weights, d_v, o);
   }
+
+  /// The next n positions, at_once at most: keys are [n][k_stride], values [n][v_stride]. Head h's logits are left at logits + h * stride.
+  void add(std::uint32_t n, const float* keys, std::size_t k_stride, const float* values, std::size_t v_stride, double scale, double* logits,
+           std::size_t stride) {
+    double dots[at_once * n_side_by_side];
+    for (std::uint32_t s = 0; s < n_sets(); ++s) {
+      dot_columns(set(s), d_k_, keys, k_stride, n, dots);
+      for (std::uint32_t h = s * n_side_by_side; h < std::min((s + 1) * n_side_by_side, n_heads_); ++h) {
+        for (std::uint32_t i = 0; i < n; ++i) logits[h * stride + i] = dots[i * n_side_by_side + h % n_side_by_side] * scale;
+      }
+    }
+    shrinks_.resize(std::size_t{n_heads_} * n);
+    weights_.resize(std::size_t{n_heads_} * n);
+    for (std::uint32_t h = 0; h < n_heads_; ++h) weigh(h, n, logits + h * stride);
+    add_weighted_rows(values, v_stride, n, shrinks_.data(), weights_.data(), n_heads_, d_v_, o_);
+  }
+  /// After the last position: turns values into outputs and logits [n] into weights. `sink`: a logit without a key, or null.
+  void finish(std::uint32_t h, const float* sink, double* logits, std::size_t n) {
+    const Head& head = heads_[h];
+    const double total = head.sum + (sink != nullptr ? std::exp(static_cast<double>(*sink) - head.most) : 0.0);
+    for (std::uint32_t d = 0; d < d_v_; ++d) o_[std::size_t{h} * d_v_ + d] /= total;
+    for (std::size_t i = 0; i < n; ++i) logits[i] = std::exp(logits[i] - head.most) / total;
+  }
+  static constexpr std::uint32_t at_once = n_side_by_side;
+
+ private:
+  struct Head {
+    double most = -std::numeric_limits<double>::infinity(), sum = 0;
+  };
+  [[nodiscard]] std::uint32_t n_sets() const { return (n_heads_ + n_side_by_side - 1) / n_side_by_side; }
+  [[nodiscard]] double* set(std::uint32_t s) { return &columns_[std::size_t{s} * d_k_ * n_side_by_side]; }
+  void weigh(std::uint32_t h, std::uint32_t n, const double* logits) {
+    Head& head = heads_[h];
+    for (std::uint32_t i = 0; i < n; ++i) {
+      const double shrink = logits[i] > head.most ? std::exp(head.most - logits[i]) : 1.0;
+      head.most = std::max(head.most, logits[i]);
+      const double weight = std::exp(logits[i] - head.most);
+      head.sum = head.sum * shrink + weight;
+      shrinks_[std::size_t{h} * n + i] = shrink;
+      weights_[std::size_t{h} * n + i] = weight;
+    }
+  }
+
+  std::uint32_t n_heads_, d_k_, d_v_;
+  double* o_;
+  std::vector<Head> heads_;
+  std::vector<double> columns_;            // queries: [sets][d_k][n_side_by_side], zero where there is no head
+  std::vector<double> shrinks_, weights_;  // of the positions being added [n_heads][n]
 };
 
 }  // namespace
 
 ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const ExactQuery& query) {
-  const std::uint32_t begin = query.begin();
+  const std::uint32_t begin = query.begin(), group = model.group_size();
   const std::size_t n = query.position + 1 - begin;
   ExactResult result;
   result.o.assign(std::size_t{model.n_heads} * model.d_v, 0.0);
   result.weights.resize(model.n_heads * n);
-  std::vector<RunningHead> heads(model.n_heads);
-  for (std::uint32_t h = 0; h < model.n_heads; ++h) heads[h].o = &result.o[std::size_t{h} * model.d_v];
-  const std::size_t k_stride = std::size_t{model.n_kv_heads} * model.d_k, v_stride = std::size_t{model.n_kv_heads} * model.d_v;
-  const std::size_t at_once = std::min<std::size_t>(made_at_once, n);
-  std::vector<float> k(at_once * k_stride), v(model.mla() ? 0 : at_once * v_stride);
-  std::vector<double> side(std::size_t{n_side_by_side} * model.d_k);
-  const auto add_positions = [&](std::uint32_t kv, std::uint32_t in_block, std::uint32_t position, std::uint32_t count) {
-    const float* keys = &k[in_block * k_stride + std::size_t{kv} * model.d_k];
-    lay_side_by_side(keys, k_stride, count, model.d_k, side.data());
-    for (std::uint32_t h = kv * model.group_size(); h < (kv + 1) * model.group_size(); ++h) {
-      double logits[n_side_by_side];
-      dot_columns(side.data(), &query.q[std::size_t{h} * model.d_k], model.d_k, logits);
-      for (std::uint32_t i = 0; i < count; ++i) logits[i] *= query.scale;
-      std::copy_n(logits, count, &result.weights[h * n + (position - begin)]);
-      if (model.mla())
-        heads[h].add(logits, count, keys, k_stride, model.d_v);
-      else
-        heads[h].add(logits, count, &v[in_block * v_stride + std::size_t{kv} * model.d_v], v_stride, model.d_v);
-    }
-  };
+  std::vector<HeadGroup> groups;
+  groups.reserve(model.n_kv_heads);
+  for (std::uint32_t first = 0; first < model.n_heads; first += group)
+    groups.emplace_back(query.q + std::size_t{first} * model.d_k, group, model.d_k, model.d_v, &result.o[std::size_t{first} * model.d_v]);
+  const std::size_t k_stride = std::size_t{model.n_kv_heads} * model.d_k, v_stride = model.mla() ? k_stride : std::size_t{model.n_kv_heads} * model.d_v;
+  const std::size_t n_made = std::min<std::size_t>(made_at_once, n);
+  std::vector<float> k(n_made * k_stride), v(model.mla() ? 0 : n_made * v_stride);
   for (std::uint32_t first = begin; first <= query.position; first += made_at_once) {
     const std::uint32_t end = std::min(first + made_at_once, query.position + 1);
     const TokenExperts experts{query.experts != nullptr ? query.experts + std::size_t{first} * query.top_k : nullptr, query.top_k};
     qkv.keys_values(query.layer, query.request, first, end, experts, k.data(), model.mla() ? nullptr : v.data());
     for (std::uint32_t kv = 0; kv < model.n_kv_heads; ++kv) {
-      for (std::uint32_t p = first; p < end; p += n_side_by_side) add_positions(kv, p - first, p, std::min(n_side_by_side, end - p));
+      for (std::uint32_t p = first; p < end; p += HeadGroup::at_once) {
+        const float* keys = &k[(p - first) * k_stride + std::size_t{kv} * model.d_k];
+        const float* values = model.mla() ? keys : &v[(p - first) * v_stride + std::size_t{kv} * model.d_v];
+        groups[kv].add(std::min(HeadGroup::at_once, end - p), keys, k_stride, values, v_stride, query.scale,
+                       &result.weights[std::size_t{kv} * group * n + (p - begin)], n);
+      }
     }
   }
-  for (std::uint32_t h = 0; h < model.n_heads; ++h) {
-    const RunningHead& head = heads[h];
-    const double total = head.sum + (query.sinks != nullptr ? std::exp(static_cast<double>(query.sinks[h]) - head.most) : 0.0);
-    for (std::uint32_t d = 0; d < model.d_v; ++d) head.o[d] /= total;
-    for (std::size_t i = 0; i < n; ++i) result.weights[h * n + i] = std::exp(result.weights[h * n + i] - head.most) / total;
-  }
+  for (std::uint32_t h = 0; h < model.n_heads; ++h)
+    groups[h / group].finish(h % group, query.sinks != nullptr ? query.sinks + h : nullptr, &result.weights[h * n], n);
   return result;
 }
 

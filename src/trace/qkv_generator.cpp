@@ -64,6 +64,7 @@ QkvGenerator::QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads, 
     : spec_(std::move(spec)),
       shape_(std::move(shape)),
       attention_scale_(shape_.softmax_scale > 0 ? static_cast<float>(shape_.softmax_scale) : 1.0F / sqrt_fixed(static_cast<float>(shape_.d_k))),
+      angles_(kept),
       heads_(static_cast<std::size_t>(shape_.n_layers()) * shape_.n_kv_heads),
       n_threads_(thread_count(n_threads)),
       key_rows_(heads_.size(), set_parts(), std::move(kept), 64 + std::uint64_t{4} * shape_.n_layers()),
@@ -90,7 +91,7 @@ std::uint32_t QkvGenerator::set_parts() {
     part.first_column = width;
     width += padded_columns(part.shape.dim);
   }
-  if (parts_.back().rotates) turns_ = rope_turns(shape_.rope_theta > 1 ? shape_.rope_theta : default_theta, parts_.back().shape.dim);
+  if (parts_.back().rotates) angles_.set_turns(rope_turns(shape_.rope_theta > 1 ? shape_.rope_theta : default_theta, parts_.back().shape.dim));
   return width;
 }
 
@@ -118,15 +119,9 @@ void QkvGenerator::make_maps(std::uint32_t layer) {
   }
 }
 
-void QkvGenerator::fill_angles(const Segment& s, Scratch& scratch) const {
-  scratch.angles.resize(s.n * turns_.size());
-  for (std::uint32_t t = 0; t < s.n; ++t) {
-    for (std::size_t i = 0; i < turns_.size(); ++i) scratch.angles[t * turns_.size() + i] = generate::rope_angle(s.begin + t, turns_[i]);
-  }
-}
-
 void QkvGenerator::rotate(float* row, std::uint32_t token, const Scratch& scratch) const {
-  generate::rotate_row(row, scratch.angles.data() + token * turns_.size(), static_cast<std::uint32_t>(turns_.size()));
+  const std::size_t n_pairs = angles_.turns().size();
+  generate::rotate_row(row, scratch.angles + token * n_pairs, static_cast<std::uint32_t>(n_pairs));
 }
 
 /// Mean direction of a token's experts, over sqrt(their number); zero where it has none.
@@ -177,7 +172,9 @@ void QkvGenerator::make_keys(std::uint32_t layer, std::uint32_t head, const Segm
     for (std::uint32_t t = 0; t < s.n; ++t) {
       float* out = k + t * stride + part.first_channel;
       const float* row = kept != nullptr ? kept + t * key_rows_.width() : scratch.rows.data() + static_cast<std::size_t>(t) * map.n_columns;
-      for (std::uint32_t c = 0; c < map.dim; ++c) out[c] = row[c] + map.offset[c];
+      const float* offset = map.offset.data();
+#pragma omp simd
+      for (std::uint32_t c = 0; c < map.dim; ++c) out[c] = row[c] + offset[c];
       if (p == 0 && experts.ids != nullptr) {
         expert_mean(maps, experts.from(t), scratch);
         for (std::uint32_t c = 0; c < map.dim; ++c) out[c] += map.gain[c] * scratch.expert_mean[c];
@@ -222,7 +219,7 @@ void QkvGenerator::cut_keys(const generate::RowRange& range, TokenExperts expert
 }
 
 void QkvGenerator::make(std::uint32_t layer, const Piece& piece, float* k, float* v, float* q, Scratch& scratch) const {
-  fill_angles(piece.segment, scratch);
+  scratch.angles = angles_.of(piece.segment.begin, piece.segment.n, scratch.room_of_angles);
   const std::uint32_t head = piece.head;
   if (piece.queries) {
     make_queries(layer, head, piece.segment, piece.experts, q + piece.first * shape_.n_heads * shape_.d_k, scratch);
@@ -240,6 +237,7 @@ void QkvGenerator::rows(const ModelShape&, LayerId layer, TokenExperts experts, 
   make_maps(layer.value);
   key_rows_.begin_call();
   pieces_.clear();
+  for (const generate::RowRange& range : ranges) angles_.keep(range.end);
   for (const generate::RowRange& range : ranges) {
     if (k == nullptr) break;
     key_rows_.make_room(range.request, static_cast<std::size_t>(layer.value) * shape_.n_kv_heads, shape_.n_kv_heads, range.begin, range.end);

@@ -9,6 +9,7 @@
 #include "trace/key_rows.hpp"
 #include "trace/latent_block.hpp"
 #include "trace/qkv.hpp"
+#include "trace/rope_angles.hpp"
 
 namespace moekv {
 
@@ -55,7 +56,8 @@ class QkvGenerator final : public QkvSource {
   /// Of one thread.
   struct Scratch {
     LatentBlock block;
-    std::vector<CosSin> angles;  // [tokens of a segment][pairs]
+    std::vector<CosSin> room_of_angles;
+    const CosSin* angles = nullptr;  // [tokens of a segment][pairs]
     std::vector<float> deviation, latents, rows, noise, expert_mean, zeros;
     std::vector<std::uint32_t> targets;      // [tokens][group]
     std::vector<const float*> target_rows;   // [tokens][group], of one part
@@ -85,7 +87,6 @@ class QkvGenerator final : public QkvSource {
   /// All pieces, by all threads.
   void make_pieces(std::uint32_t layer, float* k, float* v, float* q);
   void make(std::uint32_t layer, const Piece& piece, float* k, float* v, float* q, Scratch& scratch) const;
-  void fill_angles(const Segment& s, Scratch& scratch) const;
   void rotate(float* row, std::uint32_t token, const Scratch& scratch) const;
   /// Fills scratch.rows [n][n_columns]: latents of the segment through the map, without offsets.
   void map_segment(const PlaneMap& map, const Segment& s, Scratch& scratch) const;
@@ -112,7 +113,7 @@ class QkvGenerator final : public QkvSource {
   std::vector<Part> parts_;
   PlaneShape value_shape_;
   std::uint32_t sink_channel_ = 0;                // of a K row
-  std::vector<double> turns_;                     // per RoPE pair of the rotating part
+  RopeAngles angles_;                             // of the rotating part
   std::vector<std::unique_ptr<HeadMaps>> heads_;  // [layer][kv head], made when first used
   int n_threads_;
   KeyRows key_rows_;

@@ -140,7 +140,7 @@ double QkvGenerator::sampled_logit_deviation() const {
   for (std::uint32_t h = 0; h < n_heads; ++h) {
     std::vector<double> sum(sample_queries), squares(sample_queries);
     const Segment asking{sample_request, query_begin, sample_queries};
-    fill_angles(asking, scratch);
+    scratch.angles = angles_.of(asking.begin, asking.n, scratch.room_of_angles);
     make_queries(0, h, asking, {}, queries.data(), scratch);
     // [d][sample_queries], without the sink channel.
     std::vector<double> columns(static_cast<std::size_t>(d) * sample_queries);
@@ -152,11 +152,11 @@ double QkvGenerator::sampled_logit_deviation() const {
     for (const std::uint32_t block : blocks) {
       const std::uint32_t begin = block * generate::block_tokens;
       const Segment asked{sample_request, begin, generate::block_tokens};
-      fill_angles(asked, scratch);
+      scratch.angles = angles_.of(asked.begin, asked.n, scratch.room_of_angles);
       make_keys(0, h, asked, {}, keys.data(), d, scratch);
       for (std::uint32_t t = begin == 0 ? generate::sink_tokens : 0; t < generate::block_tokens; ++t) {
         double logits[sample_queries];
-        dot_columns(columns.data(), keys.data() + static_cast<std::size_t>(t) * d, d, logits);
+        dot_columns(columns.data(), d, keys.data() + static_cast<std::size_t>(t) * d, d, 1, logits);
         for (std::uint32_t i = 0; i < sample_queries; ++i) {
           sum[i] += logits[i];
           squares[i] += logits[i] * logits[i];

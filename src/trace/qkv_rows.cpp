@@ -56,7 +56,7 @@ bool QkvGenerator::list_rows(LayerId layer, TokenExperts experts, RowList& list)
   list.rows.clear();
   make_maps(layer.value);
   for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) list_head(layer.value, h, list);
-  list.turns = turns_;
+  list.turns = angles_.turns();
   return true;
 }
 

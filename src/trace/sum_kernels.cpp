@@ -11,22 +11,39 @@ namespace {
 
 struct ColumnSums {
   const double* columns;
-  const float* x;
   std::uint32_t n;
+  const float* x;
+  std::size_t stride;
+  std::uint32_t n_rows;
   double* out;
 };
 
-template <std::size_t Bytes>
-[[gnu::always_inline]] inline void dot_columns_body(const ColumnSums& p) {
+/// Rows from `first` on, at once so that their sums do not wait for each other.
+template <std::size_t Bytes, std::uint32_t Rows>
+[[gnu::always_inline]] inline void dot_rows(const ColumnSums& p, std::uint32_t first) {
   using Lanes = typename Vector<double, Bytes>::Type;
   constexpr std::uint32_t n_sums = n_side_by_side / Vector<double, Bytes>::lanes;
-  Lanes sums[n_sums] = {};
+  Lanes sums[Rows][n_sums] = {};
+  const float* x = p.x + first * p.stride;
   for (std::uint32_t c = 0; c < p.n; ++c) {
     const auto* row = reinterpret_cast<const Lanes*>(p.columns + static_cast<std::size_t>(c) * n_side_by_side);
-    const auto x = static_cast<double>(p.x[c]);
-    for (std::uint32_t i = 0; i < n_sums; ++i) sums[i] += row[i] * x;
+    for (std::uint32_t r = 0; r < Rows; ++r) {
+      const auto factor = static_cast<double>(x[r * p.stride + c]);
+      for (std::uint32_t i = 0; i < n_sums; ++i) sums[r][i] += row[i] * factor;
+    }
   }
-  for (std::uint32_t i = 0; i < n_sums; ++i) reinterpret_cast<Lanes*>(p.out)[i] = sums[i];
+  auto* out = reinterpret_cast<Lanes*>(p.out + static_cast<std::size_t>(first) * n_side_by_side);
+  for (std::uint32_t r = 0; r < Rows; ++r) {
+    for (std::uint32_t i = 0; i < n_sums; ++i) out[r * n_sums + i] = sums[r][i];
+  }
+}
+
+template <std::size_t Bytes>
+[[gnu::always_inline]] inline void dot_columns_body(const ColumnSums& p) {
+  constexpr std::uint32_t at_once = Bytes / 16;  // 8 sums, which fit all registers
+  std::uint32_t row = 0;
+  for (; row + at_once <= p.n_rows; row += at_once) dot_rows<Bytes, at_once>(p, row);
+  for (; row < p.n_rows; ++row) dot_rows<Bytes, 1>(p, row);
 }
 
 struct Matrix {
@@ -125,40 +142,65 @@ struct WeightedRows {
   std::size_t stride;
   std::uint32_t n;
   const double *shrinks, *weights;
-  std::uint32_t dim;
+  std::uint32_t n_sums, dim;
   double* out;
 };
 
-/// Columns of `out`, kept in registers over all rows.
+/// Columns of some sums, kept in registers over all rows; `wide` are those columns of the rows.
+template <std::size_t Bytes, std::uint32_t Sums, std::uint32_t Vectors>
+[[gnu::always_inline]] inline void weighted_tile(const WeightedRows& p, std::uint32_t first, std::uint32_t column,
+                                                 const typename Vector<double, Bytes>::Type (*wide)[Vectors]) {
+  using Lanes = typename Vector<double, Bytes>::Type;
+  const double* shrinks = p.shrinks + static_cast<std::size_t>(first) * p.n;
+  const double* weights = p.weights + static_cast<std::size_t>(first) * p.n;
+  double* out = p.out + static_cast<std::size_t>(first) * p.dim + column;
+  Lanes sums[Sums][Vectors];
+  for (std::uint32_t s = 0; s < Sums; ++s) {
+    for (std::uint32_t v = 0; v < Vectors; ++v) sums[s][v] = reinterpret_cast<const Lanes*>(out + static_cast<std::size_t>(s) * p.dim)[v];
+  }
+  for (std::uint32_t i = 0; i < p.n; ++i) {
+    for (std::uint32_t s = 0; s < Sums; ++s) {
+      const double shrink = shrinks[static_cast<std::size_t>(s) * p.n + i], weight = weights[static_cast<std::size_t>(s) * p.n + i];
+      if (shrink != 1.0) {
+        for (std::uint32_t v = 0; v < Vectors; ++v) sums[s][v] *= shrink;
+      }
+      for (std::uint32_t v = 0; v < Vectors; ++v) sums[s][v] += wide[i][v] * weight;
+    }
+  }
+  for (std::uint32_t s = 0; s < Sums; ++s) {
+    for (std::uint32_t v = 0; v < Vectors; ++v) reinterpret_cast<Lanes*>(out + static_cast<std::size_t>(s) * p.dim)[v] = sums[s][v];
+  }
+}
+
 template <std::size_t Bytes, std::uint32_t Vectors>
-[[gnu::always_inline]] inline void weighted_tile(const WeightedRows& p, std::uint32_t column) {
+[[gnu::always_inline]] inline void weighted_columns(const WeightedRows& p, std::uint32_t column) {
   using Lanes = typename Vector<double, Bytes>::Type;
   using Narrow = typename Vector<float, Bytes / 2>::Type;
-  constexpr std::uint32_t lanes = Vector<double, Bytes>::lanes;
-  auto* out = reinterpret_cast<Lanes*>(p.out + column);
-  Lanes sums[Vectors];
-  for (std::uint32_t v = 0; v < Vectors; ++v) sums[v] = out[v];
+  constexpr std::uint32_t at_once = 4;
+  Lanes wide[n_side_by_side][Vectors];
   for (std::uint32_t i = 0; i < p.n; ++i) {
-    const float* row = p.rows + i * p.stride + column;
-    if (p.shrinks[i] != 1.0) {
-      for (std::uint32_t v = 0; v < Vectors; ++v) sums[v] *= p.shrinks[i];
-    }
-    for (std::uint32_t v = 0; v < Vectors; ++v)
-      sums[v] += __builtin_convertvector(*reinterpret_cast<const Narrow*>(row + v * lanes), Lanes) * p.weights[i];
+    const auto* row = reinterpret_cast<const Narrow*>(p.rows + i * p.stride + column);
+    for (std::uint32_t v = 0; v < Vectors; ++v) wide[i][v] = __builtin_convertvector(row[v], Lanes);
   }
-  for (std::uint32_t v = 0; v < Vectors; ++v) out[v] = sums[v];
+  std::uint32_t first = 0;
+  for (; first + at_once <= p.n_sums; first += at_once) weighted_tile<Bytes, at_once, Vectors>(p, first, column, wide);
+  for (; first < p.n_sums; ++first) weighted_tile<Bytes, 1, Vectors>(p, first, column, wide);
 }
 
 template <std::size_t Bytes>
 [[gnu::always_inline]] inline void weighted_body(const WeightedRows& p) {
-  constexpr std::uint32_t lanes = Vector<double, Bytes>::lanes, vectors = 8;
+  constexpr std::uint32_t lanes = Vector<double, Bytes>::lanes, vectors = Bytes == 64 ? 4 : 2;
   std::uint32_t column = 0;
-  for (; column + vectors * lanes <= p.dim; column += vectors * lanes) weighted_tile<Bytes, vectors>(p, column);
-  for (; column + lanes <= p.dim; column += lanes) weighted_tile<Bytes, 1>(p, column);
-  for (; column < p.dim; ++column) {
-    double sum = p.out[column];
-    for (std::uint32_t i = 0; i < p.n; ++i) sum = sum * p.shrinks[i] + p.weights[i] * static_cast<double>(p.rows[i * p.stride + column]);
-    p.out[column] = sum;
+  for (; column + vectors * lanes <= p.dim; column += vectors * lanes) weighted_columns<Bytes, vectors>(p, column);
+  for (; column + lanes <= p.dim; column += lanes) weighted_columns<Bytes, 1>(p, column);
+  for (std::uint32_t s = 0; s < p.n_sums; ++s) {
+    for (std::uint32_t c = column; c < p.dim; ++c) {
+      double& sum = p.out[static_cast<std::size_t>(s) * p.dim + c];
+      for (std::uint32_t i = 0; i < p.n; ++i) {
+        const std::size_t at = static_cast<std::size_t>(s) * p.n + i;
+        sum = sum * p.shrinks[at] + p.weights[at] * static_cast<double>(p.rows[i * p.stride + c]);
+      }
+    }
   }
 }
 
@@ -189,11 +231,13 @@ const Loops& sum_loops = baseline;
 
 }  // namespace
 
-void dot_columns(const double* columns, const float* x, std::uint32_t n, double* out) { sum_loops.columns({columns, x, n, out}); }
+void dot_columns(const double* columns, std::uint32_t n, const float* x, std::size_t stride, std::uint32_t n_rows, double* out) {
+  sum_loops.columns({columns, n, x, stride, n_rows, out});
+}
 
-void add_weighted_rows(const float* rows, std::size_t stride, std::uint32_t n, const double* shrinks, const double* weights, std::uint32_t dim,
-                       double* out) {
-  sum_loops.weighted({rows, stride, n, shrinks, weights, dim, out});
+void add_weighted_rows(const float* rows, std::size_t stride, std::uint32_t n, const double* shrinks, const double* weights, std::uint32_t n_sums,
+                       std::uint32_t dim, double* out) {
+  sum_loops.weighted({rows, stride, n, shrinks, weights, n_sums, dim, out});
 }
 
 void orthonormalise(double* rows, std::uint32_t rank, std::uint32_t dim, std::size_t stride) { sum_loops.orthonormal({rows, rank, dim, stride}); }

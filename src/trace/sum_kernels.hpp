@@ -6,13 +6,14 @@
 
 namespace moekv {
 
-/// out[j] = sum over c of columns[c][j] x[c] for n_side_by_side columns, c ascending.
+/// out[r][j] = sum over c of columns[c][j] x[r][c] for n_side_by_side columns, c ascending; x is [n_rows][stride].
 inline constexpr std::uint32_t n_side_by_side = 16;
-void dot_columns(const double* columns, const float* x, std::uint32_t n, double* out);
+void dot_columns(const double* columns, std::uint32_t n, const float* x, std::size_t stride, std::uint32_t n_rows, double* out);
 
-/// out[c] = shrinks[i] out[c] + weights[i] rows[i][c] for one row of `dim` columns after the other; rows are [n][stride].
-void add_weighted_rows(const float* rows, std::size_t stride, std::uint32_t n, const double* shrinks, const double* weights, std::uint32_t dim,
-                       double* out);
+/// out[s][c] = shrinks[s][i] out[s][c] + weights[s][i] rows[i][c] for one row after the other, n_side_by_side rows at most; rows are [n][stride],
+/// shrinks and weights [n_sums][n], out is [n_sums][dim].
+void add_weighted_rows(const float* rows, std::size_t stride, std::uint32_t n, const double* shrinks, const double* weights, std::uint32_t n_sums,
+                       std::uint32_t dim, double* out);
 
 /// Makes the rows of a matrix [rank][stride], of `dim` columns each, orthonormal from the first on (modified Gram-Schmidt); sums have a fixed order.
 /// Fastest where rows begin at cache lines and not a multiple of 4 KiB apart.

@@ -12,17 +12,19 @@ namespace moekv {
 namespace {
 
 TEST(SumKernels, ColumnsAreSummedUpInTheirOrder) {
-  constexpr std::uint32_t n = 53;
+  constexpr std::uint32_t n = 53, n_rows = 7;  // no whole number of what is done at once
+  constexpr std::size_t stride = n + 2;
   std::vector<double> columns(n * n_side_by_side);
-  std::vector<float> x(n);
-  for (std::uint32_t c = 0; c < n; ++c) x[c] = generate::normal_component(1, Stream::query, 0, c, 1, 0);
+  std::vector<float> x(n_rows * stride);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = generate::normal_component(1, Stream::query, 0, static_cast<std::uint32_t>(i), 1, 0);
   for (std::size_t i = 0; i < columns.size(); ++i) columns[i] = generate::normal_component(4, Stream::query, 0, static_cast<std::uint32_t>(i), 1, 0);
-  double out[n_side_by_side];
-  dot_columns(columns.data(), x.data(), n, out);
-  for (std::uint32_t j = 0; j < n_side_by_side; ++j) {
+  double out[n_rows * n_side_by_side];
+  dot_columns(columns.data(), n, x.data(), stride, n_rows, out);
+  for (std::uint32_t i = 0; i < n_rows * n_side_by_side; ++i) {
+    const float* row = &x[i / n_side_by_side * stride];
     double sum = 0;
-    for (std::uint32_t c = 0; c < n; ++c) sum += columns[c * n_side_by_side + j] * static_cast<double>(x[c]);
-    EXPECT_EQ(out[j], sum);
+    for (std::uint32_t c = 0; c < n; ++c) sum += columns[c * n_side_by_side + i % n_side_by_side] * static_cast<double>(row[c]);
+    EXPECT_EQ(out[i], sum) << i;
   }
 }
 
@@ -58,17 +60,23 @@ TEST(SumKernels, OrthonormalRowsEqualGramSchmidtRowByRow) {
 }
 
 TEST(SumKernels, WeightedRowsAreAddedOneAfterTheOther) {
-  constexpr std::uint32_t n = 5, dim = 64 + 16 + 8 + 3;  // whole tiles, vectors and single columns of every width
+  constexpr std::uint32_t n = 5, n_sums = 6, dim = 64 + 16 + 8 + 3;  // whole tiles and what is left of them, of every width
   constexpr std::size_t stride = dim + 2;
   std::vector<float> rows(n * stride);
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = generate::normal_component(3, Stream::query, 1, static_cast<std::uint32_t>(i), 1, 0);
-  const double shrinks[n] = {0, 1, 0.75, 1, 0.3}, weights[n] = {1, 0.1, 1, 0.7, 1};
-  std::vector<double> out(dim + 1, 2.5), expected = out;
-  add_weighted_rows(rows.data(), stride, n, shrinks, weights, dim, out.data());
-  for (std::uint32_t i = 0; i < n; ++i) {
-    for (std::uint32_t c = 0; c < dim; ++c) {
-      const double shrunk = expected[c] * shrinks[i];
-      expected[c] = shrunk + weights[i] * static_cast<double>(rows[i * stride + c]);
+  double shrinks[n_sums * n], weights[n_sums * n];
+  for (std::uint32_t i = 0; i < n_sums * n; ++i) {
+    shrinks[i] = i % 2 == 0 ? 1.0 : 0.1 * (i % 7);
+    weights[i] = 1.0 / (i % 5 + 1);
+  }
+  std::vector<double> out(n_sums * dim + 1, 2.5), expected = out;
+  add_weighted_rows(rows.data(), stride, n, shrinks, weights, n_sums, dim, out.data());
+  for (std::uint32_t s = 0; s < n_sums; ++s) {
+    for (std::uint32_t i = 0; i < n; ++i) {
+      for (std::uint32_t c = 0; c < dim; ++c) {
+        const double shrunk = expected[s * dim + c] * shrinks[s * n + i];
+        expected[s * dim + c] = shrunk + weights[s * n + i] * static_cast<double>(rows[i * stride + c]);
+      }
     }
   }
   EXPECT_EQ(out, expected);
