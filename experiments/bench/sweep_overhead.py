@@ -27,7 +27,8 @@ axes:
   - eviction.budget: {{range: {{from: 20, to: 80, step: 20, unit: "%"}}}}
   - seed: {{range: {{from: 1, to: {seeds}, step: 1}}}}
 """
-# 9 points of about a second whose keys and values are there: the first makes q, k, v and exact attention, which the others share.
+# 9 points of about a second with keys and values, on one thread: of one seed, so that the first makes q, k, v and exact attention, which the others
+# share; or of a seed each, so that each makes its own.
 PAYLOAD = f"""
 name: payload
 base:
@@ -38,9 +39,9 @@ base:
   placement: {{layout: expert}}
   eviction: {{policy: lru, budget: 50%}}
 axes:
-  - eviction.policy: [lru, h2o.sum, streaming]
-  - compression.codec: [bf16, int8_token, fp8_e4m3.token]
 """
+ONE_SEED = PAYLOAD + "  - eviction.policy: [lru, h2o.sum, streaming]\n  - compression.codec: [bf16, int8_token, fp8_e4m3.token]\n"
+SEEDS = PAYLOAD + "  - seed: {range: {from: 1, to: 9, step: 1}}\n"
 # Requests, tokens of a prompt and of an answer, seeds (4 points each and policy).
 MILLION = {"requests": 2, "prompt": 1024, "output": 1792, "seeds": 15, "policies": "lru, fifo, clock, sieve"}
 FEW = {"requests": 1, "prompt": 256, "output": 2, "seeds": 15, "policies": "lru, fifo, clock, sieve"}
@@ -90,7 +91,7 @@ def main():
     args = parser.parse_args()
     build = args.build.resolve()
     programs = [path.resolve() for path in args.program or [build / "moekv"]]
-    texts = [SWEEP.format(**shape) for shape in (MILLION, SECOND, FEW)] + [PAYLOAD]
+    texts = [SWEEP.format(**shape) for shape in (MILLION, SECOND, FEW)] + [ONE_SEED, SEEDS]
     found = {program: tuple([] for _ in texts) for program in programs}
     judged = []
     for _ in range(args.rounds):
@@ -100,7 +101,7 @@ def main():
                 runs.append(sweep(program, text))
     rule, plain = (statistics.median(values) for values in zip(*judged))
     print(f"a million accesses: rule lru alone {1e3 * rule:.1f} ms, plain array LRU {1e3 * plain:.1f} ms (medians of {len(judged)})")
-    for program, (million, second, few, payload) in found.items():
+    for program, (million, second, few, one_seed, seeds) in found.items():
         def middle(key, runs=million):
             return statistics.median(one[key] for one in runs)
 
@@ -116,7 +117,7 @@ def main():
         fixed = statistics.median(one["wall"] - one["steps"] for one in few)
         print(f"  {few[0]['points']} points of {middle('accesses', few):.0f} accesses: {1e3 * fixed:.2f} ms a point besides steps, "
               f"of the time of a million accesses: rule alone {fixed / rule:.3f}, plain array {fixed / plain:.3f}")
-        for what, runs in (("", second), (" with payload", payload)):
+        for what, runs in (("", second), (" with payload, of one seed,", one_seed), (" with payload, of a seed each,", seeds)):
             print(f"  {runs[0]['points']} points{what} of {middle('wall', runs):.2f} s: inside steps {middle('useful_of_sweep', runs):.3f} of the sweep's "
                   f"time, {middle('useful', runs):.3f} of the process's")
 

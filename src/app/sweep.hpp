@@ -62,7 +62,10 @@ void print_points(const SweepWork& work);
 [[nodiscard]] ExitCode print_plans(const SweepWork& work, bool json);
 [[nodiscard]] ExitCode print_status(const SweepFolder& folder, bool json);
 
-/// Points of `work` that are still to be run, after --retry-failed and quarantine, which are journalled. `progress` as they stand then.
+/// True for points that get the same q, k and v, if they have the same requests.
+[[nodiscard]] bool same_inputs(const RunSpec& a, const RunSpec& b);
+/// Points of `work` that are still to be run, after --retry-failed and quarantine, which are journalled; those of the same inputs one after the
+/// other, so that these are made once. `progress` as they stand then.
 [[nodiscard]] std::vector<std::size_t> take_up(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, SweepJournal& journal,
                                                std::vector<PointProgress>& progress);
 

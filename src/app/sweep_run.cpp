@@ -121,9 +121,7 @@ class SweepRun {
 
   /// Keeping q, k and v costs memory that is new, which one point alone does not get back.
   [[nodiscard]] AskedAgain inputs_after(std::size_t turn) const {
-    std::int64_t again = 0;
-    for (std::size_t later = turn + 1; first_ && again == 0 && later < todo_.size(); ++later)
-      again = spec_of(later).payload.generator == spec_of(turn).payload.generator ? 1 : 0;
+    std::int64_t again = first_ && turn + 1 < todo_.size() && same_inputs(spec_of(turn), spec_of(turn + 1)) ? 1 : 0;
     job_.allreduce_max({&again, 1});
     return again > 0 ? AskedAgain::yes : AskedAgain::no;
   }

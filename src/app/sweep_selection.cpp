@@ -5,7 +5,9 @@
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "app/sweep.hpp"
 #include "core/error.hpp"
@@ -58,6 +60,18 @@ void mark(const std::string& item, const SweepList& list, std::vector<bool>& mar
     throw UserError("<command line>", fmt::format("--only: '{}' is no index, label or start of an id", item), "moekv sweep --list shows all");
 }
 
+/// What a generator makes is a function of these.
+std::pair<std::string_view, GeneratorSpec> inputs_of(const RunSpec& spec) { return {spec.model.name, spec.payload.generator}; }
+
+/// In the order in which the first of each group stands.
+void group_by_inputs(const Sweep& sweep, std::vector<std::size_t>& points) {
+  std::map<std::pair<std::string_view, GeneratorSpec>, std::size_t> groups;
+  std::vector<std::pair<std::size_t, std::size_t>> order;  // group, point
+  for (const std::size_t i : points) order.emplace_back(groups.try_emplace(inputs_of(*sweep.points[i].spec), groups.size()).first->second, i);
+  std::sort(order.begin(), order.end());
+  std::transform(order.begin(), order.end(), points.begin(), [](const auto& o) { return o.second; });
+}
+
 }  // namespace
 
 std::string SweepPart::name() const { return isolated.empty() ? fmt::format("{}of{}", index, count) : isolated; }
@@ -107,6 +121,8 @@ SweepLimits read_limits(const SweepOptions& options) {
   return {parse_duration(options.grace, "--grace"), parse_duration(options.budget, "--budget"), parse_duration(options.point_limit, "--point-limit")};
 }
 
+bool same_inputs(const RunSpec& a, const RunSpec& b) { return inputs_of(a) == inputs_of(b); }
+
 std::vector<std::size_t> take_up(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, SweepJournal& journal,
                                  std::vector<PointProgress>& progress) {
   progress = folder.progress(work.list, work.part.name());
@@ -126,6 +142,7 @@ std::vector<std::size_t> take_up(const SweepOptions& options, const SweepWork& w
     }
     if (p.status != RunStatus::ok && p.status != RunStatus::failed) todo.push_back(i);
   }
+  group_by_inputs(work.sweep, todo);
   return todo;
 }
 

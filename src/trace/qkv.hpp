@@ -1,6 +1,7 @@
 // QkvSource: where q, k and v of any (layer, request, position) come from: the trace's recording or the counter-based generator.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -21,7 +22,7 @@ struct GeneratorSpec {
   double expert_affinity = 0.0;  // weight of an expert-dependent component in q and k
   double sequence_mix = 0.0;     // eta: 0 = one subspace for all requests, 1 = one per request
   std::uint64_t seed = 1;
-  friend bool operator==(const GeneratorSpec&, const GeneratorSpec&) = default;
+  friend auto operator<=>(const GeneratorSpec&, const GeneratorSpec&) = default;
 };
 
 /// Which experts a token was routed to, for GeneratorSpec::expert_affinity; ids may be null when it is 0.

@@ -272,7 +272,8 @@ axes:
         self.assertEqual(len(numpy.unique(predicted[0, 0])), 1)
 
     def test_points_share_generated_payload(self):
-        """What one process keeps from point to point changes no number: seeds, models and parameters of the generator that come again and change."""
+        """What one process keeps from point to point changes no number: seeds, models and parameters of the generator that come again and change. Points
+        of the same q, k and v run one after the other."""
         self.write("""
 name: payload
 base:
@@ -282,6 +283,7 @@ base:
   cluster: {ranks: 2}
   placement: {layout: expert}
 axes:
+  - compression.codec: [bf16, int8_token]
   - model: [qwen3-30b-a3b, gpt-oss-20b]
   - payload.generator: [{preset: A}, {preset: C}, {preset: A, expert_affinity: 0.5}]
   - seed: [1, 2]
@@ -291,8 +293,12 @@ axes:
             self.merged(out, out=out + ".h5")
         self.assert_same_numbers("together.h5", "alone.h5")
         together, alone = (moekv_results.load_sweep(self.folder / f"{name}.h5").metrics["attn_out_err_mean"] for name in ("together", "alone"))
-        self.assertEqual(len(numpy.unique(together)), 12)
+        self.assertEqual(len(numpy.unique(together)), 24)
         numpy.testing.assert_array_equal(together, alone)
+        ids = [point["id"] for point in json.loads((self.folder / "together/sweep.json").read_text())["points"]]
+        events = [json.loads(line) for path in (self.folder / "together").glob("journal/*.jsonl") for line in path.read_text().splitlines()]
+        started = [ids.index(event["id"]) for event in events if event["event"] == "start"]
+        self.assertEqual(started, [point for first in range(12) for point in (first, first + 12)])
 
     def test_files_of_their_own(self):
         name = self.write()
