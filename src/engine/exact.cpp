@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <tuple>
+#include <utility>
 
 #include "trace/sum_kernels.hpp"
 
@@ -13,99 +15,133 @@ namespace {
 
 constexpr std::uint32_t made_at_once = 256;  // positions whose keys and values are made at once
 
-/// Heads that share keys and values, over one position after the other: softmax relative to the largest logit so far, and the values weighted by it.
-/// Sums run in the order of channels and positions.
-class HeadGroup {
+/// A query head: softmax over its positions so far, relative to the largest logit.
+struct Lane {
+  const float* q;            // [d_k]
+  std::uint32_t begin, end;  // positions
+  double* logits;            // [end - begin]; in the end weights
+  const float* sink;         // null: it has none
+  double* o;                 // [d_v], in the end
+  double most = -std::numeric_limits<double>::infinity(), sum = 0;
+
+  /// Those of the positions [first, first + n) that it sees are [first + from, first + to).
+  [[nodiscard]] std::uint32_t from(std::uint32_t first) const { return begin > first ? begin - first : 0; }
+  [[nodiscard]] std::uint32_t to(std::uint32_t first, std::uint32_t n) const { return end > first ? std::min(end - first, n) : 0; }
+};
+
+/// Up to n_side_by_side heads that share keys and values. Sums run in the order of channels and positions.
+class Team {
  public:
-  /// `q` is [n_heads][d_k]; `o` [n_heads][d_v], zero before the first position.
-  HeadGroup(const float* q, std::uint32_t n_heads, std::uint32_t d_k, std::uint32_t d_v, double* o)
-      : n_heads_(n_heads), d_k_(d_k), d_v_(d_v), o_(o), heads_(n_heads), columns_(std::size_t{n_sets()} * d_k * n_side_by_side) {
-    for (std::uint32_t h = 0; h < n_heads; ++h) {
-      double* column = set(h / n_side_by_side) + h % n_side_by_side;
-      for (std::uint32_t d = 0; d < d_k; ++d) column[std::size_t{d} * n_side_by_side] = static_cast<double>(q[std::size_t{h} * d_k + d]);
+  Team(std::span<const Lane> lanes, std::uint32_t d_k, std::uint32_t d_v)
+      : lanes_(lanes.begin(), lanes.end()), d_k_(d_k), d_v_(d_v), columns_(std::size_t{d_k} * n_side_by_side), values_(lanes.size() * d_v) {
+    for (std::size_t l = 0; l < lanes.size(); ++l) {
+      for (std::uint32_t d = 0; d < d_k; ++d) columns_[std::size_t{d} * n_side_by_side + l] = static_cast<double>(lanes[l].q[d]);
     }
   }
 
-  /// The next n positions, at_once at most: keys are [n][k_stride], values [n][v_stride]. Head h's logits are left at logits + h * stride.
-  void add(std::uint32_t n, const float* keys, std::size_t k_stride, const float* values, std::size_t v_stride, double scale, double* logits,
-           std::size_t stride) {
-    double dots[at_once * n_side_by_side];
-    for (std::uint32_t s = 0; s < n_sets(); ++s) {
-      dot_columns(set(s), d_k_, keys, k_stride, n, dots);
-      for (std::uint32_t h = s * n_side_by_side; h < std::min((s + 1) * n_side_by_side, n_heads_); ++h) {
-        for (std::uint32_t i = 0; i < n; ++i) logits[h * stride + i] = dots[i * n_side_by_side + h % n_side_by_side] * scale;
-      }
+  /// Positions [first, first + n), n_side_by_side at most; their keys are [n][k_stride], their values [n][v_stride].
+  void add(std::uint32_t first, std::uint32_t n, const float* keys, std::size_t k_stride, const float* values, std::size_t v_stride, double scale) {
+    if (std::none_of(lanes_.begin(), lanes_.end(), [&](const Lane& lane) { return lane.begin < first + n && first < lane.end; })) return;
+    double dots[n_side_by_side * n_side_by_side];
+    dot_columns(columns_.data(), d_k_, keys, k_stride, n, dots);
+    double shrinks[n_side_by_side * n_side_by_side], weights[n_side_by_side * n_side_by_side];
+    bool all_see_all = true;
+    for (std::size_t l = 0; l < lanes_.size(); ++l) {
+      Lane& lane = lanes_[l];
+      all_see_all = all_see_all && lane.begin <= first && first + n <= lane.end;
+      for (std::uint32_t i = lane.from(first); i < lane.to(first, n); ++i)
+        std::tie(shrinks[l * n + i], weights[l * n + i]) = weigh(lane, first + i, dots[i * n_side_by_side + l] * scale);
     }
-    shrinks_.resize(std::size_t{n_heads_} * n);
-    weights_.resize(std::size_t{n_heads_} * n);
-    for (std::uint32_t h = 0; h < n_heads_; ++h) weigh(h, n, logits + h * stride);
-    add_weighted_rows(values, v_stride, n, shrinks_.data(), weights_.data(), n_heads_, d_v_, o_);
+    const auto n_lanes = static_cast<std::uint32_t>(lanes_.size());
+    if (all_see_all) return add_weighted_rows(values, v_stride, n, shrinks, weights, n_lanes, d_v_, values_.data());
+    for (std::size_t l = 0; l < lanes_.size(); ++l) {
+      const std::uint32_t from = lanes_[l].from(first), to = lanes_[l].to(first, n);
+      if (from < to)
+        add_weighted_rows(values + from * v_stride, v_stride, to - from, &shrinks[l * n + from], &weights[l * n + from], 1, d_v_, &values_[l * d_v_]);
+    }
   }
-  /// After the last position: turns values into outputs and logits [n] into weights. `sink`: a logit without a key, or null.
-  void finish(std::uint32_t h, const float* sink, double* logits, std::size_t n) {
-    const Head& head = heads_[h];
-    const double total = head.sum + (sink != nullptr ? std::exp(static_cast<double>(*sink) - head.most) : 0.0);
-    for (std::uint32_t d = 0; d < d_v_; ++d) o_[std::size_t{h} * d_v_ + d] /= total;
-    for (std::size_t i = 0; i < n; ++i) logits[i] = std::exp(logits[i] - head.most) / total;
+  /// After the last position.
+  void finish() {
+    for (std::size_t l = 0; l < lanes_.size(); ++l) {
+      const Lane& lane = lanes_[l];
+      const double total = lane.sum + (lane.sink != nullptr ? std::exp(static_cast<double>(*lane.sink) - lane.most) : 0.0);
+      for (std::uint32_t d = 0; d < d_v_; ++d) lane.o[d] = values_[l * d_v_ + d] / total;
+      for (std::uint32_t i = 0; i < lane.end - lane.begin; ++i) lane.logits[i] = std::exp(lane.logits[i] - lane.most) / total;
+    }
   }
-  static constexpr std::uint32_t at_once = n_side_by_side;
 
  private:
-  struct Head {
-    double most = -std::numeric_limits<double>::infinity(), sum = 0;
-  };
-  [[nodiscard]] std::uint32_t n_sets() const { return (n_heads_ + n_side_by_side - 1) / n_side_by_side; }
-  [[nodiscard]] double* set(std::uint32_t s) { return &columns_[std::size_t{s} * d_k_ * n_side_by_side]; }
-  void weigh(std::uint32_t h, std::uint32_t n, const double* logits) {
-    Head& head = heads_[h];
-    for (std::uint32_t i = 0; i < n; ++i) {
-      const double shrink = logits[i] > head.most ? std::exp(head.most - logits[i]) : 1.0;
-      head.most = std::max(head.most, logits[i]);
-      const double weight = std::exp(logits[i] - head.most);
-      head.sum = head.sum * shrink + weight;
-      shrinks_[std::size_t{h} * n + i] = shrink;
-      weights_[std::size_t{h} * n + i] = weight;
-    }
+  /// By what the values so far are multiplied, and then the position's own.
+  static std::pair<double, double> weigh(Lane& lane, std::uint32_t position, double logit) {
+    lane.logits[position - lane.begin] = logit;
+    const double shrink = logit > lane.most ? std::exp(lane.most - logit) : 1.0;
+    lane.most = std::max(lane.most, logit);
+    const double weight = std::exp(logit - lane.most);
+    lane.sum = lane.sum * shrink + weight;
+    return {shrink, weight};
   }
 
-  std::uint32_t n_heads_, d_k_, d_v_;
-  double* o_;
-  std::vector<Head> heads_;
-  std::vector<double> columns_;            // queries: [sets][d_k][n_side_by_side], zero where there is no head
-  std::vector<double> shrinks_, weights_;  // of the positions being added [n_heads][n]
+  std::vector<Lane> lanes_;
+  std::uint32_t d_k_, d_v_;
+  std::vector<double> columns_;  // queries: [d_k][n_side_by_side], zero where there is no lane
+  std::vector<double> values_;   // [lanes][d_v]
 };
+
+/// Heads of all queries that share a key-value head; `results` have room.
+std::vector<Team> teams_of(const ModelShape& model, std::span<const ExactQuery> queries, std::uint32_t kv_head, std::vector<ExactResult>& results) {
+  std::vector<Lane> lanes;
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    const ExactQuery& query = queries[i];
+    const std::size_t n = query.position + 1 - query.begin();
+    for (std::size_t h = std::size_t{kv_head} * model.group_size(); h < std::size_t{kv_head + 1} * model.group_size(); ++h)
+      lanes.push_back({query.q + h * model.d_k, query.begin(), query.position + 1, &results[i].weights[h * n],
+                       query.sinks != nullptr ? query.sinks + h : nullptr, &results[i].o[h * model.d_v]});
+  }
+  std::vector<Team> teams;
+  for (std::size_t first = 0; first < lanes.size(); first += n_side_by_side)
+    teams.emplace_back(std::span(lanes).subspan(first, std::min<std::size_t>(n_side_by_side, lanes.size() - first)), model.d_k, model.d_v);
+  return teams;
+}
 
 }  // namespace
 
-ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const ExactQuery& query) {
-  const std::uint32_t begin = query.begin(), group = model.group_size();
-  const std::size_t n = query.position + 1 - begin;
-  ExactResult result;
-  result.o.assign(std::size_t{model.n_heads} * model.d_v, 0.0);
-  result.weights.resize(model.n_heads * n);
-  std::vector<HeadGroup> groups;
-  groups.reserve(model.n_kv_heads);
-  for (std::uint32_t first = 0; first < model.n_heads; first += group)
-    groups.emplace_back(query.q + std::size_t{first} * model.d_k, group, model.d_k, model.d_v, &result.o[std::size_t{first} * model.d_v]);
-  const std::size_t k_stride = std::size_t{model.n_kv_heads} * model.d_k, v_stride = model.mla() ? k_stride : std::size_t{model.n_kv_heads} * model.d_v;
-  const std::size_t n_made = std::min<std::size_t>(made_at_once, n);
+std::vector<ExactResult> exact_attention(QkvSource& qkv, const ModelShape& model, std::span<const ExactQuery> queries) {
+  std::vector<ExactResult> results(queries.size());
+  if (queries.empty()) return results;
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    results[i].o.resize(std::size_t{model.n_heads} * model.d_v);
+    results[i].weights.resize(std::size_t{model.n_heads} * (queries[i].position + 1 - queries[i].begin()));
+  }
+  std::vector<std::vector<Team>> teams;
+  for (std::uint32_t kv = 0; kv < model.n_kv_heads; ++kv) teams.push_back(teams_of(model, queries, kv, results));
+  const auto earlier = [](const ExactQuery& a, const ExactQuery& b) { return a.position < b.position; };
+  const ExactQuery& last = *std::max_element(queries.begin(), queries.end(), earlier);
+  const std::uint32_t begin = std::min_element(queries.begin(), queries.end(), earlier)->begin(), end = last.position + 1;
+  const std::size_t k_stride = std::size_t{model.n_kv_heads} * model.d_k;
+  const std::size_t v_stride = model.mla() ? k_stride : std::size_t{model.n_kv_heads} * model.d_v;
+  const std::size_t n_made = std::min(made_at_once, end - begin);
   std::vector<float> k(n_made * k_stride), v(model.mla() ? 0 : n_made * v_stride);
-  for (std::uint32_t first = begin; first <= query.position; first += made_at_once) {
-    const std::uint32_t end = std::min(first + made_at_once, query.position + 1);
-    const TokenExperts experts{query.experts != nullptr ? query.experts + std::size_t{first} * query.top_k : nullptr, query.top_k};
-    qkv.keys_values(query.layer, query.request, first, end, experts, k.data(), model.mla() ? nullptr : v.data());
-    for (std::uint32_t kv = 0; kv < model.n_kv_heads; ++kv) {
-      for (std::uint32_t p = first; p < end; p += HeadGroup::at_once) {
-        const float* keys = &k[(p - first) * k_stride + std::size_t{kv} * model.d_k];
-        const float* values = model.mla() ? keys : &v[(p - first) * v_stride + std::size_t{kv} * model.d_v];
-        groups[kv].add(std::min(HeadGroup::at_once, end - p), keys, k_stride, values, v_stride, query.scale,
-                       &result.weights[std::size_t{kv} * group * n + (p - begin)], n);
+  for (std::uint32_t first = begin; first < end; first += made_at_once) {
+    const std::uint32_t n = std::min(made_at_once, end - first);
+    const TokenExperts experts{last.experts != nullptr ? last.experts + std::size_t{first} * last.top_k : nullptr, last.top_k};
+    qkv.keys_values(last.layer, last.request, first, first + n, experts, k.data(), model.mla() ? nullptr : v.data());
+    for (std::size_t kv = 0; kv < model.n_kv_heads; ++kv) {
+      const float* keys = &k[kv * model.d_k];
+      const float* values = model.mla() ? keys : &v[kv * model.d_v];
+      for (Team& team : teams[kv]) {
+        for (std::uint32_t i = 0; i < n; i += n_side_by_side)
+          team.add(first + i, std::min(n_side_by_side, n - i), keys + i * k_stride, k_stride, values + i * v_stride, v_stride, last.scale);
       }
     }
   }
-  for (std::uint32_t h = 0; h < model.n_heads; ++h)
-    groups[h / group].finish(h % group, query.sinks != nullptr ? query.sinks + h : nullptr, &result.weights[h * n], n);
-  return result;
+  for (std::vector<Team>& of_head : teams) {
+    for (Team& team : of_head) team.finish();
+  }
+  return results;
+}
+
+ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const ExactQuery& query) {
+  return std::move(exact_attention(qkv, model, std::span(&query, 1)).front());
 }
 
 Fidelity compare_with_exact(const ExactResult& exact, const ModelShape& model, std::uint32_t begin, std::span<const HeadReads> reads, const float* o,

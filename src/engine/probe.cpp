@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <tuple>
+#include <utility>
 
 #include "core/rng.hpp"
 #include "engine/exact.hpp"
@@ -21,10 +23,7 @@ std::vector<std::uint32_t> positions_read(std::span<const HeadReads> reads) {
   return read;
 }
 
-/// Without q and experts.
-ExactQuery query_of(const ReplayLayer& layer, const HomeToken& t, std::span<const float> sinks, double scale) {
-  return {layer.layer, layer.shape, t.request, t.position, nullptr, sinks.empty() ? nullptr : sinks.data(), scale, nullptr, 0};
-}
+constexpr std::uint64_t most_waiting = 64ULL << 20, most_results = 64ULL << 20;  // bytes
 
 }  // namespace
 
@@ -53,38 +52,96 @@ void Probe::remember_keys(const ReplayLayer& layer, std::span<const HomeToken> t
   }
 }
 
-void Probe::record(const ReplayLayer& layer, const HomeToken& t, std::int64_t history, std::size_t read, const Fidelity& f) {
+void Probe::record(const ReplayLayer& layer, const HomeToken& t, std::int64_t history, std::size_t read) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
   ProbeRecord row;
   row.request = t.request.value;
   row.layer = layer.layer.value;
   row.position = t.position;
   row.history_tokens = history;
   row.read_tokens = static_cast<std::int64_t>(read);
+  row.attn_out_err = row.attn_cosine = row.attn_mass_kept = row.attn_kl = row.topk_recall = row.max_abs_err = nan;
+  rows_.push_back(row);
+}
+
+void Probe::compare(const ExactResult& truth, const Waiting& w) {
+  const Fidelity f = compare_with_exact(truth, geometry_->spec().model, w.query.begin(), w.reads, w.o.data(), geometry_->spec().probe.top_k);
+  ProbeRecord& row = rows_[w.row];
   row.attn_out_err = f.out_err;
   row.attn_cosine = f.cosine;
   row.attn_mass_kept = f.mass_kept;
   row.attn_kl = f.kl;
   row.topk_recall = f.topk_recall;
   row.max_abs_err = f.max_abs_err;
-  rows_.push_back(row);
 }
 
-std::shared_ptr<const ExactResult> Probe::exact_of(ExactQuery query, const float* q) {
-  const KeptInputs::Query name{query.layer, query.request, query.position};
-  if (inputs_ != nullptr) {
-    if (std::shared_ptr<const ExactResult> kept = inputs_->find(name)) return kept;
-  }
+std::vector<std::shared_ptr<const ExactResult>> Probe::exact_of(std::span<Waiting* const> asked) {
   const ModelShape& model = geometry_->spec().model;
-  std::vector<float> made;
-  if (q == nullptr) {
-    made.resize(std::size_t{model.n_heads} * model.d_k);
-    qkv_->queries(query.layer, query.request, query.position, query.position + 1, {}, made.data());
-    q = made.data();
+  const ExactQuery& first = asked.front()->query;
+  std::vector<float> sinks(first.shape.sinks ? model.n_heads : 0);
+  if (first.shape.sinks) qkv_->sink_logits(first.layer, sinks.data());
+  const auto experts = history_.find({first.request.value, first.layer.value});
+  std::vector<ExactQuery> queries;
+  for (Waiting* w : asked) {
+    if (w->q.empty()) {
+      w->q.resize(std::size_t{model.n_heads} * model.d_k);
+      qkv_->queries(w->query.layer, w->query.request, w->query.position, w->query.position + 1, {}, w->q.data());
+    }
+    ExactQuery query = w->query;
+    query.q = w->q.data();
+    query.sinks = first.shape.sinks ? sinks.data() : nullptr;
+    if (experts != history_.end()) {
+      query.experts = experts->second.data();
+      query.top_k = geometry_->top_k();
+    }
+    queries.push_back(query);
   }
-  query.q = q;
-  auto exact = std::make_shared<const ExactResult>(exact_attention(*qkv_, model, query));
-  if (inputs_ != nullptr) inputs_->add(name, exact);
-  return exact;
+  std::vector<std::shared_ptr<const ExactResult>> results;
+  for (ExactResult& exact : exact_attention(*qkv_, model, queries)) {
+    results.push_back(std::make_shared<const ExactResult>(std::move(exact)));
+    const ExactQuery& query = queries[results.size() - 1];
+    if (inputs_ != nullptr) inputs_->add({query.layer, query.request, query.position}, results.back());
+  }
+  return results;
+}
+
+std::shared_ptr<const ExactResult> Probe::kept_exact(const ExactQuery& query) const {
+  return inputs_ == nullptr ? nullptr : inputs_->find(KeptInputs::Query{query.layer, query.request, query.position});
+}
+
+void Probe::settle_group(std::span<Waiting> group) {
+  std::vector<Waiting*> asked;
+  std::uint64_t bytes = 0;  // of their results
+  const auto ask = [&] {
+    if (asked.empty()) return;
+    const auto results = exact_of(asked);
+    for (std::size_t i = 0; i < asked.size(); ++i) compare(*results[i], *asked[i]);
+    asked.clear();
+    bytes = 0;
+  };
+  for (Waiting& w : group) {
+    if (const auto kept = kept_exact(w.query)) {
+      compare(*kept, w);
+      continue;
+    }
+    asked.push_back(&w);
+    bytes += std::uint64_t{geometry_->spec().model.n_heads} * (w.query.position + 1 - w.query.begin()) * sizeof(double);
+    if (bytes > most_results) ask();
+  }
+  ask();
+}
+
+void Probe::settle() {
+  const auto place = [](const Waiting& w) { return std::tuple(w.query.request.value, w.query.layer.value, w.query.position); };
+  const auto same = [](const Waiting& a, const Waiting& b) { return a.query.request == b.query.request && a.query.layer == b.query.layer; };
+  std::sort(waiting_.begin(), waiting_.end(), [&](const Waiting& a, const Waiting& b) { return place(a) < place(b); });
+  for (auto first = waiting_.begin(); first != waiting_.end();) {
+    const auto end = std::find_if(first, waiting_.end(), [&](const Waiting& w) { return !same(w, *first); });
+    settle_group({first, end});
+    first = end;
+  }
+  waiting_.clear();
+  waiting_bytes_ = 0;
 }
 
 void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
@@ -92,10 +149,9 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
   if (!active_ && !sample_.active()) return;
   const RunSpec& spec = geometry_->spec();
   const ModelShape& model = spec.model;
+  const std::size_t q_values = std::size_t{model.n_heads} * model.d_k, o_values = std::size_t{model.n_heads} * model.d_v;
   const bool affine = spec.payload.generator.expert_affinity > 0;
   if (affine && !keys.empty()) remember_keys(layer, tokens, keys);
-  std::vector<float> sinks(layer.shape.sinks ? model.n_heads : 0);
-  if (layer.shape.sinks) qkv_->sink_logits(layer.layer, sinks.data());
   // Generated q, k and v know nothing of the routing: how well routed reads serve them would measure the generator.
   const bool meaningless = spec.read.scope == ReadScope::routed && !recorded_ && !affine;
 
@@ -105,31 +161,32 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     if (!t.query) continue;
     const std::size_t index = query++;
     if (!t.probe) continue;
-    ExactQuery exact = query_of(layer, t, sinks, static_cast<double>(geometry_->softmax_scale()));
-    if (affine && !keys.empty()) {
-      exact.experts = history_[{t.request.value, layer.layer.value}].data();
-      exact.top_k = geometry_->top_k();
-    }
     const std::vector<HeadReads>& reads = output.probe_reads[index];
     const std::vector<std::uint32_t> read = positions_read(reads);
-    const bool in_sample = sample_.contains(t.request, layer.layer);
-    std::shared_ptr<const ExactResult> truth;
-    if (in_sample || !meaningless) truth = exact_of(exact, q.empty() ? nullptr : &q[index * model.n_heads * model.d_k]);
-    if (in_sample) sample_.add(t.request, *truth, model.n_heads, exact.begin(), read);
-    if (!active_ || !chosen(t.request, layer.layer, t.position)) continue;
-    Fidelity f;
-    if (meaningless) {
-      const double nan = std::numeric_limits<double>::quiet_NaN();
-      f = {nan, nan, nan, nan, nan, nan};
-    } else {
-      f = compare_with_exact(*truth, model, exact.begin(), reads, &output.o[index * model.n_heads * model.d_v], spec.probe.top_k);
+    Waiting w;
+    w.query = {layer.layer, layer.shape, t.request, t.position, nullptr, nullptr, static_cast<double>(geometry_->softmax_scale()), nullptr, 0};
+    if (!q.empty()) w.q.assign(&q[index * q_values], &q[index * q_values] + q_values);
+    if (sample_.contains(t.request, layer.layer)) {
+      std::shared_ptr<const ExactResult> truth = kept_exact(w.query);
+      Waiting* const asked[] = {&w};
+      if (truth == nullptr) truth = exact_of(asked).front();
+      sample_.add(t.request, *truth, model.n_heads, w.query.begin(), read);
     }
-    record(layer, t, t.position + 1 - exact.begin(), read.size(), f);
+    if (!active_ || !chosen(t.request, layer.layer, t.position)) continue;
+    record(layer, t, t.position + 1 - w.query.begin(), read.size());
+    if (meaningless) continue;
+    w.o.assign(&output.o[index * o_values], &output.o[index * o_values] + o_values);
+    w.reads = reads;
+    w.row = rows_.size() - 1;
+    waiting_bytes_ += (w.q.size() + w.o.size()) * sizeof(float) + w.reads.size() * read.size() * sizeof(std::uint32_t);
+    waiting_.push_back(std::move(w));
   }
   sample_.end_layer();
+  if (!deferred_ || waiting_bytes_ > most_waiting) settle();
 }
 
-void Probe::collect(Transport& transport, RunOutcome& out) const {
+void Probe::collect(Transport& transport, RunOutcome& out) {
+  settle();
   for (const auto& part : transport.gather(std::as_bytes(std::span(rows_)))) {
     const std::size_t n = part.size() / sizeof(ProbeRecord);
     const std::size_t first = out.probes.size();

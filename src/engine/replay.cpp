@@ -91,6 +91,7 @@ class Run {
     if (interrupted) hand_over_state(wall_ns());
     cache_.execute_due();
     close_window(step_);
+    driver_->probe().settle();
     RunOutcome out = finish(wall_ns());
     out.completed = !interrupted;
     return out;
@@ -124,8 +125,10 @@ class Run {
     const bool recorded = uses_recorded_qkv(spec_, trace.info());
     // With affinity rows depend on experts, which a placement may change.
     const bool keeps = payload && !recorded && spec_.payload.generator.expert_affinity == 0;
-    return std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, recorded, cache_, count_queries(geometry_, batcher_),
-                                        keeps ? hooks_.inputs.get() : nullptr);
+    auto driver = std::make_unique<StepDriver>(geometry_, trace, qkv_.get(), payload, recorded, cache_, count_queries(geometry_, batcher_),
+                                               keeps ? hooks_.inputs.get() : nullptr);
+    driver->probe().defer();
+    return driver;
   }
 
   void one_step(std::uint64_t step) {

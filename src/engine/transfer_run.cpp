@@ -67,7 +67,10 @@ void Replanner::transfer(StateStream& stream) {
   if (stream.reads()) plan_ = std::make_shared<const ExpertPlan>(std::move(plan));
 }
 
-void Probe::transfer(StateStream& stream) { stream(rows_, history_); }
+void Probe::transfer(StateStream& stream) {
+  settle();
+  stream(rows_, history_);
+}
 
 void Driver::transfer(StateStream& stream) {
   stream(router_, replanner_, probe_);

@@ -234,14 +234,20 @@ void QkvGenerator::make(std::uint32_t layer, const Piece& piece, float* k, float
 
 void QkvGenerator::rows(const ModelShape&, LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v,
                         float* q) {
-  make_maps(layer.value);
   key_rows_.begin_call();
-  pieces_.clear();
-  for (const generate::RowRange& range : ranges) angles_.keep(range.end);
   for (const generate::RowRange& range : ranges) {
     if (k == nullptr) break;
     key_rows_.make_room(range.request, static_cast<std::size_t>(layer.value) * shape_.n_kv_heads, shape_.n_kv_heads, range.begin, range.end);
-    cut_keys(range, experts);
+  }
+  make_rows(layer, experts, ranges, k, v, q);
+}
+
+void QkvGenerator::make_rows(LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v, float* q) {
+  make_maps(layer.value);
+  pieces_.clear();
+  for (const generate::RowRange& range : ranges) {
+    angles_.keep(range.end);
+    if (k != nullptr) cut_keys(range, experts);
   }
   make_pieces(layer.value, k, v, q);
   pieces_.clear();  // queries lean towards keys of this call too
@@ -258,7 +264,7 @@ void QkvGenerator::make_pieces(std::uint32_t layer, float* k, float* v, float* q
 
 void QkvGenerator::keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) {
   const generate::RowRange range{r.value, begin, end, end, 0, 0};
-  rows(shape_, layer, experts, {&range, 1}, k, v, nullptr);
+  make_rows(layer, experts, {&range, 1}, k, v, nullptr);
 }
 
 void QkvGenerator::sink_logits(LayerId layer, float* out) { fill_sink_logits(spec_.seed, layer.value, shape_.n_heads, out); }

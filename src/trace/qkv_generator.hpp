@@ -19,6 +19,7 @@ namespace moekv {
 class QkvGenerator final : public QkvSource {
  public:
   QkvGenerator(GeneratorSpec spec, ModelShape shape, int n_threads, std::shared_ptr<KeptBytes> kept);
+  /// Keeps nothing for later calls.
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
   /// Its threads share the pieces of the ranges and their heads.
@@ -84,6 +85,8 @@ class QkvGenerator final : public QkvSource {
   void cut_keys(const generate::RowRange& range, TokenExperts experts);
   void cut_queries(const generate::RowRange& range, TokenExperts experts);
   void add_pieces(Piece piece);
+  /// Rows of `rows`, without room for them to be kept.
+  void make_rows(LayerId layer, TokenExperts experts, std::span<const generate::RowRange> ranges, float* k, float* v, float* q);
   /// All pieces, by all threads.
   void make_pieces(std::uint32_t layer, float* k, float* v, float* q);
   void make(std::uint32_t layer, const Piece& piece, float* k, float* v, float* q, Scratch& scratch) const;
@@ -127,6 +130,7 @@ class QkvGenerator final : public QkvSource {
 class GaussianQkv final : public QkvSource {
  public:
   GaussianQkv(const GeneratorSpec& spec, ModelShape shape) : seed_(spec.seed), shape_(std::move(shape)) {}
+  /// Keeps nothing for later calls.
   void keys_values(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* k, float* v) override;
   void queries(LayerId layer, RequestId r, std::uint32_t begin, std::uint32_t end, TokenExperts experts, float* q) override;
   void sink_logits(LayerId layer, float* out) override;

@@ -96,6 +96,28 @@ TEST_P(Exact, EqualsTheNaiveLoop) {
   EXPECT_LT(f.cosine, 1.0);
 }
 
+TEST_P(Exact, OfSeveralQueriesIsThatOfEach) {
+  const Query& c = GetParam();
+  const ModelShape& m = c.shape;
+  const auto source = make_qkv_generator({.seed = 5}, m);
+  std::vector<float> sinks(m.n_heads);
+  source->sink_logits(LayerId(1), sinks.data());
+  std::vector<std::vector<float>> q;
+  std::vector<ExactQuery> queries;
+  for (const std::uint32_t position : {c.position, c.position / 2, c.position - 1, 0U, c.position - c.position / 20, c.position / 16 * 16}) {
+    q.emplace_back(std::size_t{m.n_heads} * m.d_k);
+    source->queries(LayerId(1), RequestId(9), position, position + 1, {}, q.back().data());
+    queries.push_back({LayerId(1), c.layer, RequestId(9), position, q.back().data(), c.layer.sinks ? sinks.data() : nullptr, 0.11, nullptr, 0});
+  }
+  const std::vector<ExactResult> together = exact_attention(*source, m, queries);
+  ASSERT_EQ(together.size(), queries.size());
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    const ExactResult alone = exact_attention(*source, m, queries[i]);
+    EXPECT_EQ(together[i].o, alone.o) << queries[i].position;
+    EXPECT_EQ(together[i].weights, alone.weights) << queries[i].position;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, Exact,
                          ::testing::Values(Query{test::gqa_shape(6, 2, 32), {}, 700}, Query{test::gqa_shape(2, 2, 64), {}, 5},
                                            Query{test::mla_shape(3, 64, 16), {}, 300},
