@@ -32,13 +32,19 @@ struct Lane {
 /// Up to n_side_by_side heads that share keys and values. Sums run in the order of channels and positions.
 class Team {
  public:
-  Team(std::span<const Lane> lanes, std::uint32_t d_k, std::uint32_t d_v)
-      : lanes_(lanes.begin(), lanes.end()), d_k_(d_k), d_v_(d_v), columns_(std::size_t{d_k} * n_side_by_side), values_(lanes.size() * d_v) {
+  Team(std::uint32_t kv_head, std::span<const Lane> lanes, std::uint32_t d_k, std::uint32_t d_v)
+      : kv_head_(kv_head),
+        lanes_(lanes.begin(), lanes.end()),
+        d_k_(d_k),
+        d_v_(d_v),
+        columns_(std::size_t{d_k} * n_side_by_side),
+        values_(lanes.size() * d_v) {
     for (std::size_t l = 0; l < lanes.size(); ++l) {
       for (std::uint32_t d = 0; d < d_k; ++d) columns_[std::size_t{d} * n_side_by_side + l] = static_cast<double>(lanes[l].q[d]);
     }
   }
 
+  [[nodiscard]] std::uint32_t kv_head() const { return kv_head_; }
   /// Positions [first, first + n), n_side_by_side at most; their keys are [n][k_stride], their values [n][v_stride].
   void add(std::uint32_t first, std::uint32_t n, const float* keys, std::size_t k_stride, const float* values, std::size_t v_stride, double scale) {
     if (std::none_of(lanes_.begin(), lanes_.end(), [&](const Lane& lane) { return lane.begin < first + n && first < lane.end; })) return;
@@ -81,14 +87,16 @@ class Team {
     return {shrink, weight};
   }
 
+  std::uint32_t kv_head_;
   std::vector<Lane> lanes_;
   std::uint32_t d_k_, d_v_;
   std::vector<double> columns_;  // queries: [d_k][n_side_by_side], zero where there is no lane
   std::vector<double> values_;   // [lanes][d_v]
 };
 
-/// Heads of all queries that share a key-value head; `results` have room.
-std::vector<Team> teams_of(const ModelShape& model, std::span<const ExactQuery> queries, std::uint32_t kv_head, std::vector<ExactResult>& results) {
+/// Adds those of the heads of all queries that share a key-value head; `results` have room.
+void add_teams(const ModelShape& model, std::span<const ExactQuery> queries, std::uint32_t kv_head, std::vector<ExactResult>& results,
+               std::vector<Team>& teams) {
   std::vector<Lane> lanes;
   for (std::size_t i = 0; i < queries.size(); ++i) {
     const ExactQuery& query = queries[i];
@@ -97,23 +105,21 @@ std::vector<Team> teams_of(const ModelShape& model, std::span<const ExactQuery> 
       lanes.push_back({query.q + h * model.d_k, query.begin(), query.position + 1, &results[i].weights[h * n],
                        query.sinks != nullptr ? query.sinks + h : nullptr, &results[i].o[h * model.d_v]});
   }
-  std::vector<Team> teams;
   for (std::size_t first = 0; first < lanes.size(); first += n_side_by_side)
-    teams.emplace_back(std::span(lanes).subspan(first, std::min<std::size_t>(n_side_by_side, lanes.size() - first)), model.d_k, model.d_v);
-  return teams;
+    teams.emplace_back(kv_head, std::span(lanes).subspan(first, std::min<std::size_t>(n_side_by_side, lanes.size() - first)), model.d_k, model.d_v);
 }
 
 }  // namespace
 
-std::vector<ExactResult> exact_attention(QkvSource& qkv, const ModelShape& model, std::span<const ExactQuery> queries) {
+std::vector<ExactResult> exact_attention(QkvSource& qkv, const ModelShape& model, std::span<const ExactQuery> queries, int n_threads) {
   std::vector<ExactResult> results(queries.size());
   if (queries.empty()) return results;
   for (std::size_t i = 0; i < queries.size(); ++i) {
     results[i].o.resize(std::size_t{model.n_heads} * model.d_v);
     results[i].weights.resize(std::size_t{model.n_heads} * (queries[i].position + 1 - queries[i].begin()));
   }
-  std::vector<std::vector<Team>> teams;
-  for (std::uint32_t kv = 0; kv < model.n_kv_heads; ++kv) teams.push_back(teams_of(model, queries, kv, results));
+  std::vector<Team> teams;
+  for (std::uint32_t kv = 0; kv < model.n_kv_heads; ++kv) add_teams(model, queries, kv, results, teams);
   const auto earlier = [](const ExactQuery& a, const ExactQuery& b) { return a.position < b.position; };
   const ExactQuery& last = *std::max_element(queries.begin(), queries.end(), earlier);
   const std::uint32_t begin = std::min_element(queries.begin(), queries.end(), earlier)->begin(), end = last.position + 1;
@@ -125,18 +131,16 @@ std::vector<ExactResult> exact_attention(QkvSource& qkv, const ModelShape& model
     const std::uint32_t n = std::min(made_at_once, end - first);
     const TokenExperts experts{last.experts != nullptr ? last.experts + std::size_t{first} * last.top_k : nullptr, last.top_k};
     qkv.keys_values(last.layer, last.request, first, first + n, experts, k.data(), model.mla() ? nullptr : v.data());
-    for (std::size_t kv = 0; kv < model.n_kv_heads; ++kv) {
-      const float* keys = &k[kv * model.d_k];
-      const float* values = model.mla() ? keys : &v[kv * model.d_v];
-      for (Team& team : teams[kv]) {
-        for (std::uint32_t i = 0; i < n; i += n_side_by_side)
-          team.add(first + i, std::min(n_side_by_side, n - i), keys + i * k_stride, k_stride, values + i * v_stride, v_stride, last.scale);
-      }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads) if (teams.size() > 1)
+    for (Team& team : teams) {
+      const float* keys = &k[std::size_t{team.kv_head()} * model.d_k];
+      const float* values = model.mla() ? keys : &v[std::size_t{team.kv_head()} * model.d_v];
+      for (std::uint32_t i = 0; i < n; i += n_side_by_side)
+        team.add(first + i, std::min(n_side_by_side, n - i), keys + i * k_stride, k_stride, values + i * v_stride, v_stride, last.scale);
     }
   }
-  for (std::vector<Team>& of_head : teams) {
-    for (Team& team : of_head) team.finish();
-  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n_threads) if (teams.size() > 1)
+  for (Team& team : teams) team.finish();
   return results;
 }
 

@@ -36,8 +36,9 @@ struct ExactResult {
 
 /// softmax(scale q.k (+ sink)) v over the history, keys and values from `qkv` in fp32, arithmetic in double.
 [[nodiscard]] ExactResult exact_attention(QkvSource& qkv, const ModelShape& model, const ExactQuery& query);
-/// The same results for several queries of one layer, request and scale, whose history is made once.
-[[nodiscard]] std::vector<ExactResult> exact_attention(QkvSource& qkv, const ModelShape& model, std::span<const ExactQuery> queries);
+/// The same results for several queries of one layer, request and scale, whose history is made once; threads share their heads.
+[[nodiscard]] std::vector<ExactResult> exact_attention(QkvSource& qkv, const ModelShape& model, std::span<const ExactQuery> queries,
+                                                       int n_threads = 1);
 
 /// Positions that some query heads of a query read, once per copy read.
 struct HeadReads {

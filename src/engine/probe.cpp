@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/rng.hpp"
+#include "core/threads.hpp"
 #include "engine/exact.hpp"
 
 namespace moekv {
@@ -97,7 +98,7 @@ std::vector<std::shared_ptr<const ExactResult>> Probe::exact_of(std::span<Waitin
     queries.push_back(query);
   }
   std::vector<std::shared_ptr<const ExactResult>> results;
-  for (ExactResult& exact : exact_attention(*qkv_, model, queries)) {
+  for (ExactResult& exact : exact_attention(*qkv_, model, queries, thread_count(geometry_->spec().threads))) {
     results.push_back(std::make_shared<const ExactResult>(std::move(exact)));
     const ExactQuery& query = queries[results.size() - 1];
     if (inputs_ != nullptr) inputs_->add({query.layer, query.request, query.position}, results.back());

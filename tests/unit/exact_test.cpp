@@ -109,7 +109,7 @@ TEST_P(Exact, OfSeveralQueriesIsThatOfEach) {
     source->queries(LayerId(1), RequestId(9), position, position + 1, {}, q.back().data());
     queries.push_back({LayerId(1), c.layer, RequestId(9), position, q.back().data(), c.layer.sinks ? sinks.data() : nullptr, 0.11, nullptr, 0});
   }
-  const std::vector<ExactResult> together = exact_attention(*source, m, queries);
+  const std::vector<ExactResult> together = exact_attention(*source, m, queries, 2);
   ASSERT_EQ(together.size(), queries.size());
   for (std::size_t i = 0; i < queries.size(); ++i) {
     const ExactResult alone = exact_attention(*source, m, queries[i]);
