@@ -11,7 +11,7 @@ namespace moekv {
 class KeptBytes {
  public:
   static constexpr std::uint64_t most_of_a_process = 512ULL << 20;
-  /// What is to be kept: rows that requests in flight need, or what only the next run may ask for.
+  /// What is to be kept: rows that requests in flight need, or what can be done without: angles, and what only the next run may ask for.
   enum class For : std::uint8_t { requests_in_flight, next_runs };
   /// Gives some back for that purpose; false where there is nothing to give.
   using Release = std::function<bool(For)>;

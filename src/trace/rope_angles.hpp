@@ -12,7 +12,7 @@
 
 namespace moekv {
 
-/// Those of the first positions, as far as there are bytes for them. `keep` must not overlap other calls.
+/// Those of the first positions, as far as there are bytes for them, and no more than 32 MiB. `keep` must not overlap other calls.
 class RopeAngles {
  public:
   explicit RopeAngles(std::shared_ptr<KeptBytes> kept) : kept_(std::move(kept)) {}

@@ -51,5 +51,16 @@ TEST(RopeAngles, WithoutRoomAreMadeAgain) {
   expect_angles(angles, 250, 60);
 }
 
+TEST(RopeAngles, AreKeptUpToABound) {
+  const auto kept = std::make_shared<KeptBytes>();
+  RopeAngles angles(kept);
+  angles.set_turns(rope_turns(1e4, 2 * n_pairs));
+  constexpr std::uint32_t most = (32 << 20) / (n_pairs * sizeof(CosSin)) / 256 * 256;  // positions
+  angles.keep(most);
+  angles.keep(most + 1);
+  EXPECT_EQ(kept->used(), std::uint64_t{most} * n_pairs * sizeof(CosSin));
+  expect_angles(angles, most - 5, 9);
+}
+
 }  // namespace
 }  // namespace moekv
