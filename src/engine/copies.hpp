@@ -13,14 +13,14 @@ namespace moekv {
 
 inline constexpr std::size_t max_top_k = 22;
 
-/// The stored copies of one (request, layer, position).
+/// The stored copies of one (request, layer, position). Elements past the copies, and past the experts of the key, are not set.
 struct CopySet {
   std::uint8_t n_copies = 0;
   std::uint8_t n_chosen = 0;                            // experts present in the key
   std::array<ShardId, max_top_k> shard;                 // of each copy
   std::array<ExpertId, max_top_k> expert;               // first expert of each copy
-  std::array<std::uint32_t, max_top_k> smaller{};       // bit c: copy c has a smaller hash
-  std::array<std::uint8_t, max_top_k> copy_of{};        // copy that stands for expert slot i; 0xFF where the slot is absent
+  std::array<std::uint32_t, max_top_k> smaller;         // bit c: copy c has a smaller hash
+  std::array<std::uint8_t, max_top_k> copy_of;          // copy that stands for expert slot i; 0xFF where the slot is absent
 };
 
 /// Copies of a token whose key names `experts` ([top_k], ExpertId::invalid = absent) under layout expert. The hash order is that of
@@ -28,10 +28,10 @@ struct CopySet {
 [[nodiscard]] inline CopySet plan_copies(const Placement& placement, Rank home, RequestId request, std::uint32_t layer, std::uint32_t position,
                                          std::span<const std::uint16_t> experts) {
   CopySet set;
-  std::array<std::uint64_t, max_top_k> hash{};
+  std::array<std::uint64_t, max_top_k> hash;
   const std::uint64_t token = hash_words(placement.seed, 0x63U, request.value, layer, position);
-  set.copy_of.fill(0xFF);
   for (std::size_t i = 0; i < experts.size(); ++i) {
+    set.copy_of[i] = 0xFF;
     if (experts[i] == ExpertId::invalid) continue;
     set.n_chosen += 1;
     const ExpertId e(experts[i]);
@@ -46,6 +46,7 @@ struct CopySet {
     if (copy < set.n_copies) continue;
     set.shard[copy] = shard;
     set.expert[copy] = e;
+    set.smaller[copy] = 0;
     hash[copy] = mix64(token ^ e.value);  // hash_words of all of it
     set.n_copies += 1;
   }

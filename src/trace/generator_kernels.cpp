@@ -104,28 +104,55 @@ template <bool has_target, bool has_expert>
   return row.expert != nullptr ? query_loop<false, true>(row) : query_loop<false, false>(row);
 }
 
+struct Race {
+  std::uint64_t key;
+  const float* p;
+  std::uint32_t n;
+  float* out;
+};
+
+[[gnu::always_inline]] inline void race_body(const Race& race) {
+  constexpr std::uint32_t per_pass = 128;
+  std::uint32_t words[per_pass];
+  for (std::uint32_t first = 0; first < race.n; first += per_pass) {
+    const std::uint32_t count = race.n - first < per_pass ? race.n - first : per_pass;
+    for (std::uint32_t j = 0; j < (count + 1) / 2; ++j) {
+      const std::uint64_t word = mix64(race.key + first + std::uint64_t{2} * j);
+      words[2 * j] = static_cast<std::uint32_t>(word);
+      words[2 * j + 1] = static_cast<std::uint32_t>(word >> 32);
+    }
+    const float* __restrict p = race.p + first;
+    float* __restrict out = race.out + first;
+    for (std::uint32_t e = 0; e < count; ++e) out[e] = p[e] / (1e-12F - log_fixed(uniform_open(words[e])));
+  }
+}
+
 // Flattened: a loop that calls draw4 or normal_pair instead of holding them does not vectorise, and takes four times as long.
 [[gnu::flatten]] void draw_baseline(const RowOfNormals& row) { draw_body(row); }
 void map_baseline(const MapProduct& p) { map_body<16>(p); }
 [[gnu::flatten]] void query_baseline(const QueryRow& row) { query_body(row); }
+[[gnu::flatten]] void race_baseline(const Race& race) { race_body(race); }
 
 /// The loops for one instruction set.
 struct Loops {
   void (*draw)(const RowOfNormals&);
   void (*map)(const MapProduct&);
   void (*query)(const QueryRow&);
+  void (*race)(const Race&);
 };
-constexpr Loops baseline{draw_baseline, map_baseline, query_baseline};
+constexpr Loops baseline{draw_baseline, map_baseline, query_baseline, race_baseline};
 
 #if defined(__x86_64__)
 [[gnu::flatten, gnu::target("avx2")]] void draw_avx2(const RowOfNormals& row) { draw_body(row); }
 [[gnu::target("avx2")]] void map_avx2(const MapProduct& p) { map_body<32>(p); }
 [[gnu::flatten, gnu::target("avx2")]] void query_avx2(const QueryRow& row) { query_body(row); }
+[[gnu::flatten, gnu::target("avx2")]] void race_avx2(const Race& race) { race_body(race); }
 [[gnu::flatten, gnu::target("arch=x86-64-v4")]] void draw_avx512(const RowOfNormals& row) { draw_body(row); }
 [[gnu::target("arch=x86-64-v4")]] void map_avx512(const MapProduct& p) { map_body<64>(p); }
 [[gnu::flatten, gnu::target("arch=x86-64-v4")]] void query_avx512(const QueryRow& row) { query_body(row); }
-constexpr Loops avx2{draw_avx2, map_avx2, query_avx2};
-constexpr Loops avx512{draw_avx512, map_avx512, query_avx512};
+[[gnu::flatten, gnu::target("arch=x86-64-v4")]] void race_avx512(const Race& race) { race_body(race); }
+constexpr Loops avx2{draw_avx2, map_avx2, query_avx2, race_avx2};
+constexpr Loops avx512{draw_avx512, map_avx512, query_avx512, race_avx512};
 
 const Loops& loops = pick_loops(baseline, avx2, avx512);
 #else
@@ -146,5 +173,7 @@ void map_rows(const float* x, std::uint32_t x_stride, std::uint32_t n_rows, std:
 void query_row(const float* noise, const float* target, const float* gain, const float* expert, float scale, std::uint32_t dim, float* out) {
   loops.query({noise, target, gain, expert, scale, dim, out});
 }
+
+void race_keys(std::uint64_t key, const float* p, std::uint32_t n, float* out) { loops.race({key, p, n, out}); }
 
 }  // namespace moekv

@@ -1,4 +1,4 @@
-// The inner loops of the q, k, v generator, apart from the rest so that they vectorise for the processor at hand.
+// The inner loops of the generators of q, k, v and of routing, apart from the rest so that they vectorise for the processor at hand.
 #pragma once
 
 #include <cstdint>
@@ -22,5 +22,9 @@ void map_rows(const float* x, std::uint32_t x_stride, std::uint32_t n_rows, std:
 /// A row of a query before RoPE: out[c] = generate::query_value of noise[c], target[c], gain[c] and expert[c], of `dim` channels. `target` null: the
 /// query leans towards none; `expert` null: it has no part of its experts.
 void query_row(const float* noise, const float* target, const float* gain, const float* expert, float scale, std::uint32_t dim, float* out);
+
+/// out[e] = p[e] / Exp(1) for `n` experts: the k largest are a weighted sample of k without replacement. Expert e's draw is a half of
+/// mix64(key + 2 (e / 2)).
+void race_keys(std::uint64_t key, const float* p, std::uint32_t n, float* out);
 
 }  // namespace moekv

@@ -7,6 +7,7 @@
 #include "core/math.hpp"
 #include "core/rng.hpp"
 #include "rules/route/gate.hpp"
+#include "trace/generator_kernels.hpp"
 #include "trace/synthetic_detail.hpp"
 
 namespace moekv::synthetic {
@@ -15,23 +16,29 @@ namespace {
 constexpr std::uint32_t ep_ranks = 8;                // deepep_ratio and power_law speak of one of eight expert-parallel ranks
 constexpr float power_law_max_tokens = 0.8F * 4096;  // largest expert total of power_law, of a batch of 4096 tokens
 
-/// Offers each expert with key p_e / Exp(1): the largest keys are a weighted sample without replacement.
-void draw_experts(std::uint64_t key, const std::vector<float>& p, route::TopList list) {
-  for (std::uint32_t e = 0; e < p.size(); e += 2) {
-    const std::uint64_t word = mix64(key + e);
-    list.offer(p[e] / (1e-12F - log_fixed(uniform_open(static_cast<std::uint32_t>(word)))), e);
-    if (e + 1 < p.size()) list.offer(p[e + 1] / (1e-12F - log_fixed(uniform_open(static_cast<std::uint32_t>(word >> 32)))), e + 1);
+/// Draws a token's k distinct experts with probabilities `p`.
+class ExpertDraw {
+ public:
+  explicit ExpertDraw(std::uint32_t top_k) : largest_(top_k) {}
+  void operator()(std::uint64_t key, const std::vector<float>& p, std::uint16_t* ids) {
+    keys_.resize(p.size());
+    race_keys(key, p.data(), static_cast<std::uint32_t>(p.size()), keys_.data());
+    route::TopList list{ids, largest_.data(), static_cast<std::uint32_t>(largest_.size())};
+    for (std::uint32_t e = 0; e < keys_.size(); ++e) list.offer(keys_[e], e);
   }
-}
+
+ private:
+  std::vector<float> keys_, largest_;
+};
 
 /// Share of the choices that fall on the first n_hot experts, by a fixed sample of tokens.
 double sampled_share(std::uint64_t seed, const std::vector<float>& p, std::uint32_t n_hot, std::uint32_t top_k) {
   constexpr std::uint32_t n_samples = 2048;
   std::vector<std::uint16_t> ids(top_k);
-  std::vector<float> scratch(top_k);
+  ExpertDraw draw(top_k);
   std::uint64_t hits = 0;
   for (std::uint32_t i = 0; i < n_samples; ++i) {
-    draw_experts(hash_words(seed, 0x407U, i), p, {ids.data(), scratch.data(), top_k});
+    draw(hash_words(seed, 0x407U, i), p, ids.data());
     for (const std::uint16_t id : ids) hits += id < n_hot ? 1 : 0;
   }
   return static_cast<double>(hits) / (static_cast<double>(n_samples) * top_k);
@@ -90,7 +97,7 @@ HotGroup hot_group(const Frame& f) {
 
 class Independent final : public RowGenerator {
  public:
-  explicit Independent(const Frame& frame) : frame_(frame), p_(frame.n_layers), scratch_(frame.gate.top_k) {
+  explicit Independent(const Frame& frame) : frame_(frame), p_(frame.n_layers), draw_(frame.gate.top_k) {
     const std::string& preset = frame.spec.preset;
     if (preset != "k_hot" && preset != "deepep_ratio") return;
     hot_ = hot_group(frame);
@@ -104,7 +111,7 @@ class Independent final : public RowGenerator {
     for (std::uint32_t t = rows.begin; t < rows.end; ++t) {
       for (std::uint32_t l = rows.layer_begin; l < rows.layer_end; ++l, out += k) {
         if (p_[l].empty()) p_[l] = probabilities(l);
-        draw_experts(hash_words(frame_.spec.seed, Stream::routing_token, request, t, l), p_[l], {out, scratch_.data(), k});
+        draw_(hash_words(frame_.spec.seed, Stream::routing_token, request, t, l), p_[l], out);
       }
     }
   }
@@ -128,7 +135,7 @@ class Independent final : public RowGenerator {
   HotGroup hot_;
   float factor_ = 1.0F;
   std::vector<std::vector<float>> p_;  // by layer, made at first use
-  std::vector<float> scratch_;
+  ExpertDraw draw_;
 };
 
 }  // namespace

@@ -208,6 +208,21 @@ TEST(Generator, QueryRowsEqualTheScalarArithmetic) {
   }
 }
 
+TEST(Generator, RaceKeysEqualTheScalarArithmetic) {
+  for (const std::uint32_t n : {1U, 2U, 63U, 128U, 129U, 255U, 256U}) {
+    std::vector<float> p(n), out(n + 1, -1.0F);
+    for (std::uint32_t e = 0; e < n; ++e) p[e] = 0.5F + static_cast<float>(e % 7);
+    const std::uint64_t key = hash_words(11, n);
+    race_keys(key, p.data(), n, out.data());
+    for (std::uint32_t e = 0; e < n; ++e) {
+      const std::uint64_t word = mix64(key + (e & ~1U));
+      const auto half = static_cast<std::uint32_t>(e % 2 == 0 ? word : word >> 32);
+      ASSERT_EQ(out[e], p[e] / (1e-12F - log_fixed(uniform_open(half)))) << e << " of " << n;
+    }
+    EXPECT_EQ(out[n], -1.0F) << n;
+  }
+}
+
 TEST(Generator, RopeFrequenciesMatchTheDefinition) {
   for (const double theta : {1e4, 5e5, 1e7}) {
     const auto turns = rope_turns(theta, 128);
