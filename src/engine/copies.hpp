@@ -16,11 +16,11 @@ inline constexpr std::size_t max_top_k = 22;
 /// The stored copies of one (request, layer, position). Elements past the copies, and past the experts of the key, are not set.
 struct CopySet {
   std::uint8_t n_copies = 0;
-  std::uint8_t n_chosen = 0;                            // experts present in the key
-  std::array<ShardId, max_top_k> shard;                 // of each copy
-  std::array<ExpertId, max_top_k> expert;               // first expert of each copy
-  std::array<std::uint32_t, max_top_k> smaller;         // bit c: copy c has a smaller hash
-  std::array<std::uint8_t, max_top_k> copy_of;          // copy that stands for expert slot i; 0xFF where the slot is absent
+  std::uint8_t n_chosen = 0;                     // experts present in the key
+  std::array<ShardId, max_top_k> shard;          // of each copy
+  std::array<ExpertId, max_top_k> expert;        // first expert of each copy
+  std::array<std::uint32_t, max_top_k> smaller;  // bit c: copy c has a smaller hash
+  std::array<std::uint8_t, max_top_k> copy_of;   // copy that stands for expert slot i; 0xFF where the slot is absent
 };
 
 /// Copies of a token whose key names `experts` ([top_k], ExpertId::invalid = absent) under layout expert. The hash order is that of
