@@ -20,8 +20,11 @@ void ProgressLine::show(const Progress& progress) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double done = static_cast<double>(progress.done_tokens), total = static_cast<double>(std::max<std::uint64_t>(1, progress.total_tokens));
   const std::string eta = done > 0 ? clock_text(seconds * std::max(0.0, total - done) / done) : "?";
-  fmt::print(stderr, "{}[{:3.0f}%] step {}  {:.0f} of {:.0f} tokens  {:.0f} tokens/s  {} left{}", terminal_ ? "\r\x1b[K" : "", 100.0 * done / total,
-             progress.step, done, total, done / seconds, eta, terminal_ ? "" : "\n");
+  std::string text = fmt::format("[{:3.0f}%] step {}  {:.0f} of {:.0f} tokens  {:.0f} tokens/s  {} left", 100.0 * done / total, progress.step, done,
+                                 total, done / seconds, eta);
+  if (done == total && progress.waiting_probes > 0)
+    text = fmt::format("[100%] step {}  measuring the fidelity of {} queries", progress.step, progress.waiting_probes);
+  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\x1b[K" : "", text, terminal_ ? "" : "\n");
   std::fflush(stderr);
   drawn_ = terminal_;
 }

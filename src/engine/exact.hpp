@@ -10,6 +10,8 @@
 
 namespace moekv {
 
+class StateStream;
+
 /// One query of one layer. `q` is [n_heads][d_k]; `sinks` [n_heads] or null. Keys are positions [begin(), position].
 struct ExactQuery {
   LayerId layer;
@@ -44,6 +46,7 @@ struct ExactResult {
 struct HeadReads {
   std::uint32_t first_head = 0, n_heads = 0;
   std::vector<std::uint32_t> positions;
+  void transfer(StateStream& stream);
 };
 
 struct Fidelity {

@@ -132,17 +132,16 @@ void Probe::settle_group(std::span<Waiting> group) {
   ask();
 }
 
-void Probe::settle() {
-  const auto place = [](const Waiting& w) { return std::tuple(w.query.request.value, w.query.layer.value, w.query.position); };
-  const auto same = [](const Waiting& a, const Waiting& b) { return a.query.request == b.query.request && a.query.layer == b.query.layer; };
-  std::sort(waiting_.begin(), waiting_.end(), [&](const Waiting& a, const Waiting& b) { return place(a) < place(b); });
-  for (auto first = waiting_.begin(); first != waiting_.end();) {
-    const auto end = std::find_if(first, waiting_.end(), [&](const Waiting& w) { return !same(w, *first); });
-    settle_group({first, end});
-    first = end;
-  }
-  waiting_.clear();
-  waiting_bytes_ = 0;
+bool Probe::settle_some() {
+  if (waiting_.empty()) return false;
+  const auto differs = [request = waiting_.front().query.request, layer = waiting_.front().query.layer](const Waiting& w) {
+    return w.query.request != request || w.query.layer != layer;
+  };
+  const auto group = std::stable_partition(waiting_.begin(), waiting_.end(), differs);  // the others keep their order
+  settle_group({group, waiting_.end()});
+  waiting_.erase(group, waiting_.end());
+  if (waiting_.empty()) waiting_bytes_ = 0;
+  return true;
 }
 
 void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens, std::span<const std::uint16_t> keys, std::span<const float> q,
@@ -183,11 +182,12 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
     waiting_.push_back(std::move(w));
   }
   sample_.end_layer();
-  if (!deferred_ || waiting_bytes_ > most_waiting) settle();
+  if (deferred_ && waiting_bytes_ <= most_waiting) return;
+  while (settle_some()) {
+  }
 }
 
 void Probe::collect(Transport& transport, RunOutcome& out) {
-  settle();
   for (const auto& part : transport.gather(std::as_bytes(std::span(rows_)))) {
     const std::size_t n = part.size() / sizeof(ProbeRecord);
     const std::size_t first = out.probes.size();

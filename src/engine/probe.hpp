@@ -30,8 +30,10 @@ class Probe {
   /// What is measured from now on waits for `settle`, so that queries of one request and layer have their history made once: for a source that gives
   /// it after the run too.
   void defer() { deferred_ = true; }
-  /// Measures what waits; until then its rows have no fidelity. `collect` and `transfer` begin with it.
-  void settle();
+  /// Measures what waits of one request and layer; until then its rows have no fidelity. False where nothing waited.
+  bool settle_some();
+  /// How many queries wait.
+  [[nodiscard]] std::size_t n_waiting() const { return waiting_.size(); }
   /// Sets HomeToken::probe for this layer.
   void mark(const ReplayLayer& layer, std::span<HomeToken> tokens) const;
   /// Measures the marked queries of a layer step. `keys` is [tokens][top_k] or empty, `q` is [queries][n_heads][d_k]
@@ -40,7 +42,7 @@ class Probe {
                const LayerOutput& output);
   /// This process's rows so far, in the order measured.
   [[nodiscard]] std::span<const ProbeRecord> rows() const { return rows_; }
-  /// Collective. All rows on process 0, by (request, layer, position).
+  /// Collective. All rows on process 0, by (request, layer, position); those that wait without fidelity.
   void collect(Transport& transport, RunOutcome& out);
   /// Without the sample of attention.
   void transfer(StateStream& stream);
@@ -54,6 +56,7 @@ class Probe {
     std::vector<float> o;  // [n_heads][d_v], of the run
     std::vector<HeadReads> reads;
     std::size_t row = 0;  // of rows_
+    void transfer(StateStream& stream);
   };
   /// Adds a row without fidelity.
   void record(const ReplayLayer& layer, const HomeToken& token, std::int64_t history, std::size_t read);

@@ -85,13 +85,13 @@ class Run {
       if (step_ == hooks_.profile_begin && step_ < hooks_.profile_end) profile(hooks_.profile_start, true);
       one_step(step_);
       if (step_ + 1 == hooks_.profile_end) profile(hooks_.profile_stop, false);
-      interrupted = poll_interrupt();
+      interrupted = poll_interrupt(step_ + 1);
     }
     profile(hooks_.profile_stop, false);
+    interrupted = interrupted || interrupted_in_probes();
     if (interrupted) hand_over_state(wall_ns());
     cache_.execute_due();
     close_window(step_);
-    driver_->probe().settle();
     RunOutcome out = finish(wall_ns());
     out.completed = !interrupted;
     return out;
@@ -156,7 +156,7 @@ class Run {
     }
     batcher_.finish_step(batch, network + memory + host, measured);
     for (const BatchItem& item : batch.items) done_tokens_ += item.end - item.begin;
-    if (first_ && hooks_.progress) hooks_.progress(progress());
+    if (first_ && hooks_.progress) hooks_.progress(progress(step_ + 1));
   }
 
   /// The step's part of the access log, gathered in process order, which is the order of shards.
@@ -197,13 +197,24 @@ class Run {
     cache_.counters().flush(next_step);
   }
 
-  [[nodiscard]] Progress progress() const { return {step_ + 1, done_tokens_, batcher_.total_tokens()}; }
+  [[nodiscard]] Progress progress(std::uint64_t steps) const { return {steps, done_tokens_, batcher_.total_tokens(), driver_->probe().n_waiting()}; }
 
-  bool poll_interrupt() {
+  bool poll_interrupt(std::uint64_t steps) {
     if (!hooks_.interrupted) return false;
-    std::int64_t stop = hooks_.interrupted(progress()) ? 1 : 0;
+    std::int64_t stop = hooks_.interrupted(progress(steps)) ? 1 : 0;
     if (!alone_) transport_.allreduce_max({&stop, 1});
     return stop != 0;
+  }
+
+  /// Measures the probes that waited for the end of the run. True where that was interrupted: what still waits is part of the state.
+  bool interrupted_in_probes() {
+    for (;;) {
+      std::int64_t measured = driver_->probe().settle_some() ? 1 : 0;
+      if (!alone_) transport_.allreduce_max({&measured, 1});
+      if (measured == 0) return false;
+      if (first_ && hooks_.progress) hooks_.progress(progress(step_));
+      if (poll_interrupt(step_)) return true;
+    }
   }
 
   RunOutcome finish(std::int64_t wall_ns) {

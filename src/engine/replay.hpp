@@ -19,13 +19,14 @@ namespace moekv {
 class KeptInputs;
 class StateStream;
 
-/// What is done so far; `total_tokens` is the work of the whole run in tokens.
+/// What is done so far; `total_tokens` is the work of the whole run in tokens, `waiting_probes` the queries of this process whose fidelity is
+/// measured after the last step.
 struct Progress {
   std::uint64_t step = 0;
-  std::uint64_t done_tokens = 0, total_tokens = 0;
+  std::uint64_t done_tokens = 0, total_tokens = 0, waiting_probes = 0;
 };
 
-/// A run that was interrupted between two steps.
+/// A run that was interrupted between two steps, or while it measured its probes.
 struct StoppedRun {
   std::uint64_t step = 0;                  // steps that are done
   std::int64_t wall_ns = 0;                // this run and those that it went on from
@@ -33,7 +34,7 @@ struct StoppedRun {
 };
 
 struct ReplayHooks {
-  std::function<void(const Progress&)> progress;  // on process 0, after each step
+  std::function<void(const Progress&)> progress;  // on process 0, after each step, and while probes are measured
   // The access log, on process 0, after each step: events of all shards in the order of the log. Set on every process or on none; costs a
   // collective a step.
   std::function<void(std::uint64_t step, std::span<const AccessEvent>)> accesses;
@@ -42,7 +43,8 @@ struct ReplayHooks {
   // Steps [profile_begin, profile_end), or what of them the run has, lie between these two calls, on every process.
   std::uint64_t profile_begin = 0, profile_end = 0;
   std::function<void()> profile_start, profile_stop;
-  std::function<bool(const Progress&)> interrupted;  // polled after each step on every process; true stops the run (completed = false)
+  std::function<bool(const Progress&)>
+      interrupted;  // polled on every process, after each step and between probes; true stops the run (completed = false)
   std::function<void(const StoppedRun&)> stopped;    // on every process, where the run was interrupted and checkpoint_refusal is null
   std::shared_ptr<QkvSource> generator;              // of the specification, where q, k and v are generated; null: the run makes one
   std::shared_ptr<KeptInputs> inputs;                // of all runs with that generator; null: nothing is kept for others

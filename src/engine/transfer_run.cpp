@@ -67,10 +67,11 @@ void Replanner::transfer(StateStream& stream) {
   if (stream.reads()) plan_ = std::make_shared<const ExpertPlan>(std::move(plan));
 }
 
-void Probe::transfer(StateStream& stream) {
-  settle();
-  stream(rows_, history_);
-}
+void HeadReads::transfer(StateStream& stream) { stream(first_head, n_heads, positions); }
+
+void Probe::Waiting::transfer(StateStream& stream) { stream(query.layer, query.shape, query.request, query.position, query.scale, q, o, reads, row); }
+
+void Probe::transfer(StateStream& stream) { stream(rows_, waiting_, waiting_bytes_, history_); }
 
 void Driver::transfer(StateStream& stream) {
   stream(router_, replanner_, probe_);

@@ -168,6 +168,8 @@ RunOutcome run_replay(const RunSpec& spec, Transport& transport, Backend& backen
   cache.execute_due();
   cache.take_levels();
   cache.counters().flush(step);
+  while (driver.probe().settle_some()) {
+  }
   RunOutcome out;
   cache.counters().collect(transport, out);
   driver.probe().collect(transport, out);
