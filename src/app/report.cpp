@@ -33,6 +33,8 @@ Json json_of(const Comparison& c) {
           {"pairs", c.pairs},
           {"clusters", c.clusters},
           {"left_out", c.left_out},
+          {"unmatched", c.unmatched},
+          {"different_queries", c.different_queries},
           {"resampled", c.resampled}};
 }
 
@@ -41,6 +43,9 @@ std::string text_of(const Comparison& c) {
   if (std::isfinite(c.low)) text += fmt::format(" [{:+.4g}, {:+.4g}]", c.low, c.high);
   text += fmt::format(" ({} pairs, {} {}): {}", c.pairs, c.clusters, c.resampled, to_string(c.verdict));
   if (c.left_out > 0) text += fmt::format("; {} points not_exercised left out", c.left_out);
+  if (c.unmatched > 0) text += fmt::format("; {} probed queries that one side alone measured left out", c.unmatched);
+  if (c.different_queries > 0)
+    text += fmt::format("; {} pairs answer different numbers of queries: set prefill.queries, whose auto follows the policy", c.different_queries);
   if (c.verdict == Verdict::undecided) text += c.pairs == 0 ? ", no pair of points to compare" : ", one value has no interval";
   return text;
 }

@@ -84,10 +84,14 @@ std::vector<std::pair<std::size_t, std::size_t>> pair_points(const PointTable& t
   return pairs;
 }
 
-/// Mean of a field of each (point, request), from record probe or request.
-using RequestMeans = std::map<std::pair<std::int64_t, std::int64_t>, std::pair<double, std::size_t>>;
+/// A field of record probe or request, by point and what its row is of.
+struct RowOf {
+  std::int64_t request, layer = 0, position = 0;
+  friend auto operator<=>(const RowOf&, const RowOf&) = default;
+};
+using RowValues = std::map<std::int64_t, std::map<RowOf, double>>;
 
-std::optional<RequestMeans> request_means(const std::string& path, const std::string& metric) {
+std::optional<RowValues> row_values(const std::string& path, const std::string& metric) {
   if (!metric.ends_with("_mean")) return std::nullopt;
   const std::string field = metric.substr(0, metric.size() - 5);
   const h5::File file = h5::File::open(path);
@@ -96,34 +100,44 @@ std::optional<RequestMeans> request_means(const std::string& path, const std::st
     const h5::Group group = file.group(kind);
     for (const std::string& name : {field, field + "_ns"}) {
       if (!group.has(name) || !group.has("point_index")) continue;
-      const auto points = group.dataset("point_index").read<std::int64_t>(), requests = group.dataset("request").read<std::int64_t>();
+      const auto column = [&](const char* of) { return group.has(of) ? group.dataset(of).read<std::int64_t>() : std::vector<std::int64_t>{}; };
+      const auto points = column("point_index"), requests = column("request"), layers = column("layer"), positions = column("position");
       const auto values = group.dataset(name).read<double>();
-      RequestMeans means;
+      RowValues rows;
       for (std::size_t i = 0; i < values.size(); ++i) {
         if (std::isnan(values[i]) || (name != field && values[i] < 0)) continue;  // a time that was not reached is -1
-        auto& [sum, n] = means[{points[i], requests[i]}];
-        sum += values[i];
-        n += 1;
+        rows[points[i]][{requests[i], layers.empty() ? 0 : layers[i], positions.empty() ? 0 : positions[i]}] = values[i];
       }
-      return means;
+      return rows;
     }
   }
   return std::nullopt;
 }
 
-std::vector<PairedValue> by_request(const PointTable& table, const RequestMeans& means,
-                                    const std::vector<std::pair<std::size_t, std::size_t>>& pairs) {
+/// Means of each request over the rows that both sides have.
+std::vector<PairedValue> by_request(const PointTable& table, const RowValues& rows, const std::vector<std::pair<std::size_t, std::size_t>>& pairs,
+                                    std::size_t& unmatched) {
+  struct Sums {
+    double a = 0, b = 0, n = 0;
+  };
   std::vector<PairedValue> values;
   for (const auto& [a, b] : pairs) {
+    const auto of_a = rows.find(static_cast<std::int64_t>(a)), of_b = rows.find(static_cast<std::int64_t>(b));
+    if (of_a == rows.end() || of_b == rows.end()) continue;
+    std::map<std::int64_t, Sums> requests;
+    std::size_t both = 0;
+    for (const auto& [row, value] : of_a->second) {
+      const auto other = of_b->second.find(row);
+      if (other == of_b->second.end()) continue;
+      Sums& sums = requests[row.request];
+      sums = {sums.a + value, sums.b + other->second, sums.n + 1};
+      ++both;
+    }
+    unmatched += of_a->second.size() + of_b->second.size() - 2 * both;
     const std::string* repeat = value_of(table, "repeat", a);
     const std::uint64_t sequences = repeat == nullptr ? 0 : mix64(std::stoull(*repeat));
-    for (auto it = means.lower_bound({static_cast<std::int64_t>(a), std::numeric_limits<std::int64_t>::min()});
-         it != means.end() && it->first.first == static_cast<std::int64_t>(a); ++it) {
-      const auto other = means.find({static_cast<std::int64_t>(b), it->first.second});
-      if (other == means.end()) continue;
-      const auto mean = [](const std::pair<double, std::size_t>& m) { return m.first / static_cast<double>(m.second); };
-      values.push_back({mean(it->second), mean(other->second), hash_words(sequences, static_cast<std::uint64_t>(it->first.second))});
-    }
+    for (const auto& [request, sums] : requests)
+      values.push_back({sums.a / sums.n, sums.b / sums.n, hash_words(sequences, static_cast<std::uint64_t>(request))});
   }
   return values;
 }
@@ -203,15 +217,20 @@ Comparison compare_points(const PointTable& table, const std::string& path, cons
   std::size_t left_out = 0;
   const auto pairs = pair_points(table, a, b, left_out);
   std::vector<PairedValue> values;
-  const auto means = request_means(path, metric);
-  if (means) values = by_request(table, *means, pairs);
+  std::size_t unmatched = 0, different_queries = 0;
+  if (const auto rows = row_values(path, metric)) values = by_request(table, *rows, pairs, unmatched);
   const bool requests = !values.empty();
   for (std::size_t i = 0; i < pairs.size() && !requests; ++i) {
     const double x = column->numbers[pairs[i].first], y = column->numbers[pairs[i].second];
     if (!std::isnan(x) && !std::isnan(y)) values.push_back({x, y, i});
   }
+  if (const PointColumn* queries = table.find("metric", "queries"); queries != nullptr && !requests)
+    different_queries = static_cast<std::size_t>(
+        std::count_if(pairs.begin(), pairs.end(), [&](const auto& p) { return queries->numbers[p.first] != queries->numbers[p.second]; }));
   Comparison out = compare_values(values);
   out.pairs = pairs.size();
+  out.unmatched = unmatched;
+  out.different_queries = different_queries;
   out.left_out = left_out;
   out.resampled = requests ? "requests" : "pairs";
   return out;

@@ -26,8 +26,10 @@ enum class Verdict : std::uint8_t { higher, lower, no_difference, undecided };
 
 struct Comparison {
   std::size_t pairs = 0, clusters = 0;
-  std::size_t left_out = 0;  // points labelled not_exercised, which take no part in comparisons
-  std::string resampled;     // "requests" or "pairs"
+  std::size_t left_out = 0;           // points labelled not_exercised, which take no part in comparisons
+  std::size_t unmatched = 0;          // probed queries of one side that the other did not measure: they take no part either
+  std::size_t different_queries = 0;  // pairs whose runs did not answer equally many queries, where nothing matches them
+  std::string resampled;              // "requests" or "pairs"
   double mean_a = 0, mean_b = 0;
   double difference = 0;     // mean of a - b
   double low = 0, high = 0;  // 95 % bootstrap interval of it; NaN with fewer than two clusters
@@ -39,7 +41,8 @@ struct Comparison {
 [[nodiscard]] Comparison compare_values(std::span<const PairedValue> values);
 
 /// Pairs every point of `a` that is ok and exercised with the one of `b` that has the same other settings, label and repeat. A metric that the
-/// requests of a run give (X_mean of a field X of record probe or request) is compared request by request. Throws UserError for a metric that does
+/// requests of a run give (X_mean of a field X of record probe or request) is compared request by request; one of probes over the queries that
+/// both sides measured, since policies may ask for different prompt queries. Throws UserError for a metric that does
 /// not exist, and where a point has several partners.
 [[nodiscard]] Comparison compare_points(const PointTable& table, const std::string& path, const std::string& metric, const PointChoice& a,
                                         const PointChoice& b);
