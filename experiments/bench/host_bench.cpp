@@ -47,7 +47,7 @@ void print_line(const std::string& what, const Work& work, const Work& base) {
   std::fflush(stdout);
 }
 
-/// Attention against the slower of its two limits: reading its bytes, and doing its multiply-adds (performance.md 8b, C3 and C4).
+/// Attention against the slower of its two limits: reading its bytes, and doing its multiply-adds.
 void print_roofline(const Work& work, const Work& pread, const Work& fma, double fmas_per_byte) {
   std::vector<double> fractions, bound;
   for (std::size_t i = 0; i < work.gb_per_s.size(); ++i) {

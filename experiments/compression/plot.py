@@ -7,7 +7,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import bounds  # noqa: E402
 import paper  # noqa: E402
 
-TRACE = paper.SOURCE / "configs/traces/tinymoe_cut.moekv.h5"
 COLUMNS = {
     "source": ("key", ""), "codec": ("key", ""), "formula": ("published", ""), "codes_x": ("counted", "x"), "pages_x": ("counted", "x"), "stored_x": ("counted", "x"),
     "bits": ("counted", "bit/value"), "k_err": ("measured", "1"), "k_err_theory": ("derived", "1"), "v_err": ("measured", "1"), "logit_err": ("measured", "1"),
@@ -21,7 +20,8 @@ def tables(sweep):
         source, codec = label.split("/", 1)
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
         rank = paper.settings(sweep, point).get("compression.rank") or "0"
-        theory = bounds.gaussian(codec) if source == "gaussian" else bounds.recorded(codec, TRACE, int(rank))
+        param = lambda name: sweep.params[name][point]  # noqa: E731
+        theory = bounds.gaussian(codec, int(param("model.d_k"))) if source == "gaussian" else bounds.recorded(codec, str(param("trace.path")), int(rank))
         table.add(source=source, codec=codec, formula=bounds.TEXT.get(codec, ""), codes_x=get("code_compression_factor"), pages_x=get("page_compression_factor"),
                   stored_x=get("compression_factor"), bits=get("bits_per_element"), k_err=get("k_reconstruction_err"), k_err_theory=theory,
                   v_err=get("v_reconstruction_err"), logit_err=get("page_logit_err"), out_err=paper.fidelity(sweep, [point]))

@@ -21,7 +21,7 @@ def tables(sweep):
         total = get("n_req")
         table.add(policy=str(sweep.settings["eviction.policy"][point]), pages="".join(c for c in text if c.isdigit()), miss_ratio=get("miss_ratio"), capacity=of("miss_capacity") / total,
                   placement=of("miss_placement") / total, policy_part=of("miss_policy") / total, optimum=of("opt_miss_ratio"), policy_gap=of("policy_gap"),
-                  efficiency=of("policy_efficiency"), hit_ratio=get("hit_ratio"), paper_hit=6 / 64)
+                  efficiency=of("policy_efficiency"), hit_ratio=get("hit_ratio"), paper_hit=float(sweep.params["model.gate.top_k"][point]) / float(sweep.params["model.gate.n_experts"][point]))
     return [table]
 
 

@@ -62,7 +62,7 @@ def figures(named):
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xlabel(f"S in tokens, K = {k} shards per rank")
-        panel.set_ylabel("KiB per rank")
+        panel.set_ylabel("KiB per rank; share kept x 1000")
         panel.legend()
     return {"optimum": figure}
 

@@ -11,20 +11,21 @@ HEAD = """\
 # Written by make_sweep.py from published.csv and mapping.yaml.
 name: {name}
 base: ../base/{base}.yaml
-set: {{eviction.protect: {{sinks: 4, recent: 16}}}}
+set: {{eviction.protect: {{sinks: 4, recent: 16}}{more}}}
 axes:
   - cases:
       - {{label: none, routing.router: recorded}}
 """
 
 
-FILES = {"sweep.yaml": ("pikv_table", "tinymoe"), "model.yaml": ("pikv_table_model", "tinymoe_model")}
+# With a model in the loop all prompt tokens attend; in a replay those that a policy asks for, unless all do: rows are compared over the same queries.
+FILES = {"sweep.yaml": ("pikv_table", "tinymoe", ", prefill.queries: all"), "model.yaml": ("pikv_table_model", "tinymoe_model", "")}
 
 
 def text(file):
     """Rows without a scheduler evict nothing: a budget of 100 % lets cache_aware, which listens to misses, run in them too."""
-    (name, base), names = FILES[file], rows.mapping()
-    lines = [HEAD.format(name=name, base=base)]
+    (name, base, more), names = FILES[file], rows.mapping()
+    lines = [HEAD.format(name=name, base=base, more=more)]
     for row in rows.published():
         found, _ = rows.settings(row, names)
         if found is None:

@@ -24,10 +24,11 @@ def tables(sweep):
     for label, chosen in paper.groups(sweep).items():
         mean = lambda metric, scale=1.0: paper.mean(sweep, chosen, metric, scale)  # noqa: E731
         recorded = label == "recorded"
+        first = chosen[:1]
         times = [sweep.metrics["t_route"][p] / sweep.metrics["tokens"][p] / 1e3 for p in chosen]
         table.add(router=label, cost=COSTS.get(label.split()[0], ""), expert_imbalance=mean("expert_imbalance_ratio"), rank_imbalance=mean("rank_imbalance_ratio"),
                   hit_ratio=mean("hit_ratio"), wire_kib=mean("bytes_wire_per_token", 1 / 1024), choices_changed=0 if recorded else mean("routing_change_rate"),
-                  gate_mass_lost=0 if recorded else mean("gate_mass_lost"), out_err=paper.fidelity(sweep, chosen), route_us=paper.stats.mean_interval(times))
+                  gate_mass_lost=0 if recorded else mean("gate_mass_lost"), out_err=paper.fidelity(sweep, first), route_us=paper.stats.mean_interval(times))
     effects = paper.Table("routing_effects", EFFECTS, "What the penalties change against plain top-k")
     for effect, router, column in COMPARED:
         ours, plain = (paper.value_of(table.where(router=r)[0][column]) for r in (router, "R_T topk"))

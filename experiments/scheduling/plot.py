@@ -57,17 +57,17 @@ def tables(sweep):
 def figures(named):
     drop, demote, bounds = named["scheduling_drop"], named["scheduling_demote"], named["scheduling_bounds"]
     figure, axes = paper.grid(1, 2, "page", 3.0)
-    for panel, table, column, text, bound in ((axes[0], drop, "lost", "attention mass lost (measured), victims dropped", "mass lost by the exact optimum"),
-                                              (axes[1], demote, "hit_ratio", "hit ratio (counted), victims demoted", "hit ratio of Belady's optimum")):
+    for panel, table, column, text, bound in ((axes[0], drop, "lost", "mass lost (measured), victims dropped", "mass lost by the exact optimum"),
+                                              (axes[1], demote, "hit_ratio", "hits (counted), victims demoted", "hit ratio of Belady's optimum")):
         budgets = table.distinct("budget")
-        names = [n for n in table.distinct("policy") if n != "full"]
+        names = [n for n in table.distinct("policy") if n not in ("full", "FlexGen flexgen.static")]  # they have no budget
         for i, budget in enumerate(budgets):
             by_name = {row["policy"]: row[column] for row in table.where(budget=budget)}
             paper.bars(panel, names, [by_name.get(n, float("nan")) for n in names], colour=i, offset=0.4 * i - 0.2, width=0.4, label=f"budget {budget}")
             for value in bounds.column("value", budget=budget, bound=bound):
                 panel.axvline(value, color=paper.look(i)["color"], linestyle=":", linewidth=1)
         panel.set_xlabel(text + "; dotted: optimum")
-        panel.legend(loc="lower right")
+        panel.legend(loc="lower right", frameon=True, framealpha=0.9)
     return {"scheduling": figure}
 
 

@@ -121,8 +121,8 @@ void add_options(Command& sweep, SweepOptions& options) {
   sweep.add_option("--site", options.site, "with --submit: partition, account, modules, GPUs; default: scripts/slurm/site.sh");
   sweep.add_flag("--quiet,-q", options.quiet, "no progress and no summary");
   sweep.footer(
-      "examples:\n  moekv sweep experiments/evict/sweep.yaml --dry-run\n  moekv sweep experiments/evict/sweep.yaml --out evict.sweep\n"
-      "  moekv sweep experiments/evict/sweep.yaml --out evict.sweep --resume --part 0/4\n  moekv merge evict.sweep --out evict.h5\n"
+      "examples:\n  moekv sweep evict.yaml --dry-run\n  moekv sweep evict.yaml --out evict.sweep\n"
+      "  moekv sweep evict.yaml --out evict.sweep --resume --part 0/4\n  moekv merge evict.sweep --out evict.h5\n"
       "exit code: 0 = every point is ok, 1 = some points failed, 75 = interrupted, go on with --resume");
 }
 

@@ -1,4 +1,4 @@
-"""The tables of README.md are what the program prints of its catalogues, and its catalogues name their sources."""
+"""The tables of README.md are what the program prints of its catalogues, its catalogues name their sources, and its example of a sweep runs."""
 import re
 import unittest
 
@@ -28,6 +28,17 @@ class Readme(program.ProgramTest):
         for topic, names in listed.items():
             for name in names:
                 self.assertIn(f"| `{name}` |", table, topic)
+
+    def test_the_example_of_a_sweep_runs_and_its_claim_holds(self):
+        text = (program.SOURCE / "README.md").read_text().partition("## Many configurations: sweeps")[2]
+        sweep, expect = re.findall(r"```yaml\n(.*?)```", text, re.S)[:2]
+        self.assertRegex(expect, "^expect:")
+        (self.folder / "configs").symlink_to(program.SOURCE / "configs")
+        (self.folder / "evict.yaml").write_text(re.sub("(?m)^repeats:.*$", "", sweep) + expect)
+        self.assertIn(" 0 refused", self.run_ok("sweep", "evict.yaml", "--dry-run").out)
+        self.run_ok("sweep", "evict.yaml", "--out", "evict.sweep", "-q")
+        self.run_ok("merge", "evict.sweep", "--out", "evict.h5")
+        self.assertRegex(self.run_ok("report", "evict.h5").out, "(?m)^holds: h2o keeps more mass")
 
     def test_topic_and_tables_exclude_each_other(self):
         self.refuse("list", "codecs", "--markdown")
