@@ -179,9 +179,30 @@ class Control(program.ProgramTest):
         self.assertEqual((mass["resampled"], mass["pairs"], mass["verdict"]), ("requests", 4, "higher"))
         self.assertLessEqual(mass["low"], mass["difference"])
         self.assertGreaterEqual(mass["high"], mass["difference"])
+        self.same_queries(mass)
         self.assertIn("judged: 8 points", self.run_ok("show", "judged.h5").out)
         self.assertIn("holds 8 points, not one", self.refuse("rerun", "judged.h5"))
         self.wrong_expectations(name)
+
+    def same_queries(self, mass):
+        """h2o.sum asks with all prompt tokens, streaming with none: fidelity is that of the queries of both."""
+        merged = program.moekv_results.load_sweep(self.folder / "judged.h5")
+        n_only = n_both = 0
+        for a in range(merged.n):
+            for b in range(merged.n):
+                pair = [merged.settings[key][i] for key in ("eviction.budget", "cluster.network") for i in (a, b)]
+                if merged.settings["eviction.policy"][a] != "h2o.sum" or merged.settings["eviction.policy"][b] != "streaming" or pair[0::2] != pair[1::2]:
+                    continue
+                rows = [{(r, l, p): kept for r, l, p, kept in zip(*(probe[c] for c in ("request", "layer", "position", "attn_mass_kept")))}
+                        for probe in (merged.record("probe", point=i) for i in (a, b))]
+                both = rows[0].keys() & rows[1].keys()
+                n_both, n_only = n_both + len(both), n_only + len(rows[0].keys() ^ rows[1].keys())
+        self.assertGreater(n_both, 8)
+        self.assertEqual(mass["unmatched"], n_only)
+        self.assertGreater(n_only, 0)
+        text = self.run_ok("report", "judged.h5", "--by", "eviction.policy", "--baseline", "streaming", "--metric", "attn_mass_kept_mean", "--metric", "hit_ratio").out
+        self.assertIn(f"{n_only} probed queries that one side alone measured left out", text)
+        self.assertRegex(text, "hit_ratio .*4 pairs answer different numbers of queries: set prefill.queries")
 
     def wrong_expectations(self, name):
         wrong = REPORT.replace("is: less, by: 10%", "is: greater")
