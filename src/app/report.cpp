@@ -166,10 +166,14 @@ class Report {
     for (const std::string& value : column->texts) {
       if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
     }
-    const std::string baseline = arguments_.baseline.empty() ? values.front() : arguments_.baseline;
-    if (std::find(values.begin(), values.end(), baseline) == values.end())
-      throw UserError("<command line>", fmt::format("--baseline: no point has {}={}", arguments_.by, baseline),
-                      suggest_name(baseline, {values.begin(), values.end()}));
+    const std::string asked = arguments_.baseline.empty() ? values.front() : arguments_.baseline;
+    const auto found = std::find_if(values.begin(), values.end(), [&](const std::string& value) { return same_value(value, asked); });
+    if (found == values.end())
+      throw UserError("<command line>", fmt::format("--baseline: no point has {}={}", arguments_.by, asked),
+                      suggest_name(asked, {values.begin(), values.end()}));
+    const std::string baseline = *found;
+    if (arguments_.metrics.empty())
+      throw UserError("<command line>", "--by: names no metric to compare", "--metric attn_mass_kept_mean, for example");
     out_["comparisons"] = Json::array();
     for (const std::string& metric : arguments_.metrics) {
       for (const std::string& value : values) {

@@ -28,8 +28,14 @@ struct RerunArguments {
 /// The stored run: of a result file, or of a point of a sweep's folder.
 RunFile read_stored(const RerunArguments& arguments) {
   if (!std::filesystem::is_directory(arguments.result)) return read_run_file(arguments.result);
-  for (const auto& [id, place] : SweepFolder(arguments.result).results()) {
-    if (!arguments.point.empty() && id.starts_with(arguments.point)) return read_result(place);
+  const std::map<std::string, ResultPlace> results = SweepFolder(arguments.result).results();
+  const auto found = results.lower_bound(arguments.point);
+  if (!arguments.point.empty() && found != results.end() && found->first.starts_with(arguments.point)) {
+    if (const auto next = std::next(found); found->first != arguments.point && next != results.end() && next->first.starts_with(arguments.point))
+      throw UserError(arguments.result,
+                      fmt::format("has several points whose id begins with '{}': {}, {}", arguments.point, found->first, next->first),
+                      "give more of the id");
+    return read_result(found->second);
   }
   throw UserError(arguments.result, fmt::format("has no finished point '{}'", arguments.point),
                   "--point takes the start of an id; moekv sweep FILE --list shows them");

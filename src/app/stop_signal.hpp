@@ -1,4 +1,4 @@
-// The wish to end: the first SIGINT, SIGTERM or SIGUSR1 asks for it, the second of a kind ends the program as if it had never been caught.
+// The wish to end: the first SIGINT, SIGTERM or SIGUSR1 asks for it, one that comes two seconds later or more ends the program at once.
 #pragma once
 
 namespace moekv {

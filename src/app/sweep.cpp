@@ -25,8 +25,10 @@ std::set<std::string> ids_of(const SweepList& list) {
 /// Makes the folder, or checks that it is this sweep's and may be gone on with.
 void claim_folder(const SweepOptions& options, const SweepFolder& folder, const SweepList& list) {
   if (!folder.has_list()) {
-    if (std::filesystem::exists(folder.path()) && !std::filesystem::is_empty(folder.path()))
-      throw UserError(folder.path(), "exists and is not the folder of a sweep", "choose another with --out");
+    const bool lost_list = (options.resume || options.extend) && std::filesystem::exists(folder.journal_folder());
+    if (std::filesystem::exists(folder.path()) && !std::filesystem::is_empty(folder.path()) && !lost_list)
+      throw UserError(folder.path(), "exists and is not the folder of a sweep",
+                      "choose another with --out; a sweep that lost its sweep.json goes on with --resume");
     return folder.write_list(list);
   }
   if (!options.resume && !options.extend)
@@ -104,7 +106,9 @@ void add_options(Command& sweep, SweepOptions& options) {
   sweep.add_flag("--extend", options.extend, "as --resume, with a sweep file that has other points or expectations by now");
   sweep.add_flag("--retry-failed", options.retry_failed, "run failed points again, and those that were left alone after several crashes");
   sweep.add_flag("--fail-fast", options.fail_fast, "end after the first failure");
-  sweep.add_option("--attempts", options.attempts, "starts without an end (kill, crash) after which a point counts as failed")->capture_default_str();
+  sweep.add_option("--attempts", options.attempts, "starts without an end (kill, crash) after which a point counts as failed")
+      ->between(1, 1000000)
+      ->capture_default_str();
   sweep.add_option("--grace", options.grace, "after SIGTERM, SIGINT or SIGUSR1: the running point may end if it can within this time")
       ->capture_default_str();
   sweep.add_option("--budget", options.budget, "begin no point after this time: 90s, 5m, 2h");

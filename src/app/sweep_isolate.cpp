@@ -37,8 +37,8 @@ std::vector<std::string> child_command(const SweepOptions& options, const std::s
   std::vector<std::string> command = words(options.launch);
   command.insert(command.end(), {std::filesystem::read_symlink("/proc/self/exe").string(), "sweep", options.config});
   command.insert(command.end(), options.overrides.begin(), options.overrides.end());
-  command.insert(command.end(),
-                 {"--out", folder, "--resume", "--quiet", "--isolated", "--only", point.id, "--grace", options.grace, "--files", options.files});
+  command.insert(command.end(), {"--out", folder, "--resume", "--quiet", "--isolated", "--only", point.id, "--grace", options.grace, "--files",
+                                 options.files, "--attempts", std::to_string(options.attempts)});
   if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
   return command;
 }
@@ -130,7 +130,11 @@ class IsolatedRun {
     const PointProgress now = folder_.progress({work_.list.name, "", "", "", {}, {point}}).front();
     const bool said = now.status == RunStatus::ok || now.status == RunStatus::failed || (now.status == RunStatus::interrupted && !now.reason.empty());
     PointProgress end = now;
-    if (!said) {
+    if (!said && stop_requested()) {  // whoever stops this process stopped the point as well
+      end.status = RunStatus::interrupted;
+      end.reason = stop_reason();
+      journal_.append({point.id, SweepEvent::Kind::interrupted, attempt, end.reason, seconds});
+    } else if (!said) {
       end.status = RunStatus::failed;
       end.reason = death_text(status, log);
       journal_.append({point.id, SweepEvent::Kind::failed, attempt, end.reason, seconds});

@@ -137,7 +137,13 @@ class SweepRun {
     Provenance provenance = provenance_;
     provenance.started_utc = utc_now();
     PointEnd end = run_one(spec, provenance, first_ ? work_.list.points[index] : ListedPoint{}, inputs_after(turn));
-    if (first_) record(index, attempt, spec, std::move(end), std::move(provenance), seconds_since(start));
+    if (!first_) return;
+    try {
+      record(index, attempt, spec, std::move(end), std::move(provenance), seconds_since(start));
+    } catch (const SystemError& e) {  // a full disk: the sweep ends, and the point is not to blame
+      journal_->append({work_.list.points[index].id, SweepEvent::Kind::interrupted, attempt, e.what(), 0});
+      throw;
+    }
   }
 
   /// Collective.

@@ -34,6 +34,7 @@ SweepPart read_part(const std::string& text) {
 
 /// Marks what one item of --only names: an index, a range of indices, the start of an id, or a label.
 void mark(const std::string& item, const SweepList& list, std::vector<bool>& marked) {
+  if (item.empty()) throw UserError("<command line>", "--only: names nothing between two commas", "for example 3,7-9,lru,1f0a");
   const std::size_t dash = item.find('-');
   std::size_t first = 0, last = 0;
   const auto out_of_range = [&] {
@@ -43,7 +44,8 @@ void mark(const std::string& item, const SweepList& list, std::vector<bool>& mar
   if (read_whole(std::string_view(item).substr(0, dash), first) &&
       (dash == std::string::npos || read_whole(std::string_view(item).substr(dash + 1), last))) {
     if (dash == std::string::npos) last = first;
-    const bool id = dash == std::string::npos && item.size() >= 8;  // an id of digits alone
+    const auto begins = [&](const ListedPoint& p) { return p.id.starts_with(item); };  // an id may begin with digits alone
+    const bool id = dash == std::string::npos && item.size() >= 4 && first >= list.points.size() && std::ranges::any_of(list.points, begins);
     if (!id && (last >= list.points.size() || first > last)) out_of_range();
     if (!id) {
       std::fill(marked.begin() + static_cast<std::ptrdiff_t>(first), marked.begin() + static_cast<std::ptrdiff_t>(last) + 1, true);
@@ -90,7 +92,7 @@ std::vector<std::size_t> choose_points(const SweepOptions& options, const SweepL
   part = read_part(options.part);
   part.isolated = options.isolated ? options.only : "";
   std::vector<bool> marked(list.points.size(), options.only.empty());
-  for (std::size_t begin = 0; begin < options.only.size();) {
+  for (std::size_t begin = 0; begin <= options.only.size() && !options.only.empty();) {
     const std::size_t end = std::min(options.only.find(',', begin), options.only.size());
     mark(options.only.substr(begin, end - begin), list, marked);
     begin = end + 1;

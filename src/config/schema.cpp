@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <set>
 
+#include "trace/native_file.hpp"
+
 namespace moekv {
 
 const std::vector<Key>& schema() {
@@ -112,6 +114,13 @@ std::string wrap_values(const Key& key) {
   return text;
 }
 
+/// A file by its name and what is in it, wherever it lies.
+std::string name_and_content(const std::string& path) {
+  const std::string name = std::filesystem::path(path).filename().string();
+  std::error_code absent;
+  return std::filesystem::is_regular_file(path, absent) ? name + " " + native::file_digest(path) : name;
+}
+
 }  // namespace
 
 ResolvedText resolve(const RunSpec& spec) {
@@ -121,9 +130,7 @@ ResolvedText resolve(const RunSpec& spec) {
     if (!applies(key, spec)) continue;
     const std::string value = key.write(spec);
     writer.add(key.path, value);
-    if (!key.decides) continue;
-    decides.append(key.path).append(": ");
-    decides.append(key.type == "path" ? std::filesystem::path(value).filename().string() : value) += '\n';
+    if (key.decides) decides.append(key.path).append(": ").append(key.type == "path" ? name_and_content(value) : value) += '\n';
   }
   const XXH128_hash_t hash = XXH3_128bits(decides.data(), decides.size());
   return {writer.take(), fmt::format("{:016x}{:016x}", hash.high64, hash.low64)};

@@ -20,14 +20,6 @@ void complain(const YamlNode& node, std::string what, std::string suggestion, st
   problems.push_back(problem_at(node.at, std::move(what), std::move(suggestion)));
 }
 
-/// Refuses entries of a mapping that stand for nothing.
-void check_names(const YamlNode& map, const std::string& what, const std::vector<std::string_view>& known, std::vector<Problem>& problems) {
-  for (const YamlEntry& entry : map.entries) {
-    if (std::find(known.begin(), known.end(), entry.key) == known.end())
-      problems.push_back(problem_at(entry.at, fmt::format("unknown key '{}' in {}", entry.key, what), suggest_name(entry.key, known)));
-  }
-}
-
 Assignment assignment(const std::string& key, const YamlNode& value) { return {key, value, key + "=" + to_flow(value)}; }
 
 /// A number of the mapping `map`; `otherwise` where it is absent.
@@ -185,6 +177,7 @@ SweepAxis sample_axis(const YamlNode& node, std::vector<Problem>& problems) {
     complain(*method, fmt::format("method: unknown value {}", describe(*method)), "known: sobol, random", problems);
   if (!is_whole(n) || n < 1 || n > most_values)
     complain(node, "sample: points is a whole number from 1 to 100000", "sample: {points: 16, of: {...}}", problems);
+  if (!is_whole(seed) || seed < 0) complain(node, "sample: seed is a whole number from 0 on", "sample: {points: 16, seed: 1, of: {...}}", problems);
   const YamlNode* of = node.find("of");
   if (of == nullptr || of->kind != NodeKind::map)
     complain(node, "sample: 'of' is missing", "of: {key.path: [a, b], other.key: {from: 1, to: 64}}", problems);
@@ -192,10 +185,12 @@ SweepAxis sample_axis(const YamlNode& node, std::vector<Problem>& problems) {
   std::vector<Sampled> keys;
   for (const YamlEntry& entry : of->entries) {
     Sampled key{entry.key, {}, {}, entry.value.at};
-    if (entry.value.kind == NodeKind::sequence)
+    if (entry.value.kind == NodeKind::sequence) {
       key.values = read_values(entry.value, entry.key, problems);
-    else
+    } else {
+      check_names(entry.value, entry.key, {"from", "to", "scale", "unit", "whole"}, problems);
       key.interval = read_interval(entry.value, entry.key, problems);
+    }
     keys.push_back(std::move(key));
   }
   if (sobol && keys.size() > sobol_dimensions)
@@ -234,6 +229,13 @@ void flatten(const YamlNode& map, const std::string& path, std::string* label, s
 }
 
 }  // namespace
+
+void check_names(const YamlNode& map, const std::string& what, const std::vector<std::string_view>& known, std::vector<Problem>& problems) {
+  for (const YamlEntry& entry : map.entries) {
+    if (std::find(known.begin(), known.end(), entry.key) == known.end())
+      problems.push_back(problem_at(entry.at, fmt::format("unknown key '{}' in {}", entry.key, what), suggest_name(entry.key, known)));
+  }
+}
 
 std::vector<YamlNode> read_values(const YamlNode& node, const std::string& what, std::vector<Problem>& problems) {
   if (node.kind == NodeKind::map && node.entries.size() == 1 && node.entries.front().key == "range") {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/tree.hpp"
@@ -21,6 +22,9 @@ using SweepAxis = std::vector<SweepCase>;
 
 /// Reads `axes`: a list of (or a mapping to) lists, ranges, zip, cases and sample. Appends problems.
 [[nodiscard]] std::vector<SweepAxis> read_axes(const YamlNode& node, std::vector<Problem>& problems);
+
+/// Refuses entries of a mapping that stand for nothing.
+void check_names(const YamlNode& map, const std::string& what, const std::vector<std::string_view>& known, std::vector<Problem>& problems);
 
 /// The values of a list, or of {range: {...}}.
 [[nodiscard]] std::vector<YamlNode> read_values(const YamlNode& node, const std::string& what, std::vector<Problem>& problems);

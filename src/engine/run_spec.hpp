@@ -232,7 +232,7 @@ struct RunSpec {
   std::string config_path;
   std::string config_yaml;                   // as given
   std::string resolved_yaml;                 // after defaults and overrides, canonical
-  std::string config_digest;                 // XXH3-128 hex of the part of resolved_yaml that decides (no backend, transport, threads, graphs)
+  std::string config_digest;  // XXH3-128 hex of what decides in resolved_yaml (no backend, transport, threads, graphs); files by name and content
 };
 
 }  // namespace moekv

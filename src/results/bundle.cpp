@@ -16,6 +16,7 @@
 #include <span>
 
 #include "core/error.hpp"
+#include "io/hdf5.hpp"
 #include "results/frame_coder.hpp"
 #include "results/record_table.hpp"
 
@@ -147,23 +148,49 @@ std::optional<std::string> read_bytes(std::ifstream& in, std::uint64_t offset, s
   return bytes;
 }
 
-/// Frames that are complete by their length, and where they end.
+/// A header from `at` on whose frame fits into the file; nothing where there is none.
+std::optional<std::uint64_t> next_frame(std::ifstream& in, std::uint64_t at, std::uint64_t file_bytes) {
+  constexpr std::uint64_t window = 1U << 20;
+  const std::string wanted(reinterpret_cast<const char*>(&magic), sizeof(magic));
+  for (; at + sizeof(FrameHeader) <= file_bytes; at += window - sizeof(magic)) {
+    const auto bytes = read_bytes(in, at, std::min(window, file_bytes - at));
+    if (!bytes) return std::nullopt;
+    for (std::size_t found = bytes->find(wanted); found != std::string::npos; found = bytes->find(wanted, found + 1)) {
+      const auto head = read_bytes(in, at + found, sizeof(FrameHeader));
+      FrameHeader header;
+      if (head) std::memcpy(&header, head->data(), sizeof(header));
+      if (head && header.size <= file_bytes - (at + found) - sizeof(header)) return at + found;
+    }
+    if (bytes->size() < window) break;
+  }
+  return std::nullopt;
+}
+
+/// Frames that are complete by their length, and where the last one ends. A damaged header costs its own frame only.
 std::uint64_t scan(const std::string& path, std::vector<BundleEntry>& entries) {
   std::ifstream in(path, std::ios::binary);
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) return 0;
   const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
-  std::uint64_t at = 0;
+  std::uint64_t at = 0, end = 0, inside = 0;  // `inside`: after the latest header, whose size may be what is damaged
   while (at + sizeof(FrameHeader) <= file_bytes) {
     const auto bytes = read_bytes(in, at, sizeof(FrameHeader));
     FrameHeader header;
     if (bytes) std::memcpy(&header, bytes->data(), sizeof(header));
-    if (header.magic != magic || header.size > file_bytes - at - sizeof(header)) break;
+    if (header.magic != magic || header.size > file_bytes - at - sizeof(header)) {
+      const auto next = next_frame(in, std::max(inside, std::uint64_t{1}), file_bytes);
+      if (!next) break;
+      at = *next;
+      inside = at + 1;
+      continue;
+    }
     if (header.layout == layout_of_records())
       entries.push_back({std::string(header.id.data(), header.id.size()), {path, at + sizeof(header), header.size, header.hash}});
+    inside = at + sizeof(header);
     at += sizeof(header) + header.size;
+    end = at;
   }
-  return at;
+  return end;
 }
 
 }  // namespace
@@ -210,12 +237,26 @@ std::vector<BundleEntry> index_bundle(const std::string& path) {
   return entries;
 }
 
+bool is_whole(const ResultPlace& place) {
+  if (place.size == 0) {
+    try {
+      (void)h5::File::open(place.path);
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  }
+  std::ifstream in(place.path, std::ios::binary);
+  const auto bytes = read_bytes(in, place.offset, place.size);
+  return bytes && XXH3_64bits(bytes->data(), bytes->size()) == place.hash;
+}
+
 RunFile read_result(const ResultPlace& place) {
   if (place.size == 0) return read_run_file(place.path);
   std::ifstream in(place.path, std::ios::binary);
   auto bytes = read_bytes(in, place.offset, place.size);
   if (!bytes || XXH3_64bits(bytes->data(), bytes->size()) != place.hash)
-    throw UserError(place.path, fmt::format("the frame at byte {} is damaged", place.offset), "remove the file and run its points again");
+    throw UserError(place.path, fmt::format("the frame at byte {} is damaged", place.offset), "moekv sweep --resume runs its point again");
   FrameDecoder decoder(std::move(*bytes), place.path);
   RunFile run;
   run.path = place.path;

@@ -18,6 +18,9 @@ struct ResultPlace {
   [[nodiscard]] bool found() const { return !path.empty(); }
 };
 
+/// Whether the result is there as it was written: bytes of a frame by their hash, a file by what HDF5 finds when it opens it.
+[[nodiscard]] bool is_whole(const ResultPlace& place);
+
 class BundleWriter {
  public:
   /// Opens or creates; cuts off what is no complete frame.

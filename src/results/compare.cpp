@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -32,7 +33,7 @@ bool matches(const PointTable& table, const PointChoice& choice, std::size_t poi
     const std::string* value = value_of(table, wanted.first, point);
     if (value == nullptr)
       throw UserError(wanted.first, "is no setting, parameter or label of this file", "moekv export FILE names them in its first line");
-    return *value == wanted.second;
+    return same_value(*value, wanted.second);
   });
 }
 
@@ -163,6 +164,18 @@ std::vector<Cluster> clusters_of(std::span<const PairedValue> values) {
 std::string_view to_string(Verdict verdict) {
   constexpr std::string_view names[] = {"higher", "lower", "no detectable difference", "undecided"};
   return names[static_cast<std::size_t>(verdict)];
+}
+
+bool same_value(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  const auto number = [](const std::string& text) -> std::optional<double> {
+    if (text == "true" || text == "false") return text == "true" ? 1 : 0;
+    double value = 0;
+    const auto end = std::from_chars(text.data(), text.data() + text.size(), value);
+    return end.ec == std::errc() && end.ptr == text.data() + text.size() ? std::optional(value) : std::nullopt;
+  };
+  const auto x = number(a), y = number(b);
+  return x && y && *x == *y;
 }
 
 Comparison compare_values(std::span<const PairedValue> values) {

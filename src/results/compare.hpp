@@ -40,6 +40,9 @@ struct Comparison {
 /// Percentile bootstrap, 10000 resamples of clusters, the same draws every time.
 [[nodiscard]] Comparison compare_values(std::span<const PairedValue> values);
 
+/// Whether two texts of a setting are one value: true is 1 in a column of numbers, and 0.10 is 0.1.
+[[nodiscard]] bool same_value(const std::string& a, const std::string& b);
+
 /// Pairs every point of `a` that is ok and exercised with the one of `b` that has the same other settings, label and repeat. A metric that the
 /// requests of a run give (X_mean of a field X of record probe or request) is compared request by request; one of probes over the queries that
 /// both sides measured, since policies may ask for different prompt queries. Throws UserError for a metric that does

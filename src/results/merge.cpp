@@ -56,6 +56,13 @@ void require_equal(const ResultPlace& a, const ResultPlace& b) {
                     "moekv diff --decisions names the first steps that differ; the builds may differ");
 }
 
+/// A point of several sweeps has the settings of all.
+void add_settings(const std::vector<std::pair<std::string, std::string>>& from, std::vector<std::pair<std::string, std::string>>& to) {
+  for (const auto& setting : from) {
+    if (std::none_of(to.begin(), to.end(), [&](const auto& s) { return s.first == setting.first; })) to.push_back(setting);
+  }
+}
+
 }  // namespace
 
 MergeReport merge_results(const std::vector<std::string>& inputs, const std::string& out, const MergeOptions& options) {
@@ -73,8 +80,8 @@ MergeReport merge_results(const std::vector<std::string>& inputs, const std::str
     const auto [it, added] = best.emplace(c.point.info.id, &c);
     if (added) continue;
     if (it->second->point.status == RunStatus::ok && c.point.status == RunStatus::ok) require_equal(it->second->point.place, c.point.place);
-    if (it->second->list.empty() && !c.list.empty())
-      std::tie(it->second->list, it->second->index, it->second->point.settings) = std::tuple(c.list, c.index, c.point.settings);
+    if (it->second->list.empty() && !c.list.empty()) std::tie(it->second->list, it->second->index) = std::tuple(c.list, c.index);
+    add_settings(c.point.settings, it->second->point.settings);
   }
   std::vector<const Candidate*> order;
   for (const auto& [id, candidate] : best) order.push_back(candidate);

@@ -66,7 +66,7 @@ void read_journal(const std::string& path, bool live, std::vector<TimedEvent>& e
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) {
     const Json json = Json::parse(line, nullptr, false);
-    if (!json.is_object() || !json.contains("id") || !json.contains("event")) continue;
+    if (!json.is_object() || !json.contains("id") || !json["id"].is_string() || !json.contains("event") || !json["event"].is_string()) continue;
     const auto kind = std::find(kind_names.begin(), kind_names.end(), json["event"].get<std::string>());
     if (kind == kind_names.end()) continue;
     SweepEvent event{json["id"].get<std::string>(),
@@ -109,7 +109,7 @@ SweepList SweepFolder::read_list() const {
   std::ifstream in(file);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object() || json.value("schema", "") != list_schema)
+  if (!json.is_object() || !json.contains("schema") || json["schema"] != list_schema)
     throw UserError(path_, "is not the folder of a sweep: it has no sweep.json of schema " + std::string(list_schema),
                     "moekv sweep SWEEP.yaml --out FOLDER makes one");
   try {
@@ -121,7 +121,7 @@ SweepList SweepFolder::read_list() const {
     }
     return list;
   } catch (const Json::exception& e) {
-    throw UserError(file, fmt::format("is damaged: {}", e.what()), "remove it and start the sweep again; finished points are kept");
+    throw UserError(file, fmt::format("is damaged: {}", e.what()), "remove it and go on with --resume: finished points are kept");
   }
 }
 
@@ -158,6 +158,7 @@ std::map<std::string, ResultPlace> SweepFolder::results() const {
   for (const std::string& bundle : bundles) {
     for (BundleEntry& entry : index_bundle(bundle)) places[entry.id] = std::move(entry.place);
   }
+  std::erase_if(places, [](const auto& named) { return !is_whole(named.second); });
   return places;
 }
 
@@ -178,7 +179,10 @@ std::vector<PointProgress> SweepFolder::progress(const SweepList& list, const st
     const bool finished = places.contains(point.id);
     if (p.status == RunStatus::interrupted && !p.running && p.reason.empty() && !finished) p.crashes += 1;
     if (finished && p.status != RunStatus::failed) p.status = RunStatus::ok;
-    if (!finished && p.status == RunStatus::ok) p = {};
+    if (!finished && p.status == RunStatus::ok) {
+      p = {};
+      p.reason = "its result is gone or damaged: --resume makes it again";
+    }
     if (!point.error.empty()) p = {RunStatus::failed, false, 0, 0, point.error, "", 0};
     out.push_back(std::move(p));
   }

@@ -53,7 +53,7 @@ class SweepFolder {
   [[nodiscard]] std::string bundle_path(const std::string& part) const { return path_ + "/points/" + part + ".bundle"; }
   /// What the files of its checkpoint begin with.
   [[nodiscard]] std::string checkpoint_base(const std::string& id) const { return path_ + "/points/" + id; }
-  /// Where the results of all finished points are, by id.
+  /// Where the results of all finished points are, by id; without those that are damaged.
   [[nodiscard]] std::map<std::string, ResultPlace> results() const;
   [[nodiscard]] std::string journal_folder() const { return path_ + "/journal"; }
   /// From all journals and result files; every point of the list has an entry, in its order. `own` is the part whose journal the caller holds:

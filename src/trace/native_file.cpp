@@ -8,6 +8,8 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <mutex>
 
 #include "core/error.hpp"
 #include "trace/native_format.hpp"
@@ -160,7 +162,9 @@ void read_model(const h5::Group& model, TraceInfo& t) {
 
 }  // namespace
 
-std::string file_digest(const std::string& path) {
+namespace {
+
+std::string digest_of_content(const std::string& path) {
   constexpr std::uint64_t block = 1U << 20;
   constexpr std::uint64_t most_blocks = 256;
   const std::uint64_t size = std::filesystem::file_size(path);
@@ -180,6 +184,24 @@ std::string file_digest(const std::string& path) {
   const XXH128_hash_t hash = XXH3_128bits_digest(state);
   XXH3_freeState(state);
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+}  // namespace
+
+std::string file_digest(const std::string& path) {
+  struct Known {
+    std::uint64_t size;
+    std::filesystem::file_time_type written;
+    std::string digest;
+  };
+  static std::map<std::string, Known> known;  // a sweep asks for the same few files once a point
+  static std::mutex guard;
+  const std::lock_guard lock(guard);
+  const std::uint64_t size = std::filesystem::file_size(path);
+  const auto written = std::filesystem::last_write_time(path);
+  const auto it = known.find(path);
+  if (it != known.end() && it->second.size == size && it->second.written == written) return it->second.digest;
+  return known.insert_or_assign(path, Known{size, written, digest_of_content(path)}).first->second.digest;
 }
 
 NativeFile::NativeFile(const std::string& path, std::uint64_t cache_bytes)

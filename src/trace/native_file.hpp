@@ -44,6 +44,7 @@ struct NativeFile {
 };
 
 /// XXH3-128 in hex over the file's size and bytes; of a file above 256 MiB over 256 blocks of 1 MiB spread evenly over it.
+/// Read again only where size or time of writing changed.
 [[nodiscard]] std::string file_digest(const std::string& path);
 
 }  // namespace moekv::native
