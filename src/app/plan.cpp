@@ -78,7 +78,7 @@ void print_json(const RunSpec& spec, std::uint32_t ranks, const PlanCost& cost) 
                   {"memory_bytes", cost.paper.bytes},
                   {"remark", paper_remark}};
   out["notes"] = cost.notes;
-  fmt::print("{}\n", out.dump(2));
+  fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 void print_memory(const RunSpec& spec, std::uint32_t ranks, const PlanCost& cost) {

@@ -100,12 +100,8 @@ class IsolatedRun {
   ExitCode operator()() {
     std::vector<PointProgress> progress;
     const std::vector<std::size_t> todo = take_up(options_, work_, folder_, journal_, progress);
-    std::size_t ok = 0, failed = 0;
-    for (const std::size_t i : work_.chosen) {
-      ok += progress[i].status == RunStatus::ok ? 1 : 0;
-      failed += progress[i].status == RunStatus::failed ? 1 : 0;
-    }
-    report_.begin(work_.chosen.size(), ok, failed);
+    report_.begin(work_, progress);
+    const std::size_t failed = report_.failed();
     catch_stop_signals(StopSignals::terminate_and_user);
     std::string ending;
     for (const std::size_t index : todo) {

@@ -22,11 +22,18 @@ double cpu_seconds() {
 SweepReport::SweepReport(std::string name, std::string folder, bool quiet)
     : name_(std::move(name)), folder_(std::move(folder)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0), cpu_start_(cpu_seconds()) {}
 
-void SweepReport::begin(std::size_t all, std::size_t ok, std::size_t failed) {
-  all_ = all;
-  ok_ = ok;
-  failed_ = failed;
-  before_ = ok + failed;
+void SweepReport::begin(const SweepWork& work, const std::vector<PointProgress>& progress) {
+  constexpr std::size_t most_told = 3;
+  std::size_t cannot_run = 0;
+  for (const std::size_t i : work.chosen) {
+    const ListedPoint& point = work.list.points[i];
+    ok_ += progress[i].status == RunStatus::ok ? 1 : 0;
+    failed_ += progress[i].status == RunStatus::failed ? 1 : 0;
+    if (!point.error.empty() && ++cannot_run <= most_told) say(fmt::format("point {} {} cannot run: {}\n", i, point.id, point.error));
+  }
+  if (cannot_run > most_told) say(fmt::format("{} more points cannot run: --status says why\n", cannot_run - most_told));
+  all_ = work.chosen.size();
+  before_ = ok_ + failed_;
 }
 
 double SweepReport::seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }

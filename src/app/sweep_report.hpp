@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "app/sweep.hpp"
 #include "engine/records.hpp"
@@ -14,9 +15,9 @@ namespace moekv {
 
 class SweepReport {
  public:
-  /// `done` of `all` points are finished already, `failed` of them badly.
   SweepReport(std::string name, std::string folder, bool quiet);
-  void begin(std::size_t all, std::size_t ok, std::size_t failed);
+  /// What the chosen points have come to already, and which of them cannot run.
+  void begin(const SweepWork& work, const std::vector<PointProgress>& progress);
   /// A point ended; `outcome` may be empty.
   void point(const ListedPoint& point, std::size_t index, RunStatus status, const std::string& reason, const RunOutcome& outcome);
   /// Lines on stderr, in place of the line of progress.

@@ -103,13 +103,8 @@ class SweepRun {
     try {
       journal_.emplace(folder_, work_.part.name());
       todo_ = take_up(options_, work_, folder_, *journal_, progress_);
-      std::size_t ok = 0, failed = 0;
-      for (const std::size_t i : work_.chosen) {
-        ok += progress_[i].status == RunStatus::ok ? 1 : 0;
-        failed += progress_[i].status == RunStatus::failed ? 1 : 0;
-      }
-      report_.begin(work_.chosen.size(), ok, failed);
-      failed_before_ = failed;
+      report_.begin(work_, progress_);
+      failed_before_ = report_.failed();
     } catch (...) {
       return current_failure();
     }

@@ -1,6 +1,5 @@
 // moekv sweep --list, --dry-run and --status: what a sweep is, will need, and has come to.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,19 +8,18 @@
 
 #include "app/sweep.hpp"
 #include "app/sweep_plan.hpp"
+#include "core/heap.hpp"
 #include "core/units.hpp"
 
 namespace moekv {
 namespace {
 
-double available_bytes() { return static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE)); }
-
-/// The plan, refused also where it exceeds the free memory of this host.
+/// The plan, refused also where it exceeds the memory that this host has to give.
 PointPlan plan_here(const SweepPoint& point, PointCache& cache) {
   PointPlan plan = plan_point(point, cache);
-  if (plan.refusal.empty() && plan.job_bytes > available_bytes() && !plan.evicts && point.spec->backend == "host")
-    plan.refusal =
-        fmt::format("needs {}, this host has {} free", format_bytes(std::llround(plan.job_bytes)), format_bytes(std::llround(available_bytes())));
+  if (plan.refusal.empty() && plan.job_bytes > static_cast<double>(available_memory()) && !plan.evicts && point.spec->backend == "host")
+    plan.refusal = fmt::format("needs {}, this host has {} free", format_bytes(std::llround(plan.job_bytes)),
+                               format_bytes(static_cast<std::int64_t>(available_memory())));
   return plan;
 }
 
@@ -80,7 +78,7 @@ ExitCode print_plans(const SweepWork& work, bool json) {
     if (!plan.refusal.empty()) fmt::print("      refused: {}\n", plan.refusal);
   }
   if (json) {
-    fmt::print("{}\n", all.dump(1));
+    fmt::print("{}\n", all.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{} points, {} refused; most memory {}; {} of modelled KV time in all (steps one after another, on the cluster file's numbers)\n",
                work.chosen.size(), refused, format_bytes(std::llround(largest)), format_ns(model_ns));
@@ -109,12 +107,12 @@ ExitCode print_status(const SweepFolder& folder, bool json) {
                      {"crashes", p.crashes},
                      {"seconds", p.seconds},
                      {"reason", p.reason}});
-    } else if (p.running || p.status == RunStatus::failed || p.status == RunStatus::interrupted) {
+    } else if (p.running || p.status == RunStatus::failed || p.status == RunStatus::interrupted || !p.reason.empty()) {
       fmt::print("{}  {}{}{}\n", point_text(list.points[i], i), word, p.reason.empty() ? "" : ": ", first_line(p.reason));
     }
   }
   if (json) {
-    fmt::print("{}\n", all.dump(1));
+    fmt::print("{}\n", all.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
     return ExitCode::ok;
   }
   fmt::print("{}: {} points: {} ok, {} failed, {} interrupted, {} running, {} pending; {:.1f} s in points that are ok\n", list.name,

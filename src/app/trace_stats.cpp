@@ -33,7 +33,7 @@ void print_json(const std::string& file, const TraceStats& stats) {
   for (const LayerStats& layer : stats.layers) out["per_layer"].push_back(to_json(layer));
   out["median_over_layers"] = to_json(stats.median);
   for_each_field(LayerStats::fields, [&](const auto& field) { out["definitions"][std::string(field.name)] = field.doc; });
-  fmt::print("{}\n", out.dump(2));
+  fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 std::string cell(double value) { return std::isfinite(value) ? fmt::format("{:9.4f}", value) : fmt::format("{:>9}", "-"); }

@@ -2,7 +2,9 @@
 // and so stay as they are.
 #include "core/heap.hpp"
 
+#include <cstdio>
 #include <cstdlib>
+#include <limits>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -15,6 +17,19 @@ void keep_freed_memory() {
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
   mallopt(M_TOP_PAD, 16 << 20);
 #endif
+}
+
+std::uint64_t available_memory() {
+  std::uint64_t kib = std::numeric_limits<std::uint64_t>::max() / 1024;
+  if (std::FILE* file = std::fopen("/proc/meminfo", "r")) {
+    char line[128];
+    while (std::fgets(line, sizeof line, file) != nullptr) {
+      unsigned long value = 0;
+      if (std::sscanf(line, "MemAvailable: %lu kB", &value) == 1) kib = value;
+    }
+    std::fclose(file);
+  }
+  return kib * 1024;
 }
 
 }  // namespace moekv

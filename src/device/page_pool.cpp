@@ -5,12 +5,11 @@
 #include <sys/mman.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/heap.hpp"
 #include "core/state_stream.hpp"
 
 namespace moekv {
@@ -20,20 +19,6 @@ constexpr std::uint64_t huge_page_bytes = std::uint64_t{2} << 20;
 constexpr std::uint64_t check_step_bytes = std::uint64_t{64} << 20;  // how often growing asks the system what is left
 
 std::uint64_t round_up(std::uint64_t bytes, std::uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
-
-/// MemAvailable of the system; the largest value where it is not known.
-std::uint64_t available_bytes() {
-  std::uint64_t kib = std::numeric_limits<std::uint64_t>::max() / 1024;
-  if (std::FILE* file = std::fopen("/proc/meminfo", "r")) {
-    char line[128];
-    while (std::fgets(line, sizeof line, file) != nullptr) {
-      unsigned long value = 0;
-      if (std::sscanf(line, "MemAvailable: %lu kB", &value) == 1) kib = value;
-    }
-    std::fclose(file);
-  }
-  return kib * 1024;
-}
 
 }  // namespace
 
@@ -77,9 +62,9 @@ void PagePool::grow(std::uint32_t index) {
   if (wanted > committed_) {
     const std::uint64_t more = wanted - committed_;
     const bool ask = wanted / check_step_bytes != committed_ / check_step_bytes;
-    const bool exhausted = ask && available_bytes() < more + check_step_bytes;
+    const bool exhausted = ask && available_memory() < more + check_step_bytes;
     if (exhausted || mprotect(view_.base + committed_, more, PROT_READ | PROT_WRITE) != 0) {
-      throw PointFailure(fmt::format("out of host memory: a pool of {} bytes needs {} more, {} are available", committed_, more, available_bytes()));
+      throw PointFailure(fmt::format("out of host memory: a pool of {} bytes needs {} more, {} are available", committed_, more, available_memory()));
     }
     madvise(view_.base, wanted, MADV_HUGEPAGE);  // advice only: small pages are correct too
     committed_ = wanted;

@@ -79,7 +79,7 @@ std::string numbers_json(const RunOutcome& outcome, int indent) {
   for_each_record(outcome, [&](const char* name, const auto& rows) {
     if (rows.empty()) json["records"].erase(name);
   });
-  return json.dump(indent);
+  return json.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace moekv

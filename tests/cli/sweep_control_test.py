@@ -1,5 +1,6 @@
 """How a sweep is stopped, gone on with, isolated and judged: signals, limits, crashes, repeats, reports, and results that are run again."""
 import json
+import os
 import re
 import shutil
 import signal
@@ -61,6 +62,56 @@ class Control(program.ProgramTest):
 
     def journal(self, folder):
         return "".join(path.read_text() for path in (self.folder / folder).glob("journal/*.jsonl"))
+
+    def test_one_request_to_stop_that_comes_twice_is_one(self):
+        """As timeout(1) and a shell send it: to the process and to its group. A point in a process of its own gets it from its parent too."""
+        name = self.write(LONG)
+        large = ["trace.synthetic.n_requests=48", "trace.synthetic.prompt_tokens=512"]
+        for isolate in ([], ["--isolate", "process"]):
+            job = self.start_until_point(name, *large, "--grace", "0s", *isolate)
+            time.sleep(0.1)
+            for _ in range(2):
+                os.killpg(job.pid, signal.SIGTERM)
+                time.sleep(0.02)
+            done = program.finish(job)
+            self.assertEqual(done.code, 75, done)
+            status = json.loads(self.run_ok("sweep", "cut", "--status", "--json").out)
+            self.assertEqual([p["status"] for p in status].count("failed"), 0, status)
+            shutil.rmtree(self.folder / "cut")
+
+    def test_damaged_results_are_made_again(self):
+        name = self.write(REPORT)
+        for files in ("auto", "each"):
+            self.run_ok("sweep", name, "--out", files, "--files", files)
+            self.run_ok("merge", files, "--out", "whole.h5")
+            path = sorted((self.folder / files / "points").iterdir())[0]
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 4
+            path.write_bytes(content if files == "auto" else content[:len(content) // 2])
+            done = program.run("merge", files, "--out", "damaged.h5", folder=self.folder)
+            self.assertEqual((done.code, "7 ok, 0 failed, 1 not finished" in done.out), (1, True), done)
+            self.assertIn("its result is gone or damaged", self.run_ok("sweep", files, "--status").out)
+            (self.folder / files / "sweep.json").unlink()
+            self.assertIn("goes on with --resume", self.refuse("sweep", name, "--out", files))
+            self.run_ok("sweep", name, "--out", files, "--resume")
+            self.run_ok("merge", files, "--out", "mended.h5")
+            self.run_ok("diff", "whole.h5", "mended.h5")
+
+    def test_merged_sweeps_keep_their_claims_and_settings(self):
+        """Two sweeps of one name with a point in common: each claim is judged as it is in its own sweep."""
+        base = "base: {model: tinymoe, backend: count, trace: {synthetic: {preset: zipf, n_requests: 4, prompt_tokens: 40, output_tokens: 16}}, page: {slots: 8}, eviction: {policy: lru, budget: 30%, protect: {sinks: 0, recent: 4}}}\n"
+        (self.folder / "a").mkdir()
+        (self.folder / "b").mkdir()
+        (self.folder / "a/sweep.yaml").write_text(base + "axes: [{metrics.per_step: [false, true]}, {page.slots: [8, 16]}]\nset: {cluster.ranks: 4}\nexpect: [{claim: records, metric: evictions, of: {metrics.per_step: true}, versus: {metrics.per_step: false}, is: equal}]\n")
+        (self.folder / "b/sweep.yaml").write_text(base + "axes: [{cluster.ranks: [4, 2]}]\nexpect: [{claim: ranks, metric: rank_peak_bytes_max, of: {cluster.ranks: 4}, versus: {cluster.ranks: 2}, is: different}]\n")
+        for folder in ("a", "b"):
+            self.run_ok("sweep", f"{folder}/sweep.yaml", "--out", f"{folder}.sweep")
+        alone = []
+        for inputs in (["a.sweep"], ["b.sweep"], ["a.sweep", "b.sweep"]):
+            program.run("merge", *inputs, "--out", "all.h5", folder=self.folder)
+            alone.append(re.findall("(?m)^(?:holds|FAILS): .*", program.run("report", "all.h5", folder=self.folder).out))
+        self.assertEqual([len(lines) for lines in alone], [1, 1, 2])
+        self.assertEqual(sorted(alone[0] + alone[1]), sorted(alone[2]))
 
     def test_signals_end_a_sweep_resumably(self):
         name = self.write(LONG)

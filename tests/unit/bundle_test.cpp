@@ -83,6 +83,24 @@ TEST_F(Bundles, ATornEndIsCutOffWhereverItIs) {
   }
 }
 
+TEST_F(Bundles, ADamagedHeaderCostsOneResult) {
+  write({"1111111111111111", "2222222222222222", "3333333333333333"});
+  const std::string whole = bytes_of(path_);
+  constexpr std::size_t header = 48;
+  const std::size_t second = index_bundle(path_).at(1).place.offset - header;
+  for (const std::size_t at : {second, second + 16, second + 22}) {  // its mark, and two bytes of its size
+    std::string bad = whole;
+    bad[at] = static_cast<char>(bad[at] ^ 1);
+    put(path_, bad);
+    write({"4444444444444444"});  // as a sweep that goes on
+    std::vector<std::string> left;
+    for (const BundleEntry& entry : index_bundle(path_)) {
+      if (is_whole(entry.place)) left.push_back(read_result(entry.place).point.id);
+    }
+    EXPECT_EQ(left, (std::vector<std::string>{"1111111111111111", "3333333333333333", "4444444444444444"})) << at;
+  }
+}
+
 TEST_F(Bundles, CountersOfAnySizeComeBack) {
   RunFile run = run_named("1111111111111111");
   ASSERT_FALSE(run.outcome.steps.empty());

@@ -73,6 +73,47 @@ TEST_F(SweepFiles, IncludeAndExclude) {
               ElementsAre("1 16", "2 8", "3 16", "extra 64"));
 }
 
+TEST_F(SweepFiles, WhatStandsForNothingIsRefused) {
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"include: {page.slots: 64}\n", "include: expected a list of mappings"},
+      {"axes: [{seed: [1, 2]}]\nexclude: [{seed: 3}]\n", "exclude: no point has seed=3"},
+      {"repeats: {cuont: 5}\n", "unknown key 'cuont' in repeats"},
+      {"repeats: {count: 3, seeds: [1, 2]}\n", "count: is not the number of seeds, 2"},
+      {"repeats: {seeds: []}\n", "seeds: the list is empty"},
+      {"axes: [{cases: [{page.slots: 8}, {page.slotz: 16}]}]\n", "unknown key 'page.slotz'"},
+      {"axes: [{sample: {points: 2, of: {page.slots: {from: 8, to: 64, scal: log}}}}]\n", "unknown key 'scal' in page.slots"},
+      {"axes: [{sample: {points: 2, seed: -1, of: {page.slots: [8, 16]}}}]\n", "seed is a whole number"},
+  };
+  for (const auto& [text, words] : cases) EXPECT_THAT(problems_of(text), HasSubstr(words)) << text;
+  EXPECT_THAT(problems_of("axes: [{page.slots: [8, 16]}]\n", {"page={slots: 8}"}), HasSubstr("page.slots is an axis of this sweep"));
+}
+
+TEST_F(SweepFiles, APointIsWhatItsFilesHold) {
+  for (const char* folder : {"a", "b", "c"}) std::filesystem::create_directory(folder_.file(folder));
+  const auto put = [&](const std::string& file, const std::string& text) { std::ofstream(folder_.file(file)) << text; };
+  put("a/maps.h5", "one");
+  put("b/maps.h5", "two");
+  put("c/maps.h5", "one");
+  const auto id_of = [&](const std::string& folder) {
+    return read(fmt::format("set: {{backend: host, compression: {{codec: lora, rank: 8, maps_path: {}}}}}\n", folder_.file(folder + "/maps.h5")))
+        .points[0]
+        .id;
+  };
+  const std::string first = id_of("a");
+  EXPECT_NE(first, id_of("b")) << "other bytes under the same name";
+  EXPECT_EQ(first, id_of("c")) << "the same file elsewhere";
+  put("a/maps.h5", "three");
+  EXPECT_NE(first, id_of("a")) << "written anew";
+}
+
+TEST_F(SweepFiles, PointsThatCannotRunDifferByTheirBase) {
+  const auto failing = [&](const std::string& set) {
+    const Sweep sweep = read("axes: [{eviction.policy: [fifo, h2o.sum]}]\n" + set);
+    return std::find_if(sweep.points.begin(), sweep.points.end(), [](const SweepPoint& p) { return !p.problems.empty(); })->id;
+  };
+  EXPECT_NE(failing("set: {backend: count, eviction.budget: 50%}\n"), failing("set: {backend: count, eviction.budget: 60%}\n"));
+}
+
 TEST_F(SweepFiles, RepeatsMoveTheSeed) {
   const Sweep sweep = read("repeats: 3\naxes: [{page.slots: [8, 16]}]\n", {"seed=10"});
   ASSERT_EQ(sweep.points.size(), 6U);
