@@ -26,6 +26,7 @@ constexpr std::size_t object_header_bytes = 16;  // index, references, reserved,
 struct GuardedFile {
   H5FD_t base{};  // HDF5's part; must come first
   int fd = -1;
+  std::uint64_t most_text_bytes = 0;
   haddr_t end_of_addresses = 0;
   haddr_t end_of_file = 0;
   dev_t device = 0;
@@ -59,12 +60,12 @@ std::uint64_t load_u64(const std::byte* p) {
 }
 
 /// Every object of a collection lies inside it and is no longer than a text may be.
-bool sound_heap(const std::byte* heap, std::uint64_t size) {
+bool sound_heap(const std::byte* heap, std::uint64_t size, std::uint64_t most_text_bytes) {
   std::uint64_t at = heap_header_bytes;
   while (size - at >= object_header_bytes) {
     const unsigned index = std::to_integer<unsigned>(heap[at]) | std::to_integer<unsigned>(heap[at + 1]) << 8;
     const std::uint64_t object_bytes = load_u64(heap + at + 8);
-    if (object_bytes > most_guarded_metadata_bytes || (index != 0 && object_bytes > most_guarded_text_bytes)) return false;
+    if (object_bytes > most_guarded_metadata_bytes || (index != 0 && object_bytes > most_text_bytes)) return false;
     const std::uint64_t whole = index == 0 ? object_bytes : object_header_bytes + (object_bytes + 7) / 8 * 8;  // 0: free space, header included
     if (whole < object_header_bytes || whole > size - at) return false;
     at += whole;
@@ -77,9 +78,10 @@ bool heap_may_pass(const GuardedFile& file, haddr_t at, const std::byte* beginni
   const std::uint64_t size = load_u64(beginning + 8);
   if (size < heap_header_bytes || size > most_guarded_metadata_bytes || at > file.end_of_file || size > file.end_of_file - at) return false;
   const std::unique_ptr<std::byte[]> heap(new (std::nothrow) std::byte[size]);
-  return heap && read_exactly(file.fd, at, size, heap.get()) && sound_heap(heap.get(), size);
+  return heap && read_exactly(file.fd, at, size, heap.get()) && sound_heap(heap.get(), size, file.most_text_bytes);
 }
 
+template <std::uint64_t most_text_bytes>
 H5FD_t* open_file(const char* name, unsigned flags, hid_t, haddr_t) {
   if ((flags & H5F_ACC_RDWR) != 0) return nullptr;
   const int fd = ::open(name, O_RDONLY | O_CLOEXEC);
@@ -91,6 +93,7 @@ H5FD_t* open_file(const char* name, unsigned flags, hid_t, haddr_t) {
     return nullptr;
   }
   file->fd = fd;
+  file->most_text_bytes = most_text_bytes;
   file->end_of_file = static_cast<haddr_t>(facts.st_size);
   file->device = facts.st_dev;
   file->inode = facts.st_ino;
@@ -131,16 +134,18 @@ herr_t set_end_of_addresses(H5FD_t* file, H5FD_mem_t, haddr_t at) {
 }
 haddr_t end_of_file(const H5FD_t* file, H5FD_mem_t) { return self(file)->end_of_file; }
 
-hid_t register_driver() {
+template <std::uint64_t most_text_bytes>
+hid_t register_driver(int value, const char* name) {
   static H5FD_class_t driver{};
 #if H5_VERSION_GE(1, 13, 2)
   driver.version = H5FD_CLASS_VERSION;
-  driver.value = static_cast<H5FD_class_value_t>(555);  // above the library's own, below the reserved end
+  driver.value = static_cast<H5FD_class_value_t>(value);  // above the library's own, below the reserved end
 #endif
-  driver.name = "moekv_guarded";
+  (void)value;
+  driver.name = name;
   driver.maxaddr = static_cast<haddr_t>(1) << 62;
   driver.fc_degree = H5F_CLOSE_STRONG;
-  driver.open = open_file;
+  driver.open = open_file<most_text_bytes>;
   driver.close = close_file;
   driver.cmp = compare;
   driver.query = query;
@@ -155,8 +160,10 @@ hid_t register_driver() {
 
 }  // namespace
 
-int use_guarded_driver(std::int64_t access_list) {
-  static const hid_t driver = register_driver();
+int use_guarded_driver(std::int64_t access_list, GuardedTexts texts) {
+  static const hid_t short_texts = register_driver<most_guarded_text_bytes>(555, "moekv_guarded");
+  static const hid_t any_texts = register_driver<most_guarded_metadata_bytes>(556, "moekv_guarded_long");
+  const hid_t driver = texts == GuardedTexts::any ? any_texts : short_texts;
   return driver < 0 ? -1 : H5Pset_driver(access_list, driver, nullptr);
 }
 

@@ -63,7 +63,7 @@ File File::open(const std::string& path, Access mode) {
   require_readable(path);
   auto origin = std::make_shared<const Origin>(Origin{path, mode == Access::update ? std::make_shared<detail::ScaleUsers>() : nullptr});
   const Handle access = access_list();
-  if (mode == Access::foreign && use_guarded_driver(access.id()) < 0)
+  if (mode != Access::update && use_guarded_driver(access.id(), mode == Access::foreign ? GuardedTexts::short_only : GuardedTexts::any) < 0)
     throw SystemError(path + ": cannot register the file driver: " + detail::take_error());
   Handle file(H5Fopen(path.c_str(), mode == Access::update ? H5F_ACC_RDWR : H5F_ACC_RDONLY, access.id()), H5Fclose);
   if (file.id() < 0)

@@ -250,7 +250,8 @@ class Group : public Object {
 /// Version of the HDF5 library in use, "1.10.8".
 [[nodiscard]] std::string library_version();
 
-/// `foreign` reads a file that may be damaged or hostile: texts have at most 4 KiB, and what HDF5 would not check is checked (guarded_driver.hpp).
+/// `foreign` reads a file that may be damaged or hostile: texts have at most 4 KiB, and what HDF5 would not check is checked (guarded_driver.hpp);
+/// `read` checks the same with texts of any length.
 enum class Access : std::uint8_t { read, update, foreign };
 
 /// An open file and its root group. Closing it closes everything opened from it.

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "core/error.hpp"
+#include "core/rng.hpp"
 #include "io/hdf5.hpp"
 #include "results/diff.hpp"
 #include "results/record_table.hpp"
@@ -224,6 +225,27 @@ TEST_F(RunFileTest, TruncatedFilesAreRefused) {
     std::filesystem::resize_file(path, static_cast<std::uintmax_t>(static_cast<double>(size) * part));
     EXPECT_THAT(message_of([&] { (void)read_run_file(path); }), HasSubstr(path)) << part;
   }
+}
+
+TEST_F(RunFileTest, ChangedBytesAreReadOrRefusedButNeverCrash) {
+  write_run_file(path, sample_run());
+  std::ifstream in(path, std::ios::binary);
+  const std::string sound{std::istreambuf_iterator<char>(in), {}};
+  const std::size_t texts = sound.find("GCOL");  // where HDF5 keeps texts, and checks nothing
+  ASSERT_NE(texts, std::string::npos);
+  std::size_t refused = 0;
+  for (std::size_t i = 0; i < 100; ++i) {
+    std::string bad = sound;
+    const std::size_t at = i < 80 ? texts + hash_words(3, i) % 4096 : hash_words(4, i) % bad.size();
+    bad[std::min(at, bad.size() - 1)] = static_cast<char>(hash_words(5, i));
+    std::ofstream(dir.file("bad.h5"), std::ios::binary | std::ios::trunc) << bad;
+    try {
+      (void)read_run_file(dir.file("bad.h5"));
+    } catch (const UserError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 5U);
 }
 
 TEST_F(RunFileTest, OlderFilesWithoutAColumnSayWhatIsMissing) {
