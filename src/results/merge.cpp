@@ -30,7 +30,9 @@ void add_folder(const SweepFolder& folder, std::vector<Candidate>& candidates, M
     const ListedPoint& listed = list.points[i];
     const PointProgress& p = progress[i];
     MergedPoint point{{listed.id, listed.label, listed.repeat, p.attempts}, listed.settings, p.status, p.reason, p.started, p.seconds, {}};
-    if (const auto it = places.find(listed.id); it != places.end()) point.place = it->second;
+    const auto it = places.find(listed.id);
+    const bool whole = p.status == RunStatus::ok || (p.status == RunStatus::failed && it != places.end() && is_whole(it->second));
+    if (it != places.end() && whole) point.place = it->second;
     candidates.push_back({std::move(point), list.name, i});
   }
 }

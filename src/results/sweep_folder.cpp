@@ -158,7 +158,6 @@ std::map<std::string, ResultPlace> SweepFolder::results() const {
   for (const std::string& bundle : bundles) {
     for (BundleEntry& entry : index_bundle(bundle)) places[entry.id] = std::move(entry.place);
   }
-  std::erase_if(places, [](const auto& named) { return !is_whole(named.second); });
   return places;
 }
 
@@ -176,7 +175,8 @@ std::vector<PointProgress> SweepFolder::progress(const SweepList& list, const st
   std::vector<PointProgress> out;
   for (const ListedPoint& point : list.points) {
     PointProgress p = by_id[point.id];
-    const bool finished = places.contains(point.id);
+    const auto place = places.find(point.id);
+    const bool finished = place != places.end() && is_whole(place->second);
     if (p.status == RunStatus::interrupted && !p.running && p.reason.empty() && !finished) p.crashes += 1;
     if (finished && p.status != RunStatus::failed) p.status = RunStatus::ok;
     if (!finished && p.status == RunStatus::ok) {

@@ -53,10 +53,10 @@ class SweepFolder {
   [[nodiscard]] std::string bundle_path(const std::string& part) const { return path_ + "/points/" + part + ".bundle"; }
   /// What the files of its checkpoint begin with.
   [[nodiscard]] std::string checkpoint_base(const std::string& id) const { return path_ + "/points/" + id; }
-  /// Where the results of all finished points are, by id; without those that are damaged.
+  /// Where the results of all finished points are, by id, whether they are whole or not.
   [[nodiscard]] std::map<std::string, ResultPlace> results() const;
   [[nodiscard]] std::string journal_folder() const { return path_ + "/journal"; }
-  /// From all journals and result files; every point of the list has an entry, in its order. `own` is the part whose journal the caller holds:
+  /// From all journals and result files, of which a damaged one is none; every point of the list has an entry, in its order. `own` is the part whose journal the caller holds:
   /// nothing of it is running.
   [[nodiscard]] std::vector<PointProgress> progress(const SweepList& list, const std::string& own = {}) const;
 
