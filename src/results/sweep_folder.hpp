@@ -56,8 +56,8 @@ class SweepFolder {
   /// Where the results of all finished points are, by id, whether they are whole or not.
   [[nodiscard]] std::map<std::string, ResultPlace> results() const;
   [[nodiscard]] std::string journal_folder() const { return path_ + "/journal"; }
-  /// From all journals and result files, of which a damaged one is none; every point of the list has an entry, in its order. `own` is the part whose journal the caller holds:
-  /// nothing of it is running.
+  /// From all journals and result files, of which a damaged one is none; every point of the list has an entry, in its order. `own` is
+  /// the part whose journal the caller holds: nothing of it is running.
   [[nodiscard]] std::vector<PointProgress> progress(const SweepList& list, const std::string& own = {}) const;
 
  private:
