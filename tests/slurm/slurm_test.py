@@ -137,12 +137,12 @@ class Limits(Cluster):
         self.hold("1of4.jsonl", until="killed")
         with self.lab.held("one"):
             parts, merge = self.submit("late.sweep", self.site("site.sh", "one"), 4)
-            single, _ = self.submit("direct.sweep", self.site("direct.sh", "one", launch=""), 1, "--only", "0-7")
+            single, single_merge = self.submit("direct.sweep", self.site("direct.sh", "one", launch=""), 1, "--only", "0-7")
         self.wait_held()
         for job in (f"{parts}_0", f"{single}_0"):
             self.lab.end_in(job, 75)  # the warning is due a minute and half before it
         self.lab.end_in(f"{parts}_1", 1)
-        for job in (parts, merge, single):
+        for job in (parts, merge, single, single_merge):
             self.until_done(job)
         logs, alone = self.logs("late.sweep"), self.logs("direct.sweep")["part-0.log"]
         self.assertEqual({*self.lab.states(parts).values(), *self.lab.states(single).values()}, {"COMPLETED"}, f"{logs}\n{alone}\n{self.lab.log()}")

@@ -16,13 +16,12 @@
 
 namespace {
 
-/// The program's handlers are for one signal each (SA_RESETHAND): one that has come is handled by default again.
-bool signal_has_come() {
-  for (const int number : {SIGTERM, SIGUSR1}) {
-    struct sigaction now {};
-    if (sigaction(number, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) return true;
-  }
-  return false;
+volatile std::sig_atomic_t signal_has_come = 0;
+void (*volatile handler_of_program)(int) = nullptr;  // one for all its signals
+
+void note_and_hand_on(int number) {
+  signal_has_come = 1;
+  handler_of_program(number);
 }
 
 void hold(const std::string& journal) {
@@ -30,10 +29,21 @@ void hold(const std::string& journal) {
   if (std::rename(file.c_str(), held.c_str()) != 0) return;
   std::string until;
   std::ifstream(held) >> until;
-  while (std::filesystem::exists(held) && (until == "killed" || !signal_has_come())) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  while (std::filesystem::exists(held) && (until == "killed" || signal_has_come == 0)) std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
 
 }  // namespace
+
+extern "C" int sigaction(int number, const struct sigaction* action, struct sigaction* old) noexcept {
+  static const auto libc_sigaction = reinterpret_cast<int (*)(int, const struct sigaction*, struct sigaction*)>(dlsym(RTLD_NEXT, "sigaction"));
+  const bool program_catches = action != nullptr && (number == SIGTERM || number == SIGUSR1) && (action->sa_flags & SA_SIGINFO) == 0 &&
+                               action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
+  if (!program_catches) return libc_sigaction(number, action, old);
+  handler_of_program = action->sa_handler;
+  struct sigaction noted = *action;
+  noted.sa_handler = note_and_hand_on;
+  return libc_sigaction(number, &noted, old);
+}
 
 extern "C" ssize_t write(int fd, const void* data, size_t size) {
   static const auto libc_write = reinterpret_cast<ssize_t (*)(int, const void*, size_t)>(dlsym(RTLD_NEXT, "write"));
