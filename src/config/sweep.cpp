@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "config/key.hpp"
 #include "config/reader.hpp"
 #include "config/sweep_file.hpp"
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "core/math.hpp"
 #include "core/rng.hpp"
@@ -20,10 +21,10 @@ constexpr float power_law_max_tokens = 0.8F * 4096;  // largest expert total of 
 class ExpertDraw {
  public:
   explicit ExpertDraw(std::uint32_t top_k) : largest_(top_k) {}
-  void operator()(std::uint64_t key, const std::vector<float>& p, std::uint16_t* ids) {
+  void operator()(std::uint64_t key, const std::vector<float>& p, std::span<std::uint16_t> ids) {
     keys_.resize(p.size());
     race_keys(key, p.data(), static_cast<std::uint32_t>(p.size()), keys_.data());
-    route::TopList list{ids, largest_.data(), static_cast<std::uint32_t>(largest_.size())};
+    route::TopList list{ids.data(), largest_.data(), static_cast<std::uint32_t>(largest_.size())};
     for (std::uint32_t e = 0; e < keys_.size(); ++e) list.offer(keys_[e], e);
   }
 
@@ -38,7 +39,7 @@ double sampled_share(std::uint64_t seed, const std::vector<float>& p, std::uint3
   ExpertDraw draw(top_k);
   std::uint64_t hits = 0;
   for (std::uint32_t i = 0; i < n_samples; ++i) {
-    draw(hash_words(seed, 0x407U, i), p, ids.data());
+    draw(hash_words(seed, 0x407U, i), p, ids);
     for (const std::uint16_t id : ids) hits += id < n_hot ? 1 : 0;
   }
   return static_cast<double>(hits) / (static_cast<double>(n_samples) * top_k);
@@ -111,7 +112,7 @@ class Independent final : public RowGenerator {
     for (std::uint32_t t = rows.begin; t < rows.end; ++t) {
       for (std::uint32_t l = rows.layer_begin; l < rows.layer_end; ++l, out += k) {
         if (p_[l].empty()) p_[l] = probabilities(l);
-        draw_(hash_words(frame_.spec.seed, Stream::routing_token, request, t, l), p_[l], out);
+        draw_(hash_words(frame_.spec.seed, Stream::routing_token, request, t, l), p_[l], {out, k});
       }
     }
   }

@@ -1,10 +1,12 @@
 // Expansion of sweep files: axes of every kind, conditions, repeats, ids, samples, and every problem at once.
 #include "config/sweep.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <set>
 
