@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <system_error>
 
 #include "comm/mpi_session.hpp"
 #include "config/reader.hpp"
+#include "core/json_text.hpp"
 
 namespace moekv {
 namespace {
@@ -32,13 +35,19 @@ Failure current_failure() {
   } catch (const DeviceMissing& e) {
     return {ExitCode::no_device, fmt::format("error: {}", e.what())};
   } catch (const PointFailure& e) {
-    return {ExitCode::points_failed, fmt::format("failed: {}", e.what())};
+    return {ExitCode::points_failed, e.what()};
+  } catch (const std::bad_alloc&) {
+    return {ExitCode::points_failed, "out of host memory"};
   } catch (const SystemError& e) {
+    return {ExitCode::internal, fmt::format("system error: {}", e.what())};
+  } catch (const std::system_error& e) {
     return {ExitCode::internal, fmt::format("system error: {}", e.what())};
   } catch (const std::exception& e) {
     return {ExitCode::internal, fmt::format("internal error: {}", e.what())};
   }
 }
+
+std::string line_of(const Failure& failure) { return (failure.code == ExitCode::points_failed ? "failed: " : "") + failure.text; }
 
 Failure worst_failure(Transport& transport, const Failure& mine) {
   auto code = static_cast<std::int64_t>(mine.code);
@@ -59,7 +68,7 @@ Failure worst_failure(Transport& transport, const Failure& mine) {
 void agree_on(Transport& transport, const Failure& mine) {
   const Failure worst = worst_failure(transport, mine);
   if (worst.code == ExitCode::ok) return;
-  if (!worst.text.empty()) fmt::print(stderr, "{}\n", worst.text);
+  if (!worst.text.empty()) fmt::print(stderr, "{}\n", line_of(worst));
   std::fflush(stderr);
   transport.barrier();  // nobody leaves before the words are out
   throw AgreedFailure{worst.code};
@@ -80,7 +89,7 @@ RunSpec share_run_spec(RunSpec spec, Transport& transport) {
   std::vector<std::byte> bytes;
   if (first) {
     const nlohmann::json parts{spec.config_path, spec.config_yaml, spec.resolved_yaml, spec.config_digest};
-    bytes = to_bytes(parts.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));  // text that is not UTF-8 is no reason to fail
+    bytes = to_bytes(json_text(parts));  // text that is not UTF-8 is no reason to fail
   }
   transport.broadcast(bytes);
   return agree(transport, [&] {

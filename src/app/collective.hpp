@@ -24,6 +24,8 @@ struct Failure {
   std::string text;
 };
 [[nodiscard]] Failure current_failure();
+/// As it is told on stderr.
+[[nodiscard]] std::string line_of(const Failure& failure);
 
 /// Collective. The worst exit code of all processes on each; on process 0 also every distinct text once, in lines.
 [[nodiscard]] Failure worst_failure(Transport& transport, const Failure& mine);

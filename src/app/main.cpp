@@ -10,9 +10,9 @@
 #include <exception>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <thread>
 
+#include "app/collective.hpp"
 #include "app/command.hpp"
 #include "comm/mpi_session.hpp"
 #include "core/error.hpp"
@@ -70,18 +70,9 @@ int guarded_main(int argc, char** argv) {
     const ExitCode result = action.run();
     flush_output();
     return code(result);
-  } catch (const UserError& e) {
-    return fail(mpi, ExitCode::usage, e.what(), true);
-  } catch (const DeviceMissing& e) {
-    return fail(mpi, ExitCode::no_device, fmt::format("error: {}", e.what()), true);
-  } catch (const PointFailure& e) {
-    return fail(mpi, ExitCode::points_failed, fmt::format("failed: {}", e.what()), true);
-  } catch (const SystemError& e) {
-    return fail(mpi, ExitCode::internal, fmt::format("system error: {}", e.what()), true);
-  } catch (const std::system_error& e) {
-    return fail(mpi, ExitCode::internal, fmt::format("system error: {}", e.what()), true);
-  } catch (const std::exception& e) {
-    return fail(mpi, ExitCode::internal, fmt::format("internal error: {}", e.what()), true);
+  } catch (const std::exception&) {
+    const Failure failure = current_failure();
+    return fail(mpi, failure.code, line_of(failure), true);
   }
 }
 

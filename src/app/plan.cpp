@@ -12,6 +12,7 @@
 #include "app/command.hpp"
 #include "app/open_trace.hpp"
 #include "config/reader.hpp"
+#include "core/json_text.hpp"
 #include "core/units.hpp"
 #include "engine/plan_cost.hpp"
 #include "engine/summarise.hpp"
@@ -78,7 +79,7 @@ void print_json(const RunSpec& spec, std::uint32_t ranks, const PlanCost& cost) 
                   {"memory_bytes", cost.paper.bytes},
                   {"remark", paper_remark}};
   out["notes"] = cost.notes;
-  fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  fmt::print("{}\n", json_text(out, 2));
 }
 
 void print_memory(const RunSpec& spec, std::uint32_t ranks, const PlanCost& cost) {

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "app/command.hpp"
+#include "core/json_text.hpp"
 
 namespace moekv {
 namespace {
@@ -85,7 +86,7 @@ ExitCode run_policy(const Kind& kind, const std::string& path) {
       Case given(cases[i], input.is_array() ? fmt::format("{}#/{}", name, i) : name + "#");
       const Json decision = kind.decide(given);
       given.finish();
-      decisions.push_back(decision.dump(-1, ' ', false, Json::error_handler_t::replace));
+      decisions.push_back(json_text(decision));
     } catch (const UserError& e) {
       problems.insert(problems.end(), e.problems().begin(), e.problems().end());
     }

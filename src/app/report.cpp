@@ -9,6 +9,7 @@
 
 #include "app/command.hpp"
 #include "config/sweep_expect.hpp"
+#include "core/json_text.hpp"
 #include "results/compare.hpp"
 
 namespace moekv {
@@ -81,7 +82,7 @@ class Report {
     expectations();
     comparisons();
     if (!problems_.empty()) throw UserError(problems_);
-    if (arguments_.json) fmt::print("{}\n", out_.dump(1, ' ', false, Json::error_handler_t::replace));
+    if (arguments_.json) fmt::print("{}\n", json_text(out_, 1));
     return failed_ == 0 ? ExitCode::ok : ExitCode::points_failed;
   }
 

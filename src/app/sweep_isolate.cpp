@@ -1,6 +1,7 @@
 // Every point in a process of its own: this program starts itself for one point, and records what the child could not say itself.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,14 +44,15 @@ std::vector<std::string> child_command(const SweepOptions& options, const std::s
   return command;
 }
 
-/// Starts a child whose output goes to `log`.
+/// Starts a child whose output goes to `log`, and which is told to stop where this process is killed.
 pid_t start(const std::vector<std::string>& command, const std::string& log) {
   std::vector<char*> arguments;
   for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
-  const pid_t child = ::fork();
+  const pid_t parent = ::getpid(), child = ::fork();
   if (child < 0) throw SystemError(fmt::format("fork: {}", std::strerror(errno)));
   if (child > 0) return child;
+  if (::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || ::getppid() != parent) ::_exit(127);
   const int fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
   if (fd >= 0) {
     ::dup2(fd, STDOUT_FILENO);
@@ -126,7 +128,10 @@ class IsolatedRun {
     const PointProgress now = folder_.progress({work_.list.name, "", "", "", {}, {point}}).front();
     const bool said = now.status == RunStatus::ok || now.status == RunStatus::failed || (now.status == RunStatus::interrupted && !now.reason.empty());
     PointProgress end = now;
-    if (!said && stop_requested()) {  // whoever stops this process stopped the point as well
+    if (!said && now.running) {  // one that a killed parent left behind: the child could not take the point
+      end.reason = "another process works on it";
+      report_.say(fmt::format("point {} {} is left out: {}\n", index, point.id, end.reason));
+    } else if (!said && stop_requested()) {  // whoever stops this process stopped the point as well
       end.status = RunStatus::interrupted;
       end.reason = stop_reason();
       journal_.append({point.id, SweepEvent::Kind::interrupted, attempt, end.reason, seconds});

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <new>
 #include <optional>
 #include <utility>
 
@@ -188,17 +187,7 @@ class SweepRun {
     } catch (...) {
       if (job_.n_processes() > 1) throw;  // the others may wait for this process: the job ends, and the point counts as crashed
       cache_.clear();
-      return {RunStatus::failed, failure_text(), {}};
-    }
-  }
-
-  static std::string failure_text() {
-    try {
-      throw;
-    } catch (const std::bad_alloc&) {
-      return "out of host memory";
-    } catch (...) {
-      return current_failure().text;
+      return {RunStatus::failed, current_failure().text, {}};
     }
   }
 

@@ -9,6 +9,7 @@
 #include "app/sweep.hpp"
 #include "app/sweep_plan.hpp"
 #include "core/heap.hpp"
+#include "core/json_text.hpp"
 #include "core/units.hpp"
 
 namespace moekv {
@@ -78,7 +79,7 @@ ExitCode print_plans(const SweepWork& work, bool json) {
     if (!plan.refusal.empty()) fmt::print("      refused: {}\n", plan.refusal);
   }
   if (json) {
-    fmt::print("{}\n", all.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", json_text(all, 1));
   } else {
     fmt::print("{} points, {} refused; most memory {}; {} of modelled KV time in all (steps one after another, on the cluster file's numbers)\n",
                work.chosen.size(), refused, format_bytes(std::llround(largest)), format_ns(model_ns));
@@ -112,7 +113,7 @@ ExitCode print_status(const SweepFolder& folder, bool json) {
     }
   }
   if (json) {
-    fmt::print("{}\n", all.dump(1, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", json_text(all, 1));
     return ExitCode::ok;
   }
   fmt::print("{}: {} points: {} ok, {} failed, {} interrupted, {} running, {} pending; {:.1f} s in points that are ok\n", list.name,

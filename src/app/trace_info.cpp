@@ -7,6 +7,7 @@
 #include <string>
 
 #include "app/command.hpp"
+#include "core/json_text.hpp"
 #include "core/text.hpp"
 #include "core/units.hpp"
 #include "trace/native_file.hpp"
@@ -143,7 +144,7 @@ ExitCode show_info(const InfoOptions& options) {
       facts["errors"] = problems_json(report.errors);
       facts["warnings"] = problems_json(report.warnings);
     }
-    fmt::print("{}\n", facts.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", json_text(facts, 2));
     return report.errors.empty() ? ExitCode::ok : ExitCode::usage;
   }
   if (!report.errors.empty()) throw UserError(report.errors);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/command.hpp"
+#include "core/json_text.hpp"
 #include "trace/stats.hpp"
 
 namespace moekv {
@@ -33,7 +34,7 @@ void print_json(const std::string& file, const TraceStats& stats) {
   for (const LayerStats& layer : stats.layers) out["per_layer"].push_back(to_json(layer));
   out["median_over_layers"] = to_json(stats.median);
   for_each_field(LayerStats::fields, [&](const auto& field) { out["definitions"][std::string(field.name)] = field.doc; });
-  fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  fmt::print("{}\n", json_text(out, 2));
 }
 
 std::string cell(double value) { return std::isfinite(value) ? fmt::format("{:9.4f}", value) : fmt::format("{:>9}", "-"); }

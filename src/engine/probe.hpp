@@ -27,8 +27,8 @@ class Probe {
   [[nodiscard]] AttentionSample& attention() { return sample_; }
   /// Takes exact attention from there and leaves there what it computes; null: every probe computes its own.
   void keep_exact(KeptInputs* inputs) { inputs_ = inputs; }
-  /// What is measured from now on waits for `settle`, so that queries of one request and layer have their history made once: for a source that gives
-  /// it after the run too.
+  /// What is measured from now on waits for `settle_some`, so that queries of one request and layer have their history made once: for a source that
+  /// gives it after the run too.
   void defer() { deferred_ = true; }
   /// Measures what waits of one request and layer; until then its rows have no fidelity. False where nothing waited.
   bool settle_some();

@@ -9,6 +9,8 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
+#include <sstream>
 
 #include "core/error.hpp"
 #include "core/rng.hpp"
@@ -42,15 +44,20 @@ bool is_ok(const PointTable& table, std::size_t point) {
   return status != nullptr && status->texts[point] == "ok";
 }
 
-/// Everything that a point has been given besides the keys of `left_out`.
-std::string remaining(const PointTable& table, std::size_t point, const std::vector<std::string>& left_out) {
+/// Everything that a point has been given besides the keys of `left_out`, once for every list of a sweep that names it.
+std::vector<std::string> remaining(const PointTable& table, std::size_t point, const std::vector<std::string>& left_out) {
   std::string text;
   for (const PointColumn& column : table.columns) {
     const bool identifies = column.group == "setting" || (column.group.empty() && (column.name == "label" || column.name == "repeat"));
     if (!identifies || std::find(left_out.begin(), left_out.end(), column.name) != left_out.end()) continue;
     text += fmt::format("{}={}\n", column.name, column.texts[point]);
   }
-  return text;
+  const PointColumn* lists = table.find("", "lists");
+  std::istringstream numbers(lists != nullptr ? lists->texts[point] : "");
+  std::vector<std::string> out;
+  for (std::string number; numbers >> number;) out.push_back("list=" + number + "\n" + text);
+  if (out.empty()) out.push_back(std::move(text));
+  return out;
 }
 
 /// Points of a choice that may be compared.
@@ -75,14 +82,18 @@ std::vector<std::pair<std::size_t, std::size_t>> pair_points(const PointTable& t
   }
   std::map<std::string, std::size_t> partners;
   for (const std::size_t i : comparable(table, b, left_out)) {
-    if (!partners.emplace(remaining(table, i, keys), i).second)
-      throw UserError(table.title, "a point has several partners in this comparison", "name more keys on the second side");
+    for (const std::string& key : remaining(table, i, keys)) {
+      if (!partners.emplace(key, i).second)
+        throw UserError(table.title, "a point has several partners in this comparison", "name more keys on the second side");
+    }
   }
-  std::vector<std::pair<std::size_t, std::size_t>> pairs;
+  std::set<std::pair<std::size_t, std::size_t>> pairs;
   for (const std::size_t i : comparable(table, a, left_out)) {
-    if (const auto it = partners.find(remaining(table, i, keys)); it != partners.end() && it->second != i) pairs.emplace_back(i, it->second);
+    for (const std::string& key : remaining(table, i, keys)) {
+      if (const auto it = partners.find(key); it != partners.end() && it->second != i) pairs.emplace(i, it->second);
+    }
   }
-  return pairs;
+  return {pairs.begin(), pairs.end()};
 }
 
 /// A field of record probe or request, by point and what its row is of.
@@ -256,11 +267,13 @@ std::vector<Effect> audit_effects(const PointTable& table) {
     if (setting.group != "setting") continue;
     Effect effect{setting.name, 0, 0, 0, 0};
     std::map<std::string, std::size_t> first;
-    std::vector<std::pair<std::size_t, std::size_t>> pairs;
+    std::set<std::pair<std::size_t, std::size_t>> pairs;
     for (std::size_t i = 0; i < table.n_points; ++i) {
       if (!is_ok(table, i)) continue;
-      const auto [it, added] = first.emplace(remaining(table, i, {setting.name}), i);
-      if (!added && setting.texts[it->second] != setting.texts[i]) pairs.emplace_back(it->second, i);
+      for (const std::string& key : remaining(table, i, {setting.name})) {
+        const auto [it, added] = first.emplace(key, i);
+        if (!added && setting.texts[it->second] != setting.texts[i]) pairs.emplace(it->second, i);
+      }
     }
     effect.pairs = pairs.size();
     for (const auto& [a, b] : pairs) effect.changed_decisions += digest != nullptr && digest->texts[a] != digest->texts[b] ? 1 : 0;

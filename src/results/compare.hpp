@@ -45,8 +45,8 @@ struct Comparison {
 
 /// Pairs every point of `a` that is ok and exercised with the one of `b` that has the same other settings, label and repeat. A metric that the
 /// requests of a run give (X_mean of a field X of record probe or request) is compared request by request; one of probes over the queries that
-/// both sides measured, since policies may ask for different prompt queries. Throws UserError for a metric that does
-/// not exist, and where a point has several partners.
+/// both sides measured, since policies may ask for different prompt queries. In a file of several sweeps pairs stay within the list of one. Throws
+/// UserError for a metric that does not exist, and where a point has several partners.
 [[nodiscard]] Comparison compare_points(const PointTable& table, const std::string& path, const std::string& metric, const PointChoice& a,
                                         const PointChoice& b);
 

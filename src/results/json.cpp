@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/json_text.hpp"
 #include "results/record_table.hpp"
 
 namespace moekv {
@@ -69,7 +70,7 @@ std::string to_json(const RunFile& run, JsonRecords records, int indent) {
   json["violations"] = out.violations;
   json["metrics"] = metrics_json(out.summary);
   if (records == JsonRecords::yes) json["records"] = records_json(out);
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+  return json_text(json, indent);
 }
 
 std::string numbers_json(const RunOutcome& outcome, int indent) {
@@ -79,7 +80,7 @@ std::string numbers_json(const RunOutcome& outcome, int indent) {
   for_each_record(outcome, [&](const char* name, const auto& rows) {
     if (rows.empty()) json["records"].erase(name);
   });
-  return json.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
+  return json_text(json, indent);
 }
 
 }  // namespace moekv

@@ -102,6 +102,9 @@ void write_points(MergedWriter& writer, const std::vector<MergedPoint>& points, 
   writer.column("label", column_values<Text>(points, [](const MergedPoint& p) { return p.info.label; }), "name of the case in its sweep");
   writer.column("repeat", column_values<std::int64_t>(points, [](const MergedPoint& p) { return p.info.repeat; }),
                 "repeat of the same configuration, from 0");
+  if (std::any_of(points.begin(), points.end(), [](const MergedPoint& p) { return !p.lists.empty(); }))
+    writer.column("lists", column_values<Text>(points, [](const MergedPoint& p) { return p.lists; }),
+                  "numbers of the sweeps' lists that name the point; comparisons stay within a list");
   auto status = writer.column("status", column_values<std::uint8_t>(points, [](const MergedPoint& p) { return static_cast<std::uint8_t>(p.status); }),
                               "how the run ended");
   status.set("flag_values", std::vector<std::uint8_t>{0, 1, 2, 3, 4});

@@ -15,7 +15,8 @@ struct MergedPoint {
   RunStatus status = RunStatus::pending;
   std::string reason, started;
   double seconds = 0;
-  ResultPlace place;  // of its result; empty where there is none
+  ResultPlace place;    // of its result; empty where there is none
+  std::string lists{};  // numbers of the lists that name it, separated by blanks; empty where the file has fewer than two
 };
 
 /// What stands behind the points: the lists of their sweeps.

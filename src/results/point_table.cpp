@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "core/error.hpp"
+#include "core/json_text.hpp"
 #include "results/run_file.hpp"
 
 namespace moekv {
@@ -164,7 +165,7 @@ std::string to_json(const PointTable& table, Parameters parameters) {
     }
     rows.push_back(std::move(row));
   }
-  return rows.dump(1, ' ', false, OrderedJson::error_handler_t::replace);
+  return json_text(rows, 1);
 }
 
 std::string record_csv(const std::string& path, const std::string& kind) {

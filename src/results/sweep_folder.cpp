@@ -17,6 +17,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "core/json_text.hpp"
 #include "io/pending_file.hpp"
 
 namespace moekv {
@@ -25,8 +26,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr std::string_view list_schema = "moekv-sweep-list/1";
 constexpr std::array<std::string_view, 5> kind_names{"start", "ok", "failed", "interrupted", "retry"};
-
-std::string dump(const Json& json, int indent = -1) { return json.dump(indent, ' ', false, Json::error_handler_t::replace); }
 
 std::string utc_milliseconds() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -140,7 +139,7 @@ void SweepFolder::write_list(const SweepList& list) const {
   PendingFile pending(path_ + "/sweep.json", FileKind::other);
   {
     std::ofstream out(pending.temporary_path());
-    out << dump(json, 1) << '\n';
+    out << json_text(json, 1) << '\n';
     if (!out.flush()) throw SystemError(pending.temporary_path() + ": cannot be written");
   }
   pending.commit();
@@ -214,7 +213,7 @@ void SweepJournal::append(const SweepEvent& event) {
   if (event.kind != SweepEvent::Kind::start) json["seconds"] = event.seconds;
   if (event.resumed_step >= 0) json["resumed_step"] = event.resumed_step;
   if (event.saved_step >= 0) json["saved_step"] = event.saved_step;
-  const std::string line = dump(json) + "\n";
+  const std::string line = json_text(json) + "\n";
   if (::write(fd_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
     throw SystemError(fmt::format("write({}): {}", path_, std::strerror(errno)));
 }

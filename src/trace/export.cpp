@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "core/json_text.hpp"
 #include "io/npz_writer.hpp"
 #include "io/pending_file.hpp"
 #include "rules/codec/element.hpp"
@@ -100,7 +101,7 @@ void export_jsonl(TraceSource& trace, const std::string& path) {
     meta["layers_logged"] = t.moe_layers;
     meta["top_k"] = t.top_k;
     meta["n_experts"] = t.n_experts;
-    out.print("{}\n", meta.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    out.print("{}\n", json_text(meta));
     const std::size_t k = t.top_k;
     std::vector<std::int32_t> ids(k);
     for_each_block(trace, WantLogits::no, [&](std::uint32_t r, const RoutingRows& rows) {

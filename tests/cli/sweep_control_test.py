@@ -1,4 +1,4 @@
-"""How a sweep is stopped, gone on with, isolated and judged: signals, limits, crashes, repeats, reports, and results that are run again."""
+"""How a sweep is stopped, gone on with and isolated: signals, limits, crashes, damage."""
 import json
 import os
 import re
@@ -7,13 +7,10 @@ import signal
 import time
 import unittest
 
-import h5py
-
 import program
+import sweep_report_test
 import sweep_test
 
-# Two points of the six take long enough to be told to stop.
-LONG = sweep_test.SWEEP.replace("[lru, fifo, clock]", "[lru, fifo]").replace("{range: {from: 20, to: 80, step: 20, unit: \"%\"}}", "[30%]")
 # The second point needs half a GiB, the third keeps no payload.
 NEEDS = """
 base:
@@ -25,33 +22,9 @@ base:
 axes:
   - cases: [{trace.synthetic.n_requests: 4}, {backend: host}, {backend: count}]
 """
-REPORT = """
-name: judged
-base:
-  model: tinymoe
-  trace: {synthetic: {preset: zipf, n_requests: 5, prompt_tokens: 48, output_tokens: 16}}
-  cluster: {ranks: 2}
-  placement: {layout: local}
-  read: {scope: all}
-  page: {slots: 8}
-  probe: {samples: 24}
-  eviction: {protect: {sinks: 0, recent: 4}}
-axes:
-  - eviction.policy: [h2o.sum, streaming]
-  - eviction.budget: [30%, 60%]
-  - cluster.network: [h200-ndr400, host-shm]
-expect:
-  - {claim: more budget evicts less, metric: evictions, of: {eviction.budget: 60%}, versus: {eviction.budget: 30%}, is: less, by: 10%}
-  - {claim: h2o keeps other mass than streaming, metric: attn_mass_kept_mean, of: {eviction.policy: h2o.sum}, versus: {eviction.policy: streaming}, is: different}
-  - {claim: the network decides nothing, metric: evictions, of: {cluster.network: h200-ndr400}, versus: {cluster.network: host-shm}, is: equal}
-"""
 
 
-class Control(program.ProgramTest):
-    def write(self, text, name="small.yaml"):
-        (self.folder / name).write_text(text)
-        return name
-
+class Control(sweep_test.SweepFiles):
     def start_until_point(self, *arguments):
         """A sweep that has begun a point."""
         job = program.start(["sweep", *arguments, "--out", "cut", "--resume"], folder=self.folder)
@@ -65,7 +38,7 @@ class Control(program.ProgramTest):
 
     def test_one_request_to_stop_that_comes_twice_is_one(self):
         """As timeout(1) and a shell send it: to the process and to its group. A point in a process of its own gets it from its parent too."""
-        name = self.write(LONG)
+        name = self.write(sweep_test.LONG)
         large = ["trace.synthetic.n_requests=48", "trace.synthetic.prompt_tokens=512"]
         for isolate in ([], ["--isolate", "process"]):
             job = self.start_until_point(name, *large, "--grace", "0s", *isolate)
@@ -80,7 +53,7 @@ class Control(program.ProgramTest):
             shutil.rmtree(self.folder / "cut")
 
     def test_damaged_results_are_made_again(self):
-        name = self.write(REPORT)
+        name = self.write(sweep_report_test.REPORT)
         for files in ("auto", "each"):
             self.run_ok("sweep", name, "--out", files, "--files", files)
             self.run_ok("merge", files, "--out", "whole.h5")
@@ -97,24 +70,8 @@ class Control(program.ProgramTest):
             self.run_ok("merge", files, "--out", "mended.h5")
             self.run_ok("diff", "whole.h5", "mended.h5")
 
-    def test_merged_sweeps_keep_their_claims_and_settings(self):
-        """Two sweeps of one name with a point in common: each claim is judged as it is in its own sweep."""
-        base = "base: {model: tinymoe, backend: count, trace: {synthetic: {preset: zipf, n_requests: 4, prompt_tokens: 40, output_tokens: 16}}, page: {slots: 8}, eviction: {policy: lru, budget: 30%, protect: {sinks: 0, recent: 4}}}\n"
-        (self.folder / "a").mkdir()
-        (self.folder / "b").mkdir()
-        (self.folder / "a/sweep.yaml").write_text(base + "axes: [{metrics.per_step: [false, true]}, {page.slots: [8, 16]}]\nset: {cluster.ranks: 4}\nexpect: [{claim: records, metric: evictions, of: {metrics.per_step: true}, versus: {metrics.per_step: false}, is: equal}]\n")
-        (self.folder / "b/sweep.yaml").write_text(base + "axes: [{cluster.ranks: [4, 2]}]\nexpect: [{claim: ranks, metric: rank_peak_bytes_max, of: {cluster.ranks: 4}, versus: {cluster.ranks: 2}, is: different}]\n")
-        for folder in ("a", "b"):
-            self.run_ok("sweep", f"{folder}/sweep.yaml", "--out", f"{folder}.sweep")
-        alone = []
-        for inputs in (["a.sweep"], ["b.sweep"], ["a.sweep", "b.sweep"]):
-            program.run("merge", *inputs, "--out", "all.h5", folder=self.folder)
-            alone.append(re.findall("(?m)^(?:holds|FAILS): .*", program.run("report", "all.h5", folder=self.folder).out))
-        self.assertEqual([len(lines) for lines in alone], [1, 1, 2])
-        self.assertEqual(sorted(alone[0] + alone[1]), sorted(alone[2]))
-
     def test_signals_end_a_sweep_resumably(self):
-        name = self.write(LONG)
+        name = self.write(sweep_test.LONG)
         large = ["trace.synthetic.n_requests=48", "trace.synthetic.prompt_tokens=512"]
         for number, (sent, grace) in enumerate(((signal.SIGTERM, "0s"), (signal.SIGUSR1, "60s"), (signal.SIGINT, "0s"))):
             (self.folder / "cut/journal/0of1.jsonl").unlink(missing_ok=True)
@@ -137,7 +94,7 @@ class Control(program.ProgramTest):
         sweep_test.Sweeps.assert_same_numbers(self, "cut.h5", "whole.h5")
 
     def test_crashes_count_and_end_in_quarantine(self):
-        name = self.write(LONG)
+        name = self.write(sweep_test.LONG)
         self.run_ok("sweep", name, "--only", "1", "--out", "cut")
         point = json.loads(self.run_ok("sweep", "cut", "--status", "--json").out)[0]
         journal = self.folder / "cut/journal/0of1.jsonl"
@@ -156,7 +113,7 @@ class Control(program.ProgramTest):
         return self.run_ok("sweep", folder, "--status").out
 
     def test_isolated_points_survive_a_crash_of_one(self):
-        name = self.write(LONG)
+        name = self.write(sweep_test.LONG)
         victim = json.loads(self.run_ok("sweep", name, "--dry-run", "--json").out)[1]["id"]
         launcher = self.folder / "launch.sh"
         launcher.write_text(f'#!/bin/sh\ncase "$*" in *{victim}*) echo last words >&2; kill -SEGV $$ ;; esac\nexec "$@"\n')
@@ -173,8 +130,30 @@ class Control(program.ProgramTest):
             self.run_ok("merge", folder, "--out", folder + ".h5")
         self.run_ok("diff", "small.sweep.h5", "whole.h5")
 
+    def test_a_point_of_a_killed_parent_is_left_to_its_child(self):
+        """The child is told to stop. Until it has, its point is neither started twice nor called failed."""
+        name = self.write(sweep_test.LONG)
+        launcher = self.folder / "launch.sh"
+        launcher.write_text('#!/bin/sh\ntrap "" TERM\n"$@"\nexec sleep 1\n')
+        launcher.chmod(0o755)
+        isolated = ["--isolate", "process", "--grace", "0s", "trace.synthetic.n_requests=48", "trace.synthetic.prompt_tokens=512"]
+        for child in ([], ["--launch", "./launch.sh"]):
+            job = self.start_until_point(name, *isolated, *child)
+            job.kill()
+            program.finish(job)
+            if child:
+                done = program.run("sweep", name, "--out", "cut", "--resume", *isolated, folder=self.folder)
+                self.assertEqual((done.code, "is left out: another process works on it" in done.err), (75, True), done)
+            deadline = time.monotonic() + 30
+            while '"status": "running"' in self.run_ok("sweep", "cut", "--status", "--json").out and time.monotonic() < deadline:
+                time.sleep(0.05)
+            status = json.loads(self.run_ok("sweep", "cut", "--status", "--json").out)
+            self.assertEqual([p["status"] for p in status].count("failed"), 0, status)
+            self.run_ok("sweep", name, "--out", "cut", "--resume", *isolated)
+            shutil.rmtree(self.folder / "cut")
+
     def test_limits(self):
-        name = self.write(LONG)
+        name = self.write(sweep_test.LONG)
         done = program.run("sweep", name, "trace.synthetic.n_requests=96", "--point-limit", "0.01s", "--fail-fast", folder=self.folder)
         self.assertEqual(done.code, 1, done)
         self.assertIn("not finished after 0.01 s (--point-limit)", done.err)
@@ -214,87 +193,6 @@ class Control(program.ProgramTest):
             if not (folder / name).exists():
                 (folder / name).symlink_to(shutil.which(name))
         return str(folder)
-
-    def test_report(self):
-        name = self.write(REPORT, "judged.yaml")
-        self.run_ok("sweep", name)
-        self.run_ok("merge", "judged.sweep", "--out", "judged.h5")
-        text = self.run_ok("report", "judged.h5").out
-        self.assertIn("holds: more budget evicts less", text)
-        self.assertIn("cluster.network: 0 of", text)
-        self.assertIn("NO EFFECT", text)
-        report = json.loads(self.run_ok("report", "judged.h5", "--json", "--by", "eviction.policy", "--baseline", "streaming", "--metric", "attn_mass_kept_mean").out)
-        effects = {entry["key"]: entry for entry in report["effects"]}
-        self.assertEqual([effects[key]["no_effect"] for key in ("eviction.policy", "eviction.budget", "cluster.network")], [False, False, True])
-        mass = report["comparisons"][0]
-        self.assertEqual((mass["resampled"], mass["pairs"], mass["verdict"]), ("requests", 4, "higher"))
-        self.assertLessEqual(mass["low"], mass["difference"])
-        self.assertGreaterEqual(mass["high"], mass["difference"])
-        self.same_queries(mass)
-        self.assertIn("judged: 8 points", self.run_ok("show", "judged.h5").out)
-        self.assertIn("holds 8 points, not one", self.refuse("rerun", "judged.h5"))
-        self.wrong_expectations(name)
-
-    def same_queries(self, mass):
-        """h2o.sum asks with all prompt tokens, streaming with none: fidelity is that of the queries of both."""
-        merged = program.moekv_results.load_sweep(self.folder / "judged.h5")
-        n_only = n_both = 0
-        for a in range(merged.n):
-            for b in range(merged.n):
-                pair = [merged.settings[key][i] for key in ("eviction.budget", "cluster.network") for i in (a, b)]
-                if merged.settings["eviction.policy"][a] != "h2o.sum" or merged.settings["eviction.policy"][b] != "streaming" or pair[0::2] != pair[1::2]:
-                    continue
-                rows = [{(r, l, p): kept for r, l, p, kept in zip(*(probe[c] for c in ("request", "layer", "position", "attn_mass_kept")))}
-                        for probe in (merged.record("probe", point=i) for i in (a, b))]
-                both = rows[0].keys() & rows[1].keys()
-                n_both, n_only = n_both + len(both), n_only + len(rows[0].keys() ^ rows[1].keys())
-        self.assertGreater(n_both, 8)
-        self.assertEqual(mass["unmatched"], n_only)
-        self.assertGreater(n_only, 0)
-        text = self.run_ok("report", "judged.h5", "--by", "eviction.policy", "--baseline", "streaming", "--metric", "attn_mass_kept_mean", "--metric", "hit_ratio").out
-        self.assertIn(f"{n_only} probed queries that one side alone measured left out", text)
-        self.assertRegex(text, "hit_ratio .*4 pairs answer different numbers of queries: set prefill.queries")
-
-    def wrong_expectations(self, name):
-        wrong = REPORT.replace("is: less, by: 10%", "is: greater")
-        with h5py.File(self.folder / "judged.h5", "a") as file:
-            file.attrs["sweep_yaml"] = wrong
-        done = program.run("report", "judged.h5", folder=self.folder)
-        self.assertEqual(done.code, 1, done)
-        self.assertIn("FAILS: more budget evicts less", done.out)
-        for arguments, words in ((("--by", "eviction.policy", "--metric", "evictons"), "did you mean 'evictions'"),
-                                 (("--by", "eviction.polcy", "--metric", "evictions"), "known: label, eviction.policy, eviction.budget"),
-                                 (("--by", "eviction.policy", "--metric", "evictions", "--baseline", "lru"), "--baseline: no point has eviction.policy=lru")):
-            done = program.run("report", "judged.h5", *arguments, folder=self.folder)
-            self.assertEqual(done.code, 2, done)
-            self.assertIn(words, done.err)
-        self.write(REPORT.replace("metric: evictions", "metric: evictons", 1), name)
-        self.run_ok("sweep", name, "--extend", "-q")
-        self.run_ok("merge", "judged.sweep", "--out", "judged.h5")
-        done = program.run("report", "judged.h5", folder=self.folder)
-        self.assertEqual(done.code, 2, "the others are judged all the same")
-        self.assertIn("holds: the network decides nothing", done.out)
-        self.assertIn("is: unknown value 'larger'", self.refuse("sweep", self.write(REPORT.replace("is: less", "is: larger")), "--list"))
-
-    def test_rerun(self):
-        name = self.write(LONG)
-        self.run_ok("sweep", name, "--only", "0-1")
-        point = json.loads(self.run_ok("sweep", "small.sweep", "--status", "--json").out)[1]["id"]
-        text = self.run_ok("rerun", "small.sweep", "--point", point[:6], "--out", "again.h5").out
-        self.assertIn("same decisions and counters", text)
-        self.assertRegex(text, r"counted +\d+ +0 ")
-        text = self.run_ok("rerun", "again.h5", ranks=2).out
-        self.assertIn("decisions equal", text)
-        with h5py.File(self.folder / "again.h5", "a") as file:
-            file["record/step/n_hit"][0] += 1
-            file["digest"][0] = "0" * 32
-        done = program.run("rerun", "again.h5", folder=self.folder)
-        self.assertEqual(done.code, 1, done)
-        self.assertIn("decisions differ", done.out)
-        self.assertIn("n_hit", done.out)
-        with h5py.File(self.folder / "again.h5", "a") as file:
-            file["provenance"].attrs["trace_digest"] = "another"
-        self.assertIn("is not the trace of this result", self.refuse("rerun", "again.h5"))
 
 
 if __name__ == "__main__":

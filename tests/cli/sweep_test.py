@@ -39,6 +39,8 @@ axes:
   - eviction.budget: {range: {from: 20, to: 80, step: 20, unit: "%"}}
   - page.slots: [8, 16]
 """.replace("SIZE", SMALL)
+# Two points of the six take long enough to be told to stop.
+LONG = SWEEP.replace("[lru, fifo, clock]", "[lru, fifo]").replace("{range: {from: 20, to: 80, step: 20, unit: \"%\"}}", "[30%]")
 EXPECT = "expect:\n  - {claim: smaller, metric: evictions, of: {page.slots: 8}, versus: {page.slots: 16}, is: less}\n"
 POINTS = 24
 # Equal in every run of one specification, whatever the machine: all but times.
@@ -65,7 +67,13 @@ def read_columns(path, _):
     return columns
 
 
-class Sweeps(program.ProgramTest):
+class SweepFiles(program.ProgramTest):
+    def write(self, text=SWEEP, name="small.yaml"):
+        (self.folder / name).write_text(text)
+        return name
+
+
+class Sweeps(SweepFiles):
     @classmethod
     def whole(cls):
         """The merged file of SWEEP in one go, which several tests compare with, made when the first of them asks."""
@@ -80,10 +88,6 @@ class Sweeps(program.ProgramTest):
                     raise AssertionError(done)
             cls.whole_ = folder / "whole.h5"
         return cls.whole_
-
-    def write(self, text=SWEEP, name="small.yaml"):
-        (self.folder / name).write_text(text)
-        return name
 
     def assert_same_numbers(self, a, b):
         one, two = counted_columns(self.folder / a), counted_columns(self.folder / b)

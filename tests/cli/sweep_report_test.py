@@ -1,0 +1,152 @@
+"""What is said about merged sweeps: expectations, comparisons, effects; and results that are run again."""
+import json
+import re
+import unittest
+
+import h5py
+
+import program
+import sweep_test
+
+REPORT = """
+name: judged
+base:
+  model: tinymoe
+  trace: {synthetic: {preset: zipf, n_requests: 5, prompt_tokens: 48, output_tokens: 16}}
+  cluster: {ranks: 2}
+  placement: {layout: local}
+  read: {scope: all}
+  page: {slots: 8}
+  probe: {samples: 24}
+  eviction: {protect: {sinks: 0, recent: 4}}
+axes:
+  - eviction.policy: [h2o.sum, streaming]
+  - eviction.budget: [30%, 60%]
+  - cluster.network: [h200-ndr400, host-shm]
+expect:
+  - {claim: more budget evicts less, metric: evictions, of: {eviction.budget: 60%}, versus: {eviction.budget: 30%}, is: less, by: 10%}
+  - {claim: h2o keeps other mass than streaming, metric: attn_mass_kept_mean, of: {eviction.policy: h2o.sum}, versus: {eviction.policy: streaming}, is: different}
+  - {claim: the network decides nothing, metric: evictions, of: {cluster.network: h200-ndr400}, versus: {cluster.network: host-shm}, is: equal}
+"""
+
+
+class Reports(sweep_test.SweepFiles):
+    def test_merged_sweeps_keep_their_claims_and_settings(self):
+        """Two sweeps of one name with a point in common: each claim is judged as it is in its own sweep."""
+        base = "base: {model: tinymoe, backend: count, trace: {synthetic: {preset: zipf, n_requests: 4, prompt_tokens: 40, output_tokens: 16}}, page: {slots: 8}, eviction: {policy: lru, budget: 30%, protect: {sinks: 0, recent: 4}}}\n"
+        (self.folder / "a").mkdir()
+        (self.folder / "b").mkdir()
+        (self.folder / "a/sweep.yaml").write_text(base + "axes: [{metrics.per_step: [false, true]}, {page.slots: [8, 16]}]\nset: {cluster.ranks: 4}\nexpect: [{claim: records, metric: evictions, of: {metrics.per_step: true}, versus: {metrics.per_step: false}, is: equal}]\n")
+        (self.folder / "b/sweep.yaml").write_text(base + "axes: [{cluster.ranks: [4, 2]}]\nexpect: [{claim: ranks, metric: rank_peak_bytes_max, of: {cluster.ranks: 4}, versus: {cluster.ranks: 2}, is: different}]\n")
+        for folder in ("a", "b"):
+            self.run_ok("sweep", f"{folder}/sweep.yaml", "--out", f"{folder}.sweep")
+        alone = []
+        for inputs in (["a.sweep"], ["b.sweep"], ["a.sweep", "b.sweep"]):
+            program.run("merge", *inputs, "--out", "all.h5", folder=self.folder)
+            alone.append(re.findall("(?m)^(?:holds|FAILS): .*", program.run("report", "all.h5", folder=self.folder).out))
+        self.assertEqual([len(lines) for lines in alone], [1, 1, 2])
+        self.assertEqual(sorted(alone[0] + alone[1]), sorted(alone[2]))
+
+    def test_pairs_stay_within_a_sweep(self):
+        """One sweep file with two models: no point is compared with one of the other model, also where its own partner is missing."""
+        name = self.write(sweep_test.SWEEP)
+        models = {"one": [], "two": ["model=tinymoe"]}
+        for folder, override in models.items():
+            self.run_ok("sweep", name, *override, "--out", folder, "--only", "0-11")
+        self.run_ok("sweep", name, "--out", "one", "--resume", "--only", "12-15")
+        comparisons = {}
+        for inputs in (["one"], ["two"], ["two", "one"], ["one", "two"]):
+            program.run("merge", *inputs, "--out", "all.h5", folder=self.folder)
+            report = program.run("report", "all.h5", "--json", "--by", "eviction.policy", "--metric", "evictions", folder=self.folder)
+            comparisons[",".join(inputs)] = json.loads(report.out)
+        found = {key: sum(c["pairs"] for c in value["comparisons"]) for key, value in comparisons.items()}
+        self.assertEqual((found["one"], found["two"], found["one,two"]), (8, 4, 12), found)
+        self.assertEqual(comparisons["one,two"], comparisons["two,one"])
+        effects = {key: {e["key"]: e["pairs"] for e in value["effects"]} for key, value in comparisons.items()}
+        for key in ("eviction.policy", "page.slots"):
+            self.assertEqual(effects["one,two"][key], effects["one"][key] + effects["two"][key], effects)
+
+    def test_report(self):
+        name = self.write(REPORT, "judged.yaml")
+        self.run_ok("sweep", name)
+        self.run_ok("merge", "judged.sweep", "--out", "judged.h5")
+        text = self.run_ok("report", "judged.h5").out
+        self.assertIn("holds: more budget evicts less", text)
+        self.assertIn("cluster.network: 0 of", text)
+        self.assertIn("NO EFFECT", text)
+        report = json.loads(self.run_ok("report", "judged.h5", "--json", "--by", "eviction.policy", "--baseline", "streaming", "--metric", "attn_mass_kept_mean").out)
+        effects = {entry["key"]: entry for entry in report["effects"]}
+        self.assertEqual([effects[key]["no_effect"] for key in ("eviction.policy", "eviction.budget", "cluster.network")], [False, False, True])
+        mass = report["comparisons"][0]
+        self.assertEqual((mass["resampled"], mass["pairs"], mass["verdict"]), ("requests", 4, "higher"))
+        self.assertLessEqual(mass["low"], mass["difference"])
+        self.assertGreaterEqual(mass["high"], mass["difference"])
+        self.same_queries(mass)
+        self.assertIn("judged: 8 points", self.run_ok("show", "judged.h5").out)
+        self.assertIn("holds 8 points, not one", self.refuse("rerun", "judged.h5"))
+        self.wrong_expectations(name)
+
+    def same_queries(self, mass):
+        """h2o.sum asks with all prompt tokens, streaming with none: fidelity is that of the queries of both."""
+        merged = program.moekv_results.load_sweep(self.folder / "judged.h5")
+        n_only = n_both = 0
+        for a in range(merged.n):
+            for b in range(merged.n):
+                pair = [merged.settings[key][i] for key in ("eviction.budget", "cluster.network") for i in (a, b)]
+                if merged.settings["eviction.policy"][a] != "h2o.sum" or merged.settings["eviction.policy"][b] != "streaming" or pair[0::2] != pair[1::2]:
+                    continue
+                rows = [{(r, l, p): kept for r, l, p, kept in zip(*(probe[c] for c in ("request", "layer", "position", "attn_mass_kept")))}
+                        for probe in (merged.record("probe", point=i) for i in (a, b))]
+                both = rows[0].keys() & rows[1].keys()
+                n_both, n_only = n_both + len(both), n_only + len(rows[0].keys() ^ rows[1].keys())
+        self.assertGreater(n_both, 8)
+        self.assertEqual(mass["unmatched"], n_only)
+        self.assertGreater(n_only, 0)
+        text = self.run_ok("report", "judged.h5", "--by", "eviction.policy", "--baseline", "streaming", "--metric", "attn_mass_kept_mean", "--metric", "hit_ratio").out
+        self.assertIn(f"{n_only} probed queries that one side alone measured left out", text)
+        self.assertRegex(text, "hit_ratio .*4 pairs answer different numbers of queries: set prefill.queries")
+
+    def wrong_expectations(self, name):
+        wrong = REPORT.replace("is: less, by: 10%", "is: greater")
+        with h5py.File(self.folder / "judged.h5", "a") as file:
+            file.attrs["sweep_yaml"] = wrong
+        done = program.run("report", "judged.h5", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("FAILS: more budget evicts less", done.out)
+        for arguments, words in ((("--by", "eviction.policy", "--metric", "evictons"), "did you mean 'evictions'"),
+                                 (("--by", "eviction.polcy", "--metric", "evictions"), "known: label, eviction.policy, eviction.budget"),
+                                 (("--by", "eviction.policy", "--metric", "evictions", "--baseline", "lru"), "--baseline: no point has eviction.policy=lru")):
+            done = program.run("report", "judged.h5", *arguments, folder=self.folder)
+            self.assertEqual(done.code, 2, done)
+            self.assertIn(words, done.err)
+        self.write(REPORT.replace("metric: evictions", "metric: evictons", 1), name)
+        self.run_ok("sweep", name, "--extend", "-q")
+        self.run_ok("merge", "judged.sweep", "--out", "judged.h5")
+        done = program.run("report", "judged.h5", folder=self.folder)
+        self.assertEqual(done.code, 2, "the others are judged all the same")
+        self.assertIn("holds: the network decides nothing", done.out)
+        self.assertIn("is: unknown value 'larger'", self.refuse("sweep", self.write(REPORT.replace("is: less", "is: larger")), "--list"))
+
+    def test_rerun(self):
+        name = self.write(sweep_test.LONG)
+        self.run_ok("sweep", name, "--only", "0-1")
+        point = json.loads(self.run_ok("sweep", "small.sweep", "--status", "--json").out)[1]["id"]
+        text = self.run_ok("rerun", "small.sweep", "--point", point[:6], "--out", "again.h5").out
+        self.assertIn("same decisions and counters", text)
+        self.assertRegex(text, r"counted +\d+ +0 ")
+        text = self.run_ok("rerun", "again.h5", ranks=2).out
+        self.assertIn("decisions equal", text)
+        with h5py.File(self.folder / "again.h5", "a") as file:
+            file["record/step/n_hit"][0] += 1
+            file["digest"][0] = "0" * 32
+        done = program.run("rerun", "again.h5", folder=self.folder)
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("decisions differ", done.out)
+        self.assertIn("n_hit", done.out)
+        with h5py.File(self.folder / "again.h5", "a") as file:
+            file["provenance"].attrs["trace_digest"] = "another"
+        self.assertIn("is not the trace of this result", self.refuse("rerun", "again.h5"))
+
+
+if __name__ == "__main__":
+    unittest.main()
