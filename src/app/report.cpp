@@ -1,5 +1,6 @@
 // moekv report: what the axes of a sweep did, whether what was expected of it holds, and comparisons with intervals.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -36,6 +37,8 @@ Json json_of(const Comparison& c) {
           {"left_out", c.left_out},
           {"unmatched", c.unmatched},
           {"different_queries", c.different_queries},
+          {"without_value", c.without_value},
+          {"also_different", c.also_different},
           {"resampled", c.resampled}};
 }
 
@@ -43,11 +46,17 @@ std::string text_of(const Comparison& c) {
   std::string text = fmt::format("{:.6g} versus {:.6g}, difference {:+.4g}", c.mean_a, c.mean_b, c.difference);
   if (std::isfinite(c.low)) text += fmt::format(" [{:+.4g}, {:+.4g}]", c.low, c.high);
   text += fmt::format(" ({} pairs, {} {}): {}", c.pairs, c.clusters, c.resampled, to_string(c.verdict));
+  if (c.verdict == Verdict::undecided)
+    text += c.pairs == 0                  ? ", no pair of points to compare"
+            : c.clusters == 0             ? ", no pair has values"
+            : std::isfinite(c.difference) ? ", one value has no interval"
+                                          : ", not all values are finite";
   if (c.left_out > 0) text += fmt::format("; {} points not_exercised left out", c.left_out);
   if (c.unmatched > 0) text += fmt::format("; {} probed queries that one side alone measured left out", c.unmatched);
   if (c.different_queries > 0)
     text += fmt::format("; {} pairs answer different numbers of queries: set prefill.queries, whose auto follows the policy", c.different_queries);
-  if (c.verdict == Verdict::undecided) text += c.pairs == 0 ? ", no pair of points to compare" : ", one value has no interval";
+  if (c.without_value > 0) text += fmt::format("; {} pairs without a value on both sides left out", c.without_value);
+  if (!c.also_different.empty()) text += fmt::format("; {} differ too", fmt::join(c.also_different, ", "));
   return text;
 }
 
@@ -113,12 +122,16 @@ class Report {
                                  {"changed_decisions", e.changed_decisions},
                                  {"counters", e.counters},
                                  {"changed_counters", e.changed_counters},
+                                 {"changed_fidelity", e.changed_fidelity},
+                                 {"also_different", e.also_different},
                                  {"no_effect", e.none()}});
       if (e.pairs == 0)
         line("effect of {}: no two points differ in it alone", e.key);
       else
-        line("effect of {}: {} of {} counters and {} of {} decision digests changed{}", e.key, e.changed_counters, e.counters, e.changed_decisions,
-             e.pairs, e.none() ? "   NO EFFECT: this axis changed no counter" : "");
+        line("effect of {}{}: {} of {} counters and {} of {} decision digests changed{}{}", e.key,
+             e.also_different.empty() ? "" : fmt::format(" (with {})", fmt::join(e.also_different, ", ")), e.changed_counters, e.counters,
+             e.changed_decisions, e.pairs, e.changed_fidelity > 0 ? "; fidelity changed" : "",
+             e.none() ? "   NO EFFECT: this axis changed no counter" : "");
     }
   }
 
@@ -210,7 +223,9 @@ void add_report(Command& parent, Action& action) {
   report->add_option("--baseline", arguments->baseline, "with --by: value to compare with; default: the first")->needs(by);
   report->add_flag("--json", arguments->json, "print JSON");
   report->footer(
-      "Intervals are 95 % bootstrap intervals of paired differences; requests are resampled where a metric is a mean over them.\n"
+      "Intervals are 95 % bootstrap intervals of paired differences. What is resampled: requests where a metric is the mean of a value that each "
+      "probed\n"
+      "query or request has, else repeats where there are several, else pairs.\n"
       "exit code: 0 = everything that the sweep file expects holds, 1 = something does not\n"
       "examples:\n  moekv report evict.h5\n  moekv report evict.h5 --by eviction.policy --baseline lru --metric attn_mass_kept_mean");
   report->callback([arguments, &action] { action.run = [arguments] { return Report(*arguments)(); }; });

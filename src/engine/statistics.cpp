@@ -6,8 +6,11 @@
 #include <functional>
 #include <iterator>
 #include <limits>
+#include <numbers>
 #include <numeric>
 #include <utility>
+
+#include "core/rng.hpp"
 
 namespace moekv {
 namespace {
@@ -228,6 +231,42 @@ double jaccard(std::span<const std::size_t> a, std::span<const std::size_t> b) {
   std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(common));
   const std::size_t all = a.size() + b.size() - common.size();
   return all > 0 ? static_cast<double>(common.size()) / static_cast<double>(all) : nan;
+}
+
+double student_t_975(std::size_t freedom) {
+  const bool odd = freedom % 2 == 1;
+  const auto central = [&](double t) {  // share between -t and t
+    const double angle = std::atan(t / std::sqrt(static_cast<double>(freedom))), cosine = std::cos(angle);
+    double term = odd ? cosine : 1, sum = freedom == 1 ? 0 : term;
+    for (std::size_t k = odd ? 3 : 2; k < freedom; k += 2) {
+      const auto x = static_cast<double>(k);
+      term *= cosine * cosine * (x - 1) / x;
+      sum += term;
+    }
+    sum *= std::sin(angle);
+    return odd ? (angle + sum) * 2 / std::numbers::pi : sum;
+  };
+  return root_between(1, 16, [&](double t) { return 0.95 - central(t); });
+}
+
+Interval bootstrap_interval(std::span<const ClusterSum> clusters, std::size_t resamples, std::uint64_t seed) {
+  if (clusters.size() < 2) return {nan, nan};
+  ClusterSum all;
+  for (const ClusterSum& c : clusters) all = {all.sum + c.sum, all.weight + c.weight};
+  std::vector<double> means;
+  for (std::size_t r = 0; r < resamples; ++r) {
+    ClusterSum drawn;
+    for (std::size_t c = 0; c < clusters.size(); ++c) {
+      const ClusterSum& one = clusters[hash_words(seed, 0x626FU, r, c) % clusters.size()];
+      drawn = {drawn.sum + one.sum, drawn.weight + one.weight};
+    }
+    means.push_back(drawn.sum / drawn.weight);
+  }
+  if (!std::all_of(means.begin(), means.end(), [](double m) { return std::isfinite(m); })) return {nan, nan};
+  std::sort(means.begin(), means.end());
+  const auto n = static_cast<double>(clusters.size());
+  const double mean = all.sum / all.weight, wider = student_t_975(clusters.size() - 1) * std::sqrt(n / (n - 1)) / 1.959963984540054;
+  return {mean + wider * (percentile(means, 2.5) - mean), mean + wider * (percentile(means, 97.5) - mean)};
 }
 
 }  // namespace moekv

@@ -95,4 +95,18 @@ struct Balance {
 /// Jaccard index of two ascending lists; NaN where both are empty.
 [[nodiscard]] double jaccard(std::span<const std::size_t> a, std::span<const std::size_t> b);
 
+/// Quantile of Student's t above which 2.5 % lie (Abramowitz and Stegun 26.7.3 and 26.7.4). `freedom` >= 1.
+[[nodiscard]] double student_t_975(std::size_t freedom);
+
+/// What a cluster (a request, a repeat) adds to a mean.
+struct ClusterSum {
+  double sum = 0, weight = 0;
+};
+struct Interval {
+  double low = 0, high = 0;
+};
+/// 95 % interval of sum / weight over clusters: the percentile bootstrap, the same draws for the same seed, widened as Student's t is wider than the
+/// normal law, since resampling alone is far too sure of few clusters (Hesterberg, The American Statistician 69, 2015). NaN with fewer than two.
+[[nodiscard]] Interval bootstrap_interval(std::span<const ClusterSum> clusters, std::size_t resamples, std::uint64_t seed);
+
 }  // namespace moekv

@@ -1,11 +1,8 @@
 // Loss of a model in the loop and its change against the reference, with an interval from a bootstrap over sequences.
-#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
-#include <utility>
 
-#include "core/rng.hpp"
 #include "engine/statistics.hpp"
 #include "engine/summary_list.hpp"
 
@@ -14,49 +11,29 @@ namespace {
 
 using enum ClaimClass;
 
-/// Change of the loss of one sequence.
-struct Sequence {
-  double change = 0, tokens = 0;
-};
-
-/// 2.5th and 97.5th percentile of the mean change per token over sequences drawn with replacement.
-std::pair<double, double> interval(const std::vector<Sequence>& sequences, const ScoreSpec& score) {
-  std::vector<double> means;
-  for (std::uint32_t b = 0; b < score.resamples; ++b) {
-    Sequence sum;
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      const Sequence& drawn = sequences[hash_words(score.seed, 0x626FU, b, i) % sequences.size()];
-      sum.change += drawn.change;
-      sum.tokens += drawn.tokens;
-    }
-    means.push_back(sum.change / sum.tokens);
-  }
-  if (std::any_of(means.begin(), means.end(), [](double m) { return std::isnan(m); })) return {std::nan(""), std::nan("")};
-  std::sort(means.begin(), means.end());
-  return {percentile(means, 2.5), percentile(means, 97.5)};
-}
-
 void add_change(std::span<const TokenRecord> tokens, const ScoreSpec& score, const std::string& suffix, const std::string& which, SummaryList& list) {
   double reference = 0, change = 0, kl = 0, same = 0;
-  std::map<std::int64_t, Sequence> by_request;
+  std::map<std::int64_t, ClusterSum> by_request;
   for (const TokenRecord& t : tokens) {
     reference += t.nll_reference;
     change += t.nll - t.nll_reference;
     kl += t.kl;
     same += t.same_top1;
-    Sequence& s = by_request[t.request];
-    s.change += t.nll - t.nll_reference;
-    s.tokens += 1;
+    ClusterSum& s = by_request[t.request];
+    s.sum += t.nll - t.nll_reference;
+    s.weight += 1;
   }
   const auto n = static_cast<double>(tokens.size());
-  std::vector<Sequence> sequences;
+  std::vector<ClusterSum> sequences;
   for (const auto& [request, s] : by_request) sequences.push_back(s);
-  const auto [low, high] = interval(sequences, score);
+  const Interval interval = bootstrap_interval(sequences, score.resamples, score.seed);
   list.add_ratio("nll_reference" + suffix, {"nat", measured, "nll of the reference, the same model with dense attention" + which}, reference, n);
   list.add("perplexity_reference" + suffix, {"1", measured, "exp(nll_reference)" + which}, std::exp(reference / n));
   list.add_ratio("nll_change" + suffix, {"nat", measured, "nll - nll_reference, paired by token" + which}, change, n);
-  list.add("nll_change_low" + suffix, {"nat", measured, "2.5th percentile of nll_change over bootstrap resamples of sequences" + which}, low);
-  list.add("nll_change_high" + suffix, {"nat", measured, "97.5th percentile of nll_change over bootstrap resamples of sequences" + which}, high);
+  list.add("nll_change_low" + suffix, {"nat", measured, "lower end of the 95 % interval of nll_change, a bootstrap over sequences" + which},
+           interval.low);
+  list.add("nll_change_high" + suffix, {"nat", measured, "upper end of the 95 % interval of nll_change, a bootstrap over sequences" + which},
+           interval.high);
   list.add_ratio("kl_reference" + suffix, {"nat", measured, "KL(reference || this run) of the next-token distribution, mean over tokens" + which}, kl,
                  n);
   list.add_ratio("top1_agreement" + suffix, {"1", measured, "tokens whose most likely successor is the reference's" + which}, same, n);

@@ -12,12 +12,12 @@ REPORT = """
 name: judged
 base:
   model: tinymoe
-  trace: {synthetic: {preset: zipf, n_requests: 5, prompt_tokens: 48, output_tokens: 16}}
+  trace: {synthetic: {preset: zipf, n_requests: 12, prompt_tokens: 48, output_tokens: 16}}
   cluster: {ranks: 2}
   placement: {layout: local}
   read: {scope: all}
   page: {slots: 8}
-  probe: {samples: 24}
+  probe: {samples: 72}
   eviction: {protect: {sinks: 0, recent: 4}}
 axes:
   - eviction.policy: [h2o.sum, streaming]
@@ -65,6 +65,19 @@ class Reports(sweep_test.SweepFiles):
         effects = {key: {e["key"]: e["pairs"] for e in value["effects"]} for key, value in comparisons.items()}
         for key in ("eviction.policy", "page.slots"):
             self.assertEqual(effects["one,two"][key], effects["one"][key] + effects["two"][key], effects)
+
+    def test_what_is_no_new_observation(self):
+        """Repeats of the same seed, and an axis without effect, make no interval narrower."""
+        text = REPORT[:REPORT.index("expect:")].replace("n_requests: 12", "n_requests: 6").replace("[h200-ndr400, host-shm]", "[h200-ndr400]")
+        found = []
+        for change in ("", "repeats: {count: 4, seeds: same}\n", "  - probe.top_k: [1, 2, 3, 4, 5]\n"):
+            self.write(text + change)
+            self.run_ok("sweep", "small.yaml", "--out", f"{len(found)}.sweep")
+            self.run_ok("merge", f"{len(found)}.sweep", "--out", "all.h5")
+            report = self.run_ok("report", "all.h5", "--json", "--by", "eviction.policy", "--metric", "attn_mass_kept_mean", "--metric", "attn_mass_kept_min", "--metric", "evictions").out
+            found.append([(c["clusters"], c["resampled"], c["verdict"], *(f"{c[value]:.9g}" for value in ("difference", "low", "high"))) for c in json.loads(report)["comparisons"]])
+        self.assertEqual(found[0], found[1])
+        self.assertEqual(found[0], found[2])
 
     def test_report(self):
         name = self.write(REPORT, "judged.yaml")

@@ -24,6 +24,22 @@ TEST(Percentile, IsTheNearestRank) {
   EXPECT_TRUE(std::isnan(percentile({}, 50)));
 }
 
+TEST(StudentT, IsThatOfTables) {
+  for (const auto& [freedom, quantile] :
+       {std::pair(1, 12.7062), {2, 4.3027}, {3, 3.1824}, {4, 2.7764}, {5, 2.5706}, {10, 2.2281}, {29, 2.0452}, {120, 1.9799}})
+    EXPECT_NEAR(student_t_975(static_cast<std::size_t>(freedom)), quantile, 1e-4) << freedom;
+}
+
+TEST(BootstrapInterval, TwoClustersHaveAnIntervalAndOneHasNone) {
+  const std::vector<ClusterSum> two = {{2, 1}, {8, 2}};  // means 2 and 4; all: 10 / 3
+  const Interval interval = bootstrap_interval(two, 1000, 1);
+  const double wider = 12.7062 * std::sqrt(2.0) / 1.96;
+  EXPECT_NEAR(interval.low, 10.0 / 3 - wider * 4 / 3, 1e-2);
+  EXPECT_NEAR(interval.high, 10.0 / 3 + wider * 2 / 3, 1e-2);
+  EXPECT_TRUE(std::isnan(bootstrap_interval(std::span(two).first(1), 1000, 1).low));
+  EXPECT_TRUE(std::isnan(bootstrap_interval({}, 1000, 1).high));
+}
+
 TEST(Moments, OfThePopulation) {
   const Moments m = moments(std::vector<double>{2, 4, 4, 4, 5, 5, 7, 9});
   EXPECT_EQ(m.n, 8);
