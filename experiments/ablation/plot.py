@@ -10,7 +10,7 @@ import paper  # noqa: E402
 
 FACTORS = {"R": "routing", "C": "compression", "S": "scheduling", "E": "sharding"}
 RESPONSES = {"memory": "largest peak of page bytes of a rank", "output error": "1 + error of attention outputs"}
-CELLS = {"factors": ("key", ""), "memory_kib": ("counted", "KiB/rank"), "step_us": ("modelled", "us"), "wire_kib": ("counted", "KiB/token"), "out_err": ("measured", "1"), "step_ms": ("time", "ms")}
+CELLS = {"factors": ("key", ""), "memory_kib": ("counted", "KiB/rank"), "evictions": ("counted", ""), "step_us": ("modelled", "us"), "wire_kib": ("counted", "KiB/token"), "out_err": ("measured", "1"), "step_ms": ("time", "ms")}
 EFFECTS = {"response": ("key", ""), "effect": ("key", ""), "gain": ("measured", "ln of the reduction")}
 
 
@@ -27,7 +27,7 @@ def tables(sweep):
         for p in chosen:
             found[name, int(sweep.repeat[p])] = response(sweep, p)
         steps = [sweep.metrics["t_step"][p] / sweep.metrics["n_steps"][p] / 1e6 for p in chosen]
-        cells.add(factors=name, memory_kib=paper.stats.over_repeats([found[name, int(sweep.repeat[p])]["memory"] / 1024 for p in chosen]),
+        cells.add(factors=name, evictions=paper.mean(sweep, chosen, "evictions"), memory_kib=paper.stats.over_repeats([found[name, int(sweep.repeat[p])]["memory"] / 1024 for p in chosen]),
                   step_us=paper.stats.over_repeats([sweep.metrics["t_step_model"][p] / sweep.metrics["n_steps"][p] / 1e3 for p in chosen]),
                   wire_kib=paper.mean(sweep, chosen, "bytes_wire_per_token", 1 / 1024), out_err=paper.fidelity(sweep, chosen), step_ms=paper.stats.mean_interval(steps))
     repeats = sorted({r for _, r in found})

@@ -45,9 +45,10 @@ def predicted(sweep, point, metric):
 
 
 def fidelity(sweep, chosen, column="attn_out_err"):
-    """Mean of a fidelity column over all probes of points, with its interval over requests."""
+    """Mean of a fidelity column over all probes of points, with its interval over requests; those of another repeat are others."""
     rows = [sweep.record("probe", point=p) for p in chosen]
-    return stats.mean_interval(numpy.concatenate([r[column] for r in rows]), numpy.concatenate([r["request"] for r in rows]))
+    requests = [r["request"] + 1_000_000 * int(sweep.repeat[p]) for r, p in zip(rows, chosen)]
+    return stats.mean_interval(numpy.concatenate([r[column] for r in rows]), numpy.concatenate(requests))
 
 
 def bounds(sweep):

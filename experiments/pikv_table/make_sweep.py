@@ -19,11 +19,12 @@ axes:
 
 
 # With a model in the loop all prompt tokens attend; in a replay those that a policy asks for, unless all do: rows are compared over the same queries.
-FILES = {"sweep.yaml": ("pikv_table", "tinymoe", ", prefill.queries: all"), "model.yaml": ("pikv_table_model", "tinymoe_model", "")}
+FILES = {"sweep.yaml": ("pikv_table", "tinymoe", ", prefill: {chunk_tokens: 16, evict: chunk, queries: all}"), "model.yaml": ("pikv_table_model", "tinymoe_model", "")}
 
 
 def text(file):
-    """Rows without a scheduler evict nothing: a budget of 100 % lets cache_aware, which listens to misses, run in them too."""
+    """Rows without a scheduler evict nothing, but have a policy: cache_aware listens to misses, and runs in them too. Under layout expert a token counts
+    under each of its experts, so that 100 % would evict."""
     (name, base, more), names = FILES[file], rows.mapping()
     lines = [HEAD.format(name=name, base=base, more=more)]
     for row in rows.published():
@@ -31,7 +32,7 @@ def text(file):
         if found is None:
             continue
         if not row["scheduling"]:
-            found = {**found, "eviction.policy": "h2o.sum", "eviction.budget": "100%"}
+            found = {**found, "eviction.policy": "h2o.sum", "eviction.budget": {"tokens": 100000}}
         inside = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found.items())
         lines.append(f"      - {{label: {json.dumps(row['label'])}, {inside}}}\n")
     return "".join(lines)

@@ -14,11 +14,12 @@ COLUMNS = {
     "group": ("key", ""), "row": ("key", ""), "testable": ("published", "yes, or why not"),
     "fidelity_loss": ("measured", "relative output error"), "published_drop": ("published", "%"), "loss_change": ("measured", "nat/token of tinymoe, positions from 256 on"),
     "codes_x": ("counted", "x"), "pages_x": ("counted", "x"), "stored_x": ("counted", "x"), "memory_x": ("counted", "x, peak of the row none over this"), "published_x": ("published", "x"),
-    "memory_kib": ("counted", "KiB"), "published_gb": ("published", "GB"), "hit_ratio": ("counted", "1"), "published_hit": ("published", "%"),
+    "evictions": ("counted", ""), "memory_kib": ("counted", "KiB"), "published_gb": ("published", "GB"), "hit_ratio": ("counted", "1"), "published_hit": ("published", "%"),
     "step_us": ("modelled", "us"), "step_ms": ("time", "ms"), "published_ms": ("published", "ms"),
 }
 PAIRS = (("fidelity_loss", "published_drop"), ("loss_change", "published_drop"), ("memory_x", "published_x"), ("codes_x", "published_x"), ("memory_kib", "published_gb"), ("hit_ratio", "published_hit"),
          ("step_us", "published_ms"))
+ALSO_RANKED = (("pages_x", "published_x"), ("stored_x", "published_x"))    # what stays in pages, and with metadata: the paper's "Compression"
 RANKS = {"group": ("key", ""), "measured": ("key", ""), "published": ("key", ""), "rows": ("counted", ""), "rank_correlation": ("measured", "Spearman")}
 
 
@@ -44,7 +45,7 @@ def tables(sweep):
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
         steps = [sweep.metrics["t_step"][p] / sweep.metrics["n_steps"][p] / 1e6 for p in chosen]
         return dict(testable="yes", fidelity_loss=paper.fidelity(sweep, [point]), loss_change=changes.get(label, math.nan), codes_x=get("code_compression_factor"),
-                    pages_x=get("page_compression_factor"), stored_x=get("compression_factor"), memory_x=base / get("kv_peak_bytes"), memory_kib=get("kv_peak_bytes") / 1024,
+                    pages_x=get("page_compression_factor"), stored_x=get("compression_factor"), memory_x=base / get("kv_peak_bytes"), evictions=get("evictions"), memory_kib=get("kv_peak_bytes") / 1024,
                     hit_ratio=get("hit_ratio"), step_us=get("t_step_model") / get("n_steps") / 1e3, step_ms=paper.stats.mean_interval(steps))
 
     table.add(group="reference", row="none", **measured("none"))
@@ -59,7 +60,7 @@ def tables(sweep):
              "all rows": lambda r: True}
     for part, test in parts.items():
         rows = [r for r in table.rows if r["testable"] == "yes" and r["group"] != "reference" and test(r)]
-        for ours, theirs in PAIRS:
+        for ours, theirs in PAIRS + ALSO_RANKED:
             pairs = [(paper.value_of(r[ours]), r[theirs]) for r in rows]
             ranks.add(group=part, measured=ours, published=theirs, rows=len(pairs), rank_correlation=paper.stats.spearman_interval(*zip(*pairs)))
     return [table, ranks]
