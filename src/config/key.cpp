@@ -18,6 +18,12 @@ bool reserved(std::string text) {
   return std::find(std::begin(words), std::end(words), text) != std::end(words);
 }
 
+/// "-1", "-.5", "-2e3": no other text that begins with '-' is surely plain.
+bool negative_number(std::string_view text) {
+  const std::size_t digit = text.starts_with("-.") ? 2 : 1;
+  return text.size() > digit && text.front() == '-' && std::isdigit(static_cast<unsigned char>(text[digit])) != 0;
+}
+
 }  // namespace
 
 std::string quote(const std::string& text) {
@@ -41,7 +47,7 @@ std::string quote(const std::string& text) {
 std::string to_flow(const YamlNode& node) {
   const auto plain = [](const std::string& text) {
     return !text.empty() && !reserved(text) && std::all_of(text.begin(), text.end(), [](char c) { return plain_character(c) || c == ':'; }) &&
-           text.back() != ':' && text.front() != '-' && text.front() != ':' && text.front() != '%';
+           text.back() != ':' && (text.front() != '-' || negative_number(text)) && text.front() != ':' && text.front() != '%';
   };
   std::string text;
   switch (node.kind) {

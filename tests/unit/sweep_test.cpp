@@ -10,6 +10,7 @@
 #include <fstream>
 #include <set>
 
+#include "config/key.hpp"
 #include "config/sweep_axes.hpp"
 #include "core/error.hpp"
 #include "support/temp_dir.hpp"
@@ -61,6 +62,17 @@ TEST_F(SweepFiles, Ranges) {
   EXPECT_THAT(values("axes: [{page.slots: {range: {from: 8, to: 64, factor: 2}}}]\n"), ElementsAre("8", "16", "32", "64"));
   EXPECT_THAT(values("axes: [{page.slots: {range: {from: 8, to: 128, count: 5, scale: log}}}]\n"), ElementsAre("8", "16", "32", "64", "128"));
   EXPECT_THAT(values("axes: [{trace.synthetic.zipf_s: {range: {from: 0.1, to: 0.5, step: 0.1}}}]\n"), ElementsAre("0.1", "0.2", "0.3", "0.4", "0.5"));
+}
+
+TEST_F(SweepFiles, NumbersBelowZeroArePlain) {
+  EXPECT_THAT(values("axes: [{trace.synthetic.zipf_s: [-1, -0.5, 0.5]}]\n"), ElementsAre("-1", "-0.5", "0.5"));
+  std::vector<Problem> problems;
+  auto source = std::make_shared<TextSource>();
+  const YamlNode root = parse_yaml("[-1, -.5e3, \"-\", \"- x\", \"-x\", \"---\"]", source, problems);
+  const std::string text = to_flow(root);
+  EXPECT_EQ(text, "[-1, -.5e3, \"-\", \"- x\", \"-x\", \"---\"]");
+  EXPECT_EQ(to_flow(parse_yaml(text, source, problems)), text);
+  EXPECT_TRUE(problems.empty());
 }
 
 TEST_F(SweepFiles, ZipAndCases) {
