@@ -7,105 +7,18 @@
 #include <cmath>
 
 #include "config/key.hpp"
-#include "config/scalar.hpp"
 #include "config/schema.hpp"
+#include "config/sweep_interval.hpp"
 #include "core/rng.hpp"
 
 namespace moekv {
 namespace {
-
-constexpr std::size_t most_values = 100000;
 
 void complain(const YamlNode& node, std::string what, std::string suggestion, std::vector<Problem>& problems) {
   problems.push_back(problem_at(node.at, std::move(what), std::move(suggestion)));
 }
 
 Assignment assignment(const std::string& key, const YamlNode& value) { return {key, value, key + "=" + to_flow(value)}; }
-
-/// A number of the mapping `map`; `otherwise` where it is absent.
-double number_of(const YamlNode& map, std::string_view name, double otherwise, std::vector<Problem>& problems) {
-  const YamlNode* node = map.find(name);
-  if (node == nullptr) return otherwise;
-  const auto parsed = parse_number(node->text.starts_with('-') ? std::string_view(node->text).substr(1) : std::string_view(node->text), "");
-  if (node->kind == NodeKind::scalar && parsed.ok()) return node->text.starts_with('-') ? -parsed.value : parsed.value;
-  complain(*node, fmt::format("{}: expected a number, got {}", name, describe(*node)), "for example 8, 0.25 or 1e3", problems);
-  return otherwise;
-}
-
-YamlNode scalar_node(std::string text, const Place& at) {
-  YamlNode node;
-  node.kind = NodeKind::scalar;
-  node.at = at;
-  node.text = std::move(text);
-  return node;
-}
-
-/// `unit` follows the number: "%", "GiB".
-YamlNode number_node(double value, bool whole, const std::string& unit, const Place& at) {
-  return scalar_node((whole ? fmt::format("{}", std::llround(value)) : fmt::format("{:.12g}", value)) + unit, at);
-}
-
-/// An interval of a range or of a sample.
-struct Interval {
-  double from = 0, to = 0;
-  bool log = false, whole = false;
-  std::string unit;
-  [[nodiscard]] double at(double share) const {
-    const double value = log ? from * std::pow(to / from, share) : from + (to - from) * share;
-    return whole ? std::round(value) : value;
-  }
-};
-
-bool is_whole(double value) { return value == std::floor(value) && std::abs(value) < 1e15; }
-
-Interval read_interval(const YamlNode& node, const std::string& what, std::vector<Problem>& problems) {
-  Interval out;
-  if (node.kind != NodeKind::map || node.find("from") == nullptr || node.find("to") == nullptr) {
-    complain(node, fmt::format("{}: expected from and to", what), "for example {from: 8, to: 256, step: 8}", problems);
-    return out;
-  }
-  out.from = number_of(node, "from", 0, problems);
-  out.to = number_of(node, "to", 0, problems);
-  out.whole = is_whole(out.from) && is_whole(out.to);
-  if (const YamlNode* unit = node.find("unit")) out.unit = unit->text;
-  if (const YamlNode* scale = node.find("scale")) {
-    out.log = scale->text == "log";
-    if (!out.log && scale->text != "linear") complain(*scale, "scale: unknown value", "known: linear, log", problems);
-  }
-  if (const YamlNode* whole = node.find("whole")) out.whole = whole->text == "true";
-  if (out.to < out.from) complain(node, fmt::format("{}: 'to' is below 'from'", what), "swap them", problems);
-  if (out.log && out.from <= 0) complain(node, fmt::format("{}: a logarithmic scale needs from > 0", what), "use scale: linear", problems);
-  return out;
-}
-
-std::vector<YamlNode> range_values(const YamlNode& node, const std::string& what, std::vector<Problem>& problems) {
-  check_names(node, what, {"from", "to", "step", "factor", "count", "scale", "unit", "whole"}, problems);
-  const std::size_t before = problems.size();
-  const Interval interval = read_interval(node, what, problems);
-  const double step = number_of(node, "step", 0, problems), factor = number_of(node, "factor", 0, problems),
-               count = number_of(node, "count", 0, problems);
-  if (problems.size() > before) return {};
-  std::vector<double> values;
-  const double slack = 1 + 1e-9;
-  if (step > 0 && factor == 0 && count == 0) {
-    for (std::size_t i = 0; interval.from + static_cast<double>(i) * step <= interval.to + step * 1e-9 && i <= most_values; ++i)
-      values.push_back(interval.from + static_cast<double>(i) * step);
-  } else if (factor > 1 && step == 0 && count == 0 && interval.from > 0) {
-    for (double v = interval.from; v <= interval.to * slack && values.size() <= most_values; v *= factor) values.push_back(v);
-  } else if (count >= 1 && step == 0 && factor == 0 && is_whole(count) && count <= most_values) {
-    const auto n = static_cast<std::size_t>(count);
-    for (std::size_t i = 0; i < n; ++i) values.push_back(interval.at(n == 1 ? 0 : static_cast<double>(i) / static_cast<double>(n - 1)));
-  } else {
-    complain(node, fmt::format("{}: expected one of step > 0, factor > 1 (with from > 0), count >= 1", what),
-             "for example {from: 8, to: 256, factor: 2}", problems);
-  }
-  if (values.size() > most_values) complain(node, fmt::format("{}: more than {} values", what, most_values), "a larger step", problems);
-  const bool whole = std::all_of(values.begin(), values.end(), is_whole);
-  std::vector<YamlNode> nodes;
-  for (const double value : values) nodes.push_back(number_node(value, whole, interval.unit, node.at));
-  nodes.erase(std::unique(nodes.begin(), nodes.end(), [](const YamlNode& a, const YamlNode& b) { return a.text == b.text; }), nodes.end());
-  return nodes;
-}
 
 SweepAxis zip_axis(const YamlNode& node, std::vector<Problem>& problems) {
   SweepAxis axis;

@@ -75,6 +75,30 @@ TEST_F(SweepFiles, NumbersBelowZeroArePlain) {
   EXPECT_TRUE(problems.empty());
 }
 
+/// Whether the values of an interval are whole is a matter of the key, unless the file says it.
+TEST_F(SweepFiles, WholeNumbersFollowTheKey) {
+  const std::string ends = "from: 0, to: 1, count: 5";
+  EXPECT_THAT(values("axes: [{trace.synthetic.zipf_s: {range: {" + ends + "}}}]\n"), ElementsAre("0", "0.25", "0.5", "0.75", "1"));
+  EXPECT_THAT(values("axes: [{trace.synthetic.zipf_s: {range: {from: 0, to: 4, count: 3, whole: true}}}]\n"), ElementsAre("0", "2", "4"));
+  EXPECT_THAT(values("axes: [{page.slots: {range: {from: 8, to: 30, factor: 1.5}}}]\n"), ElementsAre("8", "12", "18", "27"));
+  EXPECT_THAT(values("set: {eviction.policy: lru}\naxes: [{eviction.budget: {range: {from: 90, to: 91, step: 0.5, unit: \"%\"}}}]\n"),
+              ElementsAre("90%", "90.5%", "91%"));
+  const Sweep sample = read("axes: [{sample: {points: 8, of: {trace.synthetic.zipf_s: {from: 0, to: 1}, page.slots: {from: 8, to: 64}}}}]\n");
+  std::set<std::string> reals;
+  for (const SweepPoint& point : sample.points) {
+    reals.insert(point.settings[0].value);
+    EXPECT_EQ(point.settings[1].value.find('.'), std::string::npos);
+  }
+  EXPECT_EQ(reals.size(), 8U);
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"page.slots: {range: {from: 1, to: 2, count: 5}}", "page.slots: of the 5 values of this range only 2 are different, as whole numbers"},
+      {"trace.synthetic.zipf_s: {range: {" + ends + ", whole: true}}", "only 2 are different"},
+      {"trace.synthetic.zipf_s: {range: {" + ends + ", whole: yes}}", "whole: expected true or false"},
+      {"page.slots: {range: {from: 0.5, to: 8, count: 3}}", "values are whole, but 'from' or 'to' is not"},
+  };
+  for (const auto& [axis, words] : cases) EXPECT_THAT(problems_of("axes: [{" + axis + "}]\n"), HasSubstr(words)) << axis;
+}
+
 TEST_F(SweepFiles, ZipAndCases) {
   EXPECT_THAT(values("axes: [{zip: {seed: [1, 2], page.slots: [8, 16]}}]\n"), ElementsAre("1 8", "2 16"));
   EXPECT_THAT(values("axes:\n  - cases: [{label: a, seed: 1}, {label: b, page: {slots: 32}}]\n  - cases: [{label: x}, {label: y, seed: 3}]\n"),
