@@ -99,6 +99,7 @@ Sweep read_sweep(const std::string& path, const std::vector<std::string>& overri
   SweepFile file = read_sweep_file(path, overrides, problems);
   Sweep sweep{file.name, path, file.text, swept_keys(file), {}, 0};
   check_keys(file, sweep.swept, problems);
+  check_seeds(file, problems);
   file.base.included = std::make_shared<IncludedFiles>();
   const std::vector<SweepCase> cases = grid(file, problems);
   if (problems.empty() && cases.size() * file.repeats > most_points)

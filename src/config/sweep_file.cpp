@@ -46,6 +46,7 @@ void read_repeats(const YamlNode& node, SweepFile& file, std::vector<Problem>& p
   const YamlNode* count = node.kind == NodeKind::map ? node.find("count") : &node;
   const YamlNode* seeds = node.kind == NodeKind::map ? node.find("seeds") : nullptr;
   check_names(node, "repeats", {"count", "seeds"}, problems);
+  file.repeats_at = node.at;
   const auto whole = [&](const YamlNode& n, const char* what) -> std::uint64_t {
     const auto parsed = parse_unsigned(n.text, "");
     if (n.kind == NodeKind::scalar && parsed.ok()) return parsed.value;
@@ -188,6 +189,14 @@ void check_keys(const SweepFile& file, const std::vector<std::string>& swept, st
       }
     }
   }
+}
+
+void check_seeds(const SweepFile& file, std::vector<Problem>& problems) {
+  const bool replaced = !file.seeds.empty() || (file.repeats > 1 && !file.same_seed);
+  const std::vector<std::string> swept = swept_keys(file);
+  if (!replaced || std::find(swept.begin(), swept.end(), "seed") == swept.end()) return;
+  problems.push_back(problem_at(file.repeats_at, "repeats: replaces the seeds that an axis or a case of this sweep gives",
+                                "leave one of them out, or repeats: {count: 3, seeds: same}"));
 }
 
 bool excluded(const SweepFile& file, const SweepCase& point) {

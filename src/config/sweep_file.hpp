@@ -22,6 +22,7 @@ struct SweepFile {
   std::vector<SweepAxis> exclude;    // each a condition: one case per value and key
   std::vector<std::uint64_t> seeds;  // of repeats; empty: none
   bool same_seed = false;
+  Place repeats_at{};
   std::uint32_t repeats = 1;
   std::vector<SweepExpectation> expectations;
 };
@@ -34,6 +35,9 @@ struct SweepFile {
 
 /// What an override of the command line cannot do, and conditions that can never hold.
 void check_keys(const SweepFile& file, const std::vector<std::string>& swept, std::vector<Problem>& problems);
+
+/// Seeds that an axis or a case gives and that `repeats` would replace.
+void check_seeds(const SweepFile& file, std::vector<Problem>& problems);
 
 /// Whether `exclude` leaves the case out.
 [[nodiscard]] bool excluded(const SweepFile& file, const SweepCase& point);

@@ -111,6 +111,13 @@ TEST_F(SweepFiles, IncludeAndExclude) {
               ElementsAre("1 16", "2 8", "3 16", "extra 64"));
 }
 
+TEST_F(SweepFiles, RepeatsReplaceNoSeedOfAnAxis) {
+  const std::string words = "repeats: replaces the seeds that an axis or a case";
+  EXPECT_THAT(problems_of("axes: [{seed: [1, 2]}]\nrepeats: 2\n"), HasSubstr(words));
+  EXPECT_THAT(problems_of("axes: [{page.slots: [8, 16]}]\ninclude: [{label: own, seed: 9}]\nrepeats: {seeds: [1, 2]}\n"), HasSubstr(words));
+  EXPECT_EQ(read("axes: [{seed: [1, 2]}]\nrepeats: {count: 2, seeds: same}\n").points.size(), 4U);
+}
+
 TEST_F(SweepFiles, WhatStandsForNothingIsRefused) {
   const std::vector<std::pair<std::string, std::string>> cases{
       {"include: {page.slots: 64}\n", "include: expected a list of mappings"},
