@@ -25,6 +25,7 @@ std::vector<SweepCase> grid(const SweepFile& file, std::vector<Problem>& problem
       for (const SweepCase& right : axis) {
         SweepCase both = left;
         both.label += (left.label.empty() || right.label.empty() ? "" : "/") + right.label;
+        if (!right.label.empty()) both.parts.push_back(right.label);
         both.values.insert(both.values.end(), right.values.begin(), right.values.end());
         next.push_back(std::move(both));
       }
@@ -36,6 +37,7 @@ std::vector<SweepCase> grid(const SweepFile& file, std::vector<Problem>& problem
     cases = std::move(next);
   }
   if (file.axes.empty() && !file.include.empty()) cases.clear();
+  check_excluded_labels(file, cases, problems);
   std::erase_if(cases, [&](const SweepCase& one) { return excluded(file, one); });
   cases.insert(cases.end(), file.include.begin(), file.include.end());
   return cases;

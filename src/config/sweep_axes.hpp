@@ -13,6 +13,8 @@ namespace moekv {
 struct SweepCase {
   std::string label;
   std::vector<Assignment> values;
+  std::vector<std::string> parts{};  // of a point of the grid: the labels that its own one joins
+  Place at{};                        // of a condition on a label
 };
 /// One factor of the grid.
 using SweepAxis = std::vector<SweepCase>;

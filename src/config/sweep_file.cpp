@@ -81,7 +81,7 @@ void read_exclude(const YamlNode& node, SweepFile& file, std::vector<Problem>& p
       for (const YamlNode& value : values) one.values.push_back({a.path, value, to_flow(value)});
       alternatives.push_back(std::move(one));
     }
-    if (!label.empty()) alternatives.push_back({label, {}});
+    if (!label.empty()) alternatives.push_back({label, {}, {}, condition.find("label")->at});
     if (alternatives.empty()) problems.push_back(problem_at(condition.at, "exclude: a condition names at least one key", "- {eviction.policy: lru}"));
     file.exclude.push_back(std::move(alternatives));
   }
@@ -199,9 +199,24 @@ void check_seeds(const SweepFile& file, std::vector<Problem>& problems) {
                                 "leave one of them out, or repeats: {count: 3, seeds: same}"));
 }
 
+void check_excluded_labels(const SweepFile& file, const std::vector<SweepCase>& grid, std::vector<Problem>& problems) {
+  std::set<std::string> known, joined;
+  for (const SweepCase& point : grid) {
+    known.insert(point.parts.begin(), point.parts.end());
+    joined.insert(point.label);
+  }
+  for (const SweepAxis& condition : file.exclude) {
+    for (const SweepCase& one : condition) {
+      if (!one.values.empty() || known.contains(one.label) || joined.contains(one.label)) continue;
+      problems.push_back(problem_at(one.at, fmt::format("exclude: no point has the label '{}'", one.label),
+                                    known.empty() ? "no case of an axis has a label" : suggest_name(one.label, {known.begin(), known.end()})));
+    }
+  }
+}
+
 bool excluded(const SweepFile& file, const SweepCase& point) {
   const auto holds = [&](const SweepCase& part) {
-    if (part.values.empty()) return part.label == point.label;
+    if (part.values.empty()) return part.label == point.label || std::find(point.parts.begin(), point.parts.end(), part.label) != point.parts.end();
     return std::any_of(part.values.begin(), part.values.end(), [&](const Assignment& wanted) {
       const auto it = std::find_if(point.values.rbegin(), point.values.rend(), [&](const Assignment& a) { return a.path == wanted.path; });
       return it != point.values.rend() && to_flow(it->value) == wanted.text;

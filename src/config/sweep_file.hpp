@@ -39,7 +39,10 @@ void check_keys(const SweepFile& file, const std::vector<std::string>& swept, st
 /// Seeds that an axis or a case gives and that `repeats` would replace.
 void check_seeds(const SweepFile& file, std::vector<Problem>& problems);
 
-/// Whether `exclude` leaves the case out.
+/// Conditions on a label that no point of the grid has.
+void check_excluded_labels(const SweepFile& file, const std::vector<SweepCase>& grid, std::vector<Problem>& problems);
+
+/// Whether `exclude` leaves the case out. A label is that of the point, or one of those that it joins.
 [[nodiscard]] bool excluded(const SweepFile& file, const SweepCase& point);
 
 }  // namespace moekv

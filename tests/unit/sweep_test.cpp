@@ -109,6 +109,11 @@ TEST_F(SweepFiles, IncludeAndExclude) {
   EXPECT_THAT(values("axes: [{seed: [1, 2, 3]}, {page.slots: [8, 16]}]\nexclude: [{seed: [1, 3], page.slots: 8}, {seed: 2, page.slots: 16}]\n"
                      "include: [{label: extra, page.slots: 64}]\n"),
               ElementsAre("1 16", "2 8", "3 16", "extra 64"));
+  const std::string labels = "axes:\n  - cases: [{label: a, seed: 1}, {label: b, seed: 2}]\n  - cases: [{label: c}, {label: d, page.slots: 8}]\n";
+  EXPECT_THAT(values(labels + "exclude: [{label: a/c}]\n"), ElementsAre("a/d 1 8", "b/c 2", "b/d 2 8"));
+  EXPECT_THAT(values(labels + "exclude: [{label: a}, {label: d, seed: 2}]\n"), ElementsAre("b/c 2")) << "one of the labels that it joins";
+  EXPECT_THAT(problems_of(labels + "exclude: [{label: e}]\n"), HasSubstr("exclude: no point has the label 'e'"));
+  EXPECT_THAT(problems_of(labels + "exclude: [{label: e}]\n"), HasSubstr("known: a, b, c, d"));
 }
 
 TEST_F(SweepFiles, RepeatsReplaceNoSeedOfAnAxis) {
