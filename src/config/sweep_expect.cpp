@@ -2,9 +2,13 @@
 #include "config/sweep_expect.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <memory>
+#include <optional>
+#include <set>
 
 #include "config/key.hpp"
 #include "config/schema.hpp"
@@ -58,10 +62,79 @@ SweepExpectation read_one(const YamlNode& item, std::vector<Problem>& problems) 
   if (const YamlNode* by = item.find("by")) {
     const auto parsed = parse_number(by->text, "1");
     if (!parsed.ok()) problems.push_back(problem_at(by->at, "by: " + parsed.error, "a share: 5% or 0.05"));
+    if (parsed.ok() && parsed.value < 0)
+      problems.push_back(problem_at(by->at, fmt::format("by: {} is negative", by->text), "a share: 5%; 'is' says the direction"));
+    if (is == "equal") problems.push_back(problem_at(by->at, "by: has no meaning with is: equal, which allows no difference", "leave it out"));
     out.by = parsed.value;
   }
   return out;
 }
+
+std::optional<double> number_in(const std::string& text) {
+  double value = 0;
+  const auto end = std::from_chars(text.data(), text.data() + text.size(), value);
+  return end.ec == std::errc() && end.ptr == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
+
+/// Looks for the points that a side of an expectation names, as the report will.
+struct SideCheck {
+  const Sweep& sweep;
+  std::vector<Problem>& problems;
+
+  void operator()(const Place& at, const std::vector<SweepSetting>& side) const {
+    const std::size_t before = problems.size();
+    for (const SweepSetting& wanted : side) check_one(at, wanted);
+    if (problems.size() > before) return;
+    const auto all = [&](const SweepPoint& p) {
+      return std::all_of(side.begin(), side.end(), [&](const SweepSetting& wanted) { return !chosen(wanted.key) || has(p, wanted); });
+    };
+    if (std::any_of(sweep.points.begin(), sweep.points.end(), all)) return;
+    std::string text;
+    for (const SweepSetting& wanted : side) text += fmt::format("{}{}={}", text.empty() ? "" : ", ", wanted.key, wanted.value);
+    problems.push_back(
+        problem_at(at, fmt::format("expect: no point of this sweep has {} together", text), "moekv sweep FILE --list shows the points"));
+  }
+
+ private:
+  [[nodiscard]] bool chosen(const std::string& key) const {
+    return key == "label" || key == "repeat" || std::find(sweep.swept.begin(), sweep.swept.end(), key) != sweep.swept.end();
+  }
+  static bool has(const SweepPoint& point, const SweepSetting& wanted) {
+    if (wanted.key == "label") return point.label == wanted.value;
+    if (wanted.key == "repeat") return fmt::format("{}", point.repeat) == wanted.value;
+    return std::find(point.settings.begin(), point.settings.end(), wanted) != point.settings.end();
+  }
+  void check_one(const Place& at, const SweepSetting& wanted) const {
+    const auto above = [&](const std::string& key) { return wanted.key.starts_with(key + "."); };
+    if (const auto it = std::find_if(sweep.swept.begin(), sweep.swept.end(), above); it != sweep.swept.end()) {
+      problems.push_back(problem_at(at, fmt::format("expect: {} stands inside the values of the axis {}", wanted.key, *it),
+                                    fmt::format("vary {} itself, or give the points labels with 'cases'", wanted.key)));
+      return;
+    }
+    std::string known = "varied here: " + (sweep.swept.empty() ? "nothing" : join(sweep.swept));
+    if (!chosen(wanted.key)) {
+      const std::set<std::string> values = values_of(wanted.key);
+      const auto number = number_in(wanted.value);
+      if (std::any_of(values.begin(), values.end(), [&](const std::string& v) { return v == wanted.value || (number && number_in(v) == number); }))
+        return;
+      if (!values.empty()) known = fmt::format("points have {}", fmt::join(values, " or "));
+    } else if (std::any_of(sweep.points.begin(), sweep.points.end(), [&](const SweepPoint& p) { return has(p, wanted); })) {
+      return;
+    }
+    problems.push_back(problem_at(at, fmt::format("expect: no point of this sweep has {}={}", wanted.key, wanted.value), known));
+  }
+  /// What points have for a key that no axis chooses.
+  [[nodiscard]] std::set<std::string> values_of(const std::string& key) const {
+    std::set<std::string> values;
+    for (const SweepPoint& point : sweep.points) {
+      if (!point.spec) continue;
+      for (const KeyValue& resolved : resolved_keys(*point.spec, {key})) {
+        if (resolved.path == key) values.insert(resolved.value);
+      }
+    }
+    return values;
+  }
+};
 
 }  // namespace
 
@@ -79,21 +152,9 @@ std::vector<SweepExpectation> read_expectations(const YamlNode& node, std::vecto
 }
 
 void check_sides(const std::vector<SweepExpectation>& expectations, const Sweep& sweep, std::vector<Problem>& problems) {
-  const auto has = [](const SweepPoint& point, const SweepSetting& wanted) {
-    if (wanted.key == "label") return point.label == wanted.value;
-    return std::find(point.settings.begin(), point.settings.end(), wanted) != point.settings.end();
-  };
-  const auto check = [&](const SweepExpectation& expected, const SweepSetting& wanted) {
-    const bool swept = wanted.key == "label" || std::find(sweep.swept.begin(), sweep.swept.end(), wanted.key) != sweep.swept.end();
-    if (wanted.key == "repeat" || std::any_of(sweep.points.begin(), sweep.points.end(), [&](const SweepPoint& p) { return has(p, wanted); })) return;
-    if (!swept && is_key(wanted.key)) return;  // the same for all points
-    problems.push_back(problem_at(expected.at, fmt::format("expect: no point of this sweep has {}={}", wanted.key, wanted.value),
-                                  "varied here: " + (sweep.swept.empty() ? "nothing" : join(sweep.swept))));
-  };
+  const SideCheck check{sweep, problems};
   for (const SweepExpectation& expected : expectations) {
-    for (const auto* side : {&expected.of, &expected.versus}) {
-      for (const SweepSetting& wanted : *side) check(expected, wanted);
-    }
+    for (const auto* side : {&expected.of, &expected.versus}) check(expected.at, *side);
   }
 }
 

@@ -123,6 +123,26 @@ TEST_F(SweepFiles, RepeatsReplaceNoSeedOfAnAxis) {
   EXPECT_EQ(read("axes: [{seed: [1, 2]}]\nrepeats: {count: 2, seeds: same}\n").points.size(), 4U);
 }
 
+/// A statement that no results could meet or break is told before anything runs.
+TEST_F(SweepFiles, ExpectationsNameWhatPointsHave) {
+  const auto problem = [&](const std::string& of, const std::string& versus, const std::string& rest = "is: less", const std::string& more = "") {
+    return problems_of("axes: [{page.slots: [8, 16]}, {eviction.policy: [lru, fifo]}]\nset: {eviction.budget: 50%, cluster.ranks: 4}\nrepeats: 2\n" +
+                       more + "expect: [{claim: c, metric: evictions, of: {" + of + "}, versus: {" + versus + "}, " + rest + "}]\n");
+  };
+  EXPECT_EQ(problem("page.slots: 8", "page.slots: 16"), "");
+  EXPECT_EQ(problem("page.slots: 8, repeat: 1, cluster.ranks: 4.0", "page.slots: 16, repeat: 0, seed: 1", "is: different, by: 5%"), "");
+  EXPECT_THAT(problem("page.slots: 8", "page.slots: 16, repeat: 7"), HasSubstr("no point of this sweep has repeat=7"));
+  EXPECT_THAT(problem("page.slots: 8", "cluster.ranks: 99"), HasSubstr("no point of this sweep has cluster.ranks=99"));
+  EXPECT_THAT(problem("page.slots: 8", "cluster.ranks: 99"), HasSubstr("points have 4"));
+  EXPECT_THAT(problem("page.slots: 8", "page.slots: 16", "is: equal, by: 1%"), HasSubstr("by: has no meaning with is: equal"));
+  EXPECT_THAT(problem("page.slots: 8", "page.slots: 16", "is: less, by: -5%"), HasSubstr("by: -5% is negative"));
+  EXPECT_THAT(problem("page.slots: 8, eviction.policy: lru", "page.slots: 16", "is: less", "exclude: [{page.slots: 8, eviction.policy: lru}]\n"),
+              HasSubstr("no point of this sweep has page.slots=8, eviction.policy=lru together"));
+  EXPECT_THAT(problems_of("axes: [{placement: [{layout: expert}, {layout: local}]}]\nexpect: [{claim: c, metric: evictions, of: {placement.layout: "
+                          "expert}, versus: {placement.layout: local}, is: less}]\n"),
+              HasSubstr("placement.layout stands inside the values of the axis placement"));
+}
+
 TEST_F(SweepFiles, WhatStandsForNothingIsRefused) {
   const std::vector<std::pair<std::string, std::string>> cases{
       {"include: {page.slots: 64}\n", "include: expected a list of mappings"},
