@@ -21,12 +21,36 @@ std::string attribute(const h5::Dataset& dataset, const std::string& name) {
   return dataset.attribute_type(name) == h5::Type::text ? dataset.text(name) : std::string();
 }
 
+bool is_real(h5::Type type) { return type == h5::Type::f16 || type == h5::Type::f32 || type == h5::Type::f64; }
+bool is_integer(h5::Type type) { return type != h5::Type::text && type != h5::Type::other && !is_real(type); }
+
+[[noreturn]] void refuse_damaged(const h5::Dataset& dataset, const std::string& what) {
+  throw UserError(dataset.where(), "is damaged: " + what, "write the file anew with moekv run, sweep or merge");
+}
+
+/// A column has one value per row of its table.
+void require_rows(const h5::Dataset& dataset, std::uint64_t rows) {
+  if (dataset.dims().size() != 1) refuse_damaged(dataset, fmt::format("it has {} dimensions, not one", dataset.dims().size()));
+  if (dataset.n_rows() != rows) refuse_damaged(dataset, fmt::format("it has {} rows, its table {}", dataset.n_rows(), rows));
+  if (dataset.type() == h5::Type::other) refuse_damaged(dataset, "its values are neither numbers nor text");
+}
+
+/// Columns whose type every reader relies on; the others may be numbers or text.
+void require_type(const h5::Dataset& dataset, std::string_view group, std::string_view name) {
+  const h5::Type type = dataset.type();
+  const auto is_one_of = [&](std::initializer_list<std::string_view> names) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  if (group.starts_with("metric") && type == h5::Type::text) refuse_damaged(dataset, "a metric is a number, not text");
+  if (!group.empty()) return;
+  if (is_one_of({"point", "status", "repeat", "attempts"}) && !is_integer(type)) refuse_damaged(dataset, "its values are no whole numbers");
+  if (is_one_of({"point_id", "label", "lists", "error", "started", "labels", "notes", "digest"}) && type != h5::Type::text)
+    refuse_damaged(dataset, "its values are no text");
+}
+
 /// Values of any one-dimensional dataset as text, missing numbers as empty.
 std::vector<std::string> texts_of(const h5::Dataset& dataset, std::vector<double>* numbers) {
   std::vector<std::string> texts;
   if (dataset.type() == h5::Type::text) return dataset.read_texts();
-  const bool real = dataset.type() == h5::Type::f64 || dataset.type() == h5::Type::f32;
-  if (real) {
+  if (is_real(dataset.type())) {
     for (const double v : dataset.read<double>()) texts.push_back(std::isnan(v) ? std::string() : fmt::format("{}", v));
   } else {
     for (const std::int64_t v : dataset.read<std::int64_t>()) texts.push_back(fmt::format("{}", v));
@@ -35,8 +59,24 @@ std::vector<std::string> texts_of(const h5::Dataset& dataset, std::vector<double
   return texts;
 }
 
-PointColumn read_column(const h5::Group& parent, const std::string& group, const std::string& name) {
+/// Statuses as words. Repeats count from 0.
+void check_values(const h5::Dataset& dataset, PointColumn& column) {
+  if (!column.group.empty()) return;
+  if (column.name == "repeat" && std::any_of(column.numbers.begin(), column.numbers.end(), [](double n) { return n < 0; }))
+    refuse_damaged(dataset, "a repeat is below 0");
+  if (column.name != "status") return;
+  for (std::size_t i = 0; i < column.texts.size(); ++i) {
+    const double status = column.numbers[i];
+    if (status < 0 || status >= static_cast<double>(std::size(run_status_names))) refuse_damaged(dataset, fmt::format("{} is no status", status));
+    column.texts[i] = std::string(run_status_names[static_cast<std::size_t>(status)]);
+  }
+  column.numeric = false;
+}
+
+PointColumn read_column(const h5::Group& parent, const std::string& group, const std::string& name, std::size_t n_points) {
   const h5::Dataset dataset = parent.dataset(name);
+  require_rows(dataset, n_points);
+  require_type(dataset, group, name);
   PointColumn column{group,
                      name,
                      attribute(dataset, "units"),
@@ -48,13 +88,7 @@ PointColumn read_column(const h5::Group& parent, const std::string& group, const
                      {}};
   column.swept = dataset.attribute_type("swept") != h5::Type::other && dataset.number<std::int32_t>("swept") != 0;
   column.texts = texts_of(dataset, column.numeric ? &column.numbers : nullptr);
-  if (group.empty() && name == "status") {
-    for (std::size_t i = 0; i < column.texts.size(); ++i) {
-      const auto s = static_cast<std::size_t>(column.numbers[i]);
-      column.texts[i] = s < std::size(run_status_names) ? std::string(run_status_names[s]) : "?";
-    }
-    column.numeric = false;
-  }
+  check_values(dataset, column);
   return column;
 }
 
@@ -125,16 +159,15 @@ PointTable read_point_table(const std::string& path) {
   table.title = file.text("title");
   table.n_points = file.dataset("point").n_rows();
   for (const std::string& name : file.names()) {
-    if (!file.is_group(name)) table.columns.push_back(read_column(file, "", name));
+    if (!file.is_group(name)) table.columns.push_back(read_column(file, "", name, table.n_points));
   }
   for (const char* group : {"setting", "param", "metric", "metric_numerator", "metric_denominator"}) {
     if (!file.has(group)) continue;
     const h5::Group members = file.group(group);
-    for (const std::string& name : members.names()) table.columns.push_back(read_column(members, group, name));
+    for (const std::string& name : members.names()) table.columns.push_back(read_column(members, group, name, table.n_points));
   }
-  for (const PointColumn& column : table.columns) {
-    if (column.texts.size() != table.n_points)
-      throw UserError(path, fmt::format("column '{}' has not the {} rows of its points", column.name, table.n_points), "the file is damaged");
+  for (const char* name : {"point_id", "status"}) {
+    if (table.find("", name) == nullptr) throw UserError(path, fmt::format("is damaged: column '{}' is missing", name), "write the file anew");
   }
   return table;
 }
@@ -180,8 +213,11 @@ std::string record_csv(const std::string& path, const std::string& kind) {
   std::vector<std::vector<std::string>> values;
   for (const std::string& name : group.names()) {
     if (name == "row") continue;
+    const h5::Dataset dataset = group.dataset(name);
+    require_rows(dataset, group.dataset("row").n_rows());
+    if (dataset.type() == h5::Type::text && name != "digest") refuse_damaged(dataset, "its values are text, not numbers");
     heads.push_back(name);
-    values.push_back(texts_of(group.dataset(name), nullptr));
+    values.push_back(texts_of(dataset, nullptr));
   }
   std::vector<const std::vector<std::string>*> columns;
   for (const auto& column : values) columns.push_back(&column);

@@ -27,7 +27,7 @@ struct PointTable {
 
 /// Points of a result file. Throws UserError where it is none.
 [[nodiscard]] std::size_t count_points(const std::string& path);
-/// Throws UserError where the file is no result file. `status` is read as its word.
+/// Throws UserError where the file is no result file, or a column has not one value of its kind per point. `status` is read as its word.
 [[nodiscard]] PointTable read_point_table(const std::string& path);
 
 /// CSV with a row per point: identity, settings, metrics; with every parameter where asked for.

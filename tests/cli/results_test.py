@@ -52,6 +52,22 @@ class Results(program.ProgramTest):
         self.assertEqual(numbers.code, 1, numbers)
         self.assertIn("record step[1] n_hit (first_step=64, n_steps=64): 70 | 69", numbers.out)
 
+    def test_damaged_columns_are_refused(self):
+        def edit(path, column, values):
+            with h5py.File(path, "a") as file:
+                attributes = {key: value for key, value in file[column].attrs.items() if key not in ("DIMENSION_LIST", "CLASS", "NAME")}
+                del file[column]
+                file[column] = values
+                file[column].attrs.update(attributes)
+            return path
+
+        self.assertIn("/record/probe/layer: error: is damaged: it has 1 rows", self.refuse("export", edit(self.sample("a.h5"), "record/probe/layer", [1]), "--record", "probe"))
+        path = edit(self.sample("a.h5"), "point_id", ["another"])
+        self.run_ok("merge", self.sample("b.h5"), path, "--out", "two.h5")
+        edit(self.folder / "two.h5", "metric/hit_ratio", ["a", "b"])
+        for command in (("show",), ("export",), ("report", "--by", "label", "--metric", "hit_ratio")):
+            self.assertIn("/metric/hit_ratio: error: is damaged: a metric is a number", self.refuse(command[0], "two.h5", *command[1:]))
+
     def test_short_runs_have_the_ratios_of_their_codec(self):
         """Shorter than a window of 64 steps: the first window ends halfway, where requests are still resident."""
         config = {"model": "tinymoe", "trace": {"path": str(program.SOURCE / "configs/traces/tinymoe_cut.moekv.h5"), "max_requests": 2, "max_output_tokens": 10},

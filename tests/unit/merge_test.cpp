@@ -1,0 +1,98 @@
+// Files of many points: which result of a point is taken, what their settings say, exact numbers, and damaged columns.
+#include "results/merge.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "core/error.hpp"
+#include "io/hdf5.hpp"
+#include "results/diff.hpp"
+#include "results/merged_file.hpp"
+#include "results/point_table.hpp"
+#include "support/sample_run_file.hpp"
+#include "support/temp_dir.hpp"
+
+namespace moekv {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string refusal_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const UserError& e) {
+    return e.what();
+  }
+  return "no UserError";
+}
+
+class MergedFiles : public ::testing::Test {
+ protected:
+  /// A file of the sample run as the point `id`, after `change`.
+  std::string run_of(const std::string& name, const std::string& id, const std::function<void(RunFile&)>& change = {}) {
+    RunFile run = sample_run();
+    run.point.id = id;
+    if (change) change(run);
+    write_run_file(dir.file(name), run);
+    return dir.file(name);
+  }
+  /// A point with these settings, its parameter `eviction.budget` and the lists that name it.
+  MergedPoint point(const std::string& id, std::vector<std::pair<std::string, std::string>> settings, const std::string& budget, std::string lists) {
+    const std::string path = run_of(id + ".h5", id, [&](RunFile& run) { run.parameters.push_back({"eviction.budget", budget, "1", "budget"}); });
+    return {{id, "", 0, 1}, std::move(settings), RunStatus::ok, "", "", 0, {path}, std::move(lists)};
+  }
+  std::vector<std::string> settings_of(std::vector<MergedPoint> points, const std::string& key) {
+    write_merged_file(out, std::move(points), {{SweepList{}, SweepList{}}}, false);
+    const PointTable table = read_point_table(out);
+    const PointColumn* column = table.find("setting", key);
+    return column == nullptr ? std::vector<std::string>{} : column->texts;
+  }
+  TempDir dir;
+  std::string out = dir.file("all.h5");
+};
+
+/// Every column is looked at where it is read: no command meets one of another length or kind.
+TEST_F(MergedFiles, DamagedColumnsAreRefused) {
+  (void)merge_results({run_of("a.h5", "one"), run_of("b.h5", "two")}, out, {});
+  const std::vector<std::string> texts{"x", "y"};
+  const std::vector<double> numbers{0, 1}, longer{0, 1, 2};
+  const std::vector<std::int32_t> statuses{1, 200}, repeats{0, -1};
+  const std::vector<std::pair<std::string, std::function<void(h5::File&, const std::string&)>>> damages{
+      {"metric/hit_ratio", [&](h5::File& f, const std::string& name) { f.write(name, texts); }},
+      {"metric/hit_ratio", [&](h5::File& f, const std::string& name) { f.write(name, longer); }},
+      {"metric/hit_ratio",
+       [&](h5::File& f, const std::string& name) {
+         f.write(name, std::span<const double>(numbers), {2, 1});
+       }},
+      {"repeat", [&](h5::File& f, const std::string& name) { f.write(name, texts); }},
+      {"repeat", [&](h5::File& f, const std::string& name) { f.write(name, numbers); }},
+      {"repeat", [&](h5::File& f, const std::string& name) { f.write(name, repeats); }},
+      {"status", [&](h5::File& f, const std::string& name) { f.write(name, texts); }},
+      {"status", [&](h5::File& f, const std::string& name) { f.write(name, statuses); }},
+      {"status", [](h5::File&, const std::string&) {}},
+      {"label", [&](h5::File& f, const std::string& name) { f.write(name, numbers); }},
+      {"param/cluster.ranks", [&](h5::File& f, const std::string& name) { f.write(name, longer); }},
+  };
+  for (const auto& [name, damage] : damages) {
+    const std::string path = dir.file("damaged.h5");
+    std::filesystem::copy_file(out, path, std::filesystem::copy_options::overwrite_existing);
+    h5::File file = h5::File::open(path, h5::Access::update);
+    file.remove(name);
+    damage(file, name);
+    file.close();
+    EXPECT_THAT(refusal_of([&] { (void)read_point_table(path); }), HasSubstr("is damaged")) << name;
+  }
+  h5::File file = h5::File::open(out, h5::Access::update);
+  file.remove("record/probe/layer");
+  file.write("record/probe/layer", longer);
+  file.close();
+  EXPECT_THAT(refusal_of([&] { (void)record_csv(out, "probe"); }), HasSubstr("record/probe/layer: error: is damaged"));
+}
+
+}  // namespace
+}  // namespace moekv
