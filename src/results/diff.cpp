@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <type_traits>
 
 #include "results/record_table.hpp"
 
@@ -30,6 +31,11 @@ std::string key_text(const Record& row) {
     if (m.combine == Combine::key && must_be_equal(m.claim, m.name)) text += fmt::format("{}{}={}", text.empty() ? "" : ", ", m.name, row.*m.member);
   });
   return text;
+}
+
+/// "status: ok | failed", where the two texts differ.
+void diff_texts(std::string_view what, const std::string& a, const std::string& b, RunDifference& out) {
+  if (a != b) out.shapes.push_back(fmt::format("{}: {} | {}", what, a.empty() ? "-" : a, b.empty() ? "-" : b));
 }
 
 template <class Record>
@@ -56,7 +62,8 @@ void diff_summary(const std::vector<Summary>& a, const std::vector<Summary>& b, 
     const Summary& t = *it->second;
     in_b.erase(it);
     if (same(s.value, t.value) && same(s.numerator, t.numerator) && same(s.denominator, t.denominator)) continue;
-    (must_be_equal(s.claim, s.name) ? out.exact : out.measured).push_back({"metric " + s.name, s.unit, s.value, t.value});
+    (must_be_equal(s.claim, s.name) || must_be_equal(t.claim, t.name) ? out.exact : out.measured)
+        .push_back({"metric " + s.name, s.unit, s.value, t.value});
   }
   for (const auto& [name, summary] : in_b) out.shapes.push_back(fmt::format("metric {}: only in the second run", name));
 }
@@ -71,6 +78,17 @@ void diff_keys(const RunFile& a, const RunFile& b, RunDifference& out) {
     const bool known = std::any_of(a.parameters.begin(), a.parameters.end(), [&](const Parameter& p) { return p.name == q.name; });
     if (!known) out.keys.push_back(fmt::format("{}: - | {}", q.name, q.text));
   }
+}
+
+/// Records of every kind.
+void diff_records(const RunOutcome& a, const RunOutcome& b, RunDifference& out) {
+  for_each_record(a, [&](std::string_view kind, const auto& rows) {
+    for_each_record(b, [&](std::string_view other, const auto& others) {
+      if constexpr (std::is_same_v<decltype(rows), decltype(others)>) {
+        if (kind == other) diff_rows(kind, rows, others, out);
+      }
+    });
+  });
 }
 
 /// Heading and at most `most` lines, then how many more.
@@ -109,18 +127,12 @@ RunDifference diff_runs(const RunFile& a, const RunFile& b) {
   out.digests_differ = a.outcome.digest != b.outcome.digest;
   out.window = first_different_window(a.outcome, b.outcome);
   diff_keys(a, b, out);
-  if (a.outcome.labels != b.outcome.labels) {
-    out.shapes.push_back(fmt::format("labels: {} | {}", fmt::join(a.outcome.labels, " "), fmt::join(b.outcome.labels, " ")));
-  }
+  const auto status = [](const RunFile& run) { return std::string(run_status_names[static_cast<std::size_t>(run.status)]); };
+  diff_texts("status", status(a), status(b), out);
+  diff_texts("violations", fmt::format("{}", fmt::join(a.outcome.violations, "; ")), fmt::format("{}", fmt::join(b.outcome.violations, "; ")), out);
+  diff_texts("labels", fmt::format("{}", fmt::join(a.outcome.labels, " ")), fmt::format("{}", fmt::join(b.outcome.labels, " ")), out);
   diff_summary(a.outcome.summary, b.outcome.summary, out);
-  diff_rows("step", a.outcome.steps, b.outcome.steps, out);
-  diff_rows("layer", a.outcome.layers, b.outcome.layers, out);
-  diff_rows("load", a.outcome.loads, b.outcome.loads, out);
-  diff_rows("layer_load", a.outcome.layer_loads, b.outcome.layer_loads, out);
-  diff_rows("histogram", a.outcome.histograms, b.outcome.histograms, out);
-  diff_rows("traffic", a.outcome.traffic, b.outcome.traffic, out);
-  diff_rows("request", a.outcome.requests, b.outcome.requests, out);
-  diff_rows("probe", a.outcome.probes, b.outcome.probes, out);
+  diff_records(a.outcome, b.outcome, out);
   return out;
 }
 

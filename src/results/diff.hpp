@@ -24,12 +24,12 @@ struct NumberDifference {
 };
 
 /// Numbers of claim class counted or modelled are functions of specification and trace, and so must be equal where decisions are; measured and
-/// derived ones are compared for information only.
+/// derived ones are compared for information only. The stricter class of the two files counts.
 struct RunDifference {
   bool digests_differ = false;
   std::optional<WindowDifference> window;
   std::vector<std::string> keys;           // configuration keys that differ: "eviction.policy: lru | fifo"
-  std::vector<std::string> shapes;         // tables of different length, labels that differ
+  std::vector<std::string> shapes;         // tables of different length; status, violations and labels that differ
   std::vector<NumberDifference> exact;     // counted and modelled
   std::vector<NumberDifference> measured;  // measured and derived summary numbers
   /// Whether decisions, counters or modelled numbers differ.

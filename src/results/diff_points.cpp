@@ -33,8 +33,8 @@ std::vector<std::string> diff_points(const PointTable& a, const PointTable& b) {
     if (!in_b.contains(id)) lines.push_back(fmt::format("point {}: only in the first file", id));
   }
   for (const PointColumn& column : a.columns) {
-    if (!must_be_equal(column)) continue;
     const PointColumn* other = b.find(column.group, column.name);
+    if (!must_be_equal(column) && (other == nullptr || !must_be_equal(*other))) continue;
     if (other == nullptr) {
       lines.push_back(fmt::format("{}: only in the first file", column.name));
       continue;
@@ -46,7 +46,8 @@ std::vector<std::string> diff_points(const PointTable& a, const PointTable& b) {
     }
   }
   for (const PointColumn& column : b.columns) {
-    if (must_be_equal(column) && a.find(column.group, column.name) == nullptr) lines.push_back(fmt::format("{}: only in the second file", column.name));
+    if (must_be_equal(column) && a.find(column.group, column.name) == nullptr)
+      lines.push_back(fmt::format("{}: only in the second file", column.name));
   }
   return lines;
 }

@@ -6,6 +6,7 @@
 
 #include "results/diff.hpp"
 #include "results/json.hpp"
+#include "results/record_table.hpp"
 #include "results/summary.hpp"
 #include "results/traffic_matrix.hpp"
 #include "support/sample_run_file.hpp"
@@ -88,6 +89,33 @@ TEST(Diff, SeesMissingWindowsRowsAndMetrics) {
   b.outcome.summary.pop_back();
   EXPECT_EQ(diff_runs(b, a).shapes.size(), 1u);
   EXPECT_EQ(diff_runs(a, b).shapes.size(), 1u);
+}
+
+TEST(Diff, LooksAtRecordsOfEveryKind) {
+  const RunFile a = sample_run();
+  for_each_record(a.outcome, [&](const std::string& kind, const auto&) {
+    RunFile b = sample_run();
+    for_each_record(b.outcome, [&](const std::string& other, auto& rows) {
+      if (kind == other) rows.emplace_back();
+    });
+    const RunDifference difference = diff_runs(a, b);
+    ASSERT_EQ(difference.shapes.size(), 1u) << kind;
+    EXPECT_THAT(difference.shapes[0], HasSubstr("record " + kind + ": "));
+  });
+}
+
+TEST(Diff, SeesStatusViolationsAndTheStricterClaim) {
+  const RunFile a = sample_run();
+  RunFile b = sample_run();
+  b.status = RunStatus::failed;
+  b.outcome.violations = {"entries: 3 are lost"};
+  EXPECT_THAT(diff_runs(a, b).shapes, ::testing::ElementsAre("status: ok | failed", "violations: - | entries: 3 are lost"));
+  b = sample_run();
+  ASSERT_EQ(b.outcome.summary[5].claim, ClaimClass::counted);
+  b.outcome.summary[5].claim = ClaimClass::derived;
+  b.outcome.summary[5].value += 1;
+  EXPECT_EQ(diff_runs(a, b).exact.size(), 1u);
+  EXPECT_EQ(diff_runs(b, a).exact.size(), 1u);
 }
 
 }  // namespace
