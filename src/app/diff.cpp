@@ -19,7 +19,7 @@ struct DiffArguments {
 
 /// Compares digests only.
 ExitCode diff_decisions(const RunFile& a, const RunFile& b) {
-  const auto window = first_different_window(a.outcome, b.outcome);
+  const auto window = first_different_window(a, b);
   if (window) {
     fmt::print("decisions differ: first in steps {} to {}: {} | {}\n", window->first_step, window->first_step + 63, window->a, window->b);
     return ExitCode::points_failed;
@@ -28,22 +28,28 @@ ExitCode diff_decisions(const RunFile& a, const RunFile& b) {
     fmt::print("decisions differ: total digest {} | {}\n", to_hex(a.outcome.digest), to_hex(b.outcome.digest));
     return ExitCode::points_failed;
   }
-  fmt::print("same decisions: digest {}, {} windows of 64 steps\n", to_hex(a.outcome.digest), a.outcome.window_digests.size());
+  const bool windows = a.has_records && b.has_records;
+  fmt::print("same decisions: digest {}{}\n", to_hex(a.outcome.digest),
+             windows ? fmt::format(", {} windows of 64 steps", a.outcome.window_digests.size()) : "");
   return ExitCode::ok;
 }
 
 /// Merged sweeps: what must be equal at every point.
-ExitCode diff_sweeps(const PointTable& a, const PointTable& b, std::size_t most_lines) {
-  const std::vector<std::string> lines = diff_points(a, b);
+ExitCode diff_sweeps(const DiffArguments& arguments) {
+  const PointTable a = read_point_table(arguments.a), b = read_point_table(arguments.b);
+  const std::vector<std::string> lines = diff_points(a, b, arguments.decisions ? PointColumns::digests : PointColumns::all);
+  const std::size_t most_lines = arguments.lines;
   for (std::size_t i = 0; i < std::min(most_lines, lines.size()); ++i) fmt::print("{}\n", lines[i]);
   if (lines.size() > most_lines) fmt::print("... and {} more\n", lines.size() - most_lines);
-  fmt::print("{} and {} points: {}\n", a.n_points, b.n_points, lines.empty() ? "same decisions and counters" : "different");
+  fmt::print("{} and {} points: {}\n", a.n_points, b.n_points,
+             !lines.empty()        ? "different"
+             : arguments.decisions ? "same decisions"
+                                   : "same decisions and counters");
   return lines.empty() ? ExitCode::ok : ExitCode::points_failed;
 }
 
 ExitCode diff_files(const DiffArguments& arguments) {
-  if (const std::size_t n = count_points(arguments.a); n != 1 || count_points(arguments.b) != 1)
-    return diff_sweeps(read_point_table(arguments.a), read_point_table(arguments.b), arguments.lines);
+  if (const std::size_t n = count_points(arguments.a); n != 1 || count_points(arguments.b) != 1) return diff_sweeps(arguments);
   const RunFile a = read_run_file(arguments.a), b = read_run_file(arguments.b);
   if (arguments.decisions) return diff_decisions(a, b);
   const RunDifference difference = diff_runs(a, b);

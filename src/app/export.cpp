@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
@@ -43,6 +44,9 @@ std::int64_t step_of(const std::string& text) {
 }
 
 ExitCode export_file(const ExportArguments& arguments) {
+  std::error_code none;
+  if (!arguments.out.empty() && std::filesystem::equivalent(arguments.input, arguments.out, none))
+    throw UserError(arguments.out, "is the result file itself, which the export would replace", "name another file with --out");
   if (arguments.nccl_tests_matrix) {
     const std::optional<std::int64_t> step = arguments.window.empty() ? std::nullopt : std::optional(step_of(arguments.window));
     const TrafficMatrix matrix = traffic_matrix(read_run_file(arguments.input).outcome.traffic, step, arguments.input);

@@ -111,7 +111,9 @@ std::vector<std::string> to_lines(const std::vector<NumberDifference>& numbers) 
 
 }  // namespace
 
-std::optional<WindowDifference> first_different_window(const RunOutcome& a, const RunOutcome& b) {
+std::optional<WindowDifference> first_different_window(const RunFile& run_a, const RunFile& run_b) {
+  if (!run_a.has_records || !run_b.has_records) return std::nullopt;
+  const RunOutcome &a = run_a.outcome, &b = run_b.outcome;
   const std::size_t most = std::max(a.window_digests.size(), b.window_digests.size());
   const auto at = [](const RunOutcome& run, std::size_t w) {
     return w < run.window_digests.size() ? to_hex(run.window_digests[w]) : std::string("-");
@@ -125,14 +127,14 @@ std::optional<WindowDifference> first_different_window(const RunOutcome& a, cons
 RunDifference diff_runs(const RunFile& a, const RunFile& b) {
   RunDifference out;
   out.digests_differ = a.outcome.digest != b.outcome.digest;
-  out.window = first_different_window(a.outcome, b.outcome);
+  out.window = first_different_window(a, b);
   diff_keys(a, b, out);
   const auto status = [](const RunFile& run) { return std::string(run_status_names[static_cast<std::size_t>(run.status)]); };
   diff_texts("status", status(a), status(b), out);
   diff_texts("violations", fmt::format("{}", fmt::join(a.outcome.violations, "; ")), fmt::format("{}", fmt::join(b.outcome.violations, "; ")), out);
   diff_texts("labels", fmt::format("{}", fmt::join(a.outcome.labels, " ")), fmt::format("{}", fmt::join(b.outcome.labels, " ")), out);
   diff_summary(a.outcome.summary, b.outcome.summary, out);
-  diff_records(a.outcome, b.outcome, out);
+  if (a.has_records && b.has_records) diff_records(a.outcome, b.outcome, out);
   return out;
 }
 

@@ -16,14 +16,15 @@ std::map<std::string, std::size_t> rows_by_id(const PointTable& table) {
   return rows;
 }
 
-bool must_be_equal(const PointColumn& column) {
+bool must_be_equal(const PointColumn& column, PointColumns columns) {
+  if (columns == PointColumns::digests) return column.group.empty() && column.name == "digest";
   if (column.group.empty()) return column.name == "status" || column.name == "digest" || column.name == "labels";
   return column.group == "metric" && (column.claim == "counted" || column.claim == "modelled") && column.name != "buffer_bytes";
 }
 
 }  // namespace
 
-std::vector<std::string> diff_points(const PointTable& a, const PointTable& b) {
+std::vector<std::string> diff_points(const PointTable& a, const PointTable& b, PointColumns columns) {
   std::vector<std::string> lines;
   const auto in_a = rows_by_id(a), in_b = rows_by_id(b);
   for (const auto& [id, row] : in_b) {
@@ -34,7 +35,7 @@ std::vector<std::string> diff_points(const PointTable& a, const PointTable& b) {
   }
   for (const PointColumn& column : a.columns) {
     const PointColumn* other = b.find(column.group, column.name);
-    if (!must_be_equal(column) && (other == nullptr || !must_be_equal(*other))) continue;
+    if (!must_be_equal(column, columns) && (other == nullptr || !must_be_equal(*other, columns))) continue;
     if (other == nullptr) {
       lines.push_back(fmt::format("{}: only in the first file", column.name));
       continue;
@@ -46,7 +47,7 @@ std::vector<std::string> diff_points(const PointTable& a, const PointTable& b) {
     }
   }
   for (const PointColumn& column : b.columns) {
-    if (must_be_equal(column) && a.find(column.group, column.name) == nullptr)
+    if (must_be_equal(column, columns) && a.find(column.group, column.name) == nullptr)
       lines.push_back(fmt::format("{}: only in the second file", column.name));
   }
   return lines;

@@ -44,6 +44,7 @@ struct RunFile {
   PointInfo point;
   RunStatus status = RunStatus::pending;
   RunOutcome outcome;
+  bool has_records = true;           // false: merged without them
   std::vector<std::string> missing;  // columns this program knows and the file lacks ("step/n_req"); they read as 0
 
   /// Value of a configuration key as text; empty where it is not stored.

@@ -180,7 +180,8 @@ RunFile read_run_file(const std::string& path) {
   read_point_values(file, run);
   read_parameters(file.group("param"), run.parameters);
   read_summary(file, run.outcome.summary);
-  read_records(file.group("record"), run);
+  run.has_records = file.has("record");
+  if (run.has_records) read_records(file.group("record"), run);
   run.provenance = read_attributes(file.group("provenance"));
   read_hosts(file.group("provenance/host"), run.hosts);
   return run;

@@ -68,6 +68,14 @@ class Results(program.ProgramTest):
         for command in (("show",), ("export",), ("report", "--by", "label", "--metric", "hit_ratio")):
             self.assertIn("/metric/hit_ratio: error: is damaged: a metric is a number", self.refuse(command[0], "two.h5", *command[1:]))
 
+    def test_merged_files_without_records(self):
+        path = self.sample("a.h5")
+        self.run_ok("merge", path, "--out", "bare.h5", "--without-records")
+        self.assertIn("ok, digest 0123456789abcdef", self.run_ok("show", "bare.h5").out)
+        self.assertIn("same decisions and counters", self.run_ok("diff", path, "bare.h5").out)
+        self.assertIn("same decisions: digest", self.run_ok("diff", "--decisions", "bare.h5", path).out)
+        self.assertIn("is the result file itself", self.refuse("export", path, "--out", "./a.h5"))
+
     def test_short_runs_have_the_ratios_of_their_codec(self):
         """Shorter than a window of 64 steps: the first window ends halfway, where requests are still resident."""
         config = {"model": "tinymoe", "trace": {"path": str(program.SOURCE / "configs/traces/tinymoe_cut.moekv.h5"), "max_requests": 2, "max_output_tokens": 10},

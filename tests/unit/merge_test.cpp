@@ -56,6 +56,33 @@ class MergedFiles : public ::testing::Test {
   std::string out = dir.file("all.h5");
 };
 
+TEST_F(MergedFiles, OnePointWithoutRecordsIsShownAndCompared) {
+  const std::string a = run_of("a.h5", "one");
+  (void)merge_results({a}, out, {false});
+  const RunFile whole = read_run_file(a), bare = read_run_file(out);
+  EXPECT_FALSE(bare.has_records);
+  EXPECT_EQ(bare.outcome.digest, whole.outcome.digest);
+  const RunDifference difference = diff_runs(whole, bare);
+  EXPECT_FALSE(difference.different()) << format_difference(difference, whole, bare);
+  RunFile other = read_run_file(a);
+  other.outcome.summary[5].value += 1;
+  EXPECT_TRUE(diff_runs(bare, other).different());
+}
+
+TEST_F(MergedFiles, PointsAreComparedByDigestOrByAllThatIsCounted) {
+  const auto merge = [&](const std::string& name, const std::function<void(RunFile&)>& change) {
+    (void)merge_results({run_of("a.h5", "one"), run_of("b.h5", "two", change)}, dir.file(name), {});
+    return read_point_table(dir.file(name));
+  };
+  const PointTable a = merge("x.h5", {}), b = merge("y.h5", [](RunFile& run) { run.outcome.summary[5].value += 1; });
+  EXPECT_EQ(diff_points(a, b).size(), 1U);
+  EXPECT_TRUE(diff_points(a, b, PointColumns::digests).empty());
+  EXPECT_EQ(diff_points(a, merge("z.h5", [](RunFile& run) { run.outcome.digest.low += 1; }), PointColumns::digests).size(), 1U);
+  PointTable derived = a;
+  for (PointColumn& column : derived.columns) column.claim = "derived";
+  EXPECT_EQ(diff_points(derived, b).size(), 1U) << "counted on the second side alone";
+}
+
 /// Every column is looked at where it is read: no command meets one of another length or kind.
 TEST_F(MergedFiles, DamagedColumnsAreRefused) {
   (void)merge_results({run_of("a.h5", "one"), run_of("b.h5", "two")}, out, {});
