@@ -113,6 +113,8 @@ ExitCode rerun(const RerunArguments& arguments) {
   if (!first) return ExitCode::ok;
   RunFile now = make_run_file(spec, std::move(outcome), std::move(provenance));
   now.path = "run again";
+  const bool same_point = arguments.overrides.empty() || now.facts.text("config_digest") == stored.facts.text("config_digest");
+  if (same_point) now.point = stored.point;
   const RunDifference difference = diff_runs(stored, now);
   fmt::print("{}\n", format_difference(difference, stored, now, 10));
   print_classes(stored.outcome.summary, now.outcome.summary);

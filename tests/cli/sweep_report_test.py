@@ -141,12 +141,14 @@ class Reports(sweep_test.SweepFiles):
         self.assertIn("is: unknown value 'larger'", self.refuse("sweep", self.write(REPORT.replace("is: less", "is: larger")), "--list"))
 
     def test_rerun(self):
-        name = self.write(sweep_test.LONG)
+        name = self.write(sweep_test.LONG + "repeats: 2\n")
         self.run_ok("sweep", name, "--only", "0-1")
         point = json.loads(self.run_ok("sweep", "small.sweep", "--status", "--json").out)[1]["id"]
         text = self.run_ok("rerun", "small.sweep", "--point", point[:6], "--out", "again.h5").out
         self.assertIn("same decisions and counters", text)
         self.assertRegex(text, r"counted +\d+ +0 ")
+        with h5py.File(self.folder / "again.h5") as file:
+            self.assertEqual((file["point_id"].asstr()[0], file["repeat"][0]), (point, 1), "it is the same point")
         text = self.run_ok("rerun", "again.h5", ranks=2).out
         self.assertIn("decisions equal", text)
         with h5py.File(self.folder / "again.h5", "a") as file:
