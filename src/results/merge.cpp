@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <set>
+#include <string_view>
 #include <tuple>
 
 #include "core/error.hpp"
@@ -43,20 +45,42 @@ void add_file(const std::string& path, std::vector<Candidate>& candidates) {
   candidates.push_back({{run.point, {}, run.status, "", run.facts.text("created"), 0, {path}}, "", 0});
 }
 
-/// ok before failed before the rest; then the one that started first.
+/// ok before failed before the rest; then the one that started first. The order of the inputs decides nothing.
 auto preference(const Candidate& c) {
   const RunStatus s = c.point.status;
   const int rank = s == RunStatus::ok ? 0 : s == RunStatus::failed ? 1 : s == RunStatus::interrupted ? 2 : 3;
-  return std::tuple(rank, !c.point.place.found(), c.point.started);
+  const ResultPlace& place = c.point.place;
+  return std::tuple(rank, !place.found(), c.point.started, c.point.seconds, std::string_view(place.path), place.offset, c.list.empty(),
+                    std::string_view(c.list), c.index);
 }
 
-/// Two finished results of one point must have decided alike.
+/// The first counted metric in which two results differ, as text; empty where there is none.
+std::string counted_difference(const RunOutcome& a, const RunOutcome& b) {
+  std::map<std::string_view, const Summary*> in_b;
+  for (const Summary& s : b.summary) in_b[s.name] = &s;
+  const auto same = [](double x, double y) { return x == y || (std::isnan(x) && std::isnan(y)); };
+  for (const Summary& s : a.summary) {
+    const auto it = in_b.find(s.name);
+    if (it == in_b.end() || s.name == "buffer_bytes") continue;  // which depends on the number of processes
+    const Summary& t = *it->second;
+    const bool counted = s.claim == ClaimClass::counted || t.claim == ClaimClass::counted;
+    const bool equal = same(s.value, t.value) && same(s.numerator, t.numerator) && same(s.denominator, t.denominator);
+    if (counted && !equal) return fmt::format("{} {} and {}", s.name, t.value, s.value);
+  }
+  return {};
+}
+
+/// Two finished results of one point must have decided and counted alike.
 void require_equal(const ResultPlace& a, const ResultPlace& b) {
   if (!a.found() || !b.found() || (a.path == b.path && a.offset == b.offset)) return;
-  const std::string first = to_hex(read_result(a).outcome.digest), second = to_hex(read_result(b).outcome.digest);
+  const RunOutcome one = read_result(a).outcome, other = read_result(b).outcome;
+  const std::string first = to_hex(one.digest), second = to_hex(other.digest);
   if (first != second)
     throw UserError(b.path, fmt::format("holds another result of a point of {}, which decided differently: digests {} and {}", a.path, second, first),
                     "moekv diff --decisions names the first steps that differ; the builds may differ");
+  if (const std::string text = counted_difference(one, other); !text.empty())
+    throw UserError(b.path, fmt::format("holds another result of a point of {}, which decided alike and counted differently: {}", a.path, text),
+                    "moekv diff names what differs; the builds may differ, or one file is damaged");
 }
 
 /// A point of several sweeps has the settings of all.

@@ -23,7 +23,8 @@ struct MergeReport {
   std::size_t points = 0, ok = 0, failed = 0, unfinished = 0;
 };
 
-/// Throws UserError where an input is neither, or two results of one point disagree in a decision. Order of inputs does not matter.
+/// Throws UserError where an input is neither, or two results of one point disagree in a decision or in a counted metric. Order of inputs does not
+/// matter.
 MergeReport merge_results(const std::vector<std::string>& inputs, const std::string& out, const MergeOptions& options = {});
 
 }  // namespace moekv

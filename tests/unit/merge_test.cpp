@@ -56,6 +56,27 @@ class MergedFiles : public ::testing::Test {
   std::string out = dir.file("all.h5");
 };
 
+TEST_F(MergedFiles, ResultsOfOnePointMustCountAlike) {
+  const auto more = [](RunFile& run) { run.outcome.summary[5].value += 1; };
+  const std::string a = run_of("a.h5", "one"), b = run_of("b.h5", "one", more), name = sample_run().outcome.summary[5].name;
+  ASSERT_EQ(sample_run().outcome.summary[5].claim, ClaimClass::counted);
+  for (const auto& inputs : {std::vector{a, b}, std::vector{b, a}}) {
+    const std::string message = refusal_of([&] { (void)merge_results(inputs, out, {}); });
+    EXPECT_THAT(message, HasSubstr("decided alike and counted differently: " + name));
+  }
+}
+
+TEST_F(MergedFiles, TheOrderOfTheInputsDecidesNothing) {
+  const auto elsewhere = [](RunFile& run) { run.provenance.set("trace_path", "elsewhere"); };
+  const std::string a = run_of("a.h5", "one"), b = run_of("b.h5", "one", elsewhere);
+  std::vector<std::string> taken;
+  for (const auto& inputs : {std::vector{a, b}, std::vector{b, a}}) {
+    (void)merge_results(inputs, out, {});
+    taken.push_back(read_run_file(out).provenance.text("trace_path"));
+  }
+  EXPECT_EQ(taken[0], taken[1]);
+}
+
 TEST_F(MergedFiles, OnePointWithoutRecordsIsShownAndCompared) {
   const std::string a = run_of("a.h5", "one");
   (void)merge_results({a}, out, {false});
