@@ -15,6 +15,7 @@
 #include "io/pending_file.hpp"
 #include "results/column_table.hpp"
 #include "results/merged_columns.hpp"
+#include "results/shared_settings.hpp"
 
 namespace moekv {
 namespace {
@@ -237,28 +238,19 @@ Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const M
 
 void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const MergedFacts& facts, bool records) {
   Collected all(points.size());
-  std::set<std::string> shared;  // keys of all lists, where there are several
-  for (const MergedPoint& point : points) {
-    for (const auto& setting : point.settings) {
-      if (facts.sweeps.size() > 1) shared.insert(setting.first);
-    }
-  }
+  SharedSettings shared(points);
   for (std::size_t i = 0; i < points.size(); ++i) {
     MergedPoint& point = points[i];
     for (const auto& [key, value] : point.settings) all.add_setting(i, key, value);
     if (!point.place.found()) continue;
     RunFile run = read_result(point.place);
-    for (const std::string& key : shared) {  // what another sweep varied and this one did not
-      const auto is_key = [&key = key](const auto& named) { return named.name == key; };
-      const auto parameter = std::find_if(run.parameters.begin(), run.parameters.end(), is_key);
-      const bool set = std::any_of(point.settings.begin(), point.settings.end(), [&](const auto& s) { return s.first == key; });
-      if (!set && parameter != run.parameters.end()) all.add_setting(i, key, parameter->text);
-    }
+    shared.look_at(i, point, run);
     point.started = run.facts.text("created");
     point.seconds = static_cast<double>(run.outcome.wall_ns) * 1e-9;
     if (point.reason.empty()) point.reason = fmt::format("{}", fmt::join(run.outcome.violations, "\n"));
     all.add(i, std::move(run), records);
   }
+  shared.fill(all);
   PendingFile pending(out);
   h5::File file = h5::File::create(pending.temporary_path());
   write_attributes(file, root_facts(all, points, facts));

@@ -77,6 +77,15 @@ TEST_F(MergedFiles, TheOrderOfTheInputsDecidesNothing) {
   EXPECT_EQ(taken[0], taken[1]);
 }
 
+TEST_F(MergedFiles, SettingsOfSeveralListsHaveOneText) {
+  const auto points = [&](const char* first, const char* second) {
+    return std::vector{point("a", {{"eviction.budget", "25%"}}, "{fraction: 1/4}", first), point("b", {}, "{fraction: 1/4}", second),
+                       point("c", {}, "unlimited", second)};
+  };
+  EXPECT_THAT(settings_of(points("0", "1"), "eviction.budget"), ElementsAre("25%", "25%", "unlimited"));
+  EXPECT_THAT(settings_of(points("", ""), "eviction.budget"), ElementsAre("25%", "", "")) << "several folders of one list";
+}
+
 TEST_F(MergedFiles, OnePointWithoutRecordsIsShownAndCompared) {
   const std::string a = run_of("a.h5", "one");
   (void)merge_results({a}, out, {false});
