@@ -35,7 +35,8 @@ class MergedWriter {
     return finish(file_.write(name, clean), definition);
   }
 
-  /// As the native type that every value of the column has: whole numbers, numbers (NaN where missing), truth values or text.
+  /// As the native type that every value of the column has: whole numbers, numbers (NaN where missing), truth values or text. Whole numbers that no
+  /// double holds stay exact.
   h5::Dataset column(const std::string& name, const TextColumn& column);
 
  private:
@@ -63,6 +64,8 @@ bool parse_whole(const std::string& text, T& out) {
   return r.ec == std::errc() && r.ptr == text.data() + text.size();
 }
 
+bool is_integer_text(std::string_view text) { return text.find_first_not_of("-0123456789") == std::string_view::npos; }
+
 h5::Dataset MergedWriter::column(const std::string& name, const TextColumn& column) {
   std::vector<std::int64_t> integers(n_, 0);
   std::vector<double> reals(n_, std::numeric_limits<double>::quiet_NaN());
@@ -76,7 +79,7 @@ h5::Dataset MergedWriter::column(const std::string& name, const TextColumn& colu
     }
     const std::string& text = texts[i] = *column.values[i];
     integer = integer && parse_whole(text, integers[i]);
-    real = real && parse_whole(text, reals[i]) && std::isfinite(reals[i]);
+    real = real && parse_whole(text, reals[i]) && std::isfinite(reals[i]) && (std::abs(reals[i]) < 0x1p53 || !is_integer_text(text));
     flag = flag && (text == "true" || text == "false");
     flags[i] = text == "true" ? 1 : 0;
   }

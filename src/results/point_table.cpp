@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -70,7 +71,7 @@ void check_values(const h5::Dataset& dataset, PointColumn& column) {
     if (status < 0 || status >= static_cast<double>(std::size(run_status_names))) refuse_damaged(dataset, fmt::format("{} is no status", status));
     column.texts[i] = std::string(run_status_names[static_cast<std::size_t>(status)]);
   }
-  column.numeric = false;
+  column.numeric = column.whole = false;
 }
 
 PointColumn read_column(const h5::Group& parent, const std::string& group, const std::string& name, std::size_t n_points) {
@@ -85,7 +86,8 @@ PointColumn read_column(const h5::Group& parent, const std::string& group, const
                      false,
                      dataset.type() != h5::Type::text,
                      {},
-                     {}};
+                     {},
+                     is_integer(dataset.type())};
   column.swept = dataset.attribute_type("swept") != h5::Type::other && dataset.number<std::int32_t>("swept") != 0;
   column.texts = texts_of(dataset, column.numeric ? &column.numbers : nullptr);
   check_values(dataset, column);
@@ -98,6 +100,11 @@ h5::File open_result(const std::string& path) {
   if (file.attribute_type("schema") != h5::Type::text || file.text("schema") != run_file_schema)
     throw UserError(path, "is not a result file", fmt::format("expected schema {}", run_file_schema));
   return file;
+}
+
+bool read_integer(const std::string& text, std::int64_t& out) {
+  const auto end = std::from_chars(text.data(), text.data() + text.size(), out);
+  return end.ec == std::errc() && end.ptr == text.data() + text.size();
 }
 
 /// Quoted where it must be; lines of a text become one, so that a row is a line.
@@ -193,6 +200,8 @@ std::string to_json(const PointTable& table, Parameters parameters) {
       OrderedJson& place = column->group.empty() ? row[column->name] : row[column->group][column->name];
       if (!column->numeric)
         place = column->texts[i];
+      else if (std::int64_t whole = 0; column->whole && read_integer(column->texts[i], whole))
+        place = whole;
       else
         place = std::isfinite(column->numbers[i]) ? OrderedJson(column->numbers[i]) : OrderedJson(nullptr);
     }

@@ -16,6 +16,7 @@ struct PointColumn {
   bool numeric = false;
   std::vector<std::string> texts;
   std::vector<double> numbers;
+  bool whole = false;  // numbers of an integer type: `texts` are exact where `numbers` may not be
 };
 
 struct PointTable {

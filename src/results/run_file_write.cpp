@@ -45,8 +45,10 @@ h5::Dataset write_parameter(PointWriter& point, const Parameter& parameter) {
   const char* end = begin + parameter.text.size();
   std::int64_t integer = 0;
   if (const auto r = std::from_chars(begin, end, integer); r.ec == std::errc() && r.ptr == end) return point.write(name, integer);
-  double real = 0;
-  if (const auto r = std::from_chars(begin, end, real); r.ec == std::errc() && r.ptr == end && std::isfinite(real)) return point.write(name, real);
+  double real = 0;  // of whole numbers no int64 holds, it would lose digits
+  const bool whole = parameter.text.find_first_not_of("-0123456789") == std::string::npos;
+  if (const auto r = std::from_chars(begin, end, real); r.ec == std::errc() && r.ptr == end && std::isfinite(real) && !whole)
+    return point.write(name, real);
   if (parameter.text == "true" || parameter.text == "false") {
     auto dataset = point.write(name, static_cast<std::uint8_t>(parameter.text == "true"));
     dataset.set("flag_values", std::vector<std::uint8_t>{0, 1});

@@ -86,6 +86,23 @@ TEST_F(MergedFiles, SettingsOfSeveralListsHaveOneText) {
   EXPECT_THAT(settings_of(points("", ""), "eviction.budget"), ElementsAre("25%", "", "")) << "several folders of one list";
 }
 
+TEST_F(MergedFiles, WholeNumbersAreExact) {
+  const auto points = [&](const std::string& b) {
+    return std::vector{point("a", {{"seed", "9007199254740993"}}, "1", ""), point("b", {{"seed", b}}, "1", "")};
+  };
+  EXPECT_THAT(settings_of(points("9007199254740992"), "seed"), ElementsAre("9007199254740993", "9007199254740992"));
+  const auto json = nlohmann::json::parse(to_json(read_point_table(out), Parameters::all));
+  EXPECT_EQ(json[0]["setting"]["seed"].dump(), "9007199254740993");
+  EXPECT_EQ(json[0]["repeat"].dump(), "0");
+  EXPECT_EQ(json[0]["param"]["placement.fold"].dump(), "1");
+  EXPECT_THAT(settings_of(points("18446744073709551615"), "seed"), ElementsAre("9007199254740993", "18446744073709551615"));
+  EXPECT_THAT(settings_of(points("0.5"), "seed"), ElementsAre("9007199254740993", "0.5"));
+  RunFile run = sample_run();
+  run.parameters.push_back({"seed", "18446744073709551615", "1", "seed"});
+  write_run_file(out, run);
+  EXPECT_EQ(read_run_file(out).parameter("seed"), "18446744073709551615");
+}
+
 TEST_F(MergedFiles, OnePointWithoutRecordsIsShownAndCompared) {
   const std::string a = run_of("a.h5", "one");
   (void)merge_results({a}, out, {false});
