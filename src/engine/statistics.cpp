@@ -249,7 +249,7 @@ double student_t_975(std::size_t freedom) {
   return root_between(1, 16, [&](double t) { return 0.95 - central(t); });
 }
 
-Interval bootstrap_interval(std::span<const ClusterSum> clusters, std::size_t resamples, std::uint64_t seed) {
+ConfidenceInterval bootstrap_interval(std::span<const ClusterSum> clusters, std::size_t resamples, std::uint64_t seed) {
   if (clusters.size() < 2) return {nan, nan};
   ClusterSum all;
   for (const ClusterSum& c : clusters) all = {all.sum + c.sum, all.weight + c.weight};

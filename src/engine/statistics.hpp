@@ -102,11 +102,11 @@ struct Balance {
 struct ClusterSum {
   double sum = 0, weight = 0;
 };
-struct Interval {
+struct ConfidenceInterval {
   double low = 0, high = 0;
 };
 /// 95 % interval of sum / weight over clusters: the percentile bootstrap, the same draws for the same seed, widened as Student's t is wider than the
 /// normal law, since resampling alone is far too sure of few clusters (Hesterberg, The American Statistician 69, 2015). NaN with fewer than two.
-[[nodiscard]] Interval bootstrap_interval(std::span<const ClusterSum> clusters, std::size_t resamples, std::uint64_t seed);
+[[nodiscard]] ConfidenceInterval bootstrap_interval(std::span<const ClusterSum> clusters, std::size_t resamples, std::uint64_t seed);
 
 }  // namespace moekv

@@ -26,7 +26,7 @@ void add_change(std::span<const TokenRecord> tokens, const ScoreSpec& score, con
   const auto n = static_cast<double>(tokens.size());
   std::vector<ClusterSum> sequences;
   for (const auto& [request, s] : by_request) sequences.push_back(s);
-  const Interval interval = bootstrap_interval(sequences, score.resamples, score.seed);
+  const ConfidenceInterval interval = bootstrap_interval(sequences, score.resamples, score.seed);
   list.add_ratio("nll_reference" + suffix, {"nat", measured, "nll of the reference, the same model with dense attention" + which}, reference, n);
   list.add("perplexity_reference" + suffix, {"1", measured, "exp(nll_reference)" + which}, std::exp(reference / n));
   list.add_ratio("nll_change" + suffix, {"nat", measured, "nll - nll_reference, paired by token" + which}, change, n);

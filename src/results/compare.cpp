@@ -194,7 +194,7 @@ Comparison compare_values(std::span<const PairedValue> values) {
     out.verdict = Verdict::no_difference;
     return out;
   }
-  const Interval interval = bootstrap_interval(clusters, resamples, 0);
+  const ConfidenceInterval interval = bootstrap_interval(clusters, resamples, 0);
   out.low = interval.low;
   out.high = interval.high;
   if (!std::isnan(out.low)) out.verdict = out.low > 0 ? Verdict::higher : out.high < 0 ? Verdict::lower : Verdict::no_difference;

@@ -32,7 +32,7 @@ TEST(StudentT, IsThatOfTables) {
 
 TEST(BootstrapInterval, TwoClustersHaveAnIntervalAndOneHasNone) {
   const std::vector<ClusterSum> two = {{2, 1}, {8, 2}};  // means 2 and 4; all: 10 / 3
-  const Interval interval = bootstrap_interval(two, 1000, 1);
+  const ConfidenceInterval interval = bootstrap_interval(two, 1000, 1);
   const double wider = 12.7062 * std::sqrt(2.0) / 1.96;
   EXPECT_NEAR(interval.low, 10.0 / 3 - wider * 4 / 3, 1e-2);
   EXPECT_NEAR(interval.high, 10.0 / 3 + wider * 2 / 3, 1e-2);
