@@ -19,22 +19,23 @@ requeue() { # REASON
     scontrol requeue "$job" && sleep 600 # ends with the requeue
   fi
 }
-# The warning before the limit comes to this shell alone, and goes on to its child: srun and mpirun pass it to their processes. A job that Slurm ends gets
-# SIGTERM, its steps and this shell, and KillWait later SIGKILL; whether it comes again is this shell's affair at the limit only.
+# The warning before the limit comes to this shell alone, and goes on to its child, as does a mere SIGTERM: as SIGUSR1, which srun and mpirun pass to their
+# processes; those of a SIGTERM they kill. A job that Slurm ends gets SIGTERM, its steps and this shell, and KillWait later SIGKILL; whether it comes again
+# is this shell's affair at the limit only.
 child='' ended='' early=''
 # shellcheck disable=SC2317 # called by the traps
-tell() { # SIGNAL: to the child, where there is one
-  if [ -n "$child" ]; then kill -"$1" "$child" 2>/dev/null; else early=$1; fi
+tell() { # the child, where there is one
+  if [ -n "$child" ]; then kill -USR1 "$child" 2>/dev/null; else early=yes; fi
 }
 # shellcheck disable=SC2317
 terminated() {
   case $(scontrol -o show job "$job") in
     *' Reason=TimeLimit '*) requeue "ended by its time limit" ;;
-    *' JobState=RUNNING '*) tell TERM ;; # a mere signal
+    *' JobState=RUNNING '*) tell ;; # a mere signal
     *) ended=yes ;;
   esac
 }
-trap 'tell USR1' USR1
+trap tell USR1
 trap terminated TERM
 # shellcheck source=scripts/slurm/site.sh
 . "$site"
@@ -54,7 +55,7 @@ run() {
   if [ -n "$early" ]; then return; fi
   "$@" &
   child=$!
-  if [ -n "$early" ]; then sleep 1 && kill -"$early" "$child"; fi
+  if [ -n "$early" ]; then sleep 1 && kill -USR1 "$child"; fi
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done
   wait "$child"
   code=$?

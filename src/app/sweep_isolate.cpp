@@ -62,11 +62,12 @@ pid_t start(const std::vector<std::string>& command, const std::string& log) {
   ::_exit(127);
 }
 
-/// Waits; a signal to this process goes on to the child once, which then keeps its grace.
+/// Waits; a signal to this process goes on to the child once, which then keeps its grace: as SIGUSR1, for srun and mpirun kill what they started
+/// after a SIGTERM.
 int wait_for(pid_t child) {
   int status = 0;
   for (bool told = false; ::waitpid(child, &status, WNOHANG) == 0;) {
-    if (stop_requested() && !told) told = ::kill(child, SIGTERM) == 0;
+    if (stop_requested() && !told) told = ::kill(child, SIGUSR1) == 0;
     ::usleep(2000);
   }
   return status;

@@ -44,16 +44,17 @@ class JobScript(unittest.TestCase):
     def test_signals_while_the_program_starts(self):
         """It listens to none yet, and the system ends it; or it is not there at all, and is not begun."""
         for signal, code in (("USR1", 138), ("TERM", 143)):
-            for where, program, site in (("in the program", f"kill -{signal} $$", ""),
-                                         ("in the script", f"kill -{signal} $PPID; {WAIT}", ""),
-                                         ("before there is a program", "exit 9", f"kill -{signal} $$")):
+            for where, program, site, end in (("in the program", f"kill -{signal} $$", "", code),
+                                              ("in the script", f"kill -{signal} $PPID; {WAIT}", "", 138),
+                                              ("before there is a program", "exit 9", f"kill -{signal} $$", 75)):
                 with self.subTest(f"{signal} {where}"):
-                    self.assertEqual(self.job(program, site), (75 if site else code, ["7"]))
+                    self.assertEqual(self.job(program, site), (end, ["7"]))
 
     def test_signals_that_are_heard(self):
+        """As SIGUSR1: launchers kill what they started after a SIGTERM."""
         for signal in ("USR1", "TERM"):
             with self.subTest(signal):
-                self.assertEqual(self.job(f"trap 'exit 75' {signal}; kill -{signal} $PPID; {WAIT}"), (75, ["7"]))
+                self.assertEqual(self.job(f"trap 'exit 75' USR1; kill -{signal} $PPID; {WAIT}"), (75, ["7"]))
 
     def test_a_cancelled_job_does_not_come_back(self):
         for end in ("exit 75", "kill -TERM $$"):

@@ -87,14 +87,14 @@ class Jobs(Cluster):
         self.wait_held()
         self.lab.run("scancel", "--signal=USR1", f"{parts}_0")  # as Slurm does `grace_seconds` before the limit
         self.lab.run("scontrol", "requeue", f"{parts}_1")
-        self.lab.run("scancel", "--signal=TERM", f"{parts}_3")  # the last one: Slurm gives it the job id of the array
+        self.lab.run("scancel", "--batch", "--signal=TERM", f"{parts}_3")  # to the script; the last one: Slurm gives it the job id of the array
         self.lab.run("scancel", cancelled)
         for job in (parts, merge, cancelled):
             self.until_done(job)
         logs = self.logs("queue.sweep")
         self.assertEqual(set(self.lab.states(parts).values()), {"COMPLETED"}, f"{logs}\n{self.lab.log()}")
         self.assertEqual(self.lab.states(parts, "Restarts"), {"0": "1", "1": "1", "2": "0", "3": "1"}, logs)
-        for part, name, by_itself in ((0, "SIGUSR1", True), (1, "SIGTERM", False), (3, "SIGTERM", True)):
+        for part, name, by_itself in ((0, "SIGUSR1", True), (1, "SIGTERM", False), (3, "SIGUSR1", True)):
             log = logs[f"part-{part}.log"]
             self.assertIn(f"interrupted ({name})", log)
             self.assertEqual("job.sh: interrupted, requeued (restart 1 of at most 20)" in log, by_itself, log)
