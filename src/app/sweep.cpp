@@ -57,6 +57,9 @@ SweepWork read_work(const SweepOptions& options, int n_processes) {
   return work;
 }
 
+/// Processes that share the work on a point: of the jobs to be submitted, else of this one.
+int processes_of(const SweepOptions& options, const Transport& job) { return options.submit > 0 ? submitted_processes(options) : job.n_processes(); }
+
 ExitCode sweep_agreed(const SweepOptions& options) {
   const std::unique_ptr<Transport> job = make_job_transport();
   const bool first = job->process() == 0;
@@ -69,7 +72,7 @@ ExitCode sweep_agreed(const SweepOptions& options) {
           options.json);
     });
   }
-  const SweepWork work = agree(*job, [&] { return first ? read_work(options, job->n_processes()) : SweepWork{}; });
+  const SweepWork work = agree(*job, [&] { return first ? read_work(options, processes_of(options, *job)) : SweepWork{}; });
   if (options.list || options.dry_run) {
     if (!first) return ExitCode::ok;
     if (options.dry_run) return print_plans(work, options.json);

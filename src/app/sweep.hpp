@@ -73,7 +73,10 @@ void print_points(const SweepWork& work);
 [[nodiscard]] ExitCode run_sweep(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, Transport& job);
 /// The same, each point in a process (with --launch: a job step) of its own, so that a crash is one point's.
 [[nodiscard]] ExitCode run_isolated(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder);
-/// Before the folder is made: UserError where the site file asks for less memory than a chosen point needs. Prints where nothing can be compared.
+/// Processes of each job that --submit asks for, as the site file says.
+[[nodiscard]] int submitted_processes(const SweepOptions& options);
+/// Before the folder is made: UserError where the site file asks for less memory than a chosen point needs. Prints where nothing can be compared, and
+/// which points make no run there.
 void check_job_memory(const SweepOptions& options, const SweepWork& work);
 /// Writes and submits jobs for a folder that is ready, and prints what it did; no_device where there is no Slurm.
 [[nodiscard]] ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder);

@@ -110,15 +110,24 @@ std::uint32_t enough_nodes(const PointPlan& plan, const JobShape& shape) {
 
 }  // namespace
 
+int submitted_processes(const SweepOptions& options) {
+  const JobShape shape = read_shape(options);
+  return static_cast<int>(shape.nodes * shape.tasks_per_node);
+}
+
 void check_job_memory(const SweepOptions& options, const SweepWork& work) {
   const JobShape shape = read_shape(options);
   PointCache cache;
   JobNeed most, bound;  // of what must fit; of what may grow to that before its evictions
-  std::size_t n_refused = 0, worst = 0;
+  std::size_t n_refused = 0, worst = 0, n_no_run = 0;
   PointPlan worst_plan;
+  std::string no_run;
   for (const std::size_t i : work.chosen) {
     PointPlan plan = plan_point(work.sweep.points[i], cache, shape.nodes * shape.tasks_per_node);
-    if (!plan.refusal.empty()) continue;  // recorded as failed when its turn comes
+    if (!plan.refusal.empty()) {  // recorded as failed when its turn comes
+      if (++n_no_run == 1) no_run = fmt::format("point {} {}: {}", i, work.list.points[i].id, plan.refusal);
+      continue;
+    }
     const JobNeed need = job_need(plan, shape.nodes, shape.tasks_per_node);
     JobNeed& largest = plan.evicts ? bound : most;
     const bool more = need.node_bytes > largest.node_bytes;
@@ -128,6 +137,9 @@ void check_job_memory(const SweepOptions& options, const SweepWork& work) {
     worst_plan = std::move(plan);
   }
   if (n_refused > 0) refuse(options, fmt::format("{} {}", worst, work.list.points[worst].id), worst_plan, shape, n_refused);
+  if (n_no_run > 0)
+    fmt::print("{} of {} points cannot run in jobs of {} processes and will count as failed; the first is {}\n", n_no_run, work.chosen.size(),
+               shape.nodes * shape.tasks_per_node, no_run);
   const double needed = std::max(most.node_bytes, bound.node_bytes);
   if (shape.node_bytes == 0)
     fmt::print("memory is not compared: {} names no memory_per_node; points need up to {} on a node\n", site_path(options), bytes_text(needed));

@@ -130,6 +130,20 @@ class Control(sweep_test.SweepFiles):
             self.run_ok("merge", folder, "--out", folder + ".h5")
         self.run_ok("diff", "small.sweep.h5", "whole.h5")
 
+    def test_an_isolated_point_is_saved_under_a_launcher_that_kills_after_a_sigterm(self):
+        """As srun does with its tasks; a SIGUSR1 it passes on."""
+        name = self.write(sweep_test.LONG)
+        (self.folder / "launch.sh").write_text("#!/bin/bash\ntrap 'kill -KILL $child' TERM\ntrap 'kill -USR1 $child' USR1\n\"$@\" &\nchild=$!\n"
+                                               "while kill -0 $child; do wait $child; code=$?; done\nexit $code\n")
+        (self.folder / "launch.sh").chmod(0o755)
+        job = self.start_until_point(name, "trace.synthetic.n_requests=48", "trace.synthetic.prompt_tokens=512", "--grace", "0s", "--isolate", "process",
+                                     "--launch", "./launch.sh")
+        time.sleep(0.1)
+        job.terminate()
+        done = program.finish(job)
+        self.assertEqual((done.code, "interrupted (SIGTERM)" in done.err), (75, True), done)
+        self.assertIn('"saved_step":', self.journal("cut"))
+
     def test_a_point_of_a_killed_parent_is_left_to_its_child(self):
         """The child is told to stop. Until it has, its point is neither started twice nor called failed."""
         name = self.write(sweep_test.LONG)
@@ -184,6 +198,19 @@ class Control(sweep_test.SweepFiles):
         self.write("nodes=many\n", "site.sh")
         self.assertIn("is no site file", self.refuse(*submit))
         self.assertIn("nothing.sh: error: no such file", self.refuse(*submit[:-1], "nothing.sh"))
+
+    def test_submitted_points_are_those_of_the_jobs_processes(self):
+        name = self.write(sweep_test.SWEEP.replace("cluster: {ranks: 4}", "batch: {load: concurrency(4)}").replace("[lru, fifo, clock]", "[lru]")
+                          .replace("page.slots: [8, 16]", "cases: [{page.slots: 8}, {cluster.ranks: 1}, {cluster.ranks: 3}]"))
+        self.write("tasks_per_node=2\nmemory_per_node=4G\n", "site.sh")
+        submit = ["sweep", name, "--submit", "2", "--site", "site.sh"]
+        plans = [json.loads(program.run(*arguments, "--dry-run", "--json", ranks=ranks, folder=self.folder).out)
+                 for arguments, ranks in ((submit, None), (submit[:2], 2))]
+        self.assertEqual(len(plans[0]), 12)
+        self.assertEqual(*([p["id"] for p in plan] for plan in plans))
+        done = program.run(*submit, folder=self.folder, PATH=self.without_slurm())
+        self.assertEqual(done.code, 3, done)
+        self.assertRegex(done.out, r"4 of 12 points cannot run in jobs of 2 processes and will count as failed; the first is point 1 \w+: .*logical ranks")
 
     def without_slurm(self):
         """A PATH with all programs but those of Slurm."""
