@@ -7,7 +7,7 @@
 set -uo pipefail
 site=$1 program=$2 what=$3
 shift 3
-launch=(srun --mpi=pmix) launch_environment=() modules=() most_restarts=20 grace_seconds=120
+most_restarts=20 # until the site file is read
 
 # The last task of an array has the job id of the whole array, which its own name does not mean.
 job=$SLURM_JOB_ID
@@ -37,8 +37,8 @@ terminated() {
 }
 trap tell USR1
 trap terminated TERM
-# shellcheck source=scripts/slurm/site.sh
-. "$site"
+# shellcheck source=scripts/slurm/read_site.sh
+. "$(dirname "${BASH_SOURCE[0]}")/read_site.sh"
 for name in "${modules[@]}"; do module load "$name"; done
 export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 for setting in "${launch_environment[@]}"; do export "${setting?}"; done

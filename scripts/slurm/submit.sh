@@ -5,27 +5,41 @@
 #        submit.sh SITE PROGRAM shape                         prints nodes, tasks per node, bytes of a node and of a GPU (0: not named); submits nothing
 # Prints every command it runs; job scripts, logs and job ids lie in FOLDER/slurm.
 set -euo pipefail
+if [ $# -lt 3 ]; then
+  sed -n 's/^# usage: //p; s/^#  *submit.sh/submit.sh/p' "${BASH_SOURCE[0]}" >&2
+  exit 2
+fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-site=$(realpath "$1") program=$(realpath "$2")
+# fail WHAT HINT
+fail() {
+  echo "submit.sh: error: $1 ($2)" >&2
+  exit 2
+}
+site=$(realpath "$1")
+program=$(command -v "$2") || fail "$2 is no program" "name it with its folder, as build/release/moekv"
+program=$(realpath "$program")
 shift 2
-sbatch_options=() gpus_per_node=0 nodes=1 tasks_per_node=1 cpus_per_task=1 time_limit=01:00:00 grace_seconds=120 memory_per_node='' gpu_memory=''
-# shellcheck source=scripts/slurm/site.sh
-. "$site"
-if [ "$gpus_per_node" -gt 0 ]; then tasks_per_node=$gpus_per_node; fi
+# shellcheck source=scripts/slurm/read_site.sh
+. "$here/read_site.sh"
 for option in "${sbatch_options[@]}"; do
   case $option in --mem=*) memory_per_node=${option#--mem=} ;; esac
 done
 
-# bytes SIZE: a size as Slurm reads it, in MiB where it has no unit; 0 for none.
+# bytes NAME SIZE: a size as Slurm reads it, in MiB where it has no unit; 0 for none.
 bytes() {
-  case $1 in
+  local size=${2^^}
+  [[ $size =~ ^([0-9]+(\.[0-9]+)?[KMGT]?B?)?$ ]] || site_error "$1=$2 is no size" "for example $1=64G"
+  case $size in
     '') echo 0 ;;
-    *[0-9]) numfmt --from=iec "$1M" ;;
-    *) numfmt --from=iec "${1%B}" ;;
+    *[0-9]) numfmt --from=iec "${size}M" ;;
+    *) numfmt --from=iec "${size%B}" ;;
   esac
 }
+node_bytes=$(bytes memory_per_node "$memory_per_node")
+gpu_bytes=$(bytes gpu_memory "$gpu_memory")
 if [ "$1" = shape ]; then
-  echo "$nodes $tasks_per_node $(bytes "$memory_per_node") $(bytes "$gpu_memory")"
+  if [ "${#launch[@]}" -eq 0 ]; then nodes=1 tasks_per_node=1; fi # the program alone
+  echo "$nodes $tasks_per_node $node_bytes $gpu_bytes"
   exit
 fi
 command -v sbatch >/dev/null || {

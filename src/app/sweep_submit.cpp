@@ -75,8 +75,7 @@ JobShape read_shape(const SweepOptions& options) {
   JobShape shape;
   if (code != 0 || !(in >> shape.nodes >> shape.tasks_per_node >> shape.node_bytes >> shape.device_bytes) || shape.nodes == 0 ||
       shape.tasks_per_node == 0)
-    throw UserError(site_path(options), "is no site file: nodes, tasks or memory cannot be read from it",
-                    "scripts/slurm/site.sh says what may stand there");
+    throw UserError(site_path(options), "is no site file, for the reason above", "scripts/slurm/site.sh says what may stand there");
   return shape;
 }
 

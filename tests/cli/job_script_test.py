@@ -1,4 +1,5 @@
-"""The script that a Slurm job runs, with stand-ins for Slurm and the program: whatever signal comes when, the job is requeued or ends as it should."""
+"""The scripts of Slurm jobs, with stand-ins for Slurm and the program: whatever signal comes when, a job is requeued or ends as it should; what is
+submitted, and what is refused."""
 import os
 import subprocess
 import tempfile
@@ -17,19 +18,21 @@ esac
 WAIT = "for i in {1..1000}; do sleep 0.02; done; exit 9"
 
 
-class JobScript(unittest.TestCase):
+class Scripts(unittest.TestCase):
     def setUp(self):
         holder = tempfile.TemporaryDirectory(prefix="moekv job ")
         self.addCleanup(holder.cleanup)
         self.folder = Path(holder.name)
-        self.write("scontrol", SCONTROL)
 
     def write(self, name, text):
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o755)
 
+
+class JobScript(Scripts):
     def job(self, program, site="", state="RUNNING", reason="None", **slurm):
         """Exit code of a job whose program is these lines of bash, and for what jobs a requeue was asked."""
+        self.write("scontrol", SCONTROL)
         self.write("program", "#!/bin/bash\n" + program + "\n")
         self.write("site.sh", "launch=()\n" + site + "\n")
         log = self.folder / "log"
@@ -73,7 +76,29 @@ class JobScript(unittest.TestCase):
         self.assertEqual(self.job("kill -KILL $$"), (137, []))
         self.assertEqual(self.job("exit 75", SLURM_RESTART_COUNT="20"), (75, []))
         self.assertEqual(self.job("exit 75", site="most_restarts=3", SLURM_RESTART_COUNT="2"), (75, ["7"]))
+        self.assertEqual(self.job("exit 75", site="most_restarts=\nmodules=\nlaunch_environment=\ngrace_seconds="), (75, ["7"]))
         self.assertEqual(self.job("exit 75", SLURM_ARRAY_JOB_ID="4", SLURM_ARRAY_TASK_ID="2"), (75, ["4_2"]))
+
+
+class SubmitScript(Scripts):
+    def submit(self, *arguments, site=""):
+        """submit.sh with this site file."""
+        self.write("site.sh", site + "\n")
+        environment = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
+        return subprocess.run([SOURCE / "scripts/slurm/submit.sh", self.folder / "site.sh", "true", *arguments], env=environment, cwd=self.folder,
+                              capture_output=True, text=True, timeout=60, check=False)
+
+    def test_site_files(self):
+        for site, shape in (("", "1 1 0 0"), ("nodes=\ntasks_per_node=\ngpus_per_node=\nmodules=\nsbatch_options=\ntime_limit=", "1 1 0 0"),
+                            ("nodes=2\ntasks_per_node=3\nmemory_per_node=64g", f"2 3 {64 << 30} 0"), ("gpus_per_node=4\ngpu_memory=512", f"1 4 0 {512 << 20}"),
+                            ("nodes=3\nlaunch=", "1 1 0 0")):
+            with self.subTest(site):
+                self.assertEqual(self.submit("shape", site=site).stdout.strip(), shape)
+        for site in ("nodes=-1", "nodes=1-2", "tasks_per_node=0", "gpus_per_node=some", "most_restarts=1.5", "memory_per_node=much", "gpu_memory=1X"):
+            with self.subTest(site):
+                done = self.submit("shape", site=site)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertRegex(done.stderr, f"site.sh: error: {site} is no (whole number from [01] to 99999|size) \\(for example ")
 
 
 if __name__ == "__main__":

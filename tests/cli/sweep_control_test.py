@@ -196,7 +196,7 @@ class Control(sweep_test.SweepFiles):
             self.assertEqual("memory is not compared: site.sh names no memory_per_node" in done.out, "mem" not in text)
             shutil.rmtree(self.folder / "queue")
         self.write("nodes=many\n", "site.sh")
-        self.assertIn("is no site file", self.refuse(*submit))
+        self.assertRegex(self.refuse(*submit), "nodes=many is no whole number from 1.*\n.*is no site file")
         self.assertIn("nothing.sh: error: no such file", self.refuse(*submit[:-1], "nothing.sh"))
 
     def test_submitted_points_are_those_of_the_jobs_processes(self):
