@@ -40,7 +40,7 @@ trap terminated TERM
 # shellcheck source=scripts/slurm/read_site.sh
 . "$(dirname "${BASH_SOURCE[0]}")/read_site.sh"
 for name in "${modules[@]}"; do module load "$name"; done
-export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
+export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}" OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
 for setting in "${launch_environment[@]}"; do export "${setting?}"; done
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 

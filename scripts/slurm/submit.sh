@@ -47,27 +47,37 @@ command -v sbatch >/dev/null || {
   exit 3
 }
 
-# job OPTION... -- ARGUMENT...: writes a job script that starts job.sh with the arguments, submits it, prints the command, sets `id`.
+# A job begins without what the launcher or the job around this script has set, and without the values of mpi_env.sh, which are for one machine.
+while IFS= read -r name; do
+  case $name in
+    SLURM_CONF | SLURM_CLUSTERS | SLURM_JWT | PMIX_INSTALL_PREFIX | PMIX_MCA_*) ;; # how this Slurm and this Open MPI are found
+    SLURM_* | PMIX_* | PMI_* | PMI2_* | MPI_LOCAL* | HYDRA_* | HYDI_* | PALS_*) unset "$name" ;;
+    OMPI_COMM_WORLD_* | OMPI_UNIVERSE_SIZE | OMPI_*APP_CTX* | OMPI_FIRST_RANKS | OMPI_ARGV | OMPI_COMMAND | OMPI_FILE_LOCATION) unset "$name" ;;
+    OMPI_MCA_ess | OMPI_MCA_ess_* | OMPI_MCA_orte_* | OMPI_MCA_pmix | OMPI_MCA_initial_wdir | OMPI_MCA_shmem_RUNTIME_QUERY_hint) unset "$name" ;;
+  esac
+done < <(compgen -e)
+while read -r name value; do
+  if [ "${!name-}" = "$value" ]; then unset "$name"; fi
+done < <(sed -n 's/^export \(OMPI_MCA_[a-z_]*\)="${\1:-\(.*\)}"$/\1 \2/p' "$here/../mpi_env.sh" && echo OMPI_MCA_plm isolated)
+
+# job SCRIPT OPTION... -- ARGUMENT...: writes a job script that starts job.sh with the arguments, submits it, prints the command, sets `id`.
 job() {
-  local options=()
+  local script=$1 options=()
+  shift
   while [ "$1" != -- ]; do
-    case $1 in
-      *' '*) options+=("${1%%=*}=\"${1#*=}\"") ;;
-      *) options+=("$1") ;;
-    esac
+    options+=("$1")
     shift
   done
   shift
+  local command=(sbatch --parsable "${sbatch_options[@]}" "${options[@]}" "$script")
   {
     echo '#!/usr/bin/env bash'
-    printf '#SBATCH %s\n' "${sbatch_options[@]}" "${options[@]}"
-    printf 'exec'
-    printf ' %q' "$here/job.sh" "$site" "$program" "$@"
-    printf '\n'
-  } | sed '/^#SBATCH $/d' >"$script"
-  id=$(sbatch --parsable "$script")
+    echo "# submitted by:$(printf ' %q' "${command[@]}")"
+    echo "exec$(printf ' %q' "$here/job.sh" "$site" "$program" "$@")"
+  } >"$script"
+  id=$("${command[@]}") || return
   id=${id%%;*}
-  echo "sbatch $script -> job $id"
+  echo "$(printf '%q ' "${command[@]}")-> job $id"
 }
 shape=(--nodes="$nodes" --ntasks-per-node="$tasks_per_node" --cpus-per-task="$cpus_per_task")
 if [ -n "$memory_per_node" ]; then shape+=(--mem="$memory_per_node"); fi
@@ -76,19 +86,18 @@ again=(--requeue --open-mode=append --time="$time_limit" --signal="B:USR1@$grace
 
 if [ "$1" = run ]; then
   shift
-  script=$(mktemp "${TMPDIR:-/tmp}/moekv-run.XXXXXX.sbatch")
-  job --job-name=moekv-run "${shape[@]}" "${again[@]}" -- run "$@"
+  job "$(mktemp "${TMPDIR:-/tmp}/moekv-run.XXXXXX.sbatch")" --job-name=moekv-run "${shape[@]}" "${again[@]}" -- run "$@"
   exit
 fi
 
 folder=$(realpath "$1") sweep=$(realpath "$2") n=$3 at_once=$4
 shift 4
 mkdir -p "$folder/slurm"
-script=$folder/slurm/parts.sbatch
-job --job-name="moekv-$(basename "$folder")" --array="0-$((n - 1))%$at_once" --output="$folder/slurm/part-%a.log" "${shape[@]}" "${again[@]}" \
+name=moekv-$(basename "$folder")
+logs=${folder//%/%%}/slurm # Slurm fills in what a % names
+job "$folder/slurm/parts.sbatch" --job-name="$name" --array="0-$((n - 1))%$at_once" --output="$logs/part-%a.log" "${shape[@]}" "${again[@]}" \
   -- part "$folder" "$sweep" "$n" "$@"
 parts=$id
-script=$folder/slurm/merge.sbatch
-job --job-name="moekv-$(basename "$folder")-merge" --dependency=afterany:"$parts" --output="$folder/slurm/merge.log" --nodes=1 --ntasks=1 --time="$time_limit" \
+job "$folder/slurm/merge.sbatch" --job-name="$name-merge" --dependency=afterany:"$parts" --output="$logs/merge.log" --nodes=1 --ntasks=1 --time="$time_limit" \
   -- merge "$folder"
 printf '%s\n' "$parts" "$id" >"$folder/slurm/jobs"

@@ -1,6 +1,7 @@
 """The scripts of Slurm jobs, with stand-ins for Slurm and the program: whatever signal comes when, a job is requeued or ends as it should; what is
 submitted, and what is refused."""
 import os
+import re
 import subprocess
 import tempfile
 import unittest
@@ -14,6 +15,11 @@ case $* in
   '-o show job'*) echo "JobId=7 JobState=$STATE Reason=$REASON Dependency=(null)" ;;
   requeue*) exit 1 ;; # the real one ends the job
 esac
+"""
+SBATCH = """#!/bin/bash
+printf '%s\\n' --- "$@" >>"$LOG"
+env >"$LOG.environment"
+echo '4;cluster'
 """
 WAIT = "for i in {1..1000}; do sleep 0.02; done; exit 9"
 
@@ -81,10 +87,16 @@ class JobScript(Scripts):
 
 
 class SubmitScript(Scripts):
-    def submit(self, *arguments, site=""):
+    def setUp(self):
+        super().setUp()
+        self.write("sbatch", SBATCH)
+        self.log = self.folder / "log"
+
+    def submit(self, *arguments, site="", **more):
         """submit.sh with this site file."""
         self.write("site.sh", site + "\n")
-        environment = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
+        self.log.write_text("")
+        environment = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}", "LOG": str(self.log), **more}
         return subprocess.run([SOURCE / "scripts/slurm/submit.sh", self.folder / "site.sh", "true", *arguments], env=environment, cwd=self.folder,
                               capture_output=True, text=True, timeout=60, check=False)
 
@@ -99,6 +111,41 @@ class SubmitScript(Scripts):
                 done = self.submit("shape", site=site)
                 self.assertEqual((done.returncode, done.stdout), (2, ""))
                 self.assertRegex(done.stderr, f"site.sh: error: {site} is no (whole number from [01] to 99999|size) \\(for example ")
+
+    def submit_folder(self, name, **how):
+        """For a folder of this name; what sbatch was called with, the array's arguments first."""
+        (self.folder / name).mkdir(exist_ok=True)
+        self.write("one.yaml", "")
+        done = self.submit(name, "one.yaml", "4", "2", **how)
+        return done, [call.splitlines()[1:] for call in self.log.read_text().split("---")[1:]]
+
+    def test_characters_of_folders_and_options(self):
+        name = "it's 50% \"odd\" #1.sweep"
+        done, (parts, merge) = self.submit_folder(name, site="sbatch_options=('--comment=two \"words\"' --partition=gpu)")
+        self.assertEqual(done.returncode, 0, done)
+        logs = f"--output={self.folder}/{name}/slurm/".replace("%", "%%")
+        for call, log in ((parts, "part-%a.log"), (merge, "merge.log")):
+            self.assertEqual(call[:3], ["--parsable", '--comment=two "words"', "--partition=gpu"])
+            self.assertIn(logs + log, call)
+        self.assertIn("--array=0-3%2", parts)
+        self.assertIn("--dependency=afterany:4", merge)
+        self.assertEqual((self.folder / name / "slurm/jobs").read_text().split(), ["4", "4"])
+        submitted = re.search("(?m)^# submitted by: (.*)", Path(parts[-1]).read_text())[1]
+        again = subprocess.run(["bash", "-c", f"printf '%s\\n' {submitted}"], capture_output=True, text=True, check=True)
+        self.assertEqual(again.stdout.splitlines(), ["sbatch", *parts])
+
+    def test_a_job_inherits_no_other_job(self):
+        left = {"SLURM_CONF": "/etc/slurm.conf", "PMIX_INSTALL_PREFIX": "/opt", "OMPI_MCA_btl": "self,tcp", "OMP_NUM_THREADS": "3"}
+        gone = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "9", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_MEM_PER_NODE": "9", "PMIX_RANK": "1",
+                "PMI_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_MCA_orte_hnp_uri": "0", "OMPI_MCA_ess": "^singleton", "OMPI_MCA_pml": "ob1",
+                "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+        done, _ = self.submit_folder("a.sweep", **left, **gone)
+        self.assertEqual(done.returncode, 0, done)
+        environment = dict(line.split("=", 1) for line in Path(f"{self.log}.environment").read_text().splitlines() if "=" in line)
+        self.assertEqual({name: environment.get(name) for name in left}, left)
+        self.assertEqual(gone.keys() & environment.keys(), set())
+        self.submit_folder("a.sweep", OMPI_MCA_btl="self,vader")
+        self.assertNotIn("OMPI_MCA_btl=self,vader", Path(f"{self.log}.environment").read_text().splitlines())
 
 
 if __name__ == "__main__":
