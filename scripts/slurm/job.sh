@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a job of the sweep does: one part of the points, requeued for as long as it ends resumable (exit code 75) or is ended by its time limit. A signal
-# (scancel --signal=USR1 or TERM) makes it save what it does and be requeued; a cancelled job saves and is gone; after scontrol requeue it goes on.
+# (scancel --signal=USR1 or TERM) makes it save what it does and be requeued; a cancelled job saves and is gone; after scontrol requeue it goes on. One
+# configuration saves nothing, and is not requeued here.
 # usage: job.sh SITE PROGRAM part FOLDER SWEEP N [key=value ...]      one array task
 #        job.sh SITE PROGRAM merge FOLDER                             afterwards
 #        job.sh SITE PROGRAM run CONFIG [options ...]                 one configuration
@@ -14,7 +15,11 @@ job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
 restarts=${SLURM_RESTART_COUNT:-0}
 requeue() { # REASON
-  if [ "$restarts" -lt "$most_restarts" ]; then
+  if [ "$what" = run ]; then
+    echo "job.sh: $1, not requeued: moekv run saves nothing that it could go on from"
+  elif [ "$restarts" -ge "$most_restarts" ]; then
+    echo "job.sh: $1, not requeued: its most_restarts=$most_restarts are used up; submit again with --resume"
+  else
     echo "job.sh: $1, requeued (restart $((restarts + 1)) of at most $most_restarts)"
     scontrol requeue "$job" && sleep 600 # ends with the requeue
   fi
@@ -65,7 +70,11 @@ case $what in
   part)
     folder=$1 sweep=$2 n=$3
     shift 3
-    run "${launch[@]}" "$program" sweep "$sweep" "$@" --out "$folder" --resume --part "$SLURM_ARRAY_TASK_ID/$n" --grace "${grace}s"
+    options=()
+    for word in "$@"; do # what failed is tried again once, not after every requeue
+      if [ "$word" != --retry-failed ] || [ "$restarts" -eq 0 ]; then options+=("$word"); fi
+    done
+    run "${launch[@]}" "$program" sweep "$sweep" "${options[@]}" --out "$folder" --resume --part "$SLURM_ARRAY_TASK_ID/$n" --grace "${grace}s"
     ;;
   merge)
     run "$program" merge "$1" --out "${1%/}.h5"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
 # Reads the site file $site for submit.sh and job.sh: what is empty there gets its default; a number that is none ends the script.
-modules=() launch_environment=() sbatch_options=()
+modules=() launch_environment=() sbatch_options=() merge_options=()
 unset launch # an empty one is none at all
 nodes='' tasks_per_node='' gpus_per_node='' cpus_per_task='' memory_per_node='' gpu_memory='' time_limit='' grace_seconds='' most_restarts=''
 # shellcheck source=scripts/slurm/site.sh
@@ -21,7 +21,7 @@ for name in nodes tasks_per_node cpus_per_task gpus_per_node grace_seconds most_
 done
 if [ "$gpus_per_node" -gt 0 ]; then tasks_per_node=$gpus_per_node; fi
 # The words of a list that are not empty: `modules=` names none.
-for name in modules launch launch_environment sbatch_options; do
+for name in modules launch launch_environment sbatch_options merge_options; do
   declare -n list=$name
   words=()
   for word in "${list[@]}"; do if [ -n "$word" ]; then words+=("$word"); fi; done

@@ -3,6 +3,7 @@
 # Every line may be left as it is; what is empty is not used.
 
 sbatch_options=()          # for every job: (--partition=gpu --account=abc123 --qos=normal)
+merge_options=()           # for the job that merges, which needs no GPU and one task: (--partition=cpu --mem=8G)
 modules=()                 # loaded in every job: (gcc openmpi hdf5)
 gpus_per_node=0            # > 0 asks for --gres=gpu:N and starts N tasks on a node; each takes the GPU of its local rank
 nodes=1                    # of one job of the sweep

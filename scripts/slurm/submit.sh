@@ -2,6 +2,7 @@
 # Submits a sweep: an array of N jobs, and one that merges when they have ended. `moekv sweep SWEEP --submit` calls it with the folder made ready.
 # usage: submit.sh SITE PROGRAM FOLDER SWEEP N AT_ONCE [key=value ...]
 #        submit.sh SITE PROGRAM run CONFIG [options ...]      one job for one configuration
+#        submit.sh SITE PROGRAM ready FOLDER                  whether jobs may be submitted for the folder, which need not exist yet
 #        submit.sh SITE PROGRAM shape                         prints nodes, tasks per node, bytes of a node and of a GPU (0: not named); submits nothing
 # Prints every command it runs; job scripts, logs and job ids lie in FOLDER/slurm.
 set -euo pipefail
@@ -16,7 +17,7 @@ fail() {
   exit 2
 }
 site=$(realpath "$1")
-program=$(command -v "$2") || fail "$2 is no program" "name it with its folder, as build/release/moekv"
+program=$(type -P "$2") || fail "$2 is no program" "name it with its folder, as build/release/moekv"
 program=$(realpath "$program")
 shift 2
 # shellcheck source=scripts/slurm/read_site.sh
@@ -82,7 +83,7 @@ job() {
 shape=(--nodes="$nodes" --ntasks-per-node="$tasks_per_node" --cpus-per-task="$cpus_per_task")
 if [ -n "$memory_per_node" ]; then shape+=(--mem="$memory_per_node"); fi
 if [ "$gpus_per_node" -gt 0 ]; then shape+=(--gres=gpu:"$gpus_per_node"); fi
-again=(--requeue --open-mode=append --time="$time_limit" --signal="B:USR1@$grace_seconds")
+again=(--requeue --open-mode=append --time="$time_limit")
 
 if [ "$1" = run ]; then
   shift
@@ -90,14 +91,37 @@ if [ "$1" = run ]; then
   exit
 fi
 
-folder=$(realpath "$1") sweep=$(realpath "$2") n=$3 at_once=$4
+mode=submit
+if [ "$1" = ready ]; then
+  mode=ready
+  shift
+fi
+folder=$(realpath -m "$1")
+case $folder in *\\*) fail "$folder has a backslash, which Slurm drops from the names of logs" "choose another folder with --out" ;; esac
+if [ -f "$folder/slurm/jobs" ]; then
+  mapfile -t former <"$folder/slurm/jobs"
+  for id in "${former[@]}"; do
+    [ -z "$(squeue --noheader --jobs="$id" 2>/dev/null)" ] ||
+      fail "job $id of $folder still waits or runs, and points would be computed twice" "wait for it, or: scancel ${former[*]}"
+  done
+fi
+if [ $mode = ready ]; then exit; fi
+
+sweep=$2 n=$3 at_once=$4
+case $sweep in /*) ;; *) sweep=$PWD/$sweep ;; esac # a link stays one: `base:` starts at its folder
 shift 4
 mkdir -p "$folder/slurm"
 name=moekv-$(basename "$folder")
 logs=${folder//%/%%}/slurm # Slurm fills in what a % names
 job "$folder/slurm/parts.sbatch" --job-name="$name" --array="0-$((n - 1))%$at_once" --output="$logs/part-%a.log" "${shape[@]}" "${again[@]}" \
-  -- part "$folder" "$sweep" "$n" "$@"
+  --signal="B:USR1@$grace_seconds" -- part "$folder" "$sweep" "$n" "$@"
 parts=$id
-job "$folder/slurm/merge.sbatch" --job-name="$name-merge" --dependency=afterany:"$parts" --output="$logs/merge.log" --nodes=1 --ntasks=1 --time="$time_limit" \
-  -- merge "$folder"
-printf '%s\n' "$parts" "$id" >"$folder/slurm/jobs"
+echo "$parts" >"$folder/slurm/jobs"
+if job "$folder/slurm/merge.sbatch" --job-name="$name-merge" --dependency=afterany:"$parts" --output="$logs/merge.log" --nodes=1 --ntasks=1 \
+  --time="$time_limit" "${merge_options[@]}" -- merge "$folder"; then
+  echo "$id" >>"$folder/slurm/jobs"
+elif scancel "$parts"; then
+  fail "the job that merges was refused, and job $parts is cancelled" "merge_options of the site file are for it"
+else
+  fail "the job that merges was refused, and job $parts is still there" "scancel $parts, or let it run, then moekv merge $folder"
+fi

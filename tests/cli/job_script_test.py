@@ -19,6 +19,7 @@ esac
 SBATCH = """#!/bin/bash
 printf '%s\\n' --- "$@" >>"$LOG"
 env >"$LOG.environment"
+case $* in *merge*) [ -z "$REFUSE_MERGE" ] || exit 1 ;; esac
 echo '4;cluster'
 """
 WAIT = "for i in {1..1000}; do sleep 0.02; done; exit 9"
@@ -36,17 +37,18 @@ class Scripts(unittest.TestCase):
 
 
 class JobScript(Scripts):
-    def job(self, program, site="", state="RUNNING", reason="None", **slurm):
-        """Exit code of a job whose program is these lines of bash, and for what jobs a requeue was asked."""
+    def job(self, program, site="", state="RUNNING", reason="None", what=("part", "a.sweep", "one.yaml", "4"), **slurm):
+        """Exit code of a job whose program is these lines of bash, and for what jobs a requeue was asked; its output in self.output."""
         self.write("scontrol", SCONTROL)
         self.write("program", "#!/bin/bash\n" + program + "\n")
         self.write("site.sh", "launch=()\n" + site + "\n")
         log = self.folder / "log"
         log.write_text("")
         environment = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}", "LOG": str(log), "STATE": state, "REASON": reason,
-                       "SLURM_JOB_ID": "7", **slurm}
-        done = subprocess.run([SOURCE / "scripts/slurm/job.sh", self.folder / "site.sh", self.folder / "program", "run", "one.yaml"], env=environment,
+                       "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", **slurm}
+        done = subprocess.run([SOURCE / "scripts/slurm/job.sh", self.folder / "site.sh", self.folder / "program", *what], env=environment,
                               capture_output=True, text=True, timeout=60, check=False)
+        self.output = done.stdout
         asked = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("requeue")]
         return done.returncode, asked
 
@@ -57,13 +59,13 @@ class JobScript(Scripts):
                                               ("in the script", f"kill -{signal} $PPID; {WAIT}", "", 138),
                                               ("before there is a program", "exit 9", f"kill -{signal} $$", 75)):
                 with self.subTest(f"{signal} {where}"):
-                    self.assertEqual(self.job(program, site), (end, ["7"]))
+                    self.assertEqual(self.job(program, site), (end, ["7_0"]))
 
     def test_signals_that_are_heard(self):
         """As SIGUSR1: launchers kill what they started after a SIGTERM."""
         for signal in ("USR1", "TERM"):
             with self.subTest(signal):
-                self.assertEqual(self.job(f"trap 'exit 75' USR1; kill -{signal} $PPID; {WAIT}"), (75, ["7"]))
+                self.assertEqual(self.job(f"trap 'exit 75' USR1; kill -{signal} $PPID; {WAIT}"), (75, ["7_0"]))
 
     def test_a_cancelled_job_does_not_come_back(self):
         for end in ("exit 75", "kill -TERM $$"):
@@ -73,7 +75,7 @@ class JobScript(Scripts):
         self.assertEqual(self.job("kill -TERM $$", state="COMPLETING"), (143, []))
 
     def test_the_time_limit_requeues_at_once(self):
-        self.assertIn("7", self.job("kill -TERM $PPID; until grep -q requeue \"$LOG\"; do sleep 0.01; done; exit 3",
+        self.assertIn("7_0", self.job("kill -TERM $PPID; until grep -q requeue \"$LOG\"; do sleep 0.01; done; exit 3",
                                     state="TIMEOUT", reason="TimeLimit")[1])
 
     def test_other_ends(self):
@@ -81,15 +83,34 @@ class JobScript(Scripts):
         self.assertEqual(self.job("exit 1"), (1, []))
         self.assertEqual(self.job("kill -KILL $$"), (137, []))
         self.assertEqual(self.job("exit 75", SLURM_RESTART_COUNT="20"), (75, []))
-        self.assertEqual(self.job("exit 75", site="most_restarts=3", SLURM_RESTART_COUNT="2"), (75, ["7"]))
-        self.assertEqual(self.job("exit 75", site="most_restarts=\nmodules=\nlaunch_environment=\ngrace_seconds="), (75, ["7"]))
+        self.assertIn("not requeued: its most_restarts=20 are used up", self.output)
+        self.assertEqual(self.job("exit 75", site="most_restarts=3", SLURM_RESTART_COUNT="2"), (75, ["7_0"]))
+        self.assertEqual(self.job("exit 75", site="most_restarts=\nmodules=\nlaunch_environment=\ngrace_seconds="), (75, ["7_0"]))
         self.assertEqual(self.job("exit 75", SLURM_ARRAY_JOB_ID="4", SLURM_ARRAY_TASK_ID="2"), (75, ["4_2"]))
+
+    def test_failed_points_are_tried_again_in_the_first_start_only(self):
+        part = ("part", "a.sweep", "one.yaml", "4", "page.slots=8", "--retry-failed", "--files", "each")
+        for restarts in ("0", "1"):
+            self.job('echo "$*"', what=part, SLURM_RESTART_COUNT=restarts)
+            self.assertEqual("--retry-failed" in self.output, restarts == "0", self.output)
+            self.assertIn("--files each --out a.sweep --resume --part 0/4", self.output)
+
+    def test_one_configuration_is_not_requeued(self):
+        """It saves nothing."""
+        one = ("run", "one.yaml", "--out", "one.h5")
+        self.assertEqual(self.job(f"kill -USR1 $PPID; {WAIT}", what=one), (138, []))
+        self.assertIn("interrupted, not requeued: moekv run saves nothing", self.output)
+        self.assertEqual(self.job("kill -TERM $PPID; until grep -q 'show job' \"$LOG\"; do sleep 0.01; done; sleep 0.1; exit 3", what=one, state="TIMEOUT",
+                                  reason="TimeLimit"), (3, []))
+        self.assertIn("ended by its time limit, not requeued", self.output)
 
 
 class SubmitScript(Scripts):
     def setUp(self):
         super().setUp()
         self.write("sbatch", SBATCH)
+        self.write("squeue", '#!/bin/bash\n[ "$*" != "--noheader --jobs=$QUEUED" ] || echo it waits\n')
+        self.write("scancel", '#!/bin/bash\necho "$@" >>"$LOG.cancelled"\nexit "${REFUSE_CANCEL:-0}"\n')
         self.log = self.folder / "log"
 
     def submit(self, *arguments, site="", **more):
@@ -146,6 +167,40 @@ class SubmitScript(Scripts):
         self.assertEqual(gone.keys() & environment.keys(), set())
         self.submit_folder("a.sweep", OMPI_MCA_btl="self,vader")
         self.assertNotIn("OMPI_MCA_btl=self,vader", Path(f"{self.log}.environment").read_text().splitlines())
+
+    def test_a_refused_merge_takes_the_array_along(self):
+        for cancel, words in (("0", "and job 4 is cancelled"), ("1", "and job 4 is still there")):
+            done, calls = self.submit_folder("a.sweep", REFUSE_MERGE="yes", REFUSE_CANCEL=cancel)
+            self.assertEqual((done.returncode, len(calls)), (2, 2), done)
+            self.assertIn(words, done.stderr)
+            self.assertEqual((self.folder / "a.sweep/slurm/jobs").read_text(), "4\n")
+        self.assertEqual(Path(f"{self.log}.cancelled").read_text(), "4\n4\n")
+        done, (_, merge) = self.submit_folder("a.sweep", site="sbatch_options=(--partition=gpu)\nmerge_options=(--partition=cpu --mem=8G)")
+        self.assertEqual([word for word in merge if word.startswith(("--partition", "--mem"))], ["--partition=gpu", "--partition=cpu", "--mem=8G"], done)
+
+    def test_folders_that_get_no_jobs(self):
+        self.assertEqual(self.submit_folder("a.sweep")[0].returncode, 0)
+        for name, environment, words in (("a.sweep", {"QUEUED": "4"}, "job 4 of .*a.sweep still waits or runs.*scancel 4 4"), ("b\\a", {}, "has a backslash")):
+            done, calls = self.submit_folder(name, **environment)
+            self.assertEqual((done.returncode, calls), (2, []), done)
+            self.assertRegex(done.stderr, "submit.sh: error: .*" + words)
+            self.assertEqual(self.submit("ready", name, **environment).returncode, 2)
+        self.assertEqual(self.submit("ready", "not yet", QUEUED="5").returncode, 0)
+        self.assertFalse((self.folder / "not yet").exists())
+
+    def test_a_linked_sweep_file_keeps_its_name(self):
+        (self.folder / "elsewhere").mkdir()
+        (self.folder / "linked.yaml").symlink_to("elsewhere/one.yaml")
+        (self.folder / "a.sweep").mkdir()
+        self.assertEqual(self.submit("a.sweep", "linked.yaml", "1", "1").returncode, 0)
+        self.assertIn("/a.sweep %s/linked.yaml 1\n" % str(self.folder).replace(" ", "\\ "), (self.folder / "a.sweep/slurm/parts.sbatch").read_text())
+
+    def test_one_configuration(self):
+        done = self.submit("run", "one.yaml", "--out", "one.h5", TMPDIR=str(self.folder))
+        self.assertEqual(done.returncode, 0, done)
+        self.assertNotIn("--signal", self.log.read_text())
+        script, = self.folder.glob("moekv-run.*.sbatch")
+        self.assertIn("run one.yaml --out one.h5", script.read_text())
 
 
 if __name__ == "__main__":
