@@ -56,7 +56,7 @@ find "$root/libexec" "$root/lib" -type f -print0 | { xargs -0 -n1 ldd 2>/dev/nul
   grep -Ev '/(ld-linux[-a-z0-9_]*|lib(c|m|dl|rt|pthread|resolv|util|nsl)(-[0-9.]+)?|libcuda|libnvidia[-a-z]*)\.so' | xargs -r cp -Lnt "$root/lib"
 
 cp -r configs "$root/"
-cp scripts/gpu_check.sh scripts/mpi_env.sh scripts/moekv_results.py "$root/scripts/"
+cp -r scripts/gpu_check.sh scripts/mpi_env.sh scripts/moekv_results.py scripts/slurm "$root/scripts/"
 cp README.md LICENSE "$root/"
 
 cat >"$root/bin/environment" <<'ENVIRONMENT'

@@ -17,6 +17,7 @@ done
 JOB = """. scripts/mpi_env.sh
 bin/moekv doctor && bin/moekv run configs/quickstart.yaml trace.max_requests=1 --quiet --out one.h5 &&
 bin/mpirun -n 2 bin/moekv run configs/quickstart.yaml trace.max_requests=1 --quiet --out two.h5 && bin/moekv diff --decisions one.h5 two.h5 || exit 1
+[ "$(scripts/slurm/submit.sh scripts/slurm/site.sh bin/moekv shape)" = "1 1 0 0" ] || exit 1
 scripts/gpu_check.sh --out check
 [ $? -eq 3 ] || grep -q '^ok *GPU driver' <(bin/moekv doctor)
 """
