@@ -70,10 +70,14 @@ case $what in
   part)
     folder=$1 sweep=$2 n=$3
     shift 3
-    options=()
+    options=() # an isolated point's processes are started for it alone
     for word in "$@"; do # what failed is tried again once, not after every requeue
       if [ "$word" != --retry-failed ] || [ "$restarts" -eq 0 ]; then options+=("$word"); fi
     done
+    case " ${options[*]} " in
+      *' --isolate '*' --launch '*) launch=() ;;
+      *' --isolate '*) options+=(--launch "${launch[*]}") launch=() ;;
+    esac
     run "${launch[@]}" "$program" sweep "$sweep" "${options[@]}" --out "$folder" --resume --part "$SLURM_ARRAY_TASK_ID/$n" --grace "${grace}s"
     ;;
   merge)

@@ -57,8 +57,11 @@ SweepWork read_work(const SweepOptions& options, int n_processes) {
   return work;
 }
 
-/// Processes that share the work on a point: of the jobs to be submitted, else of this one.
-int processes_of(const SweepOptions& options, const Transport& job) { return options.submit > 0 ? submitted_processes(options) : job.n_processes(); }
+/// Processes that share the work on a point: of a job to be submitted, of what --launch starts, else this one's.
+int processes_of(const SweepOptions& options, const Transport& job) {
+  if (options.submit > 0) return processes_of_jobs(options);
+  return options.isolate == "process" && options.processes > 0 ? static_cast<int>(options.processes) : job.n_processes();
+}
 
 ExitCode sweep_agreed(const SweepOptions& options) {
   const std::unique_ptr<Transport> job = make_job_transport();
@@ -82,11 +85,15 @@ ExitCode sweep_agreed(const SweepOptions& options) {
   const SweepFolder folder(folder_of(options, work.list.name));
   (void)agree(*job, [&] {
     if (!first) return 0;
-    if (options.submit > 0) check_job_memory(options, work);
+    if (options.submit > 0) {
+      check_job_memory(options, work);
+      check_submission(options, folder);
+    }
     claim_folder(options, folder, work.list);
+    if (options.submit > 0) submit_sweep(options, work, folder);
     return 0;
   });
-  if (options.submit > 0) return first ? submit_sweep(options, folder) : ExitCode::ok;
+  if (options.submit > 0) return ExitCode::ok;
   if (options.isolate == "process") {
     if (job->n_processes() > 1)
       throw UserError("<command line>", "--isolate process: this is one of several processes already", "start it alone, with --launch 'mpirun -n N'");
@@ -104,7 +111,7 @@ void add_options(Command& sweep, SweepOptions& options) {
   sweep.add_flag("--status", options.status, "print what has become of the points, also while jobs work on them, and end");
   sweep.add_flag("--json", options.json, "with --dry-run or --status: print JSON");
   sweep.add_option("--only", options.only, "points to run: indices, ranges, labels or starts of ids: 3,7-9,lru,1f0a");
-  sweep.add_option("--part", options.part, "i/N: of N parts of the points the i-th, from 0");
+  const Option* part = sweep.add_option("--part", options.part, "i/N: of N parts of these points the i-th, from 0");
   sweep.add_flag("--resume", options.resume, "go on in a folder that exists; finished points are kept");
   sweep.add_flag("--extend", options.extend, "as --resume, with a sweep file that has other points or expectations by now");
   sweep.add_flag("--retry-failed", options.retry_failed, "run failed points again, and those that were left alone after several crashes");
@@ -112,20 +119,29 @@ void add_options(Command& sweep, SweepOptions& options) {
   sweep.add_option("--attempts", options.attempts, "starts without an end (kill, crash) after which a point counts as failed")
       ->between(1, 1000000)
       ->capture_default_str();
-  sweep.add_option("--grace", options.grace, "after SIGTERM, SIGINT or SIGUSR1: the running point may end if it can within this time")
-      ->capture_default_str();
-  sweep.add_option("--budget", options.budget, "begin no point after this time: 90s, 5m, 2h");
+  const Option* grace =
+      sweep.add_option("--grace", options.grace, "after SIGTERM, SIGINT or SIGUSR1: the running point may end if it can within this time")
+          ->capture_default_str();
+  sweep.add_option("--budget", options.budget, "begin no point after this time: 90s, 5m, 2h; with --submit: in each start of a job");
   sweep.add_option("--point-limit", options.point_limit, "a point that takes longer has failed");
   sweep.add_option("--isolate", options.isolate, "process: every point in a process of its own")->one_of({"none", "process"})->capture_default_str();
   sweep.add_flag("--isolated", options.isolated, "this process is one that --isolate process started")->hidden();
-  sweep.add_option("--launch", options.launch, "with --isolate process: what starts a point, for example 'srun --exact -n 4'");
+  const Option* launch = sweep.add_option(
+      "--launch", options.launch, "with --isolate process: what starts a point, for example 'srun --exact -n 4'; with --submit: default: the site's");
+  sweep.add_option("--processes", options.processes, "of which --launch starts this many for a point; default: 1")
+      ->between(1, 1000000)
+      ->needs(launch);
   sweep.add_option("--files", options.files, "auto: results of points of less than 10 s share a file; each: every point has its own")
       ->one_of({"auto", "each"})
       ->capture_default_str();
-  sweep.add_option("--submit", options.submit, "submit this many Slurm jobs, each a part of the points, and one that merges; print what was done")
-      ->between(1, 4096);
-  sweep.add_option("--at-once", options.at_once, "with --submit: jobs that may run at once; default: all");
-  sweep.add_option("--site", options.site, "with --submit: partition, account, modules, GPUs; default: scripts/slurm/site.sh");
+  const Option* submit =
+      sweep
+          .add_option("--submit", options.submit, "submit this many Slurm jobs, each a part of the points, and one that merges; print what was done")
+          ->between(1, 4096)
+          ->excludes(part)
+          ->excludes(grace);
+  sweep.add_option("--at-once", options.at_once, "with --submit: jobs that may run at once; default: all")->between(1, 4096)->needs(submit);
+  sweep.add_option("--site", options.site, "with --submit: partition, account, modules, GPUs; default: scripts/slurm/site.sh")->needs(submit);
   sweep.add_flag("--quiet,-q", options.quiet, "no progress and no summary");
   sweep.footer(
       "examples:\n  moekv sweep evict.yaml --dry-run\n  moekv sweep evict.yaml --out evict.sweep\n"

@@ -22,6 +22,7 @@ struct SweepOptions {
   std::string grace = "30s", budget, point_limit;
   std::string isolate = "none", launch, files = "auto";
   bool isolated = false;                  // this process is one that --isolate process started
+  std::uint32_t processes = 0;            // that --launch starts; 0: one
   std::uint32_t submit = 0, at_once = 0;  // jobs of the batch system; 0: none
   std::string site;
 };
@@ -73,12 +74,14 @@ void print_points(const SweepWork& work);
 [[nodiscard]] ExitCode run_sweep(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder, Transport& job);
 /// The same, each point in a process (with --launch: a job step) of its own, so that a crash is one point's.
 [[nodiscard]] ExitCode run_isolated(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder);
-/// Processes of each job that --submit asks for, as the site file says.
-[[nodiscard]] int submitted_processes(const SweepOptions& options);
+/// Processes that share a point in each job of --submit, as the site file says.
+[[nodiscard]] int processes_of_jobs(const SweepOptions& options);
 /// Before the folder is made: UserError where the site file asks for less memory than a chosen point needs. Prints where nothing can be compared, and
 /// which points make no run there.
 void check_job_memory(const SweepOptions& options, const SweepWork& work);
-/// Writes and submits jobs for a folder that is ready, and prints what it did; no_device where there is no Slurm.
-[[nodiscard]] ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder);
+/// Before the folder is made: DeviceMissing where there is no Slurm, UserError where it takes no jobs for this folder.
+void check_submission(const SweepOptions& options, const SweepFolder& folder);
+/// Writes and submits jobs for the chosen points of a folder that is ready, and prints what it did.
+void submit_sweep(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder);
 
 }  // namespace moekv

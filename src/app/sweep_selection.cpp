@@ -101,9 +101,8 @@ std::vector<std::size_t> choose_points(const SweepOptions& options, const SweepL
   std::iota(by_id.begin(), by_id.end(), std::size_t{0});
   std::sort(by_id.begin(), by_id.end(), [&](std::size_t a, std::size_t b) { return list.points[a].id < list.points[b].id; });
   std::vector<std::size_t> chosen;
-  for (std::size_t place = part.index; place < by_id.size(); place += part.count) {
-    if (marked[by_id[place]]) chosen.push_back(by_id[place]);
-  }
+  std::erase_if(by_id, [&](std::size_t i) { return !marked[i]; });
+  for (std::size_t place = part.index; place < by_id.size(); place += part.count) chosen.push_back(by_id[place]);
   std::sort(chosen.begin(), chosen.end());
   return chosen;
 }

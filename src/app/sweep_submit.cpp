@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
@@ -39,6 +40,9 @@ std::vector<std::string> submit_command(const SweepOptions& options, std::vector
   command.insert(command.end(), arguments.begin(), arguments.end());
   return command;
 }
+
+/// Absolute: a folder may be called as submit.sh calls what it does.
+std::string folder_path(const SweepFolder& folder) { return std::filesystem::absolute(folder.path()).string(); }
 
 /// Exit code of a command; what it prints on stdout goes to `output` where that is not null.
 int run_command(std::vector<std::string> command, std::string* output) {
@@ -109,7 +113,8 @@ std::uint32_t enough_nodes(const PointPlan& plan, const JobShape& shape) {
 
 }  // namespace
 
-int submitted_processes(const SweepOptions& options) {
+int processes_of_jobs(const SweepOptions& options) {
+  if (options.isolate == "process" && !options.launch.empty()) return std::max(1, static_cast<int>(options.processes));
   const JobShape shape = read_shape(options);
   return static_cast<int>(shape.nodes * shape.tasks_per_node);
 }
@@ -147,20 +152,37 @@ void check_job_memory(const SweepOptions& options, const SweepWork& work) {
                bytes_text(bound.node_bytes), bytes_text(shape.node_bytes));
 }
 
-ExitCode submit_sweep(const SweepOptions& options, const SweepFolder& folder) {
-  std::vector<std::string> command = submit_command(options, {folder.path(), options.config, fmt::format("{}", options.submit),
-                                                              fmt::format("{}", options.at_once == 0 ? options.submit : options.at_once)});
+void check_submission(const SweepOptions& options, const SweepFolder& folder) {
+  const int code = run_command(submit_command(options, {"ready", folder_path(folder)}), nullptr);
+  if (code == 3) throw DeviceMissing("no jobs are submitted; without --submit the points run here");
+  if (code != 0) throw UserError(folder.path(), "gets no jobs, for the reason above");
+}
+
+void submit_sweep(const SweepOptions& options, const SweepWork& work, const SweepFolder& folder) {
+  const std::size_t n_jobs = std::min<std::size_t>(options.submit, work.chosen.size());
+  std::vector<std::string> command = submit_command(
+      options, {folder_path(folder), options.config, fmt::format("{}", n_jobs), fmt::format("{}", options.at_once == 0 ? n_jobs : options.at_once)});
+  const auto pass_on = [&](const char* option, const std::string& value) {
+    if (!value.empty()) command.insert(command.end(), {option, value});
+  };
   command.insert(command.end(), options.overrides.begin(), options.overrides.end());
-  if (!options.only.empty()) command.insert(command.end(), {"--only", options.only});
-  if (options.files != "auto") command.insert(command.end(), {"--files", options.files});
+  pass_on("--only", options.only);
+  pass_on("--attempts", std::to_string(options.attempts));
+  pass_on("--budget", options.budget);
+  pass_on("--point-limit", options.point_limit);
+  pass_on("--files", options.files);
   if (options.retry_failed) command.emplace_back("--retry-failed");
-  if (!options.point_limit.empty()) command.insert(command.end(), {"--point-limit", options.point_limit});
+  if (options.fail_fast) command.emplace_back("--fail-fast");
+  if (options.isolate != "none") {  // a process of its own starts the job's processes for each point
+    pass_on("--isolate", options.isolate);
+    pass_on("--launch", options.launch);
+    pass_on("--processes", std::to_string(processes_of_jobs(options)));
+  }
   const int code = run_command(command, nullptr);
-  if (code == 0) fmt::print("moekv sweep {} --status says how far they are\n", folder.path());
-  if (code != 0 && code != 3)
-    throw UserError(site_path(options), fmt::format("the jobs were not submitted: {} ended with exit code {}", command.front(), code),
+  if (code != 0)
+    throw UserError(site_path(options), fmt::format("submission failed: {} ended with exit code {}", command.front(), code),
                     "what Slurm said stands above; then the same command with --resume");
-  return static_cast<ExitCode>(code);
+  fmt::print("moekv sweep {} --status says how far they are\n", folder.path());
 }
 
 }  // namespace moekv

@@ -144,6 +144,15 @@ class Control(sweep_test.SweepFiles):
         self.assertEqual((done.code, "interrupted (SIGTERM)" in done.err), (75, True), done)
         self.assertIn('"saved_step":', self.journal("cut"))
 
+    def test_isolated_points_of_several_processes(self):
+        """Ranks that the configuration leaves to the processes are the launcher's."""
+        name = self.write(sweep_test.LONG.replace("  cluster: {ranks: 4}\n", ""))
+        launch = ["--isolate", "process", "--launch", f"{program.MPIEXEC} -n 2"]
+        self.run_ok("sweep", name, "--only", "0", "--out", "alone", *launch, "--processes", "2")
+        self.run_ok("sweep", name, "--only", "0", "--out", "together", ranks=2)
+        status = [json.loads(self.run_ok("sweep", folder, "--status", "--json").out)[0] for folder in ("alone", "together")]
+        self.assertEqual(*((point["id"], point["status"]) for point in status))
+
     def test_a_point_of_a_killed_parent_is_left_to_its_child(self):
         """The child is told to stop. Until it has, its point is neither started twice nor called failed."""
         name = self.write(sweep_test.LONG)
@@ -194,10 +203,12 @@ class Control(sweep_test.SweepFiles):
             self.assertEqual(done.code, 3, done)
             self.assertIn("no Slurm", done.err)
             self.assertEqual("memory is not compared: site.sh names no memory_per_node" in done.out, "mem" not in text)
-            shutil.rmtree(self.folder / "queue")
+            self.assertFalse((self.folder / "queue").exists())
         self.write("nodes=many\n", "site.sh")
         self.assertRegex(self.refuse(*submit), "nodes=many is no whole number from 1.*\n.*is no site file")
         self.assertIn("nothing.sh: error: no such file", self.refuse(*submit[:-1], "nothing.sh"))
+        for arguments in (["--submit", "2", "--part", "0/2"], ["--submit", "2", "--grace", "9s"], ["--site", "site.sh"], ["--at-once", "1"]):
+            self.assertRegex(self.refuse(*submit[:2], *arguments), "excludes|requires")
 
     def test_submitted_points_are_those_of_the_jobs_processes(self):
         name = self.write(sweep_test.SWEEP.replace("cluster: {ranks: 4}", "batch: {load: concurrency(4)}").replace("[lru, fifo, clock]", "[lru]")

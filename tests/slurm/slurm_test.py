@@ -9,6 +9,7 @@ import lab  # noqa: E402
 import program  # noqa: E402
 import sweep_test  # noqa: E402
 
+CANCELLED = "a 100% \"cancelled\" #1.sweep"  # a name with what Slurm reads in another way
 # Six points for each of four parts.
 SWEEP = sweep_test.SWEEP.replace("name: small", "name: queue")
 SITE = """
@@ -22,6 +23,7 @@ launch=({launch})
 launch_environment=({environment})
 memory_per_node=1G
 """
+ONE_MACHINE = "OMPI_MCA_btl=self,vader OMPI_MCA_pml=ob1 OMPI_MCA_btl_vader_single_copy_mechanism=none"
 
 
 class Cluster(program.ProgramTest):
@@ -39,7 +41,7 @@ class Cluster(program.ProgramTest):
         super().setUp()
         (self.folder / "hold").mkdir()
 
-    def site(self, name, partition, nodes=1, tasks=1, gpus=0, environment="", launch="srun --mpi=pmix"):
+    def site(self, name, partition, nodes=1, tasks=1, gpus=0, environment=ONE_MACHINE, launch="srun --mpi=pmix"):
         launch += f" env LD_PRELOAD='{HOLD}' MOEKV_HOLD='{self.folder}/hold'"
         (self.folder / name).write_text(SITE.format(partition=partition, nodes=nodes, tasks=tasks, gpus=gpus, environment=environment, launch=launch))
         return self.folder / name
@@ -81,7 +83,9 @@ class Jobs(Cluster):
         self.hold("0of4.jsonl", "1of4.jsonl", "3of4.jsonl", "0of1.jsonl")
         with self.lab.held("one"):
             parts, merge = self.submit("queue.sweep", site, 4)
-            cancelled, _ = self.submit("a cancelled.sweep", site, 1, "--only", "0-7")
+            cancelled, _ = self.submit(CANCELLED, site, 1, "--only", "0-7")
+            again = self.refuse("sweep", "queue.yaml", "--out", "queue.sweep", "--resume", "--submit", "3", "--site", site, **self.lab.environment)
+            self.assertIn(f"job {parts} of ", again)
             status = self.run_ok("sweep", "queue.sweep", "--status").out
         self.assertIn("24 points", status)
         self.wait_held()
@@ -98,7 +102,7 @@ class Jobs(Cluster):
             log = logs[f"part-{part}.log"]
             self.assertIn(f"interrupted ({name})", log)
             self.assertEqual("job.sh: interrupted, requeued (restart 1 of at most 20)" in log, by_itself, log)
-        end = self.logs("a cancelled.sweep")["part-0.log"]
+        end = self.logs(CANCELLED)["part-0.log"]
         self.assertEqual((*self.lab.states(cancelled).values(), *self.lab.states(cancelled, "Restarts").values()), ("CANCELLED", "0"), end)
         self.assertIn("interrupted (SIGTERM)", end)
         self.assertIn("24 points: 24 ok", logs["merge.log"])
@@ -122,6 +126,21 @@ class Jobs(Cluster):
             self.assertEqual(program.run("merge", folder, "--out", folder + ".2.h5", folder=self.folder).code, code)
         self.assertIn("same decisions and counters", self.run_ok("diff", "here.2.h5", f"{out}.2.h5").out)
         self.assertEqual(self.processes(self.folder / f"{out}.2.h5"), 4)
+
+    def test_points_of_a_process_of_their_own(self):
+        """Their ranks are as many as the job has processes; more jobs than points are not submitted."""
+        (self.folder / "queue.yaml").write_text(SWEEP.replace("  cluster: {ranks: 4}\n", ""))
+        site = self.site("site.sh", "one", tasks=2)
+        more = ["--only", "0-1", "--attempts", "2", "--budget", "1h", "--fail-fast", "--isolate", "process"]
+        parts, merge = self.submit("own.sweep", site, 4, *more)
+        self.assertIn("--only 0-1 --attempts 2 --budget 1h --files auto --fail-fast --isolate process --processes 2\n",
+                      (self.folder / "own.sweep/slurm/parts.sbatch").read_text())
+        self.until_done(parts)
+        self.until_done(merge)
+        logs = self.logs("own.sweep")
+        self.assertEqual(set(self.lab.states(parts)), {"0", "1"})
+        self.assertEqual(logs["part-0.log"].count("1 of 1 points: 1 ok"), 1, logs)
+        self.assertEqual(self.processes(self.folder / "own.sweep.h5"), 2)
 
     def processes(self, path):
         sweep = sweep_test.moekv_results.load_sweep(path)
