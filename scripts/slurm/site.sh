@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # What differs from cluster to cluster. Copy, edit, and name the copy: moekv sweep ... --submit --site my_site.sh
-# Every line may be left as it is; what is empty is not used.
+# Every line may be left as it is; what is empty or left out has the value that stands here.
 
 sbatch_options=()          # for every job: (--partition=gpu --account=abc123 --qos=normal)
 merge_options=()           # for the job that merges, which needs no GPU and one task: (--partition=cpu --mem=8G)
@@ -14,5 +14,5 @@ gpu_memory=                # 80G: of one GPU; likewise for backend cuda
 time_limit=01:00:00        # of one job; a job that reaches it is requeued and goes on
 grace_seconds=120          # how long before the limit a job is told to end
 most_restarts=20           # of one job
-launch=(srun --mpi=pmix)   # (mpirun) where Slurm has no PMIx
+launch=(srun --mpi=pmix)   # (mpirun) where Slurm has no PMIx; (): the program alone, one process
 launch_environment=()      # (OMPI_MCA_btl=self,tcp OMPI_MCA_pml=ob1)
