@@ -138,7 +138,7 @@ class Control(sweep_test.SweepFiles):
         (self.folder / "launch.sh").chmod(0o755)
         job = self.start_until_point(name, "trace.synthetic.n_requests=48", "trace.synthetic.prompt_tokens=512", "--grace", "0s", "--isolate", "process",
                                      "--launch", "./launch.sh")
-        time.sleep(0.1)
+        time.sleep(0.05)
         job.terminate()
         done = program.finish(job)
         self.assertEqual((done.code, "interrupted (SIGTERM)" in done.err), (75, True), done)
