@@ -168,6 +168,8 @@ def check(tables, expected, times=False):
             problems.append(f"{table.name}: {path} is absent (--accept writes it)")
             continue
         problems += [f"{table.name}: {line}" for line in differences(read_csv(path, table.name), table, times)]
+    made = {table.name for table in tables}
+    problems += [f"{path.stem}: no table is called so, {path} is stale (delete it)" for path in sorted(expected.glob("*.csv")) if path.stem not in made]
     return problems
 
 

@@ -3,8 +3,9 @@
 A column's kind decides how it is written and compared:
   key        names the row; exactly equal
   counted    exact on every machine; also modelled, derived (from counted) and published: exactly equal
-  measured   an error of attention outputs and the like: a (value, low, high) triple is its 95 % interval; the new value must lie inside
-  time       this machine's clock: compared only where times are asked for, then like measured
+  measured   an error of attention outputs and the like: a (value, low, high) triple is its 95 % interval; the new value must lie inside, and
+             both ends must be within a quarter of the old width
+  time       this machine's clock: compared only where times are asked for, by its value inside the old interval
 """
 import csv
 import hashlib
@@ -14,6 +15,7 @@ import math
 EXACT = ("key", "counted", "modelled", "derived", "published")
 KINDS = EXACT + ("measured", "time")
 SLACK = 0.02  # relative, where a measured value has no interval or one of no width
+END_SLACK = 0.25  # of the old interval's width, by which an end may move
 
 
 class Table:
@@ -68,10 +70,10 @@ class Table:
         return out.getvalue()
 
     def sha(self):
-        """Hash of the data behind the figure: its CSV without times, which no two runs share."""
+        """Hash of the data behind the figure: names, values and intervals of its columns without times, which no two runs share."""
         kept = [c for c, (kind, _) in self.columns.items() if kind != "time"]
-        text = "\n".join(",".join(text_of(value_of(row[c]), self.columns[c][0]) for c in kept) for row in self.rows)
-        return hashlib.sha256(text.encode()).hexdigest()
+        lines = [kept] + [[text_of(part, self.columns[c][0]) for c in kept for part in _triple(row[c])] for row in self.rows]
+        return hashlib.sha256("\n".join(map(",".join, lines)).encode()).hexdigest()
 
     def latex(self):
         """A tabular environment (needs booktabs); intervals in small brackets."""
@@ -127,13 +129,18 @@ def differences(expected, new, times=False):
             if kind == "time" and not times:
                 continue
             old, now = row[column], found[key][column]
-            if not (_same(old, now, kind) if kind in EXACT else _inside(old, now)):
+            if not (_same(old, now, kind) if kind in EXACT else _inside(old, now) and (kind == "time" or _same_ends(old, now))):
                 problems.append(f"row {' '.join(key)}: {column} was {_show(old, kind)}, is {_show(now, kind)}")
     return problems
 
 
 def value_of(cell):
     return cell[0] if isinstance(cell, tuple) else cell
+
+
+def _triple(cell):
+    """A cell with its interval; ends that are not there are NaN."""
+    return cell if isinstance(cell, tuple) else (cell, math.nan, math.nan)
 
 
 def text_of(value, kind="counted"):
@@ -166,8 +173,7 @@ def _key(row, keys):
 def _same(old, now, kind):
     if isinstance(old, str) or isinstance(now, str):
         return text_of(value_of(old), kind) == text_of(value_of(now), kind)
-    pairs = zip(old, now) if isinstance(old, tuple) and isinstance(now, tuple) else [(value_of(old), value_of(now))]
-    return all((math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=2e-9) for a, b in pairs)
+    return all((math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=2e-9) for a, b in zip(_triple(old), _triple(now)))
 
 
 def _inside(old, now):
@@ -179,6 +185,14 @@ def _inside(old, now):
     low, high = old[1:] if isinstance(old, tuple) else (a, a)
     margin = SLACK * max(abs(a), 1e-12)
     return low - margin <= b <= high + margin
+
+
+def _same_ends(old, now):
+    """Whether both have an interval or neither, and the ends moved little."""
+    if not isinstance(old, tuple) or not isinstance(now, tuple):
+        return isinstance(old, tuple) == isinstance(now, tuple)
+    margin = END_SLACK * (old[2] - old[1]) + SLACK * max(abs(old[0]), 1e-12)
+    return all(abs(a - b) <= margin for a, b in zip(old[1:], now[1:]))
 
 
 def _show(cell, kind):

@@ -66,8 +66,17 @@ class Tables(unittest.TestCase):
         self.assertEqual(differences(self.expected, small_table(hits=4)), ["row lru: hits was 3, is 4"])
 
     def test_a_measured_number_may_move_inside_its_interval_only(self):
-        self.assertEqual(differences(self.expected, small_table(error=(0.59, 0.5, 0.7))), [])
+        self.assertEqual(differences(self.expected, small_table(error=(0.54, 0.44, 0.64))), [])
         self.assertEqual(len(differences(self.expected, small_table(error=(0.7, 0.6, 0.8)))), 1)
+
+    def test_the_ends_of_an_interval_are_compared_too(self):
+        for error in ((0.5, 0.04, 0.6), (0.5, 0.4, 0.9), (0.5, 0.49, 0.51), 0.5):
+            self.assertEqual(len(differences(self.expected, small_table(error=error))), 1, error)
+        counted = read_csv_text(small_table(hits=(3, 2, 4)).csv())
+        self.assertEqual(differences(counted, small_table(hits=(3, 2, 4))), [])
+        for hits in ((3, 2, 5), 3):
+            self.assertEqual(len(differences(counted, small_table(hits=hits))), 1, hits)
+        self.assertEqual(differences(self.expected, small_table(time=(7.0, 1.0, 9.0)), times=True), [])  # times: their value only
 
     def test_times_count_only_where_asked_for(self):
         self.assertEqual(differences(self.expected, small_table(time=70.0)), [])
@@ -84,6 +93,13 @@ class Tables(unittest.TestCase):
     def test_the_hash_of_the_data_leaves_out_times(self):
         self.assertEqual(small_table().sha(), small_table(time=8.0).sha())
         self.assertNotEqual(small_table().sha(), small_table(hits=4).sha())
+
+    def test_the_hash_of_the_data_has_all_that_a_figure_draws(self):
+        for other in (small_table(error=(0.5, 0.4, 0.7)), small_table(error=(0.5, 0.3, 0.6)), small_table(error=0.5), small_table(hits=(3, 2, 4))):
+            self.assertNotEqual(small_table().sha(), other.sha())
+        renamed = Table("t", {"policy": ("key", ""), "misses": ("counted", "1"), "error": ("measured", "1"), "ms": ("time", "ms")})
+        renamed.add(policy="lru", misses=3, error=(0.5, 0.4, 0.6), ms=7.0)
+        self.assertNotEqual(small_table().sha(), renamed.sha())
 
 
 class Statistics(unittest.TestCase):
@@ -202,6 +218,14 @@ class Figures(unittest.TestCase):
         done = self.plot("--check", "--expected", expected)
         self.assertEqual(done.returncode, 1)
         self.assertIn(f"row {lines[2][0]}: fanout was", done.stdout)
+
+    def test_check_names_a_stale_table(self):
+        expected = Path("traffic/stale")
+        self.assertEqual(self.plot("--accept", "--expected", expected).returncode, 0)
+        shutil.copy(expected / "traffic.csv", expected / "renamed.csv")
+        done = self.plot("--check", "--expected", expected)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("renamed: no table is called so", done.stdout)
 
     def test_the_report_is_one_small_page(self):
         done = run(sys.executable, SOURCE / "scripts/report.py", self.merged, "--out", "report.html")
