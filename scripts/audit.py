@@ -17,6 +17,8 @@ SOURCE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SOURCE / "experiments/lib"))
 from tables import read_csv, text_of, value_of  # noqa: E402
 
+RELATIONS = {"equal": "claim", "at_least": "claim: at least", "at_most": "claim: at most", "above": "claim: above", "below": "claim: below"}
+PART = {"says", "table", "rows", "count", "value", "holds", "needs"}
 BEGIN, END = "<!-- scripts/audit.py -->", "<!-- end of scripts/audit.py -->"
 
 
@@ -29,48 +31,94 @@ def find_table(name, data):
 
 
 def chosen(table, wanted):
+    unknown = set(wanted) - set(table.columns)
+    if unknown:
+        raise ValueError(f"{table.name} has no column {sorted(unknown)}")
+
     def fits(row):
         return all(text_of(value_of(row[c])) in ([text_of(x) for x in v] if isinstance(v, list) else [text_of(v)]) for c, v in wanted.items())
 
     return [row for row in table.rows if fits(row)]
 
 
+def relation_of(rule, where):
+    """The one relation of a rule. Raises ValueError for a rule that says none, several, or something unknown."""
+    found = [key for key in rule if key in RELATIONS]
+    wanted = {"tolerance", "within"} if found == ["equal"] else set()
+    if len(found) != 1 or set(rule) - set(found) - wanted - {"plus"} or len(wanted & set(rule)) != (1 if wanted else 0):
+        raise ValueError(f"{where}: no such rule: {rule} (one of {', '.join(RELATIONS)}; equal with tolerance or within)")
+    return found[0]
+
+
+def target_of(row, rule):
+    """The number, or that of the other column, against which a rule holds a cell."""
+    against = rule[next(key for key in rule if key in RELATIONS)]
+    return number_of(row, against) + rule.get("plus", 0) if isinstance(against, str) else float(against) + rule.get("plus", 0)
+
+
+def number_of(row, column):
+    if column not in row:
+        raise ValueError(f"no column is called {column}")
+    value = value_of(row[column])
+    if isinstance(value, str):
+        raise ValueError(f"column {column} holds text: {value}")
+    return value
+
+
+def allowed(rule, target):
+    """The least and the largest value that a rule allows. A tolerance t of a ratio: between 1/(1+t) and 1+t times the target."""
+    if "equal" in rule:
+        spread = (target - rule["within"], target + rule["within"]) if "within" in rule else (target / (1 + rule["tolerance"]), target * (1 + rule["tolerance"]))
+        return min(spread), max(spread)
+    return {"at_least": (target, math.inf), "above": (math.nextafter(target, math.inf), math.inf), "at_most": (-math.inf, target),
+            "below": (-math.inf, math.nextafter(target, -math.inf))}[next(key for key in rule if key in RELATIONS)]
+
+
 def holds(row, column, rule):
-    """Whether a cell satisfies a rule somewhere in its interval; False for a missing number."""
-    low, high = row[column][1:] if isinstance(row[column], tuple) else (row[column], row[column])
-    (relation, against), = [(k, v) for k, v in rule.items() if k in ("equal", "at_least", "at_most")]
-    target = (value_of(row[against]) if isinstance(against, str) else float(against)) * rule.get("factor", 1)
-    if any(math.isnan(x) for x in (low, high, target)):
-        return False
-    if relation == "at_least":
-        return high >= target
-    if relation == "at_most":
-        return low <= target
-    # a tolerance t of a ratio: between 1/(1+t) and 1+t times the target
-    span = sorted((target / (1 + rule["tolerance"]), target * (1 + rule["tolerance"])))
-    return high >= span[0] and low <= span[1]
+    """True where the whole interval of a cell satisfies a rule, False where none of it does, else None. The numbers must be finite."""
+    low, high = row[column][1:] if isinstance(row[column], tuple) else (row[column],) * 2
+    least, largest = allowed(rule, target_of(row, rule))
+    return True if least <= low and high <= largest else False if high < least or low > largest else None
 
 
 def judge_part(part, data):
-    rows = chosen(find_table(part["table"], data), part.get("rows", {}))
-    if not rows:
-        raise ValueError(f"{part['table']}: no row is {part.get('rows')}")
+    """holds: True, False, or None where it cannot be said, with the reason."""
+    unknown, absent = set(part) - PART, {"says", "table", "value", "holds", "count"} - set(part)
+    if unknown or absent:
+        raise ValueError(f"part '{part.get('says')}': " + (f"no such key: {sorted(unknown)}" if unknown else f"{sorted(absent)} not given"))
+    table, relation = find_table(part["table"], data), relation_of(part["holds"], part["says"])
+    rows = chosen(table, part.get("rows", {}))
+    result = {"says": part["says"], "holds": None, "rows": len(rows), "good": 0, "table": part["table"], "value": part["value"], "relation": relation}
+    if len({tuple(row[k] for k in table.keys()) for row in rows}) != part["count"] or len(rows) != part["count"]:
+        return {**result, "reason": f"{part['table']} has {len(rows)} of the {part['count']} rows that this is about"}
+    values, targets = [number_of(row, part["value"]) for row in rows], [target_of(row, part["holds"]) for row in rows]
+    cells = [x for row in rows for x in (row[part["value"]] if isinstance(row[part["value"]], tuple) else ())]
+    missing = sum(not (math.isfinite(v) and math.isfinite(t)) for v, t in zip(values, targets))
+    if missing or not all(map(math.isfinite, cells)):
+        return {**result, "reason": f"{part['table']} lacks numbers in {missing or 'the intervals'} of {len(rows)} rows"}
     good = [holds(row, part["value"], part["holds"]) for row in rows]
-    values = [value_of(row[part["value"]]) for row in rows]
-    against = [v for k, v in part["holds"].items() if k in ("equal", "at_least", "at_most")][0]
-    targets = [(value_of(row[against]) if isinstance(against, str) else float(against)) * part["holds"].get("factor", 1) for row in rows]
     cell = rows[0][part["value"]] if len(rows) == 1 else None
-    return {"says": part["says"], "holds": all(good), "rows": len(rows), "good": sum(good), "least": min(values), "largest": max(values), "interval": list(cell[1:]) if isinstance(cell, tuple) else None,
-            "relation": [k for k in part["holds"] if k in ("equal", "at_least", "at_most")][0], "target": [min(targets), max(targets)], "table": part["table"], "value": part["value"]}
+    result.update(holds=False if False in good else None if None in good else True, good=sum(g is True for g in good), least=min(values), largest=max(values),
+                  interval=list(cell[1:]) if isinstance(cell, tuple) else None, target=[min(targets), max(targets)])
+    if result["holds"] is None:
+        result["reason"] = f"the interval spans the bound in {good.count(None)} of {len(rows)} rows"
+    needed = judge_part(part["needs"], data) if "needs" in part else {"holds": True}
+    return result if needed["holds"] else {**result, "holds": None, "reason": f"it needs that {describe(needed)}"}
 
 
 def judge(claim, data):
-    """Verdict and evidence of a claim. Raises FileNotFoundError or ValueError where a table or its rows are absent."""
+    """Verdict and evidence of a claim: refuted by a part that fails, supported where all hold, else untestable here. Raises FileNotFoundError or ValueError where a
+    table or a column is absent or the claim is not well said."""
     result = {"id": claim["id"], "claim": claim["claim"], "command": " ; ".join(f"scripts/reproduce.sh --only {e}" for e in claim["experiments"]), "parts": []}
+    if "untested" in claim:
+        result["untested"] = claim["untested"]
     if "untestable" in claim:
         return {**result, "verdict": "untestable here", "reason": claim["untestable"]}
+    if not claim.get("parts"):
+        raise ValueError(f"{claim['id']}: neither parts nor a reason why it is untestable")
     result["parts"] = [judge_part(part, data) for part in claim["parts"]]
-    return {**result, "verdict": "supported" if all(p["holds"] for p in result["parts"]) else "refuted"}
+    found = [part["holds"] for part in result["parts"]]
+    return {**result, "verdict": "refuted" if False in found else "untestable here" if None in found else "supported"}
 
 
 def number(value):
@@ -78,23 +126,28 @@ def number(value):
 
 
 def describe(part):
+    word = {True: "holds", False: "fails", None: "not judged"}[part["holds"]]
+    if "least" not in part:
+        return f"{word}: {part['says']}: {part['reason']}"
     seen = number(part["least"]) if part["rows"] == 1 else f"{number(part['least'])} to {number(part['largest'])} in {part['rows']} rows"
     if part["interval"]:
         seen += f" [{number(part['interval'][0])}, {number(part['interval'][1])}]"
-    word = {"equal": "claim", "at_least": "claim: at least", "at_most": "claim: at most"}[part["relation"]]
+    if part["holds"] is not True and part["rows"] > 1:
+        seen += f", as claimed in {part['good']}"
     low, high = part["target"]
     target = number(low) if math.isclose(low, high) else f"{number(low)} to {number(high)}"
-    return f"{'holds' if part['holds'] else 'fails'}: {part['says']}: {seen} ({word} {target})"
+    return f"{word}: {part['says']}: {seen} ({RELATIONS[part['relation']]} {target})" + (f"; {part['reason']}" if "reason" in part else "")
 
 
 def markdown(results, brief=False):
-    """A table of verdicts; brief: one piece of evidence each, the first that fails where one does, and how many of the parts hold."""
+    """A table of verdicts; brief: one piece of evidence each, the first that fails or else the first that is not judged, and how many of the parts hold."""
     lines = ["| | the paper's claim | verdict | evidence |", "|---|---|---|---|"]
     for r in results:
-        parts = sorted(r["parts"], key=lambda p: p["holds"])
+        parts = sorted(r["parts"], key=lambda p: (p["holds"] is not False, p["holds"] is not None))
         evidence = r.get("reason") or "<br>".join(describe(p) for p in (parts[:1] if brief else r["parts"]))
-        held = sum(p["holds"] for p in parts)
-        count = f" ({held} of {len(parts)} parts hold)" if len(parts) > 1 else ""
+        evidence += f"; not tested: {r['untested']}" if "untested" in r else ""
+        held, open_ones = (sum(p["holds"] is value for p in parts) for value in (True, None))
+        count = f" ({held} of {len(parts)} parts hold{f', {open_ones} not judged' if open_ones else ''})" if len(parts) > 1 else ""
         command = f" (`{r['command']}`)" if not brief else ""
         lines.append(f"| {r['id']} | {r['claim']} | **{r['verdict']}**{count} | {evidence}{command} |")
     return "\n".join(lines)
@@ -110,7 +163,7 @@ def main():
     options = parser.parse_args()
     try:
         results = [judge(claim, options.data) for claim in yaml.safe_load(options.claims.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     text = markdown(results)
