@@ -9,7 +9,8 @@ import paper  # noqa: E402
 
 BASE = {"G": 4, "L": 512, "E": 16, "k": 2}
 COLUMNS = {"layout": ("key", ""), "axis": ("key", ""), "G": ("key", ""), "L": ("key", ""), "E": ("key", ""), "k": ("key", ""), "tokens": ("counted", "tokens/rank and request"), "predicted": ("modelled", "tokens, moekv plan"),
-           "paper": ("derived", "L/G + L/E"), "over_paper": ("counted", "x"), "copies": ("counted", "1"), "saving": ("counted", "x, best of local head token over this")}
+           "paper": ("derived", "L/G + L/E"), "over_paper": ("counted", "x"), "copies": ("counted", "1"), "saving": ("counted", "x, best of local head token over this"),
+           "saving_replicated": ("counted", "x, replicated over this")}
 SLOPES = {"layout": ("key", ""), "axis": ("key", ""), "slope": ("counted", "d ln tokens / d ln axis"), "paper": ("derived", "slope of L/G + L/E")}
 LONG = {"case": ("key", ""), "kv_gb": ("counted", "GB, 32 layers"), "predicted_gb": ("modelled", "GB, moekv plan"), "claim_gb": ("published", "GB")}
 LAYERS = 32
@@ -52,8 +53,9 @@ def tables(sweep):
     order = table.distinct("layout")
     table.rows.sort(key=lambda r: (order.index(r["layout"]), r["axis"], float(r[r["axis"]])))
     for row in table.rows:
-        same = [r["tokens"] for r in table.rows if r["layout"] in ("local", "head", "token") and all(r[c] == row[c] for c in ("axis", *BASE))]
-        row["saving"] = min(same) / row["tokens"]
+        same = {r["layout"]: r["tokens"] for r in table.rows if all(r[c] == row[c] for c in ("axis", *BASE))}
+        row["saving"] = min(same[layout] for layout in ("local", "head", "token")) / row["tokens"]
+        row["saving_replicated"] = same["replicated"] / row["tokens"]
     slopes = paper.Table("memory_slopes", SLOPES, "How memory of the fullest rank grows")
     for layout in table.distinct("layout"):
         for axis in BASE:

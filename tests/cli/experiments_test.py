@@ -246,6 +246,29 @@ class Claims(unittest.TestCase):
                 self.assertEqual((verdict, set(parts) - {None}), ("untestable here", set()), claim)
 
 
+    def test_f1_follows_what_the_shard_map_stores(self):
+        replicated = {tuple(row[c] for c in "GLEk"): row["tokens"] for row in read_csv(EXPERIMENTS / "memory/expected/memory.csv").rows if row["layout"] == "replicated"}
+
+        def stores(tokens):
+            def edit(row):
+                if row["layout"] == "pikv_xor":
+                    row["tokens"] = tokens(row)
+                    row["over_paper"], row["saving_replicated"] = row["tokens"] / row["paper"], replicated[tuple(row[c] for c in "GLEk")] / row["tokens"]
+            return edit
+
+        def grows(slope):
+            return lambda row: row.update(slope=slope(row)) if row["layout"] == "pikv_xor" else None
+
+        exact = {"memory": stores(lambda row: row["paper"]), "memory_slopes": grows(lambda row: row["paper"])}
+        self.assertEqual(self.audit(**exact)["F1"], ("supported", [True] * 6))
+        less = {"memory": stores(lambda row: float(row["L"]) / float(row["G"])), "memory_slopes": grows(lambda row: {"G": -1, "L": 1, "E": 0, "k": 0}[row["axis"]])}
+        self.assertEqual(self.audit(**less)["F1"], ("supported", [True] * 6))
+        self.assertEqual(self.audit(**exact | {"memory": stores(lambda row: 3 * row["paper"])})["F1"][0], "refuted")
+        for axis in "GLEk":
+            steeper = grows(lambda row, axis=axis: row["paper"] + (0.3 if row["axis"] == axis else 0))
+            self.assertEqual(self.audit(**exact | {"memory_slopes": steeper})["F1"][0], "refuted")
+
+
 class Figures(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
