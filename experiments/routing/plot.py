@@ -13,7 +13,7 @@ COLUMNS = {
     "out_err": ("measured", "1"), "route_us": ("time", "us/token"),
 }
 
-EFFECTS = {"effect": ("key", ""), "change": ("counted", "against R_T topk"), "of": ("published", "column")}
+EFFECTS = {"effect": ("key", ""), "change": ("counted", "against R_T topk"), "relative": ("counted", "change over the value of R_T topk"), "of": ("published", "column")}
 COMPARED = (("R_LB lowers expert imbalance", "R_LB load_balance", "expert_imbalance"), ("R_E lowers expert imbalance", "R_E entropy_balanced", "expert_imbalance"),
             ("R_P raises the hit ratio", "R_P cache_aware", "hit_ratio"), ("R_A raises the hit ratio", "R_A bandit", "hit_ratio"),
             ("R_H lowers traffic", "R_H hierarchical", "wire_kib"), ("R_E as printed changes choices", "R_E as printed", "choices_changed"))
@@ -32,7 +32,7 @@ def tables(sweep):
     effects = paper.Table("routing_effects", EFFECTS, "What the penalties change against plain top-k")
     for effect, router, column in COMPARED:
         ours, plain = (paper.value_of(table.where(router=r)[0][column]) for r in (router, "R_T topk"))
-        effects.add(effect=effect, change=ours - plain, of=column)
+        effects.add(effect=effect, change=ours - plain, relative=(ours - plain) / plain if plain else float("nan"), of=column)
     return [table, effects]
 
 

@@ -268,6 +268,17 @@ class Claims(unittest.TestCase):
             steeper = grows(lambda row, axis=axis: row["paper"] + (0.3 if row["axis"] == axis else 0))
             self.assertEqual(self.audit(**exact | {"memory_slopes": steeper})["F1"][0], "refuted")
 
+    def test_f7_takes_an_effect_for_one_only_beyond_its_margin(self):
+        wanted = {"R_LB": -0.02, "R_E": -0.02, "R_P": 0.02, "R_A": 0.02, "R_H": -0.02}
+
+        def effects(factor, printed):
+            return lambda row: row.update({"change": printed} if "printed" in row["effect"] else {"relative": factor * wanted[row["effect"].split()[0]]})
+
+        self.assertEqual(self.audit(routing_effects=effects(1, 0.5))["F7"], ("supported", [True] * 6))
+        for factor in (0, 0.4, -1):  # none, below the margin, the wrong way
+            self.assertEqual(self.audit(routing_effects=effects(factor, 0.0))["F7"], ("refuted", [False] * 6))
+        self.assertEqual(len(read_csv(EXPERIMENTS / "routing/expected/routing_effects.csv").rows), 6)  # all of which are judged
+
 
 class Figures(unittest.TestCase):
     @classmethod
