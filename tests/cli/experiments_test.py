@@ -279,6 +279,19 @@ class Claims(unittest.TestCase):
             self.assertEqual(self.audit(routing_effects=effects(factor, 0.0))["F7"], ("refuted", [False] * 6))
         self.assertEqual(len(read_csv(EXPERIMENTS / "routing/expected/routing_effects.csv").rows), 6)  # all of which are judged
 
+    def test_f8_is_refuted_by_an_error_off_its_formula_in_either_direction(self):
+        def errors(*wrong, factor=1.0):
+            def edit(row):
+                if not math.isnan(row["k_err_theory"]):
+                    row["k_err"] = row["k_err_theory"] * (factor if (row["source"], row["codec"]) in wrong else 0.95)
+            return edit
+
+        self.assertEqual(self.audit(compression=errors())["F8"], ("supported", [True] * 5))
+        for row in read_csv(EXPERIMENTS / "compression/expected/compression.csv").rows:
+            if not math.isnan(row["k_err_theory"]):  # every row that has a formula is judged
+                for factor in (2, 100) if row["codec"].startswith("turboquant") else (0.5, 2, 100):
+                    self.assertEqual(self.audit(compression=errors((row["source"], row["codec"]), factor=factor))["F8"][0], "refuted", row["codec"])
+
 
 class Figures(unittest.TestCase):
     @classmethod
