@@ -292,6 +292,18 @@ class Claims(unittest.TestCase):
                 for factor in (2, 100) if row["codec"].startswith("turboquant") else (0.5, 2, 100):
                     self.assertEqual(self.audit(compression=errors((row["source"], row["codec"]), factor=factor))["F8"][0], "refuted", row["codec"])
 
+    def test_f2_counts_the_whole_interval_of_times_and_the_memory_of_full_buffers(self):
+        def insertion(ratio, growth=1.0):
+            return {"optimum_insertion": lambda row: row.update(ratio=ratio, pool_growth=growth)}
+
+        for ratio, growth, verdict in (((1.2, 0.9, 1.9), 1.0, "supported"), ((5.0, 1.9, 12.0), 1.0, "untestable here"), ((5.0, 4.0, 6.0), 1.0, "refuted"), (1.0, 2.0, "refuted")):
+            self.assertEqual(self.audit(**insertion(ratio, growth))["F2"][0], verdict, (ratio, growth))
+
+    def test_f3_is_supported_by_memory_that_follows_the_formula(self):
+        found = self.audit(optimum=lambda row: row.update(peak_kib=row["paper_kib"]), optimum_best=lambda row: row.update(smallest_s=row["paper_s"], quarter=2.1, over_paper=1))
+        self.assertEqual(found["F3"], ("supported", [True] * 4))
+        self.assertEqual(self.audit(optimum_best=lambda row: row.update(smallest_s=row["paper_s"], quarter=1.0, over_paper=1))["F3"], ("refuted", [False, True, False, True]))
+
 
 class Figures(unittest.TestCase):
     @classmethod
