@@ -92,18 +92,17 @@ def judge_part(part, data):
     if len({tuple(row[k] for k in table.keys()) for row in rows}) != part["count"] or len(rows) != part["count"]:
         return {**result, "reason": f"{part['table']} has {len(rows)} of the {part['count']} rows that this is about"}
     values, targets = [number_of(row, part["value"]) for row in rows], [target_of(row, part["holds"]) for row in rows]
-    cells = [x for row in rows for x in (row[part["value"]] if isinstance(row[part["value"]], tuple) else ())]
+    cells = [x for row in rows for x in (row[part["value"]][1:] if isinstance(row[part["value"]], tuple) else ())]
     missing = sum(not (math.isfinite(v) and math.isfinite(t)) for v, t in zip(values, targets))
     if missing or not all(map(math.isfinite, cells)):
         return {**result, "reason": f"{part['table']} lacks numbers in {missing or 'the intervals'} of {len(rows)} rows"}
     good = [holds(row, part["value"], part["holds"]) for row in rows]
-    cell = rows[0][part["value"]] if len(rows) == 1 else None
     result.update(holds=False if False in good else None if None in good else True, good=sum(g is True for g in good), least=min(values), largest=max(values),
-                  interval=list(cell[1:]) if isinstance(cell, tuple) else None, target=[min(targets), max(targets)])
+                  interval=[min(cells), max(cells)] if cells else None, target=[min(targets), max(targets)])
     if result["holds"] is None:
         result["reason"] = f"the interval spans the bound in {good.count(None)} of {len(rows)} rows"
     needed = judge_part(part["needs"], data) if "needs" in part else {"holds": True}
-    return result if needed["holds"] else {**result, "holds": None, "reason": f"it needs that {describe(needed)}"}
+    return result if needed["holds"] else {**result, "holds": None, "reason": f"the condition {describe(needed)}"}
 
 
 def judge(claim, data):

@@ -304,6 +304,25 @@ class Claims(unittest.TestCase):
         self.assertEqual(found["F3"], ("supported", [True] * 4))
         self.assertEqual(self.audit(optimum_best=lambda row: row.update(smallest_s=row["paper_s"], quarter=1.0, over_paper=1))["F3"], ("refuted", [False, True, False, True]))
 
+    def test_f4_to_f6_and_f10_follow_their_tables(self):
+        found = self.audit(read_share=lambda row: row.update(read=row["paper"], wire_cut=row["paper_speedup"]), scaling_gain=lambda row: row.update(step_gain=2),
+                           misses=lambda row: row.update(hit_ratio=row["paper_hit"]), latency=lambda row: row.update(speedup=row["paper_speedup"]), memory_128k=lambda row: row.update(kv_gb=25))
+        self.assertEqual({found[claim][0] for claim in ("F4", "F5", "F6", "F10")}, {"supported"})
+        found = self.audit(scaling_gain=lambda row: row.update(step_gain=1), memory_128k=lambda row: row.update(kv_gb=24), latency=lambda row: row.update(speedup=1))
+        self.assertEqual((found["F4"][1][2], found["F10"][1], found["F6"]), (False, [False, False], ("refuted", [False])))
+
+    def test_f9_does_not_ask_of_adakv_what_the_optimum_cannot(self):
+        follows = {"scheduling_target": lambda row: row.update(slope=0.9)}
+        self.assertEqual(self.audit()["F9"][1][:2], [False, False])
+        self.assertEqual(self.audit(**follows)["F9"][1][:2], [True, True])
+        self.assertEqual(self.audit(**follows, scheduling_bounds=lambda row: row.update(value=0.5))["F9"][1][:2], [None, None])
+
+    def test_f12_asks_for_more_than_the_sum_in_both_responses(self):
+        for gain, verdict in (((0.2, 0.1, 0.3), "supported"), ((0.2, -0.1, 0.3), "untestable here"), ((0.0, 0.0, 0.0), "refuted"), ((-0.2, -0.3, -0.1), "refuted")):
+            self.assertEqual(self.audit(synergy=lambda row: row.update(gain=gain))["F12"][0], verdict, gain)
+        one = self.audit(synergy=lambda row: row.update(gain=(0.2, 0.1, 0.3) if row["response"] == "memory" else (-0.2, -0.3, -0.1)))
+        self.assertEqual(one["F12"], ("refuted", [True, False]))
+
 
 class Figures(unittest.TestCase):
     @classmethod
