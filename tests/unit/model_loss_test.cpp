@@ -80,8 +80,9 @@ TEST(ModelScore, TheChangeOfTheLossAndItsInterval) {
   out.summary = list.take();
   EXPECT_DOUBLE_EQ(metric(out, "nll"), 8.0 / 6);
   EXPECT_DOUBLE_EQ(metric(out, "nll_change"), 2.0 / 6);
-  EXPECT_EQ(metric(out, "nll_change_low"), 0);
-  EXPECT_EQ(metric(out, "nll_change_high"), 1);
+  const double wider = 12.7062 * std::sqrt(2.0) / 1.96;  // two sequences of mean 1 and 0
+  EXPECT_NEAR(metric(out, "nll_change_low"), 1.0 / 3 - wider / 3, 1e-3);
+  EXPECT_NEAR(metric(out, "nll_change_high"), 1.0 / 3 + wider * 2 / 3, 1e-3);
   EXPECT_DOUBLE_EQ(metric(out, "kl_reference"), 7.0 / 6);
   EXPECT_DOUBLE_EQ(metric(out, "top1_agreement"), 2.0 / 6);
   EXPECT_EQ(metric(out, "n_scored_tail"), 3);  // position 1 of the first, 2 and 3 of the second
