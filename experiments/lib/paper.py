@@ -17,8 +17,47 @@ import plot_style  # noqa: E402
 import stats  # noqa: E402
 from tables import Table, differences, read_csv, value_of  # noqa: E402, F401
 
+LISTED = 6  # points named in a message
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES = ("-", "--", "-.", ":")
+
+
+class Unusable(ValueError):
+    """A file from which tables cannot be made; the text says which and why."""
+
+
+def read(path, partial=False):
+    """The points of a merged file. Raises OSError or Unusable: where points failed or did not run, unless partial; where none has a result, always."""
+    try:
+        sweep = moekv_results.load_sweep(path)
+    except ValueError as error:
+        raise Unusable(str(error)) from error
+    sweep.partial = partial
+    bad = [int(i) for i in numpy.flatnonzero(~sweep.ok)]
+    if bad and not (partial and sweep.ok.any()):
+        names = ", ".join(point_name(sweep, i) for i in bad[:LISTED]) + (f" and {len(bad) - LISTED} more" if len(bad) > LISTED else "")
+        remedy = "; --partial goes on without them" if sweep.ok.any() else ""
+        raise Unusable(f"{path}: {len(bad)} of {sweep.n} points have no result: {names}; the first: {reason(sweep, bad[0])}{remedy}")
+    for i in bad:
+        print(f"{path}: without point {point_name(sweep, i)}: {reason(sweep, i)}", file=sys.stderr)
+    return sweep
+
+
+def beside(sweep, file):
+    """Another merged file in the folder of a sweep, read as strictly."""
+    return read(Path(sweep.path).with_name(file), sweep.partial)
+
+
+def point_name(sweep, point):
+    """A point in a message: its label, or what the axes chose where it has none, and which repeat."""
+    text = str(sweep.labels[point]) or " ".join(f"{k}={v}" for k, v in settings(sweep, point).items()) or f"point {point}"
+    return text + (f" (repeat {sweep.repeat[point]})" if sweep.repeat.any() else "")
+
+
+def reason(sweep, point):
+    """Why a point has no result."""
+    return (str(sweep.errors[point]).splitlines() or ["no reason is recorded"])[0] if sweep.status[point] != "pending" else "it did not run"
 
 
 def points(sweep, **wanted):
@@ -52,10 +91,10 @@ def fidelity(sweep, chosen, column="attn_out_err"):
 
 
 def bounds(sweep):
-    """What lib/with_bounds.py found: a function (point, metric) -> value, NaN for points without bounds. Raises ValueError where it did not run."""
+    """What lib/with_bounds.py found: a function (point, metric) -> value, NaN for points without bounds. Raises Unusable where it did not run."""
     path = Path(sweep.path).parent / "bounds.json"
     if not path.is_file():
-        raise ValueError(f"{path} is absent: run experiments/lib/with_bounds.py first, as scripts/reproduce.sh does")
+        raise Unusable(f"{path} is absent: run experiments/lib/with_bounds.py first, as scripts/reproduce.sh does")
     found = json.loads(path.read_text(encoding="utf-8"))
     return lambda point, metric: float(numpy.nan if (value := found.get(str(sweep.point_id[point]), {}).get(metric)) is None else value)
 
@@ -174,7 +213,7 @@ def check(tables, expected, times=False):
 
 
 def main(file, tables, figures, note=None):
-    """The command line of a plot.py. Exit 1: --check found changed numbers; 2: the sweep cannot be read or lacks points."""
+    """The command line of a plot.py. Exit 1: --check found changed numbers; 2: the sweep cannot be read, lacks points, or nothing can be written."""
     here = Path(file).resolve().parent
     parser = argparse.ArgumentParser(description=f"Tables and figures of experiment {here.name} from its merged sweep (see README.md)")
     parser.add_argument("merged", type=Path, help="file written by moekv merge")
@@ -182,24 +221,32 @@ def main(file, tables, figures, note=None):
     parser.add_argument("--check", action="store_true", help="compare the tables with expected/ instead of writing")
     parser.add_argument("--times", action="store_true", help="with --check: this machine's times too")
     parser.add_argument("--accept", action="store_true", help="write the tables to expected/")
+    parser.add_argument("--partial", action="store_true", help="go on without points that failed or did not run")
     parser.add_argument("--expected", type=Path, default=here / "expected")
     options = parser.parse_args()
+    if options.accept and options.partial:
+        parser.error("--accept takes the tables of whole sweeps only, not --partial ones")
     try:
-        sweep = moekv_results.load_sweep(options.merged)
-        made = tables(sweep)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        print(f"error: {here.name}: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
-    bad = [f"{sweep.labels[i]}: {sweep.status[i]} {sweep.errors[i].splitlines()[0] if sweep.errors[i] else ''}" for i in numpy.flatnonzero(~sweep.ok)]
-    for line in bad:
-        print(f"{here.name}: point {line}", file=sys.stderr)
+        sys.exit(make(here.name, tables, figures, note, options))
+    except (OSError, Unusable) as error:
+        print(f"error: {here.name}: {error}", file=sys.stderr)
+    except (LookupError, ValueError, ArithmeticError, StopIteration, TypeError) as error:
+        print(f"error: {here.name}: {options.merged} lacks what the tables and figures need: {type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def make(experiment, tables, figures, note, options):
+    """Does what the command line asks for; the exit code."""
+    sweep = read(options.merged, options.partial)
+    made = tables(sweep)
     if options.accept:
         options.expected.mkdir(parents=True, exist_ok=True)
         for table in made:
             (options.expected / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
     elif options.check:
         problems = check(made, options.expected, options.times)
-        print("\n".join(f"{here.name}: {line}" for line in problems) or f"{here.name}: {len(made)} tables agree with {options.expected.name}/")
-        sys.exit(1 if problems else 0)
+        print("\n".join(f"{experiment}: {line}" for line in problems) or f"{experiment}: {len(made)} tables agree with {options.expected.name}/")
+        return 1 if problems else 0
     else:
         write(sweep, made, figures, options.out or options.merged.parent, note)
+    return 0

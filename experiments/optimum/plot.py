@@ -48,6 +48,8 @@ def tables(sweep):
             table.add(K=k, S=str(tokens or "unlimited"), peak_kib=float(paper.per_rank_peak(sweep, point).max()) / 1024, metadata_kib=float(sweep.metrics["metadata_bytes"][point]) / ranks / 1024,
                       paper_kib=formula, kept=float(sweep.metrics["resident_entries"][point]) / float(sweep.metrics["insertions"][point]),
                       capacity_kib=token * int(k) * tokens if tokens else math.nan, admit_ns=paper.stats.mean_interval(times[tokens]))
+        if None not in buffers or len(buffers) < 2:
+            raise LookupError(f"no points of K = {k}, or none without a limit")
         star = math.sqrt(length / (int(k) * ranks))
         memory = {row["S"]: row["peak_kib"] for row in table.where(K=k)}
         least, needed = 2 * token * math.sqrt(int(k) * length / ranks), memory.pop("unlimited")

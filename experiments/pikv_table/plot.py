@@ -4,9 +4,7 @@ import math
 import sys
 from pathlib import Path
 
-for folder in ("experiments/lib", "scripts"):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
-import moekv_results  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import paper  # noqa: E402
 import rows as published_rows  # noqa: E402
 
@@ -31,7 +29,7 @@ def middle(text):
 
 def loss_changes(sweep):
     """Label -> change of tinymoe's loss per token with that cache in the loop, with its interval over texts: model.yaml's results beside the sweep's."""
-    scored = moekv_results.load_sweep(Path(sweep.path).with_name("model.h5"))
+    scored = paper.beside(sweep, "model.h5")
     return {label: tuple(float(scored.metrics[f"nll_change{end}_tail"][points[0]]) for end in ("", "_low", "_high")) for label, points in paper.groups(scored).items()}
 
 

@@ -10,6 +10,7 @@ import sys
 import unittest
 from pathlib import Path
 
+import h5py
 import numpy
 import yaml
 
@@ -335,7 +336,7 @@ class Figures(unittest.TestCase):
         assert done.returncode == 1, f"{done.returncode}: {done.stderr}"  # eleven of the fourteen points did not run
 
     def plot(self, *arguments):
-        return run(sys.executable, EXPERIMENTS / "traffic/plot.py", self.merged, *arguments)
+        return run(sys.executable, EXPERIMENTS / "traffic/plot.py", self.merged, "--partial", *arguments)
 
     def test_equal_data_gives_equal_bytes(self):
         for folder in ("traffic/a", "traffic/b"):
@@ -347,7 +348,7 @@ class Figures(unittest.TestCase):
             self.assertEqual(Path("traffic/a", name).read_bytes(), Path("traffic/b", name).read_bytes(), name)
 
     def test_predictions_stand_beside_what_was_counted(self):
-        self.assertEqual(self.plot("--accept", "--expected", "traffic/c").returncode, 0)
+        self.assertEqual(self.plot("--out", "traffic/c").returncode, 0)
         table = read_csv("traffic/c/traffic.csv")
         for row in table.rows:
             if row["map"] == "local":
@@ -357,7 +358,7 @@ class Figures(unittest.TestCase):
 
     def test_check_fails_on_a_changed_number(self):
         expected = Path("traffic/expected")
-        self.assertEqual(self.plot("--accept", "--expected", expected).returncode, 0)
+        self.assertEqual(self.plot("--out", expected).returncode, 0)
         self.assertEqual(self.plot("--check", "--expected", expected).returncode, 0)
         path = expected / "traffic.csv"
         lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
@@ -376,6 +377,49 @@ class Figures(unittest.TestCase):
         done = self.plot("--check", "--expected", expected)
         self.assertEqual(done.returncode, 1)
         self.assertIn("renamed: no table is called so", done.stdout)
+
+    def test_points_without_a_result_are_named_unless_a_partial_sweep_is_asked_for(self):
+        for arguments in ([], ["--check"], ["--accept", "--expected", "traffic/none"]):
+            done = run(sys.executable, EXPERIMENTS / "traffic/plot.py", self.merged, "--out", "traffic/none", *arguments)
+            self.assertEqual(done.returncode, 2, done)
+            self.assertIn("11 of 14 points have no result: token block_cyclic, ", done.stderr)
+            self.assertIn("the first: it did not run", done.stderr)
+        self.assertFalse(Path("traffic/none").exists())
+        done = self.plot("--accept", "--expected", "traffic/none")
+        self.assertEqual(done.returncode, 2, done)
+        self.assertIn("--accept takes the tables of whole sweeps only", done.stderr)
+        self.assertIn("without point head: it did not run", self.plot("--check").stderr)
+
+    def test_every_plot_refuses_a_sweep_without_results_and_one_that_is_not_its_own(self):
+        shutil.copy(self.merged, "failed.h5")
+        with h5py.File("failed.h5", "r+") as file:
+            file["status"][:] = file["status"].attrs["flag_meanings"].split().index("failed")
+            file["error"][0] = "out of memory\nmore"
+        for plot in EXPERIMENTS.glob("*/plot.py"):
+            done = run(sys.executable, plot, "failed.h5", "--partial", "--out", "traffic/other")
+            self.assertEqual(done.returncode, 2, done)
+            self.assertRegex(done.stderr, r"^error: \w+: failed.h5: 14 of 14 points have no result: local, .* and 8 more; the first: out of memory\n$")
+            if plot.parent.name in ("latency", "optimum", "read_share", "scaling"):
+                done = run(sys.executable, plot, self.merged, "--partial", "--out", "traffic/other")
+                self.assertNotIn("Traceback", done.stderr)
+                self.assertIn(done.returncode, (0, 2), plot)
+
+    def test_points_of_the_model_in_the_loop_are_looked_at_too(self):
+        Path("loop").mkdir(exist_ok=True)
+        for name in ("merged.h5", "model.h5"):
+            shutil.copy(self.merged, Path("loop", name))
+        with h5py.File("loop/merged.h5", "r+") as file:
+            file["status"][:] = 1
+            file["label"][0] = "none"
+        done = run(sys.executable, EXPERIMENTS / "pikv_table/plot.py", "loop/merged.h5")
+        self.assertEqual(done.returncode, 2, done)
+        self.assertIn("loop/model.h5: 11 of 14 points have no result", done.stderr)
+
+    def test_a_folder_that_cannot_be_made_is_a_message(self):
+        Path("file").write_text("", encoding="utf-8")
+        done = self.plot("--out", "file/folder")
+        self.assertEqual(done.returncode, 2, done)
+        self.assertRegex(done.stderr.splitlines()[-1], "^error: traffic: .*file/folder")
 
     def test_the_report_is_one_small_page(self):
         done = run(sys.executable, SOURCE / "scripts/report.py", self.merged, "--out", "report.html")
