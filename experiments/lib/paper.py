@@ -27,13 +27,16 @@ class Unusable(ValueError):
     """A file from which tables cannot be made; the text says which and why."""
 
 
-def read(path, partial=False):
-    """The points of a merged file. Raises OSError or Unusable: where points failed or did not run, unless partial; where none has a result, always."""
+def read(path, partial=False, model=True):
+    """The points of a merged file. Raises OSError or Unusable: where points failed or did not run, unless partial; where none has a result, always.
+
+    model: whether model.h5 beside it is about the same model and trace (in_the_loop).
+    """
     try:
         sweep = moekv_results.load_sweep(path)
     except ValueError as error:
         raise Unusable(str(error)) from error
-    sweep.partial = partial
+    sweep.partial, sweep.model = partial, model
     bad = [int(i) for i in numpy.flatnonzero(~sweep.ok)]
     if bad and not (partial and sweep.ok.any()):
         names = ", ".join(point_name(sweep, i) for i in bad[:LISTED]) + (f" and {len(bad) - LISTED} more" if len(bad) > LISTED else "")
@@ -44,9 +47,9 @@ def read(path, partial=False):
     return sweep
 
 
-def beside(sweep, file):
-    """Another merged file in the folder of a sweep, read as strictly."""
-    return read(Path(sweep.path).with_name(file), sweep.partial)
+def in_the_loop(sweep):
+    """The same points with the model in the loop: model.h5 beside the sweep, read as strictly; None where the command line leaves it out."""
+    return read(Path(sweep.path).with_name("model.h5"), sweep.partial) if sweep.model else None
 
 
 def point_name(sweep, point):
@@ -223,9 +226,10 @@ def main(file, tables, figures, note=None):
     parser.add_argument("--accept", action="store_true", help="write the tables to expected/")
     parser.add_argument("--partial", action="store_true", help="go on without points that failed or did not run")
     parser.add_argument("--expected", type=Path, default=here / "expected")
+    parser.add_argument("--no-model", action="store_true", help="leave out what model.h5 says, where the sweep is of another model or trace")
     options = parser.parse_args()
-    if options.accept and options.partial:
-        parser.error("--accept takes the tables of whole sweeps only, not --partial ones")
+    if options.accept and (options.partial or options.no_model):
+        parser.error("--accept takes the tables of whole sweeps only, not with --partial or --no-model")
     try:
         sys.exit(make(here.name, tables, figures, note, options))
     except (OSError, Unusable) as error:
@@ -237,7 +241,7 @@ def main(file, tables, figures, note=None):
 
 def make(experiment, tables, figures, note, options):
     """Does what the command line asks for; the exit code."""
-    sweep = read(options.merged, options.partial)
+    sweep = read(options.merged, options.partial, not options.no_model)
     made = tables(sweep)
     if options.accept:
         options.expected.mkdir(parents=True, exist_ok=True)

@@ -28,22 +28,33 @@ def middle(text):
 
 
 def loss_changes(sweep):
-    """Label -> change of tinymoe's loss per token with that cache in the loop, with its interval over texts: model.yaml's results beside the sweep's."""
-    scored = paper.beside(sweep, "model.h5")
+    """Label -> change of tinymoe's loss per token with that cache in the loop, with its interval over texts; None where model.yaml's results are left out."""
+    scored = paper.in_the_loop(sweep)
+    if scored is None:
+        return None
     return {label: tuple(float(scored.metrics[f"nll_change{end}_tail"][points[0]]) for end in ("", "_low", "_high")) for label, points in paper.groups(scored).items()}
 
 
+def pairs_of(table, pairs=PAIRS):
+    """The pairs of columns that a table has."""
+    return [pair for pair in pairs if pair[0] in table.columns]
+
+
 def tables(sweep):
-    table = paper.Table("pikv_table", COLUMNS, "Published rows (Mistral-7B, one A100) beside moekv on tinymoe (4 x 160 tokens, 4 layers, 4 ranks)")
-    found, names, changes = paper.groups(sweep), published_rows.mapping(), loss_changes(sweep)
+    changes = loss_changes(sweep)
+    columns = {name: about for name, about in COLUMNS.items() if name != "loss_change" or changes is not None}
+    table = paper.Table("pikv_table", columns, "Published rows (Mistral-7B, one A100) beside moekv on tinymoe (4 x 160 tokens, 4 layers, 4 ranks)")
+    found, names = paper.groups(sweep), published_rows.mapping()
     base = float(sweep.metrics["kv_peak_bytes"][found["none"][0]])
 
     def measured(label):
         point, *_ = chosen = found[label]
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
         steps = [sweep.metrics["t_step"][p] / sweep.metrics["n_steps"][p] / 1e6 for p in chosen]
-        return dict(testable="yes", fidelity_loss=paper.fidelity(sweep, [point]), loss_change=changes.get(label, math.nan), codes_x=get("code_compression_factor"),
-                    pages_x=get("page_compression_factor"), stored_x=get("compression_factor"), memory_x=base / get("kv_peak_bytes"), evictions=get("evictions"), memory_kib=get("kv_peak_bytes") / 1024,
+        loop = {} if changes is None else {"loss_change": changes.get(label, math.nan)}
+        return dict(testable="yes", fidelity_loss=paper.fidelity(sweep, [point]), **loop, codes_x=get("code_compression_factor"),
+                    pages_x=get("page_compression_factor"), stored_x=get("compression_factor"), memory_x=base / get("kv_peak_bytes"),
+                    evictions=get("evictions"), memory_kib=get("kv_peak_bytes") / 1024,
                     hit_ratio=get("hit_ratio"), step_us=get("t_step_model") / get("n_steps") / 1e3, step_ms=paper.stats.mean_interval(steps))
 
     table.add(group="reference", row="none", **measured("none"))
@@ -58,7 +69,7 @@ def tables(sweep):
              "all rows": lambda r: True}
     for part, test in parts.items():
         rows = [r for r in table.rows if r["testable"] == "yes" and r["group"] != "reference" and test(r)]
-        for ours, theirs in PAIRS + ALSO_RANKED:
+        for ours, theirs in pairs_of(table, PAIRS + ALSO_RANKED):
             pairs = [(paper.value_of(r[ours]), r[theirs]) for r in rows]
             ranks.add(group=part, measured=ours, published=theirs, rows=len(pairs), rank_correlation=paper.stats.spearman_interval(*zip(*pairs)))
     return [table, ranks]
@@ -68,7 +79,8 @@ def figures(named):
     table = named["pikv_table"]
     figure, axes = paper.grid(2, 4, "page", 3.8)
     groups = [g for g in table.distinct("group") if g != "reference"]
-    for panel, (ours, theirs) in zip(axes, PAIRS):
+    pairs = pairs_of(table)
+    for panel, (ours, theirs) in zip(axes, pairs):
         for i, group in enumerate(groups):
             rows = [row for row in table.where(group=group) if row["testable"] == "yes"]
             panel.plot([row[theirs] for row in rows], [paper.value_of(row[ours]) for row in rows], label=group, **{**paper.look(i), "linestyle": "none", "markerfacecolor": "none"})
@@ -76,7 +88,8 @@ def figures(named):
         panel.set_title(f"rank correlation {rho:.2f}", fontsize=7)
         panel.set_xlabel(f"{theirs.replace('_', ' ')} ({table.columns[theirs][1]})")
         panel.set_ylabel(f"{ours.replace('_', ' ')}")
-    axes[len(PAIRS)].axis("off")
+    for panel in axes[len(pairs):]:
+        panel.axis("off")
     axes[0].legend(fontsize=5.5)
     return {"pikv_table": figure}
 

@@ -430,6 +430,32 @@ class Figures(unittest.TestCase):
         self.assertNotRegex(page.replace("http://www.w3.org/2000/svg", ""), r"https?://|src=|@import")
 
 
+class Reproduce(unittest.TestCase):
+    def reproduce(self, *arguments):
+        return run("bash", SOURCE / "scripts/reproduce.sh", *arguments)
+
+    def test_failed_points_end_it_with_an_error_and_results_are_where_the_caller_is(self):
+        shutil.rmtree("mine", ignore_errors=True)
+        done = self.reproduce("--only", "traffic", "--out", "mine", "--program", PROGRAM, "--", "memory.shard_bytes=20000")
+        self.assertEqual(done.returncode, 1, done)
+        self.assertIn("14 of 14 points have no result: local, ", done.stderr)
+        self.assertIn("failed or changed: traffic", done.stderr)
+        self.assertEqual([p.name for p in sorted(Path("mine/traffic").iterdir())], ["merged.h5", "points"])
+
+    def test_settings_reach_the_model_in_the_loop_unless_they_are_of_model_or_trace(self):
+        program = Path("program.sh")
+        program.write_text(f'#!/bin/sh\necho "$*" >>{Path("arguments.txt").resolve()}\n', encoding="utf-8")
+        program.chmod(0o755)
+        for settings, loops in ((["eviction.percent=40"], True), (["model=my.yaml", "trace.path=my.h5"], False), (["trace={path: my.h5}"], False)):
+            Path("arguments.txt").unlink(missing_ok=True)
+            done = self.reproduce("--full", "--only", "pikv_table", "--out", "none", "--program", "program.sh", "--", *settings)
+            self.assertEqual(done.returncode, 1, done)  # this program writes no results
+            calls = [line for line in Path("arguments.txt").read_text(encoding="utf-8").splitlines() if line.startswith("sweep")]
+            self.assertEqual([" ".join(["probe.samples=4096", *settings]) in line for line in calls], [True] * (1 + loops), calls)
+            self.assertEqual(any("model.yaml" in line for line in calls), loops, calls)
+            self.assertEqual("without the model in the loop" in done.stdout, not loops)
+
+
 def read_csv_text(text):
     Path("t.csv").write_text(text, encoding="utf-8")
     return read_csv("t.csv", "t")
