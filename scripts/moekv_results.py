@@ -19,8 +19,12 @@ A merged sweep (moekv merge) is the same in columns, one value per point:
     print(sweep.settings["eviction.budget"][lru], sweep.metrics["hit_ratio"][lru])
     sweep.frame().pivot_table("hit_ratio", "eviction.budget", "eviction.policy")
 
+Damaged files are an OSError or a ValueError; what crashes inside libhdf5 ends the process, which no reader in Python can prevent: read files that you do not
+trust in a process of their own.
+
 As a program it prints the metrics of a file:  moekv_results.py results/quickstart.h5 [name ...]
 """
+import contextlib
 import dataclasses
 import sys
 
@@ -147,7 +151,9 @@ class Sweep:
 
     def about(self, name):
         """Attributes of a metric or parameter: units, definition, claim_class ... Read when asked for: all of them take as long as all columns."""
-        with h5py.File(self.path, "r") as file:
+        if name not in self.metrics and name not in self.params:
+            raise KeyError(name)
+        with _damage_named(self.path), h5py.File(self.path, "r") as file:
             return _attributes(file["metric" if name in self.metrics else "param"][name])
 
     def record(self, kind, point=None):
@@ -180,11 +186,20 @@ def load(path):
 
 
 def _load(kind, path):
-    try:
+    with _damage_named(path):
         return kind(path)
+
+
+@contextlib.contextmanager
+def _damage_named(path):
+    """Whatever h5py and numpy raise over a damaged file becomes an OSError or a ValueError that names it."""
+    try:
+        yield
     except OSError as error:
         raise OSError(f"{path}: {error}") from error
-    except (KeyError, IndexError, AttributeError, TypeError) as error:
+    except ValueError as error:
+        raise error if str(error).startswith(f"{path}: ") else ValueError(f"{path}: is damaged: {error}") from error
+    except (LookupError, AttributeError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{path}: is damaged or not complete: {error}") from error
 
 

@@ -170,6 +170,9 @@ def main(argv):
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (LookupError, AttributeError, TypeError, OverflowError, MemoryError) as error:
+        print(f"error: {argv[1]}: is damaged or not complete: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

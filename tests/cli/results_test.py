@@ -165,6 +165,17 @@ class Results(program.ProgramTest):
         self.assertFalse((self.folder / "none.png").exists())
         return errors.getvalue()
 
+    def test_what_a_damaged_file_lacks_is_a_message(self):
+        with self.assertRaisesRegex(ValueError, "^a.h5: is damaged or not complete: Link iteration failed"), moekv_results._damage_named("a.h5"):
+            raise RuntimeError("Link iteration failed")  # h5py's answer to a damaged group
+        whole = self.sample("whole.h5")
+        for name in ("title", "model", "backend", "git_commit"):
+            with self.subTest(name):
+                (self.folder / "less.h5").write_bytes(whole.read_bytes())
+                with h5py.File(self.folder / "less.h5", "r+") as file:
+                    del file.attrs[name]
+                self.assertRegex(self.plot_refused("less.h5"), f"^error: .*less.h5: is damaged or not complete: '{name}'\n$")
+
     def test_figure_is_the_same_every_time(self):
         path = self.sample("a.h5")
         self.plot(path, self.folder / "one.png")
