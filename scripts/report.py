@@ -18,15 +18,19 @@ LIMIT = 1_000_000  # bytes of the page
 
 
 def plain(value):
-    """A number short enough for a page, None where there is none."""
-    return None if not math.isfinite(value) else float(f"{value:.5g}")
+    """A number short enough for a page, whole ones whole; None where there is none."""
+    return None if not math.isfinite(value) else int(value) if is_whole(value) else float(f"{value:.5g}")
 
 
 def setting(value):
     """A setting as the sweep file writes it: whole numbers whole, nothing where the point's case does not set it."""
     if isinstance(value, str):
         return value
-    return "" if value != value else f"{value:g}"
+    return "" if value != value else str(int(value)) if is_whole(value) else f"{value:.15g}"
+
+
+def is_whole(value):
+    return float(value).is_integer() and abs(value) < 2**53
 
 
 def sweep_data(path):
@@ -43,8 +47,18 @@ def sweep_data(path):
     }
 
 
+def tell_apart(sweeps, paths):
+    """Sweeps of one name get their place and file behind it: the page chooses by name."""
+    names = [sweep["name"] for sweep in sweeps]
+    for i, sweep in enumerate(sweeps):
+        if names.count(names[i]) > 1:
+            sweep["name"] += f" ({i + 1}: {paths[i]})"
+    return sweeps
+
+
 def page(sweeps):
-    data = json.dumps(sweeps, separators=(",", ":"), sort_keys=True).replace("</", "<\\/")
+    """The text of the page. No `<` stays in the data: within a script `<!--<script>` would begin what ends the page."""
+    data = json.dumps(sweeps, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/[]", data)
 
 
@@ -54,14 +68,13 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     try:
-        text = page([sweep_data(path) for path in options.merged])
+        text = page(tell_apart([sweep_data(path) for path in options.merged], options.merged))
+        if len(text.encode()) > LIMIT:
+            raise ValueError(f"the page would have {len(text.encode())} bytes, more than {LIMIT}: give fewer sweeps")
+        options.out.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if len(text.encode()) > LIMIT:
-        print(f"error: the page would have {len(text.encode())} bytes, more than {LIMIT}: give fewer sweeps", file=sys.stderr)
-        return 2
-    options.out.write_text(text, encoding="utf-8")
     return 0
 
 

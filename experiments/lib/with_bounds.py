@@ -42,10 +42,14 @@ def main():
     parser.add_argument("--labels", default="", help="only points whose label begins like this")
     parser.add_argument("--attention-rows", type=int, default=0)
     options = parser.parse_args()
-    sweep, found, bad = moekv_results.load_sweep(options.merged), {}, 0
-    target = options.merged.parent / "bounds.json"
-    if target.is_file():
-        found = json.loads(target.read_text(encoding="utf-8"))
+    target, found, bad = options.merged.parent / "bounds.json", {}, 0
+    try:
+        sweep = moekv_results.load_sweep(options.merged)
+        if target.is_file():
+            found = json.loads(target.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as work:
         for point in range(sweep.n):
             if sweep.status[point] != "ok" or not re.match(options.labels, str(sweep.labels[point])):

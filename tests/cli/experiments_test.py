@@ -2,6 +2,7 @@
 """Experiments: every one is whole and its sweep expands; figures are the same every time; --check sees a changed number; mapping, audit and report do their work."""
 import csv
 import io
+import json
 import math
 import os
 import shutil
@@ -21,6 +22,7 @@ for folder in (EXPERIMENTS / "lib", EXPERIMENTS / "pikv_table", SOURCE / "script
     sys.path.insert(0, str(folder))
 import audit  # noqa: E402
 import make_sweep  # noqa: E402
+import report  # noqa: E402
 import rows  # noqa: E402
 import stats  # noqa: E402
 from tables import Table, differences, read_csv  # noqa: E402
@@ -428,6 +430,35 @@ class Figures(unittest.TestCase):
         self.assertLess(len(page.encode()), 1_000_000)
         self.assertIn("expert_affine", page)
         self.assertNotRegex(page.replace("http://www.w3.org/2000/svg", ""), r"https?://|src=|@import")
+
+
+    def test_the_report_of_hostile_labels_large_numbers_and_equal_names(self):
+        shutil.copy(self.merged, "odd.h5")
+        with h5py.File("odd.h5", "r+") as file:
+            file["label"][0] = "<!--<script>"
+            name = file.attrs["sweep_name"]
+        done = run(sys.executable, SOURCE / "scripts/report.py", "odd.h5", self.merged, "--out", "odd.html")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        line, = [line for line in Path("odd.html").read_text(encoding="utf-8").splitlines() if line.startswith("const DATA = ")]
+        self.assertNotIn("<", line)
+        data = json.loads(line[len("const DATA = "):-1])
+        self.assertEqual(data[0]["label"][0], "<!--<script>")
+        self.assertEqual([sweep["name"] for sweep in data], [f"{name} (1: odd.h5)", f"{name} (2: {self.merged})"])
+        self.assertEqual([report.setting(v) for v in (1048577.0, 1048578, 0.1, float("nan"), "8")], ["1048577", "1048578", "0.1", "", "8"])
+        self.assertEqual([report.plain(v) for v in (1048577.0, 0.123456, float("inf"))], [1048577, 0.12346, None])
+        done = run(sys.executable, SOURCE / "scripts/report.py", self.merged, "--out", "odd.html/page.html")
+        self.assertEqual(done.returncode, 2, done)
+        self.assertRegex(done.stderr, "^error: .*odd.html/page.html")
+
+    @unittest.skipUnless(shutil.which("node"), "node runs the page's script")
+    def test_the_report_sorts_numbers_by_value(self):
+        page = (EXPERIMENTS / "lib/report.html").read_text(encoding="utf-8")
+        script = page[page.index("const absent"):page.index("function rows()")]
+        values = '["16", "", "8", "100%", "25%", "-2", "{tokens: 16}", "{tokens: 8}"]'
+        done = run("node", "-e", f"{script} console.log(JSON.stringify([1, -1].map(s => {values}.sort((a, b) => order(a, b, s)))))")
+        up, down = json.loads(done.stdout)
+        self.assertEqual(up, ["-2", "8", "16", "{tokens: 8}", "{tokens: 16}", "25%", "100%", ""])
+        self.assertEqual(down, [*reversed(up[:-1]), ""])
 
 
 class Reproduce(unittest.TestCase):
