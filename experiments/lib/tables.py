@@ -199,10 +199,13 @@ def _show(cell, kind):
     return text_of(cell, kind) or "nothing" if not isinstance(cell, tuple) else "{} [{}, {}]".format(*(text_of(p, kind) for p in cell))
 
 
+_TEX = {**{c: "\\" + c for c in "&%_#${}"}, "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
+        ">": r"\textgreater{}", "|": r"\textbar{}"}
+
+
 def _tex(text):
-    for char in "&%_#$":
-        text = text.replace(char, "\\" + char)
-    return text
+    """The text as LaTeX prints it. At the beginning of a row a bracket or star would be taken for an argument of the command before it."""
+    return ("{}" if text.startswith(("[", "*")) else "") + "".join(_TEX.get(c, c) for c in text)
 
 
 def _tex_cell(cell):

@@ -94,6 +94,14 @@ class Tables(unittest.TestCase):
         other.rows += small_table(hits=4).rows
         self.assertIn("1 new rows share their keys with others", differences(self.expected, other))
 
+    def test_latex_prints_every_text_as_it_is(self):
+        table = Table("t", {"a_b": ("key", ""), "n": ("counted", "1")})
+        for text in ("2^-(m+1)", "[x]", "*", r"a\b {c} ~<|>", "50% & $5 #1"):
+            table.add(a_b=text, n=1)
+        self.assertEqual(table.latex().splitlines()[2:-2], [
+            r"a b & n \\", r"\midrule", r"2\textasciicircum{}-(m+1) & 1 \\", r"{}[x] & 1 \\", r"{}* & 1 \\",
+            r"a\textbackslash{}b \{c\} \textasciitilde{}\textless{}\textbar{}\textgreater{} & 1 \\", r"50\% \& \$5 \#1 & 1 \\"])
+
     def test_the_hash_of_the_data_leaves_out_times(self):
         self.assertEqual(small_table().sha(), small_table(time=8.0).sha())
         self.assertNotEqual(small_table().sha(), small_table(hits=4).sha())
