@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Turns tinymoe's weights (an npz whose member `config` is JSON) into a model file for moekv score (configs/models/README.md)."""
 import argparse
 import json

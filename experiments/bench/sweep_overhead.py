@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """What a point of a sweep costs besides its steps: policy-only points of hardly any step (what every point costs: files, fsyncs, prediction, start of the
 program) and of a million accesses (with what goes on between steps), beside the loops that their cost is judged by."""
 import argparse

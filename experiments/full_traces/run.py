@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Every router and every eviction rule over the full recorded traces with every fourth layer; one table. README.md says how to run it.
 
 Names come from the program (moekv list), so a new rule is included without a change here."""

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Loss of tinymoe under every eviction policy, codec and router, with intervals, beside the open-loop fidelity of the same setting. README.md says how.
 
 Names come from the program (moekv list), so a new rule is included without a change here."""

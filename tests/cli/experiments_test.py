@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Experiments: every one is whole and its sweep expands; figures are the same every time; --check sees a changed number; mapping, audit and report do their work."""
 import csv
 import io
@@ -44,6 +44,14 @@ class Folders(unittest.TestCase):
             for name in ("plot.py", "README.md", "expected"):
                 self.assertTrue((sweep.parent / name).exists(), f"{sweep.parent.name}/{name}")
             self.assertIn(f"scripts/reproduce.sh --only {sweep.parent.name}", (sweep.parent / "README.md").read_text(encoding="utf-8"))
+
+    def test_programs_name_the_python_that_has_h5py(self):
+        """Another one first on PATH usually has not (scripts/common.sh)."""
+        for folder in ("experiments", "scripts", "tests"):
+            for path in (SOURCE / folder).rglob("*.py"):
+                first = path.read_text(encoding="utf-8").partition("\n")[0]
+                if first.startswith("#!"):
+                    self.assertEqual(first, "#!/usr/bin/python3", path)
 
     def test_every_sweep_expands_with_and_without_the_settings_of_full(self):
         for sweep in (*EXPERIMENTS.glob("*/sweep.yaml"), *EXPERIMENTS.glob("*/model.yaml")):
