@@ -41,7 +41,7 @@ def figures(named):
     figure, axes = paper.grid(1, 3, "page", 2.6)
     names = table.column("router")
     for i, (column, title) in enumerate((("expert_imbalance", "busiest expert / mean (counted)"), ("hit_ratio", "hit ratio at a budget of 40 % (counted)"),
-                                         ("choices_changed", "choices that differ from the recorded (counted)"))):
+                                         ("choices_changed", "recorded choices changed (counted)"))):
         paper.bars(axes[i], names if i == 0 else [""] * len(names), [row[column] for row in table.rows], colour=i)
         axes[i].set_xlabel(title)
     axes[0].set_xlim(left=1)
