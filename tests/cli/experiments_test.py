@@ -312,7 +312,7 @@ class Reproduce(unittest.TestCase):
         program.chmod(0o755)
         for settings, loops in ((["eviction.percent=40"], True), (["model=my.yaml", "trace.path=my.h5"], False), (["trace={path: my.h5}"], False)):
             Path("arguments.txt").unlink(missing_ok=True)
-            done = self.reproduce("--full", "--only", "pikv_table", "--out", "none", "--program", "program.sh", "--", *settings)
+            done = self.reproduce("--full", "--only", "pikv_table", "--out", "none", "--program", program.resolve(), "--", *settings)
             self.assertEqual(done.returncode, 1, done)  # this program writes no results
             calls = [line for line in Path("arguments.txt").read_text(encoding="utf-8").splitlines() if line.startswith("sweep")]
             self.assertEqual([" ".join(["probe.samples=4096", *settings]) in line for line in calls], [True] * (1 + loops), calls)
