@@ -178,8 +178,10 @@ class Report {
     if (column == nullptr) throw UserError(arguments_.file, fmt::format("'{}' is no axis of this sweep", arguments_.by), axes());
     std::vector<std::string> values;
     for (const std::string& value : column->texts) {
-      if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+      const bool chosen = !value.empty() || arguments_.by == "label";  // a point outside the grid may have no value of the axis
+      if (chosen && std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
     }
+    if (values.empty()) throw UserError(arguments_.file, fmt::format("no point has a value of '{}'", arguments_.by), axes());
     const std::string asked = arguments_.baseline.empty() ? values.front() : arguments_.baseline;
     const auto found = std::find_if(values.begin(), values.end(), [&](const std::string& value) { return same_value(value, asked); });
     if (found == values.end())
@@ -195,7 +197,8 @@ class Report {
         const std::optional<Comparison> compared = compare(metric, {{arguments_.by, value}}, {{arguments_.by, baseline}});
         if (!compared) break;
         const Comparison& c = *compared;
-        line("{} of {} against {}: {}", metric, value, baseline, text_of(c));
+        const auto name = [](const std::string& text) { return text.empty() ? "points without a label" : text; };
+        line("{} of {} against {}: {}", metric, name(value), name(baseline), text_of(c));
         Json entry = json_of(c);
         entry["metric"] = metric;
         entry["value"] = value;

@@ -168,6 +168,9 @@ PointPairs pair_points(const PointTable& table, const PointChoice& a, const Poin
     const std::vector<std::size_t> of = chosen(a), versus = chosen(b);
     PointPairs found = alike(table, of, versus, free_keys(table, members, compared));
     if (found.empty()) found = with_reference(table, members, of, versus);
+    if (found.empty()) {
+      for (const auto& [other, reference] : with_reference(table, members, versus, of)) found.emplace_back(reference, other);
+    }
     pairs.insert(found.begin(), found.end());
   }
   left_out += idle.size();

@@ -35,8 +35,8 @@ using PointChoice = std::vector<std::pair<std::string, std::string>>;
 using PointPairs = std::vector<std::pair<std::size_t, std::size_t>>;
 
 /// Every point of `a` that is ok and exercised, and the one of `b` that is alike in what the comparison holds fixed; pairs stay within a list. Where
-/// nothing is alike, and `b` is a labelled point that each repeat has once, it is the partner of all: a reference. `left_out` counts points that are
-/// not_exercised. Throws UserError for a key that does not exist, and where a point has several partners.
+/// nothing is alike, and one side is a labelled point that each repeat has once, it is the partner of all: a reference. `left_out` counts points that
+/// are not_exercised. Throws UserError for a key that does not exist, and where a point has several partners.
 [[nodiscard]] PointPairs pair_points(const PointTable& table, const PointChoice& a, const PointChoice& b, std::size_t& left_out);
 
 /// Settings besides `compared` that differ within at least one pair.

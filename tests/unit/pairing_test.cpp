@@ -70,6 +70,7 @@ TEST(Pairing, AnIncludedCaseIsAReference) {
                           {texts("setting", "policy", {"lru", "lru", "fifo", "full"}), texts("setting", "budget", {"25", "50", "25", ""})});
   EXPECT_EQ(pairs_of(t, {{"policy", "lru"}}, {{"label", "full"}}), (PointPairs{{0, 3}, {1, 3}}));
   EXPECT_EQ(pairs_of(t, {{"policy", "lru"}}, {{"policy", "full"}}), (PointPairs{{0, 3}, {1, 3}}));
+  EXPECT_EQ(pairs_of(t, {{"policy", "full"}}, {{"policy", "lru"}}), (PointPairs{{3, 0}, {3, 1}}));
   EXPECT_EQ(pairs_of(t, {{"policy", "fifo"}}, {{"policy", "lru"}}), (PointPairs{{2, 0}}));
   t.columns[0].texts[0] = "failed";
   EXPECT_TRUE(pairs_of(t, {{"policy", "fifo"}}, {{"policy", "lru"}}).empty()) << "a point of a grid is no reference";
