@@ -5,7 +5,7 @@
 #   --full     the same sweeps with the settings of experiments/*/full.args: every layer, more requests; for a cluster
 #   --only ID  one experiment (a folder of experiments/); may be repeated
 #   --check    compare tables with experiments/*/expected, exit 1 where a number changed; --accept writes them there
-#   --partial  tables and figures without the points that failed; otherwise an experiment with one is an error
+#   --partial  tables and figures without the points that failed, where none is what others are compared with; otherwise one is an error
 #   --out      default: results/reproduce of the repository; finished points there are kept, so that a broken run goes on
 #   -- key=value ...  the same points of your own model or trace: --only scheduling --out results/mine -- model=my.yaml trace.path=my.moekv.h5
 #                     paths are from where you are; with settings of model or trace, what tinymoe in the loop says is left out

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# Reads the site file $site for submit.sh and job.sh: what is empty there gets its default; a number that is none ends the script.
+# Reads the site file $site for submit.sh and job.sh: what is empty there gets its default, but launch, where it means one process without a launcher; a
+# number that is none ends the script.
 modules=() launch_environment=() sbatch_options=() merge_options=()
 unset launch # an empty one is none at all
 nodes='' tasks_per_node='' gpus_per_node='' cpus_per_task='' memory_per_node='' gpu_memory='' time_limit='' grace_seconds='' most_restarts=''
@@ -28,3 +29,4 @@ for name in modules launch launch_environment sbatch_options merge_options; do
   list=("${words[@]}")
 done
 unset -n list
+if [ "${#launch[@]}" -eq 0 ]; then nodes=1 tasks_per_node=1 gpus_per_node=$((gpus_per_node > 0 ? 1 : 0)); fi

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # What differs from cluster to cluster. Copy, edit, and name the copy: moekv sweep ... --submit --site my_site.sh
-# Every line may be left as it is; what is empty or left out has the value that stands here.
+# Every line may be left as it is; what is empty or left out has the value that stands here (but an empty launch).
 
 sbatch_options=()          # for every job: (--partition=gpu --account=abc123 --qos=normal)
 merge_options=()           # for the job that merges, which needs no GPU and one task: (--partition=cpu --mem=8G)

@@ -39,7 +39,6 @@ bytes() {
 node_bytes=$(bytes memory_per_node "$memory_per_node")
 gpu_bytes=$(bytes gpu_memory "$gpu_memory")
 if [ "$1" = shape ]; then
-  if [ "${#launch[@]}" -eq 0 ]; then nodes=1 tasks_per_node=1; fi # the program alone
   echo "$nodes $tasks_per_node $node_bytes $gpu_bytes"
   exit
 fi
