@@ -43,7 +43,8 @@ void read_whole(const YamlNode& node, const std::string& key, Interval& out, std
                   problems);
     out.whole = out.sure = parsed.value;
   }
-  if (out.whole && !ends)
+  const bool bound = node.find("step") != nullptr || node.find("factor") != nullptr;  // what `to` is then
+  if (out.whole && !ends && !(bound && is_whole(out.from)))
     add_problem(node, fmt::format("{}: values are whole, but 'from' or 'to' is not", key), "whole ends, or whole: false", problems);
 }
 
@@ -115,6 +116,7 @@ std::vector<YamlNode> range_values(const YamlNode& node, const std::string& key,
   }
   if (values.size() > most_values) add_problem(node, fmt::format("{}: more than {} values", key, most_values), "a larger step", problems);
   if (interval.sure) std::transform(values.begin(), values.end(), values.begin(), [](double v) { return std::round(v); });
+  std::erase_if(values, [&](double v) { return v > interval.to + std::abs(interval.to) * 1e-9 + step * 1e-9; });  // by rounding
   const bool whole = std::all_of(values.begin(), values.end(), is_whole);
   std::vector<YamlNode> nodes;
   std::set<std::string> different;

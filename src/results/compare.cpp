@@ -123,6 +123,7 @@ std::vector<PairedValue> in_clusters(const PointTable& table, const std::vector<
       values.push_back({metric[a], metric[b], 0});
       content.push_back(fmt::format("{} {} {} {}", decisions(a), decisions(b), metric[a], metric[b]));
     }
+    if (content.empty()) continue;
     std::sort(content.begin(), content.end());
     const std::uint64_t number = numbers.emplace(fmt::format("{}", fmt::join(content, "\n")), numbers.size()).first->second;
     for (std::size_t i = first; i < values.size(); ++i) values[i].cluster = number;

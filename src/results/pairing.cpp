@@ -68,7 +68,7 @@ PointPairs with_reference(const PointTable& table, const std::vector<std::size_t
   if (versus.empty()) return {};
   const std::string label = text_of(table, "label", versus.front());
   const auto has_label = [&](std::size_t i) { return text_of(table, "label", i) == label; };
-  if (label.empty() || !std::all_of(versus.begin(), versus.end(), has_label) || std::any_of(of.begin(), of.end(), has_label)) return {};
+  if (label.empty() || !std::all_of(versus.begin(), versus.end(), has_label)) return {};
   std::map<std::string, std::size_t> reference;  // by repeat
   for (const std::size_t i : members) {
     if (has_label(i) && !reference.emplace(text_of(table, "repeat", i), i).second) return {};
@@ -76,7 +76,8 @@ PointPairs with_reference(const PointTable& table, const std::vector<std::size_t
   PointPairs pairs;
   for (const std::size_t i : of) {
     const auto it = reference.find(text_of(table, "repeat", i));
-    if (it != reference.end() && std::find(versus.begin(), versus.end(), it->second) != versus.end()) pairs.emplace_back(i, it->second);
+    if (!has_label(i) && it != reference.end() && std::find(versus.begin(), versus.end(), it->second) != versus.end())
+      pairs.emplace_back(i, it->second);
   }
   return pairs;
 }
@@ -124,8 +125,10 @@ std::vector<std::vector<std::size_t>> points_by_list(const PointTable& table) {
 
 std::vector<std::string> free_keys(const PointTable& table, const std::vector<std::size_t>& members, const std::vector<std::string>& compared) {
   std::vector<std::string> keys = compared;
+  const bool labels = std::count(compared.begin(), compared.end(), "label") > 1;  // one label against another
   const auto follows_one = [&](const std::string& key) {
-    return std::any_of(compared.begin(), compared.end(), [&](const std::string& by) { return by != "repeat" && follows(table, members, by, key); });
+    return std::any_of(compared.begin(), compared.end(),
+                       [&](const std::string& by) { return by != "repeat" && (by != "label" || labels) && follows(table, members, by, key); });
   };
   for (const PointColumn& column : table.columns) {
     if (column.group == "setting" && !contains(keys, column.name) && follows_one(column.name)) keys.push_back(column.name);

@@ -24,8 +24,9 @@ using PointChoice = std::vector<std::pair<std::string, std::string>>;
 /// Points of one list of a sweep. A file of one sweep has one; a point may stand in several.
 [[nodiscard]] std::vector<std::vector<std::size_t>> points_by_list(const PointTable& table);
 
-/// Keys that a comparison of these keys does not hold fixed among `members`: they themselves; what cannot differ without them, such as a partner in
-/// `zip`; the label of cases that set them; and, where the label is compared, everything that its cases set.
+/// Keys that a comparison does not hold fixed among `members`, where `compared` has the keys of one side, then of the other: they themselves; what
+/// cannot differ without them, such as a partner in `zip`; the label of cases that set them; and, where both sides name a label, everything that its
+/// cases set.
 [[nodiscard]] std::vector<std::string> free_keys(const PointTable& table, const std::vector<std::size_t>& members,
                                                  const std::vector<std::string>& compared);
 

@@ -57,6 +57,12 @@ TEST(Pairing, JoinedLabelsHoldTheOtherAxisFixed) {
   EXPECT_EQ(pairs_of(t, {{"x", "2"}}, {{"x", "1"}}), (PointPairs{{2, 0}, {3, 1}}));
 }
 
+/// A label on one side and a key on the other: what the cases set besides stays fixed.
+TEST(Pairing, ALabelAgainstAKeyHoldsTheRestFixed) {
+  const PointTable t = table_of({"a", "b", "c"}, {texts("setting", "policy", {"lru", "fifo", "fifo"}), texts("setting", "slots", {"", "", "16"})});
+  EXPECT_EQ(pairs_of(t, {{"label", "a"}}, {{"policy", "fifo"}}), (PointPairs{{0, 1}}));
+}
+
 TEST(Pairing, ZippedKeysChangeTogether) {
   const PointTable t = table_of({"", ""}, {texts("setting", "codec", {"bf16", "int8"}), texts("setting", "block", {"1", "32"})});
   const PointPairs pairs = pairs_of(t, {{"codec", "int8"}}, {{"codec", "bf16"}});
@@ -72,6 +78,9 @@ TEST(Pairing, AnIncludedCaseIsAReference) {
   EXPECT_EQ(pairs_of(t, {{"policy", "lru"}}, {{"policy", "full"}}), (PointPairs{{0, 3}, {1, 3}}));
   EXPECT_EQ(pairs_of(t, {{"policy", "full"}}, {{"policy", "lru"}}), (PointPairs{{3, 0}, {3, 1}}));
   EXPECT_EQ(pairs_of(t, {{"policy", "fifo"}}, {{"policy", "lru"}}), (PointPairs{{2, 0}}));
+  t.columns[3].texts[3] = "lru";
+  EXPECT_EQ(pairs_of(t, {{"policy", "lru"}}, {{"label", "full"}}), (PointPairs{{0, 3}, {1, 3}})) << "the reference is no point of the other side";
+  t.columns[3].texts[3] = "full";
   t.columns[0].texts[0] = "failed";
   EXPECT_TRUE(pairs_of(t, {{"policy", "fifo"}}, {{"policy", "lru"}}).empty()) << "a point of a grid is no reference";
 }
