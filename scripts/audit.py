@@ -52,8 +52,8 @@ def relation_of(rule, where):
 
 def target_of(row, rule):
     """The number, or that of the other column, against which a rule holds a cell."""
-    against = rule[next(key for key in rule if key in RELATIONS)]
-    return number_of(row, against) + rule.get("plus", 0) if isinstance(against, str) else float(against) + rule.get("plus", 0)
+    against = rule[relation_of(rule, "rule")]
+    return (number_of(row, against) if isinstance(against, str) else float(against)) + rule.get("plus", 0)
 
 
 def number_of(row, column):
@@ -71,7 +71,7 @@ def allowed(rule, target):
         spread = (target - rule["within"], target + rule["within"]) if "within" in rule else (target / (1 + rule["tolerance"]), target * (1 + rule["tolerance"]))
         return min(spread), max(spread)
     return {"at_least": (target, math.inf), "above": (math.nextafter(target, math.inf), math.inf), "at_most": (-math.inf, target),
-            "below": (-math.inf, math.nextafter(target, -math.inf))}[next(key for key in rule if key in RELATIONS)]
+            "below": (-math.inf, math.nextafter(target, -math.inf))}[relation_of(rule, "rule")]
 
 
 def holds(row, column, rule):
