@@ -121,7 +121,8 @@ def judge(claim, data):
 
 
 def number(value):
-    return f"{value:.3g}"
+    text = f"{value:.3g}"
+    return f"{float(text):,.0f}" if "e+" in text else text
 
 
 def describe(part):

@@ -34,6 +34,10 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+if [ "${action[*]}" = --accept ] && { [ "${#own[@]}" -gt 0 ] || [ "$mode" = full ]; }; then
+  echo "reproduce: --accept takes the quick experiments as they are, without --full and settings of your own" >&2
+  exit 2
+fi
 if [ "${#only[@]}" -eq 0 ]; then
   for file in experiments/*/sweep.yaml; do only+=("$(basename "$(dirname "$file")")"); done
 fi

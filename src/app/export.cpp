@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
@@ -44,9 +43,7 @@ std::int64_t step_of(const std::string& text) {
 }
 
 ExitCode export_file(const ExportArguments& arguments) {
-  std::error_code none;
-  if (!arguments.out.empty() && std::filesystem::equivalent(arguments.input, arguments.out, none))
-    throw UserError(arguments.out, "is the result file itself, which the export would replace", "name another file with --out");
+  require_apart(arguments.out, {&arguments.input, 1});
   if (arguments.nccl_tests_matrix) {
     const std::optional<std::int64_t> step = arguments.window.empty() ? std::nullopt : std::optional(step_of(arguments.window));
     const TrafficMatrix matrix = traffic_matrix(read_run_file(arguments.input).outcome.traffic, step, arguments.input);

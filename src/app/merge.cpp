@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "app/command.hpp"
+#include "io/pending_file.hpp"
 
 namespace moekv {
 namespace {
@@ -17,6 +18,7 @@ struct MergeArguments {
 };
 
 ExitCode merge(const MergeArguments& arguments) {
+  require_apart(arguments.out, arguments.inputs);
   require_writable(arguments.out, Existing::replace);
   MergeOptions options;
   options.records = !arguments.without_records;

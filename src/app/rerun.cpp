@@ -14,6 +14,7 @@
 #include "config/reader.hpp"
 #include "engine/oracle/access_bounds.hpp"
 #include "engine/oracle/mass_bounds.hpp"
+#include "io/pending_file.hpp"
 #include "results/diff.hpp"
 #include "results/sweep_folder.hpp"
 
@@ -96,7 +97,14 @@ void print_classes(const std::vector<Summary>& before, const std::vector<Summary
 ExitCode rerun(const RerunArguments& arguments) {
   const std::unique_ptr<Transport> job = make_job_transport();
   const bool first = job->process() == 0;
-  RunFile stored = agree(*job, [&] { return first ? read_stored(arguments) : RunFile{}; });
+  RunFile stored = agree(*job, [&] {
+    if (!first) return RunFile{};
+    if (!arguments.out.empty()) {
+      require_apart(arguments.out, {&arguments.result, 1});
+      require_writable(arguments.out, Existing::replace);
+    }
+    return read_stored(arguments);
+  });
   leave_out_bounds(stored.outcome);
   const RunSpec spec = share_run_spec(agree(*job, [&] { return first ? spec_of(stored, arguments, job->n_processes()) : RunSpec{}; }), *job);
   PointCache cache;

@@ -319,6 +319,12 @@ class Reproduce(unittest.TestCase):
             self.assertEqual(any("model.yaml" in line for line in calls), loops, calls)
             self.assertEqual("without the model in the loop" in done.stdout, not loops)
 
+    def test_only_the_quick_experiments_as_they_are_become_expected(self):
+        for arguments in (["--accept", "--", "seed=2"], ["--full", "--accept"]):
+            done = self.reproduce("--only", "traffic", "--out", "none", "--program", PROGRAM, *arguments)
+            self.assertEqual(done.returncode, 2, done)
+            self.assertIn("--accept takes the quick experiments as they are", done.stderr)
+
 
 def read_csv_text(text):
     Path("t.csv").write_text(text, encoding="utf-8")

@@ -74,7 +74,13 @@ class Results(program.ProgramTest):
         self.assertIn("ok, digest 0123456789abcdef", self.run_ok("show", "bare.h5").out)
         self.assertIn("same decisions and counters", self.run_ok("diff", path, "bare.h5").out)
         self.assertIn("same decisions: digest", self.run_ok("diff", "--decisions", "bare.h5", path).out)
-        self.assertIn("is the result file itself", self.refuse("export", path, "--out", "./a.h5"))
+
+    def test_an_output_never_replaces_an_input(self):
+        before = self.sample("a.h5").read_bytes()
+        for command in (("export", "a.h5"), ("merge", "a.h5"), ("rerun", "a.h5")):
+            with self.subTest(command):
+                self.assertIn("is also an input", self.refuse(*command, "--out", "./a.h5"))
+        self.assertEqual((self.folder / "a.h5").read_bytes(), before)
 
     def test_short_runs_have_the_ratios_of_their_codec(self):
         """Shorter than a window of 64 steps: the first window ends halfway, where requests are still resident."""
