@@ -5,6 +5,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+case " $* " in *' -h '* | *' --help '*) sed -n '2,3s/^# //p' scripts/quickstart.sh && exit ;; esac
 scripts/setup.sh
 say "build (Release)"
 build release moekv

@@ -67,6 +67,8 @@ def main():
     parser.add_argument("merged", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.out.resolve() in [path.resolve() for path in options.merged]:
+        parser.error(f"--out {options.out} is also an input")
     try:
         text = page(tell_apart([sweep_data(path) for path in options.merged], options.merged))
         if len(text.encode()) > LIMIT:

@@ -8,7 +8,7 @@ packages=(
   cmake ninja-build g++ make pkg-config git
   libopenmpi-dev openmpi-bin openssh-client # mpirun looks for ssh even on one machine
   libhdf5-dev hdf5-tools zlib1g-dev
-  libcli11-dev libyaml-cpp-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
+  libcli11-dev libyaml-cpp-dev libfmt-dev nlohmann-json3-dev
   libeigen3-dev librandom123-dev libxxhash-dev libhwy-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   python3-h5py python3-numpy python3-matplotlib python3-yaml python3-xarray python3-h5netcdf netcdf-bin

@@ -20,8 +20,9 @@ requeue() { # REASON
   elif [ "$restarts" -ge "$most_restarts" ]; then
     echo "job.sh: $1, not requeued: its most_restarts=$most_restarts are used up; submit again with --resume"
   else
-    echo "job.sh: $1, requeued (restart $((restarts + 1)) of at most $most_restarts)"
+    echo "job.sh: $1, asks to be requeued (restart $((restarts + 1)) of at most $most_restarts)"
     scontrol requeue "$job" && sleep 600 # ends with the requeue
+    echo "job.sh: Slurm does not requeue it; submit again with --resume"
   fi
 }
 # The warning before the limit comes to this shell alone, and goes on to its child, as does a mere SIGTERM: as SIGUSR1, which srun and mpirun pass to their
@@ -44,7 +45,10 @@ trap tell USR1
 trap terminated TERM
 # shellcheck source=scripts/slurm/read_site.sh
 . "$(dirname "${BASH_SOURCE[0]}")/read_site.sh"
-for name in "${modules[@]}"; do module load "$name"; done
+set +u # of modules, some use what is not set
+for name in "${modules[@]}"; do module load "$name" || site_error "modules: 'module load $name' failed in job $job" "try it in a batch job of this cluster"; done
+set -u
+export SLURM_EXPORT_ENV=ALL # what is set here is for the processes, also where jobs begin without the environment of the submitting shell
 export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}" OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
 for setting in "${launch_environment[@]}"; do export "${setting?}"; done
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"

@@ -16,6 +16,7 @@ fail() {
   echo "submit.sh: error: $1 ($2)" >&2
   exit 2
 }
+[ -f "$1" ] || fail "$1: no such site file" "copy scripts/slurm/site.sh and edit the copy"
 site=$(realpath "$1")
 program=$(type -P "$2") || fail "$2 is no program" "name it with its folder, as build/release/moekv"
 program=$(realpath "$program")
@@ -76,7 +77,8 @@ job() {
     echo "exec$(printf ' %q' "$here/job.sh" "$site" "$program" "$@")"
   } >"$script"
   id=$("${command[@]}") || return
-  id=${id%%;*}
+  id=$(sed -n 's/^\([0-9]\+\)\(;.*\)\?$/\1/p' <<<"$id" | tail -n 1) # behind what a wrapper of sbatch may say
+  [ -n "$id" ] || fail "sbatch printed no job id" "is it a wrapper that takes no --parsable?"
   echo "$(printf '%q ' "${command[@]}")-> job $id"
 }
 shape=(--nodes="$nodes" --ntasks-per-node="$tasks_per_node" --cpus-per-task="$cpus_per_task")
@@ -106,6 +108,7 @@ if [ -f "$folder/slurm/jobs" ]; then
 fi
 if [ $mode = ready ]; then exit; fi
 
+[ $# -ge 4 ] || fail "$# words are too few" "FOLDER SWEEP N AT_ONCE [key=value ...]"
 sweep=$2 n=$3 at_once=$4
 case $sweep in /*) ;; *) sweep=$PWD/$sweep ;; esac # a link stays one: `base:` starts at its folder
 shift 4

@@ -1,4 +1,4 @@
-// moekv doctor: what this machine and build offer, each line with a verdict and what to do about it. Only looks; changes nothing.
+// moekv doctor: what this machine and build offer, each line with a verdict and what to do about it. Leaves nothing behind.
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <sys/file.h>

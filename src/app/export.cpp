@@ -1,12 +1,13 @@
 // moekv export: a result file, or the traffic in it, as text for programs that do not read HDF5.
 #include <fmt/format.h>
 
-#include <charconv>
 #include <fstream>
 #include <memory>
 #include <optional>
 
 #include "app/command.hpp"
+#include "core/number_text.hpp"
+#include "engine/summary_list.hpp"
 #include "io/pending_file.hpp"
 #include "results/point_table.hpp"
 #include "results/run_file.hpp"
@@ -35,18 +36,19 @@ void put(const std::string& text, const std::string& path) {
 }
 
 std::int64_t step_of(const std::string& text) {
-  std::int64_t step = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), step);
-  if (code != std::errc{} || end != text.data() + text.size() || step < 0)
-    throw UserError("<command line>", "--window " + text + ": not a step", "steps count from 0");
-  return step;
+  const auto step = parse_whole<std::int64_t>(text);
+  if (!step || *step < 0) throw UserError("<command line>", "--window " + text + ": not a step", "steps count from 0");
+  return *step;
 }
 
 ExitCode export_file(const ExportArguments& arguments) {
   require_apart(arguments.out, {&arguments.input, 1});
   if (arguments.nccl_tests_matrix) {
     const std::optional<std::int64_t> step = arguments.window.empty() ? std::nullopt : std::optional(step_of(arguments.window));
-    const TrafficMatrix matrix = traffic_matrix(read_run_file(arguments.input).outcome.traffic, step, arguments.input);
+    const RunOutcome outcome = read_run_file(arguments.input).outcome;
+    if (const double steps = total(std::span<const StepRecord>(outcome.steps), &StepRecord::n_steps); step && static_cast<double>(*step) >= steps)
+      throw UserError("<command line>", fmt::format("--window {}: the run has {} steps", *step, steps), "steps count from 0");
+    const TrafficMatrix matrix = traffic_matrix(outcome.traffic, step, arguments.input);
     put(matrix.nccl_tests_csv(), arguments.out);
     fmt::print(stderr, "window from step {}; an entry of 1 stands for {} bytes\n", matrix.first_step, matrix.largest());
     return ExitCode::ok;
@@ -69,11 +71,13 @@ void add_export(Command& parent, Action& action) {
   command->add_option("file", arguments->input, "file of moekv merge or moekv run")->required();
   Option* csv = command->add_flag("--csv", arguments->csv, "CSV (the default)");
   Option* json = command->add_flag("--json", arguments->json, "JSON: an array of objects")->excludes(csv);
-  command->add_flag("--params", arguments->params, "every configuration key, not only those that vary");
-  command->add_option("--record", arguments->record, "the rows of this record instead: step, layer, load, traffic ... (CSV)")->excludes(json);
+  Option* params = command->add_flag("--params", arguments->params, "every configuration key, not only those that vary");
+  Option* record = command->add_option("--record", arguments->record, "the rows of this record instead: step, layer, load, traffic ... (CSV)");
+  record->excludes(json)->excludes(params);
   Option* matrix =
       command->add_flag("--nccl-tests-matrix", arguments->nccl_tests_matrix,
                         "bytes from rank to rank in one window instead, as shares of the largest: the parameter file of nccl-tests' alltoallv");
+  matrix->excludes(json)->excludes(params)->excludes(record);
   command->add_option("--window", arguments->window, "with --nccl-tests-matrix: the window that holds this step; default: the busiest")
       ->needs(matrix);
   command->add_option("--out,-o", arguments->out, "file to write; default: standard output");

@@ -45,6 +45,14 @@ void flush_output() {
     throw SystemError(fmt::format("cannot write to standard output: {}", std::strerror(errno)));
 }
 
+ExitCode run(const Action& action) {
+  try {
+    return action.run();
+  } catch (const AgreedFailure& failure) {  // every process has it, and it was told
+    return failure.code;
+  }
+}
+
 int guarded_main(int argc, char** argv) {
   CommandLine line("moekv: replays MoE routing traces through real sharded KV caches and measures what it costs", "moekv");
   line.program().require_subcommand(1);
@@ -67,7 +75,7 @@ int guarded_main(int argc, char** argv) {
   }
   if (!action.collective && !first) return code(ExitCode::ok);
   try {
-    const ExitCode result = action.run();
+    const ExitCode result = run(action);
     flush_output();
     return code(result);
   } catch (const std::exception&) {

@@ -20,9 +20,8 @@ struct MergeArguments {
 ExitCode merge(const MergeArguments& arguments) {
   require_apart(arguments.out, arguments.inputs);
   require_writable(arguments.out, Existing::replace);
-  MergeOptions options;
-  options.records = !arguments.without_records;
-  const MergeReport report = merge_results(arguments.inputs, arguments.out, options);
+  const MergedRecords records = arguments.without_records ? MergedRecords::leave_out : MergedRecords::keep;
+  const MergeReport report = merge_results(arguments.inputs, arguments.out, records);
   fmt::print("{}: {} points: {} ok, {} failed, {} not finished\n", arguments.out, report.points, report.ok, report.failed, report.unfinished);
   return report.ok == report.points ? ExitCode::ok : ExitCode::points_failed;
 }

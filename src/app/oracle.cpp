@@ -8,6 +8,7 @@
 #include "engine/oracle/access_bounds.hpp"
 #include "engine/oracle/mass_bounds.hpp"
 #include "engine/summary_list.hpp"
+#include "io/pending_file.hpp"
 #include "results/access_log_file.hpp"
 #include "results/json.hpp"
 #include "results/run_file.hpp"
@@ -71,6 +72,7 @@ ExitCode bound_run(const OracleOptions& o) {
   RunFile run;
   std::int64_t n_req = -1, n_miss = -1;
   if (!o.result.empty()) {
+    require_apart(o.out, {&o.log, 1});
     run = read_result_of(log, o.result);
     require_writable(o.out.empty() ? o.result : o.out, Existing::replace);
     n_req = static_cast<std::int64_t>(total(std::span<const StepRecord>(run.outcome.steps), &StepRecord::n_req));

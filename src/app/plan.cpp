@@ -117,7 +117,7 @@ void print_traffic(const PlanCost& cost) {
 ExitCode plan(const PlanOptions& options) {
   const RunSpec spec = read_run_spec(options.config, options.overrides);
   const auto trace = open_trace(spec);
-  const std::uint32_t ranks = std::max(1U, spec.cluster.ranks);
+  const std::uint32_t ranks = ranks_of(spec, 1);
   PlanCost cost = predict_cost(spec, *trace, ranks);
   cost.notes.insert(cost.notes.begin(), spec.notes.begin(), spec.notes.end());
   if (const std::string unshrunk = unshrunk_codec(spec); !unshrunk.empty()) cost.notes.push_back(unshrunk);
@@ -146,10 +146,7 @@ void add_plan(Command& parent, Action& action) {
   command->add_flag("--json", options->json, "print JSON, bytes as numbers");
   command->footer(
       "examples:\n  moekv plan configs/quickstart.yaml\n  moekv plan configs/quickstart.yaml placement.layout=expert cluster.ranks=16 --json");
-  command->callback([options, &action] {
-    action.collective = false;
-    action.run = [options] { return plan(*options); };
-  });
+  command->callback([options, &action] { action.run = [options] { return plan(*options); }; });
 }
 
 }  // namespace moekv

@@ -73,7 +73,7 @@ PointMachinery PointCache::prepare(const RunSpec& spec, int n_processes, AskedAg
   auto it = std::find_if(devices_.begin(), devices_.end(), [&](const Device& d) { return d.name == spec.backend && d.threads == spec.threads; });
   if (it == devices_.end()) it = devices_.insert(it, {spec.backend, spec.threads, make_backend(spec.backend, spec.threads)});
   it->backend->use_graphs(spec.graphs);
-  const Geometry geometry(spec, trace.info(), spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(n_processes));
+  const Geometry geometry(spec, trace.info(), ranks_of(spec, n_processes));
   (void)Batcher(geometry, trace);
   const std::string decoder_key = fmt::format("{}\n{}", spec.model.path, spec.backend == "cuda" ? "cuda" : "host");
   if (!spec.model.path.empty() && decoder_key != decoder_key_) {
@@ -123,8 +123,7 @@ RunOutcome run_point(const RunSpec& spec, const PointMachinery& machinery, Trans
   RunOutcome outcome = replay(spec, *machinery.trace, *machinery.backend, transport, with_inputs, driver);
   if (recorder != nullptr && outcome.completed) recorder->finish();
   if (transport.process() == 0 && outcome.completed) {
-    const auto ranks = spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes());
-    add_predictions((*machinery.costs)(spec, *machinery.trace, ranks), spec, outcome.summary);
+    add_predictions((*machinery.costs)(spec, *machinery.trace, ranks_of(spec, transport.n_processes())), spec, outcome.summary);
   }
   return outcome;
 }

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 
@@ -28,7 +29,10 @@ struct RerunArguments {
 
 /// The stored run: of a result file, or of a point of a sweep's folder.
 RunFile read_stored(const RerunArguments& arguments) {
-  if (!std::filesystem::is_directory(arguments.result)) return read_run_file(arguments.result);
+  if (!std::filesystem::is_directory(arguments.result)) {
+    if (!arguments.point.empty()) throw UserError(arguments.result, "is no folder of a sweep, which --point chooses from", "leave --point out");
+    return read_run_file(arguments.result);
+  }
   const std::map<std::string, ResultPlace> results = SweepFolder(arguments.result).results();
   const auto found = results.lower_bound(arguments.point);
   if (!arguments.point.empty() && found != results.end() && found->first.starts_with(arguments.point)) {
@@ -80,12 +84,14 @@ void print_classes(const std::vector<Summary>& before, const std::vector<Summary
     ClassTally& tally = classes[s.claim];
     const auto it = by_name.find(s.name);
     const double value = it == by_name.end() ? std::nan("") : it->second->value;
-    if (s.value == value || (std::isnan(s.value) && std::isnan(value))) {
+    if (it != by_name.end() && (s.value == value || (std::isnan(s.value) && std::isnan(value)))) {
       tally.equal += 1;
       continue;
     }
     tally.different += 1;
-    const double change = s.value != 0 ? std::abs(value - s.value) / std::abs(s.value) : 1;
+    const double change = std::isnan(s.value) || std::isnan(value) ? std::numeric_limits<double>::infinity()
+                          : s.value != 0                           ? std::abs(value - s.value) / std::abs(s.value)
+                                                                   : 1;
     if (tally.where.empty() || change > tally.largest) std::tie(tally.largest, tally.where) = std::tuple(change, s.name);
   }
   fmt::print("metrics by claim class       equal  different  largest change\n");
@@ -99,16 +105,14 @@ ExitCode rerun(const RerunArguments& arguments) {
   const bool first = job->process() == 0;
   RunFile stored = agree(*job, [&] {
     if (!first) return RunFile{};
-    if (!arguments.out.empty()) {
-      require_apart(arguments.out, {&arguments.result, 1});
-      require_writable(arguments.out, Existing::replace);
-    }
+    if (!arguments.out.empty()) require_writable(arguments.out, Existing::replace);
     return read_stored(arguments);
   });
   leave_out_bounds(stored.outcome);
   const RunSpec spec = share_run_spec(agree(*job, [&] { return first ? spec_of(stored, arguments, job->n_processes()) : RunSpec{}; }), *job);
   PointCache cache;
   const PointMachinery made = agree(*job, [&] {
+    if (first) require_apart(arguments.out, std::array{arguments.result, spec.trace.path, spec.trace.tokens, spec.model.path});
     PointMachinery machinery = cache.prepare(spec, job->n_processes());
     if (first) require_same_trace(stored, machinery.trace->info());
     return machinery;
@@ -145,13 +149,7 @@ void add_rerun(Command& parent, Action& action) {
       "examples:\n  moekv rerun results/quickstart.h5\n  moekv rerun evict.sweep --point 3f2a");
   command->callback([arguments, &action] {
     action.collective = true;
-    action.run = [arguments] {
-      try {
-        return rerun(*arguments);
-      } catch (const AgreedFailure& failure) {
-        return failure.code;
-      }
-    };
+    action.run = [arguments] { return rerun(*arguments); };
   });
 }
 

@@ -92,13 +92,13 @@ std::unique_ptr<TraceRecorder> make_recorder(const RunSpec& spec, const PointMac
                                          transport);
 }
 
-RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options, AccessLogWriter* log) {
+RunOutcome run_replay(const RunSpec& spec, const PointMachinery& made, Transport& transport, const RunOptions& options, ProfileSteps profiled,
+                      AccessLogWriter* log) {
   ProgressLine line(isatty(STDERR_FILENO) != 0);
   ReplayHooks hooks;
   connect(options, log, hooks);
   if (!options.quiet) hooks.progress = [&](const Progress& progress) { line.show(progress); };
   hooks.interrupted = [](const Progress&) { return stop_requested(); };
-  const ProfileSteps profiled = profile_steps(spec, options);
   hooks.profile_begin = profiled.begin;
   hooks.profile_end = profiled.end;
   hooks.profile_start = start_capture;
@@ -159,18 +159,23 @@ void require_outputs_apart(const RunSpec& spec, const RunOptions& options, const
   }
 }
 
-ExitCode run_agreed(const RunOptions& options) {
+}  // namespace
+
+ExitCode run_configuration(const RunOptions& options) {
   std::unique_ptr<Transport> job = make_job_transport();
   const RunSpec spec = read_run_spec_everywhere(options.config, options.overrides, *job);
   const std::string out = options.out.empty() ? spec.name + ".h5" : options.out;
   const bool first = job->process() == 0;
   PointCache cache;
+  ProfileSteps profiled;
   const PointMachinery made = agree(*job, [&] {
     if (options.command == "score" && spec.model.path.empty())
       throw UserError(spec.config_path, "model.path: missing required key",
                       "name the model file: moekv score CONFIG model.path=FILE trace.tokens=FILE");
+    if (options.out.empty() && (spec.name.empty() || spec.name.find('/') != std::string::npos))
+      throw UserError(spec.config_path, fmt::format("name: '{}' names no file in this folder", spec.name), "name the result with --out");
     if (first) require_outputs_apart(spec, options, out);
-    (void)profile_steps(spec, options);
+    profiled = profile_steps(spec, options);
     if (first) require_writable(out, options.out.empty() ? Existing::refuse : Existing::replace);
     if (first && !options.record.empty()) require_writable(options.record, Existing::replace);
     if (first && !options.access_log.empty()) require_writable(options.access_log, Existing::replace);
@@ -186,9 +191,9 @@ ExitCode run_agreed(const RunOptions& options) {
   catch_stop_signals();
   std::optional<AccessLogWriter> log;
   if (first && !options.access_log.empty()) log.emplace(options.access_log);
-  RunOutcome outcome = run_replay(spec, made, transport, options, log ? &*log : nullptr);
+  RunOutcome outcome = run_replay(spec, made, transport, options, profiled, log ? &*log : nullptr);
   const bool completed = outcome.completed;
-  if (const ProfileSteps profiled = profile_steps(spec, options); first && profiled.begin < profiled.end) note_profile(profiled, outcome);
+  if (first && profiled.begin < profiled.end) note_profile(profiled, outcome);
   if (log && completed) log->finish(log_facts(spec, outcome, provenance));
   ExitCode code = ExitCode::interrupted;
   if (first && !completed) fmt::print(stderr, "interrupted: nothing was written\n");
@@ -199,16 +204,6 @@ ExitCode run_agreed(const RunOptions& options) {
     code = static_cast<ExitCode>(worst);
   }
   return code;
-}
-
-}  // namespace
-
-ExitCode run_configuration(const RunOptions& options) {
-  try {
-    return run_agreed(options);
-  } catch (const AgreedFailure& failure) {
-    return failure.code;
-  }
 }
 
 void add_run_options(Command& command, RunOptions& options) {
@@ -233,7 +228,7 @@ void add_run(Command& parent, Action& action) {
       ->needs(log);
   run->footer(
       "examples:\n  moekv run configs/quickstart.yaml --out quickstart.h5\n  mpirun -n 4 moekv run configs/quickstart.yaml eviction.policy=lru "
-      "eviction.budget=25%\n"
+      "eviction.budget=25% --out lru.h5\n"
       "  moekv run configs/quickstart.yaml --out run.h5 --access-log log.h5      # then: moekv oracle log.h5 --result run.h5");
   run->callback([options, &action] {
     action.collective = true;

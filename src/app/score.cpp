@@ -14,8 +14,8 @@ void add_score(Command& parent, Action& action) {
   score->footer(
       "The configuration names the model file (model.path) and the tokens (trace.tokens); configs/models/README.md describes both.\n"
       "examples:\n  moekv score configs/examples/score.yaml --out h2o.h5\n  mpirun -n 4 moekv score configs/examples/score.yaml "
-      "eviction.policy=streaming eviction.budget=25%\n"
-      "  moekv score configs/examples/score.yaml eviction=null --record dense.moekv.h5      # then: moekv trace info dense.moekv.h5");
+      "eviction.policy=streaming eviction.budget=25% --out streaming.h5\n"
+      "  moekv score configs/examples/score.yaml eviction=null --out dense.h5 --record dense.moekv.h5      # then: moekv trace info dense.moekv.h5");
   score->callback([options, &action] {
     action.collective = true;
     action.run = [options] { return run_configuration(*options); };

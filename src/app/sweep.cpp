@@ -24,9 +24,10 @@ std::set<std::string> ids_of(const SweepList& list) {
 
 /// Makes the folder, or checks that it is this sweep's and may be gone on with.
 void claim_folder(const SweepOptions& options, const SweepFolder& folder, const SweepList& list) {
+  const FileDescriptor claim = folder.lock();
   if (!folder.has_list()) {
     const bool lost_list = (options.resume || options.extend) && std::filesystem::exists(folder.journal_folder());
-    if (std::filesystem::exists(folder.path()) && !std::filesystem::is_empty(folder.path()) && !lost_list)
+    if (!std::filesystem::is_empty(folder.path()) && !lost_list)
       throw UserError(folder.path(), "exists and is not the folder of a sweep",
                       "choose another with --out; a sweep that lost its sweep.json goes on with --resume");
     return folder.write_list(list);
@@ -36,7 +37,12 @@ void claim_folder(const SweepOptions& options, const SweepFolder& folder, const 
   const SweepList old = folder.read_list();
   const bool same = std::equal(old.points.begin(), old.points.end(), list.points.begin(), list.points.end(),
                                [](const ListedPoint& a, const ListedPoint& b) { return a.id == b.id; });
-  if (same && (!options.extend || old.sweep_yaml == list.sweep_yaml)) return;
+  if (same && old.sweep_yaml == list.sweep_yaml) return;
+  if (same && !options.extend) {
+    fmt::print(stderr, "{}: the sweep file or its overrides have changed, its points have not; what it expects by now counts with --extend\n",
+               folder.path());
+    return;
+  }
   const std::set<std::string> before = ids_of(old), now = ids_of(list);
   const auto missing_in = [](const std::set<std::string>& a, const std::set<std::string>& b) {
     return std::count_if(a.begin(), a.end(), [&](const std::string& id) { return !b.contains(id); });
@@ -63,16 +69,20 @@ int processes_of(const SweepOptions& options, const Transport& job) {
   return options.isolate == "process" && options.processes > 0 ? static_cast<int>(options.processes) : job.n_processes();
 }
 
-ExitCode sweep_agreed(const SweepOptions& options) {
+ExitCode run_or_list(const SweepOptions& options) {
   const std::unique_ptr<Transport> job = make_job_transport();
   const bool first = job->process() == 0;
+  if (!options.launch.empty() && options.isolate == "none")
+    throw UserError("<command line>", "--launch starts points of --isolate process, and they are not isolated",
+                    fmt::format("add --isolate process, or start the sweep itself with {}", options.launch));
+  if (options.json && !options.status && !options.dry_run)
+    throw UserError("<command line>", "--json: this prints no table", "add --dry-run or --status; results: moekv merge, then moekv export --json");
   if (options.status) {
     return agree(*job, [&] {
       if (!first) return ExitCode::ok;
-      const bool folder = std::filesystem::is_directory(options.config);
-      return print_status(
-          SweepFolder(folder ? options.config : folder_of(options, read_sweep(options.config, options.overrides, job->n_processes()).name)),
-          options.json);
+      if (std::filesystem::is_directory(options.config)) return print_status(SweepFolder(options.config), options.json);
+      const std::string name = options.out.empty() ? read_sweep(options.config, options.overrides, job->n_processes()).name : "";
+      return print_status(SweepFolder(folder_of(options, name)), options.json);
     });
   }
   const SweepWork work = agree(*job, [&] { return first ? read_work(options, processes_of(options, *job)) : SweepWork{}; });
@@ -157,13 +167,7 @@ void add_sweep(Command& parent, Action& action) {
   add_options(*sweep, *options);
   sweep->callback([options, &action] {
     action.collective = true;
-    action.run = [options] {
-      try {
-        return sweep_agreed(*options);
-      } catch (const AgreedFailure& failure) {
-        return failure.code;
-      }
-    };
+    action.run = [options] { return run_or_list(*options); };
   });
 }
 

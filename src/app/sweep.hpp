@@ -53,7 +53,8 @@ struct SweepWork {
 
 /// The list of the sweep as its folder keeps it.
 [[nodiscard]] SweepList make_list(const Sweep& sweep);
-/// Points of --part and --only. Throws UserError where an option cannot be read or selects nothing.
+/// Points of --part and --only; none where there are more parts than points. Throws UserError where an option cannot be read, or an item of --only
+/// names nothing.
 [[nodiscard]] std::vector<std::size_t> choose_points(const SweepOptions& options, const SweepList& list, SweepPart& part);
 /// "key=value, key=value" of a point.
 [[nodiscard]] std::string settings_text(const ListedPoint& point);

@@ -1,7 +1,6 @@
 // Every point in a process of its own: this program starts itself for one point, and records what the child could not say itself.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,8 +14,10 @@
 #include <iterator>
 #include <optional>
 
+#include "app/child_process.hpp"
 #include "app/stop_signal.hpp"
 #include "app/sweep_report.hpp"
+#include "io/file_descriptor.hpp"
 
 namespace moekv {
 namespace {
@@ -44,22 +45,10 @@ std::vector<std::string> child_command(const SweepOptions& options, const std::s
   return command;
 }
 
-/// Starts a child whose output goes to `log`, and which is told to stop where this process is killed.
+/// Starts a child whose output goes to `log`.
 pid_t start(const std::vector<std::string>& command, const std::string& log) {
-  std::vector<char*> arguments;
-  for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
-  arguments.push_back(nullptr);
-  const pid_t parent = ::getpid(), child = ::fork();
-  if (child < 0) throw SystemError(fmt::format("fork: {}", std::strerror(errno)));
-  if (child > 0) return child;
-  if (::prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || ::getppid() != parent) ::_exit(127);
-  const int fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-  if (fd >= 0) {
-    ::dup2(fd, STDOUT_FILENO);
-    ::dup2(fd, STDERR_FILENO);
-  }
-  ::execvp(arguments[0], arguments.data());
-  ::_exit(127);
+  const FileDescriptor out(::open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  return start_child(command, {out.get(), out.get()}, ChildLife::until_parent_dies);
 }
 
 /// Waits; a signal to this process goes on to the child once, which then keeps its grace: as SIGUSR1, for srun and mpirun kill what they started
@@ -104,19 +93,13 @@ class IsolatedRun {
     std::vector<PointProgress> progress;
     const std::vector<std::size_t> todo = take_up(options_, work_, folder_, journal_, progress);
     report_.begin(work_, progress);
-    const std::size_t failed = report_.failed();
     catch_stop_signals(StopSignals::terminate_and_user);
-    std::string ending;
-    for (const std::size_t index : todo) {
-      one_point(index, progress[index].attempts + 1);
-      if (stop_requested()) ending = stop_reason();
-      if (limits_.budget > 0 && report_.seconds() > limits_.budget) ending = "budget of time";
-      if (options_.fail_fast && report_.failed() > failed) ending = "--fail-fast";
-      if (!ending.empty()) break;
+    bool ended = report_.must_end(options_.fail_fast, limits_.budget);
+    for (auto index = todo.begin(); index != todo.end() && !ended; ++index) {
+      one_point(*index, progress[*index].attempts + 1);
+      ended = report_.must_end(options_.fail_fast, limits_.budget);
     }
-    report_.end(ending);
-    if (report_.left() > 0 && ending != "--fail-fast") return ExitCode::interrupted;
-    return report_.failed() > 0 ? ExitCode::points_failed : ExitCode::ok;
+    return report_.end();
   }
 
  private:
@@ -136,6 +119,9 @@ class IsolatedRun {
       end.status = RunStatus::interrupted;
       end.reason = stop_reason();
       journal_.append({point.id, SweepEvent::Kind::interrupted, attempt, end.reason, seconds});
+    } else if (!said && WIFEXITED(status) && WEXITSTATUS(status) == static_cast<int>(ExitCode::usage)) {  // what is wrong is wrong for every point
+      throw UserError(options_.config, fmt::format("the process of point {} refuses the sweep: {}", point.id, tail_of(log)),
+                      "undo what changed since the sweep began, then go on with --resume");
     } else if (!said) {
       end.status = RunStatus::failed;
       end.reason = death_text(status, log);

@@ -36,7 +36,7 @@ void take_cost(const RunSpec& spec, const PlanCost& cost, PointPlan& plan) {
 
 }  // namespace
 
-PointPlan plan_point(const SweepPoint& point, PointCache& cache, std::uint32_t ranks) {
+PointPlan plan_point(const SweepPoint& point, PointCache& cache, int n_processes) {
   PointPlan plan;
   if (!point.spec) {
     plan.refusal = format_problems(point.problems);
@@ -44,7 +44,7 @@ PointPlan plan_point(const SweepPoint& point, PointCache& cache, std::uint32_t r
   }
   const RunSpec& spec = *point.spec;
   try {
-    take_cost(spec, predict_cost(spec, cache.trace_of(spec), spec.cluster.ranks > 0 ? spec.cluster.ranks : ranks), plan);
+    take_cost(spec, predict_cost(spec, cache.trace_of(spec), ranks_of(spec, n_processes)), plan);
   } catch (const PointFailure& e) {
     plan.refusal = e.what();
   } catch (const UserError& e) {

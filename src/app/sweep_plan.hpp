@@ -22,8 +22,8 @@ struct PointPlan {
   std::string refusal;
 };
 
-/// `ranks`: of a configuration that leaves them to the number of processes.
-[[nodiscard]] PointPlan plan_point(const SweepPoint& point, PointCache& cache, std::uint32_t ranks = 1);
+/// `n_processes` will run the point.
+[[nodiscard]] PointPlan plan_point(const SweepPoint& point, PointCache& cache, int n_processes = 1);
 
 /// The processes of a job and what each node and device of it has; 0 bytes: nobody knows.
 struct JobShape {

@@ -9,6 +9,7 @@
 #include <cstdio>
 
 #include "app/progress.hpp"
+#include "app/stop_signal.hpp"
 
 namespace moekv {
 
@@ -34,6 +35,19 @@ void SweepReport::begin(const SweepWork& work, const std::vector<PointProgress>&
   if (cannot_run > most_told) say(fmt::format("{} more points cannot run: --status says why\n", cannot_run - most_told));
   all_ = work.chosen.size();
   before_ = ok_ + failed_;
+  failed_before_ = failed_;
+  begun_ = true;
+}
+
+bool SweepReport::must_end(bool fail_fast, double budget) {
+  if (stop_requested()) {
+    ending_ = stop_reason();
+    failed_fast_ = false;
+  } else if (begun_ && ending_.empty()) {
+    failed_fast_ = fail_fast && failed_ > failed_before_;
+    ending_ = failed_fast_ ? "--fail-fast" : budget > 0 && seconds() > budget ? "budget of time" : "";
+  }
+  return !ending_.empty();
 }
 
 double SweepReport::seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
@@ -51,7 +65,7 @@ void SweepReport::point(const ListedPoint& point, std::size_t index, RunStatus s
   if (status != RunStatus::interrupted) show_progress(point);
 }
 
-void SweepReport::end(const std::string& interruption) {
+ExitCode SweepReport::end() {
   say("");
   const double wall = seconds();
   if (!quiet_) {
@@ -63,8 +77,9 @@ void SweepReport::end(const std::string& interruption) {
     }
     std::fflush(stdout);
   }
-  if (!interruption.empty() && left() > 0)
-    say(fmt::format("interrupted ({}): {} of {} points are left; go on with --resume\n", interruption, left(), all_));
+  if (!ending_.empty() && left() > 0) say(fmt::format("interrupted ({}): {} of {} points are left; go on with --resume\n", ending_, left(), all_));
+  if (left() > 0 && !failed_fast_) return ExitCode::interrupted;
+  return failed_ > 0 ? ExitCode::points_failed : ExitCode::ok;
 }
 
 void SweepReport::say(const std::string& text) {

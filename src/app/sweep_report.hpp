@@ -24,20 +24,22 @@ class SweepReport {
   void say(const std::string& text);
   /// CPU time inside a replay: what is left of the sweep's is its overhead.
   void replayed(double cpu) { replay_cpu_ += cpu; }
-  /// The last words: the sum on stdout, and on stderr why the sweep ends before all points are done (empty: it does not).
-  void end(const std::string& interruption);
-
-  [[nodiscard]] std::size_t failed() const { return failed_; }
-  [[nodiscard]] std::size_t left() const { return all_ - ok_ - failed_; }
-  [[nodiscard]] double seconds() const;
+  /// Whether no further point begins: after a signal, or where begin() was called after `budget` seconds (0: none) and with `fail_fast` a failure.
+  [[nodiscard]] bool must_end(bool fail_fast, double budget);
+  /// The last words: the sum on stdout, and on stderr why the sweep ends before all points are done. What the sweep comes to: interrupted where
+  /// points are left that --resume should go on with.
+  [[nodiscard]] ExitCode end();
 
  private:
   using Clock = std::chrono::steady_clock;
+  [[nodiscard]] std::size_t left() const { return all_ - ok_ - failed_; }
+  [[nodiscard]] double seconds() const;
   void show_progress(const ListedPoint& point);
 
   std::string name_, folder_;
-  bool quiet_, terminal_, drawn_ = false;
-  std::size_t all_ = 0, ok_ = 0, failed_ = 0, before_ = 0;
+  bool quiet_, terminal_, drawn_ = false, begun_ = false, failed_fast_ = false;
+  std::string ending_;  // why no further point begins
+  std::size_t all_ = 0, ok_ = 0, failed_ = 0, before_ = 0, failed_before_ = 0;
   double step_seconds_ = 0, replay_seconds_ = 0, replay_cpu_ = 0, cpu_start_;
   Clock::time_point start_ = Clock::now(), shown_ = start_;
 };

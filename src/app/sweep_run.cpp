@@ -88,10 +88,7 @@ class SweepRun {
 
  private:
   [[nodiscard]] bool stop_agreed() {
-    if (stop_requested()) ending_ = stop_reason();
-    if (first_ && ending_.empty() && limits_.budget > 0 && report_.seconds() > limits_.budget) ending_ = "budget of time";
-    if (first_ && ending_.empty() && options_.fail_fast && report_.failed() > failed_before_) ending_ = "--fail-fast";
-    std::int64_t stop = ending_.empty() ? 0 : 1;
+    std::int64_t stop = report_.must_end(options_.fail_fast, limits_.budget) ? 1 : 0;
     job_.allreduce_max({&stop, 1});
     return stop != 0;
   }
@@ -103,7 +100,6 @@ class SweepRun {
       journal_.emplace(folder_, work_.part.name());
       todo_ = take_up(options_, work_, folder_, *journal_, progress_);
       report_.begin(work_, progress_);
-      failed_before_ = report_.failed();
     } catch (...) {
       return current_failure();
     }
@@ -235,12 +231,7 @@ class SweepRun {
   }
 
   ExitCode finish() {
-    std::int64_t code = 0;
-    if (first_) {
-      report_.end(ending_);
-      const bool resumable = report_.left() > 0 && ending_ != "--fail-fast";
-      code = static_cast<std::int64_t>(resumable ? ExitCode::interrupted : report_.failed() > 0 ? ExitCode::points_failed : ExitCode::ok);
-    }
+    auto code = static_cast<std::int64_t>(first_ ? report_.end() : ExitCode::ok);
     job_.allreduce_max({&code, 1});
     return static_cast<ExitCode>(code);
   }
@@ -252,14 +243,12 @@ class SweepRun {
   Transport& job_;
   bool first_;
   SweepReport report_;
-  std::string ending_;  // why no further point is begun
   Provenance provenance_;
   PointCache cache_;
   std::optional<SweepJournal> journal_;
   std::optional<BundleWriter> bundle_;  // of this part's short points
   std::vector<PointProgress> progress_;
   std::vector<std::size_t> todo_;
-  std::size_t failed_before_ = 0;
   bool metrics_checked_ = false;
 };
 

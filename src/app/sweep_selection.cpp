@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -11,6 +10,7 @@
 
 #include "app/sweep.hpp"
 #include "core/error.hpp"
+#include "core/number_text.hpp"
 #include "results/checkpoint_file.hpp"
 #include "results/provenance.hpp"
 
@@ -18,8 +18,9 @@ namespace moekv {
 namespace {
 
 bool read_whole(std::string_view text, std::size_t& out) {
-  const auto r = std::from_chars(text.data(), text.data() + text.size(), out);
-  return r.ec == std::errc() && r.ptr == text.data() + text.size();
+  const auto value = parse_whole<std::size_t>(text);
+  out = value.value_or(0);
+  return value.has_value();
 }
 
 SweepPart read_part(const std::string& text) {

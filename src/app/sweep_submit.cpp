@@ -1,4 +1,5 @@
 // moekv sweep --submit: memory is compared and the folder made ready here, jobs are written and submitted by scripts/slurm/submit.sh.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,10 +12,12 @@
 #include <filesystem>
 #include <sstream>
 
+#include "app/child_process.hpp"
 #include "app/sweep.hpp"
 #include "app/sweep_plan.hpp"
 #include "config/library.hpp"
 #include "core/units.hpp"
+#include "io/file_descriptor.hpp"
 
 namespace moekv {
 namespace {
@@ -45,26 +48,16 @@ std::vector<std::string> submit_command(const SweepOptions& options, std::vector
 std::string folder_path(const SweepFolder& folder) { return std::filesystem::absolute(folder.path()).string(); }
 
 /// Exit code of a command; what it prints on stdout goes to `output` where that is not null.
-int run_command(std::vector<std::string> command, std::string* output) {
-  std::array<int, 2> pipe{-1, -1};
-  if (output != nullptr && ::pipe(pipe.data()) != 0) throw SystemError(fmt::format("pipe: {}", std::strerror(errno)));
-  std::fflush(stdout);
-  const pid_t child = ::fork();
-  if (child < 0) throw SystemError(fmt::format("fork: {}", std::strerror(errno)));
-  if (child == 0) {
-    if (output != nullptr) ::dup2(pipe[1], STDOUT_FILENO);
-    std::vector<char*> arguments;
-    for (std::string& word : command) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    ::execv(arguments[0], arguments.data());
-    ::_exit(127);
-  }
-  if (output != nullptr) {
-    ::close(pipe[1]);
-    std::array<char, 512> text{};
-    for (ssize_t n = 0; (n = ::read(pipe[0], text.data(), text.size())) > 0;) output->append(text.data(), static_cast<std::size_t>(n));
-    ::close(pipe[0]);
-  }
+int run_command(const std::vector<std::string>& command, std::string* output) {
+  std::array<int, 2> ends{-1, -1};
+  if (output != nullptr && ::pipe2(ends.data(), O_CLOEXEC) != 0) throw SystemError(fmt::format("pipe: {}", std::strerror(errno)));
+  const FileDescriptor from(ends[0]);
+  FileDescriptor to(ends[1]);
+  const pid_t child = start_child(command, {to.get()});
+  to.close();
+  std::array<char, 512> text{};
+  for (ssize_t n = 0; output != nullptr && (n = ::read(from.get(), text.data(), text.size())) > 0;)
+    output->append(text.data(), static_cast<std::size_t>(n));
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
@@ -127,7 +120,7 @@ void check_job_memory(const SweepOptions& options, const SweepWork& work) {
   PointPlan worst_plan;
   std::string no_run;
   for (const std::size_t i : work.chosen) {
-    PointPlan plan = plan_point(work.sweep.points[i], cache, shape.nodes * shape.tasks_per_node);
+    PointPlan plan = plan_point(work.sweep.points[i], cache, static_cast<int>(shape.nodes * shape.tasks_per_node));
     if (!plan.refusal.empty()) {  // recorded as failed when its turn comes
       if (++n_no_run == 1) no_run = fmt::format("point {} {}: {}", i, work.list.points[i].id, plan.refusal);
       continue;

@@ -5,6 +5,7 @@
 
 #include "app/command.hpp"
 #include "config/reader.hpp"
+#include "io/pending_file.hpp"
 #include "trace/native_file.hpp"
 #include "trace/save_trace.hpp"
 #include "trace/synthetic.hpp"
@@ -48,6 +49,7 @@ WeightKind weight_kind_of(const GenerateOptions& o, const GateShape& gate, Routi
 }
 
 ExitCode generate_trace(const GenerateOptions& o) {
+  require_apart(o.out, {&o.spec.bootstrap_path, 1});
   const ModelShape shape = shape_of(o);
   const auto trace = make_synthetic_trace(o.spec, shape);
   WriterSpec writer;

@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace moekv {
@@ -38,6 +40,23 @@ class Transport {
   /// Bytes held by outboxes and receive buffers.
   [[nodiscard]] virtual std::int64_t buffer_bytes() const = 0;
 };
+
+/// Collective. Rows of all processes in process order, on process 0; empty elsewhere.
+template <class Row>
+[[nodiscard]] std::vector<Row> gather_rows(Transport& transport, std::span<const Row> mine) {
+  static_assert(std::is_trivially_copyable_v<Row>);
+  std::vector<Row> all;
+  for (const auto& part : transport.gather(std::as_bytes(mine))) {
+    const std::size_t n = all.size();
+    all.resize(n + part.size() / sizeof(Row));
+    if (!part.empty()) std::memcpy(static_cast<void*>(all.data() + n), part.data(), part.size());
+  }
+  return all;
+}
+template <class Row>
+[[nodiscard]] std::vector<Row> gather_rows(Transport& transport, const std::vector<Row>& mine) {
+  return gather_rows(transport, std::span<const Row>(mine));
+}
 
 /// One process that hosts every logical rank.
 [[nodiscard]] std::unique_ptr<Transport> make_local_transport();

@@ -31,7 +31,9 @@ template <class E, class Choice, class Count>
     if (cut != std::string::npos && node.text.substr(0, cut) == enum_name(counted)) {
       YamlNode number = node;
       number.text = node.text.substr(cut + 1);
-      if (node.text[cut] == '(' && number.text.ends_with(')')) number.text.pop_back();
+      if (node.text[cut] == '(' && !number.text.ends_with(')'))
+        return complain(node.at, "a bracket is not closed", fmt::format("{}(8)", enum_name(counted)));
+      if (node.text[cut] == '(') number.text.pop_back();
       read_value(number, count(spec), "", Limits{1, 1e9}, complain);
       word.text = node.text.substr(0, cut);
     }

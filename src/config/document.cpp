@@ -24,7 +24,8 @@ class TreeBuilder : public YAML::EventHandler {
   TreeBuilder(std::shared_ptr<const TextSource> source, std::vector<Problem>& problems) : source_(std::move(source)), problems_(problems) {}
 
   void OnDocumentStart(const YAML::Mark& mark) override {
-    if (++n_documents_ == 2) problem(mark, "a second document starts here", "one file holds one mapping; split the file");
+    if (++n_documents_ == 2)
+      problem(mark, "a second document starts here", "one text holds one mapping: split the file, or remove a stray comma or bracket");
   }
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t) override { leaf(mark, NodeKind::null, {}); }
@@ -42,6 +43,7 @@ class TreeBuilder : public YAML::EventHandler {
   void OnMapEnd() override { close(); }
 
   [[nodiscard]] YamlNode take() { return std::move(root_); }
+  [[nodiscard]] int n_documents() const { return n_documents_; }
 
  private:
   struct Open {
@@ -188,7 +190,7 @@ YamlNode parse_yaml(const std::string& text, const std::shared_ptr<TextSource>& 
   try {
     std::istringstream in(text);
     YAML::Parser parser(in);
-    while (parser.HandleNextDocument(builder)) {
+    while (builder.n_documents() < 2 && parser.HandleNextDocument(builder)) {  // behind a stray comma there is a next one for ever
     }
   } catch (const YAML::Exception& e) {
     problems.resize(before);  // what else was found may follow from the broken syntax

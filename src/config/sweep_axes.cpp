@@ -178,8 +178,13 @@ std::vector<SweepAxis> read_axes(const YamlNode& node, std::vector<Problem>& pro
     axes.push_back(read_axis(entry, problems));
     if (entry.key == "cases" || axes.back().empty()) return;
     for (const Assignment& a : axes.back().front().values) {
-      if (std::find(varied.begin(), varied.end(), a.path) != varied.end())
-        problems.push_back(problem_at(entry.at, fmt::format("{} is varied by two axes", a.path), "one axis with all its values"));
+      for (const std::string& other : varied) {
+        if (other == a.path)
+          problems.push_back(problem_at(entry.at, fmt::format("{} is varied by two axes", a.path), "one axis with all its values"));
+        else if (is_inside(other, a.path) || is_inside(a.path, other))
+          problems.push_back(problem_at(entry.at, fmt::format("{} and {} are varied by two axes, and one is part of the other", other, a.path),
+                                        "axes of different keys, or cases: [{label: a, key.path: value}]"));
+      }
       varied.push_back(a.path);
     }
   };

@@ -28,6 +28,9 @@ using SweepAxis = std::vector<SweepCase>;
 /// Refuses entries of a mapping that stand for nothing.
 void check_names(const YamlNode& map, const std::string& what, const std::vector<std::string_view>& known, std::vector<Problem>& problems);
 
+/// Whether a key is one of a section's.
+[[nodiscard]] inline bool is_inside(const std::string& key, const std::string& section) { return key.starts_with(section + "."); }
+
 /// The values of a list, or of {range: {...}}.
 [[nodiscard]] std::vector<YamlNode> read_values(const YamlNode& node, const std::string& what, std::vector<Problem>& problems);
 

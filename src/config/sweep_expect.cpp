@@ -5,14 +5,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <memory>
-#include <optional>
 #include <set>
 
 #include "config/key.hpp"
 #include "config/schema.hpp"
 #include "config/sweep_axes.hpp"
+#include "core/number_text.hpp"
 
 namespace moekv {
 namespace {
@@ -39,11 +38,7 @@ std::string text_of(const YamlNode& item, const char* name, std::vector<Problem>
 }
 
 SweepExpectation read_one(const YamlNode& item, std::vector<Problem>& problems) {
-  const std::vector<std::string_view> known{"claim", "metric", "of", "versus", "is", "by"};
-  for (const YamlEntry& entry : item.entries) {
-    if (std::find(known.begin(), known.end(), entry.key) == known.end())
-      problems.push_back(problem_at(entry.at, fmt::format("unknown key '{}' in expect", entry.key), suggest_name(entry.key, known)));
-  }
+  check_names(item, "expect", {"claim", "metric", "of", "versus", "is", "by"}, problems);
   SweepExpectation out;
   out.at = item.at;
   out.claim = text_of(item, "claim", problems);
@@ -68,12 +63,6 @@ SweepExpectation read_one(const YamlNode& item, std::vector<Problem>& problems) 
     out.by = parsed.value;
   }
   return out;
-}
-
-std::optional<double> number_in(const std::string& text) {
-  double value = 0;
-  const auto end = std::from_chars(text.data(), text.data() + text.size(), value);
-  return end.ec == std::errc() && end.ptr == text.data() + text.size() ? std::optional(value) : std::nullopt;
 }
 
 /// Looks for the points that a side of an expectation names, as the report will.
@@ -102,15 +91,14 @@ struct SideCheck {
   static bool has(const SweepPoint& point, const SweepSetting& wanted) {
     if (wanted.key == "label") return point.label == wanted.value;
     if (wanted.key == "repeat") return fmt::format("{}", point.repeat) == wanted.value;
-    return std::find(point.settings.begin(), point.settings.end(), wanted) != point.settings.end();
+    return std::any_of(point.settings.begin(), point.settings.end(),
+                       [&](const SweepSetting& s) { return s.key == wanted.key && same_value(s.value, wanted.value); });
   }
   void check_one(const Place& at, const SweepSetting& wanted) const {
     std::string known = "varied here: " + (sweep.swept.empty() ? "nothing" : join(sweep.swept));
     if (!chosen(wanted.key)) {
       const std::set<std::string> values = values_of(wanted.key);
-      const auto number = number_in(wanted.value);
-      if (std::any_of(values.begin(), values.end(), [&](const std::string& v) { return v == wanted.value || (number && number_in(v) == number); }))
-        return;
+      if (std::any_of(values.begin(), values.end(), [&](const std::string& v) { return same_value(v, wanted.value); })) return;
       if (!values.empty()) known = fmt::format("points have {}", fmt::join(values, " or "));
     } else if (std::any_of(sweep.points.begin(), sweep.points.end(), [&](const SweepPoint& p) { return has(p, wanted); })) {
       return;

@@ -117,8 +117,9 @@ SweepFile read_sweep_file(const std::string& path, const std::vector<std::string
   check_top(root, problems);
   const YamlNode* name = root.find("name");
   file.name = name != nullptr ? name->text : std::filesystem::path(path).stem().string();
-  if (file.name.empty() || file.name.find('/') != std::string::npos)
-    problems.push_back({path, "name: is empty or holds a '/'", "it names the output folder"});
+  const auto no_part_of_a_name = [](unsigned char c) { return c == '/' || c < ' '; };
+  if (file.name.empty() || file.name.size() > 200 || std::any_of(file.name.begin(), file.name.end(), no_part_of_a_name))
+    problems.push_back({path, "name: is empty, longer than 200 bytes, or holds a '/' or a control character", "it names the output folder"});
   read_base(root, file, problems);
   if (const YamlNode* set = root.find("set")) file.common = read_assignments(*set, nullptr, problems);
   if (const YamlNode* axes = root.find("axes")) file.axes = read_axes(*axes, problems);
@@ -135,7 +136,10 @@ SweepFile read_sweep_file(const std::string& path, const std::vector<std::string
   if (const YamlNode* exclude = root.find("exclude")) read_exclude(*exclude, file, problems);
   if (const YamlNode* repeats = root.find("repeats")) read_repeats(*repeats, file, problems);
   if (const YamlNode* expect = root.find("expect")) file.expectations = read_expectations(*expect, problems);
-  for (const std::string& text : overrides) file.text += (file.text.ends_with('\n') ? "# override: " : "\n# override: ") + text + "\n";
+  for (std::string text : overrides) {
+    std::replace(text.begin(), text.end(), '\n', ' ');  // the comment is one line
+    file.text += (file.text.ends_with('\n') ? "# override: " : "\n# override: ") + text + "\n";
+  }
   const std::vector<Assignment> values = parse_overrides(overrides, problems);
   file.common.insert(file.common.end(), values.begin(), values.end());
   return file;
@@ -156,7 +160,7 @@ std::vector<std::string> swept_keys(const SweepFile& file) {
 void check_keys(const SweepFile& file, const std::vector<std::string>& swept, std::vector<Problem>& problems) {
   const auto check = [&](const SweepCase& one) {
     for (const Assignment& a : one.values) {
-      if (!is_key(a.path) && !is_section(a.path))
+      if (a.path.empty() || (!is_key(a.path) && !is_section(a.path)))
         problems.push_back(problem_at(a.value.at, fmt::format("unknown key '{}'", a.path), suggest(a.path)));
     }
   };
@@ -170,9 +174,8 @@ void check_keys(const SweepFile& file, const std::vector<std::string>& swept, st
   const auto is_swept = [&](const std::string& key) { return std::find(swept.begin(), swept.end(), key) != swept.end(); };
   for (const Assignment& a : file.common) {
     if (!a.value.at.source || !a.value.at.source->command_line) continue;
-    const auto inside = [](const std::string& key, const std::string& section) { return key.starts_with(section + "."); };
-    const auto met =
-        std::find_if(swept.begin(), swept.end(), [&](const std::string& key) { return key == a.path || inside(key, a.path) || inside(a.path, key); });
+    const auto met = std::find_if(swept.begin(), swept.end(),
+                                  [&](const std::string& key) { return key == a.path || is_inside(key, a.path) || is_inside(a.path, key); });
     if (met != swept.end())
       problems.push_back(
           problem_at(a.value.at, fmt::format("{} is an axis of this sweep", *met), "choose points with --only, or edit the sweep file"));

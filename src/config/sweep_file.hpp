@@ -19,7 +19,7 @@ struct SweepFile {
   std::vector<Assignment> common;  // `set`, then overrides of the command line
   std::vector<SweepAxis> axes;
   std::vector<SweepCase> include;
-  std::vector<SweepAxis> exclude;    // each a condition: one case per value and key
+  std::vector<SweepAxis> exclude;    // each a condition: one case per key, whose values are alternatives
   std::vector<std::uint64_t> seeds;  // of repeats; empty: none
   bool same_seed = false;
   Place repeats_at{};

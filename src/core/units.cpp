@@ -24,8 +24,4 @@ std::string format_ns(std::int64_t ns) {
   return fmt::format("{:.2f} s", value * 1e-9);
 }
 
-std::string format_bandwidth(std::int64_t bytes, std::int64_t ns) {
-  return ns > 0 ? fmt::format("{:.2f} GB/s", static_cast<double>(bytes) / static_cast<double>(ns)) : "-";
-}
-
 }  // namespace moekv

@@ -1,4 +1,4 @@
-// Human-readable sizes, times and rates for tables and messages.
+// Human-readable sizes and times for tables and messages.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,5 @@ namespace moekv {
 [[nodiscard]] std::string format_bytes(std::int64_t bytes);
 /// "1.23 ms", "45.0 us".
 [[nodiscard]] std::string format_ns(std::int64_t ns);
-/// "12.3 GB/s" (1e9 B/s).
-[[nodiscard]] std::string format_bandwidth(std::int64_t bytes, std::int64_t ns);
 
 }  // namespace moekv

@@ -51,7 +51,6 @@ class PagePool {
   [[nodiscard]] const TableStore& tables() const { return *tables_; }
   /// Blocks in use and the tables that they share. Throws as `use`.
   void transfer(StateStream& stream);
-  [[nodiscard]] std::uint32_t used_blocks() const { return used_blocks_; }
   /// Bytes of the blocks used so far (high-water mark).
   [[nodiscard]] std::int64_t used_bytes() const { return static_cast<std::int64_t>(used_blocks_ * view_.block_bytes); }
   /// Bytes that may be resident: the used bytes rounded up to huge pages.

@@ -25,17 +25,8 @@ std::strong_ordering compare_keys(const Record& a, const Record& b) {
 /// Rows of all processes with rows of equal keys combined, by key; complete on process 0. Empties `mine`.
 template <class Record>
 std::vector<Record> merge_rows(Transport& transport, std::vector<Record>& mine) {
-  static_assert(std::is_trivially_copyable_v<Record>);
   std::vector<Record> rows = std::exchange(mine, {});
-  if (transport.n_processes() > 1) {
-    const auto parts = transport.gather(std::as_bytes(std::span(rows)));
-    rows = {};
-    for (const auto& part : parts) {
-      const std::size_t n = rows.size();
-      rows.resize(n + part.size() / sizeof(Record));
-      if (!part.empty()) std::memcpy(static_cast<void*>(rows.data() + n), part.data(), part.size());
-    }
-  }
+  if (transport.n_processes() > 1) rows = gather_rows(transport, rows);
   const auto before = [](const Record& a, const Record& b) { return compare_keys(a, b) < 0; };
   const auto not_before = [&](const Record& a, const Record& b) { return !before(a, b); };
   if (std::adjacent_find(rows.begin(), rows.end(), not_before) == rows.end()) return rows;  // as a single process leaves them

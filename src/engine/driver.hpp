@@ -29,7 +29,6 @@ class Driver {
 
   /// Runs one step on every process. Returns its measured time without generation, model and probes.
   std::int64_t run(const StepBatch& batch);
-  [[nodiscard]] const Router& router() const { return router_; }
   [[nodiscard]] const Geometry& geometry() const { return *geometry_; }
   [[nodiscard]] Probe& probe() { return probe_; }
   /// Collective. What was measured beside the counters, complete on process 0.

@@ -53,7 +53,6 @@ class Home {
   void add_notice(Rank source, Rank destination, std::uint64_t notice);
   /// Packs only the log-sum-exps and notices that wait, after the last layer of a step.
   void pack_tail();
-  [[nodiscard]] bool has_tail() const { return !lse_waiting_.empty(); }
   /// Phase combine: merges received partials in rank order into `out`.
   void merge(const LayerInput& input, LayerOutput& out);
   void finish(RequestId request) { written_.erase(request.value); }

@@ -188,12 +188,7 @@ void Probe::measure(const ReplayLayer& layer, std::span<const HomeToken> tokens,
 }
 
 void Probe::collect(Transport& transport, RunOutcome& out) {
-  for (const auto& part : transport.gather(std::as_bytes(std::span(rows_)))) {
-    const std::size_t n = part.size() / sizeof(ProbeRecord);
-    const std::size_t first = out.probes.size();
-    out.probes.resize(first + n);
-    if (n > 0) std::memcpy(static_cast<void*>(&out.probes[first]), part.data(), part.size());
-  }
+  out.probes = gather_rows(transport, rows_);
   std::sort(out.probes.begin(), out.probes.end(), [](const ProbeRecord& a, const ProbeRecord& b) {
     return std::tuple(a.request, a.layer, a.position) < std::tuple(b.request, b.layer, b.position);
   });

@@ -73,7 +73,7 @@ class Probe {
   QkvSource* qkv_;
   KeptInputs* inputs_ = nullptr;
   bool active_, recorded_, deferred_ = false;
-  std::uint64_t threshold_ = 0;  // a query is measured when its 64-bit hash is below
+  std::uint64_t threshold_ = 0;  // a query is measured when its 64-bit hash is at most this
   std::vector<ProbeRecord> rows_;
   std::vector<Waiting> waiting_;
   std::uint64_t waiting_bytes_ = 0;

@@ -47,10 +47,6 @@ std::uint64_t window_steps_of(const RunSpec& spec, const Batcher& batcher) {
   return least > steps ? steps : std::max<std::uint64_t>(1, std::min(steps, least / 2));
 }
 
-std::uint32_t ranks_of(const RunSpec& spec, const Transport& transport) {
-  return spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(transport.n_processes());
-}
-
 class Run {
  public:
   Run(const RunSpec& spec, TraceSource& trace, Backend& backend, Transport& transport, const ReplayHooks& hooks, const DriverFactory& make_driver)
@@ -60,7 +56,8 @@ class Run {
         hooks_(hooks),
         first_(transport.process() == 0),
         alone_(transport.n_processes() == 1),
-        geometry_(spec, trace.info(), ranks_of(spec, transport), plan_experts(spec, trace, ranks_of(spec, transport), transport)),
+        geometry_(spec, trace.info(), ranks_of(spec, transport.n_processes()),
+                  plan_experts(spec, trace, ranks_of(spec, transport.n_processes()), transport)),
         batcher_(geometry_, trace),
         cache_(geometry_, backend, transport, trace.n_requests()),
         driver_(make_driver ? make_driver(geometry_, cache_, count_queries(geometry_, batcher_)) : trace_driver(trace, backend.has_payload())),
@@ -89,10 +86,11 @@ class Run {
     }
     profile(hooks_.profile_stop, false);
     interrupted = interrupted || interrupted_in_probes();
-    if (interrupted) hand_over_state(wall_ns());
+    const std::int64_t until_stop = interrupted ? wall_ns() : 0;
+    if (interrupted) hand_over_state(until_stop);
     cache_.execute_due();
     close_window(step_);
-    RunOutcome out = finish(wall_ns());
+    RunOutcome out = finish(interrupted ? until_stop : wall_ns());
     out.completed = !interrupted;
     return out;
   }
@@ -162,30 +160,17 @@ class Run {
   /// The step's part of the access log, gathered in process order, which is the order of shards.
   void hand_over_log(std::uint64_t step) {
     if (hooks_.accesses) {
-      const auto events = gather_rows<AccessEvent>(cache_.accesses());
-      if (transport_.process() == 0) hooks_.accesses(step, events);
+      const auto events = gather_rows(transport_, cache_.accesses());
+      if (first_) hooks_.accesses(step, events);
     }
     if (hooks_.attention_groups == 0) return;
     AttentionSample& sample = driver_->probe().attention();
-    auto rows = gather_rows<AttentionRow>(sample.rows());
-    auto cells = gather_rows<AttentionCell>(sample.cells());
+    auto rows = gather_rows(transport_, sample.rows());
+    auto cells = gather_rows(transport_, sample.cells());
     sample.clear();
-    if (transport_.process() != 0) return;
+    if (!first_) return;
     order_attention(rows, cells);
     hooks_.attention(rows, cells);
-  }
-
-  /// Collective. Rows of all processes in process order, on process 0.
-  template <class Row>
-  [[nodiscard]] std::vector<Row> gather_rows(std::span<const Row> mine) {
-    static_assert(std::is_trivially_copyable_v<Row>);
-    std::vector<Row> all;
-    for (const auto& part : transport_.gather(std::as_bytes(mine))) {
-      const std::size_t n = all.size();
-      all.resize(n + part.size() / sizeof(Row));
-      if (!part.empty()) std::memcpy(all.data() + n, part.data(), part.size());
-    }
-    return all;
   }
 
   void close_window(std::uint64_t next_step) {
@@ -224,7 +209,7 @@ class Run {
     driver_->collect(transport_, out);
     std::int64_t sliced = backend_.time_sliced() ? 1 : 0;
     transport_.allreduce_max({&sliced, 1});
-    if (transport_.process() != 0) return out;
+    if (!first_) return out;
     out.n_processes = transport_.n_processes();
     out.requests = batcher_.records();
     batcher_.take_gaps(out);

@@ -235,4 +235,9 @@ struct RunSpec {
   std::string config_digest;  // XXH3-128 hex of what decides in resolved_yaml (no backend, transport, threads, graphs); files by name and content
 };
 
+/// Logical ranks of a run by so many processes.
+[[nodiscard]] inline std::uint32_t ranks_of(const RunSpec& spec, int n_processes) {
+  return spec.cluster.ranks > 0 ? spec.cluster.ranks : static_cast<std::uint32_t>(n_processes);
+}
+
 }  // namespace moekv

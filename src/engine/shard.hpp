@@ -123,7 +123,6 @@ class Shard {
   [[nodiscard]] bool live(std::uint32_t page, std::uint32_t slot) const {
     return (live_[std::size_t{page} * words_ + slot / 64] >> (slot % 64) & 1U) != 0;
   }
-  [[nodiscard]] std::span<const std::uint64_t> live_words(std::uint32_t page) const { return {&live_[std::size_t{page} * words_], words_}; }
   /// Bits of the live ones of slots [64 w, 64 w + 64).
   [[nodiscard]] std::uint64_t live_word(const Page& page, std::uint32_t index, std::uint32_t w) const {
     if (page.live < page.used) return live_[std::size_t{index} * words_ + w];

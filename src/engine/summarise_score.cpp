@@ -70,7 +70,7 @@ void add_score(const RunSpec& spec, const RunOutcome& outcome, SummaryList& list
   }
   const auto n = static_cast<double>(outcome.drifts.size());
   list.add_ratio("attention_drift", {"1", measured, "attention_drift, mean over layers"}, drift, n);
-  list.add_ratio("attention_drift_tail", {"1", measured, "attention_drift_tail, mean over layers"}, drift_tail, n);
+  if (!tail.empty()) list.add_ratio("attention_drift_tail", {"1", measured, "attention_drift_tail, mean over layers"}, drift_tail, n);
 }
 
 }  // namespace moekv

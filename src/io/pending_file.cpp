@@ -16,17 +16,15 @@
 #include <string_view>
 
 #include "core/error.hpp"
+#include "io/file_descriptor.hpp"
 
 namespace moekv {
 namespace {
 
 void sync_path(const std::string& path, int flags) {
-  const int fd = ::open(path.c_str(), flags | O_CLOEXEC);
-  if (fd < 0) throw SystemError(fmt::format("open({}): {}", path, std::strerror(errno)));
-  const int status = ::fsync(fd);
-  const int error = errno;
-  ::close(fd);
-  if (status != 0 && error != EINVAL) throw SystemError(fmt::format("fsync({}): {}", path, std::strerror(error)));
+  const FileDescriptor fd(::open(path.c_str(), flags | O_CLOEXEC));
+  if (!fd) throw SystemError(fmt::format("open({}): {}", path, std::strerror(errno)));
+  if (::fsync(fd.get()) != 0 && errno != EINVAL) throw SystemError(fmt::format("fsync({}): {}", path, std::strerror(errno)));
 }
 
 std::string folder_of(const std::string& path) {
@@ -42,14 +40,24 @@ bool is_hdf5_or_empty(const std::string& path) {
   return in.gcount() == 0 || start == signature;
 }
 
+/// What a name stands for: of a link, where it leads.
+std::string behind_links(std::string path) {
+  std::error_code none;
+  for (int links = 0; links < 40 && std::filesystem::is_symlink(path, none); ++links)
+    path = (std::filesystem::path(path).parent_path() / std::filesystem::read_symlink(path)).string();
+  return path;
+}
+
 }  // namespace
 
-PendingFile::PendingFile(std::string final_path, FileKind kind) : final_(std::move(final_path)) {
+PendingFile::PendingFile(std::string final_path, FileKind kind) : final_(behind_links(std::move(final_path))) {
   static std::atomic<unsigned> serial{0};
   const std::string folder = folder_of(final_);
   if (!std::filesystem::is_directory(folder)) throw UserError(final_, fmt::format("folder '{}' does not exist", folder), "create it first");
   if (::access(folder.c_str(), W_OK) != 0) throw UserError(final_, fmt::format("folder '{}' is not writable", folder), "choose another place");
   if (std::filesystem::is_directory(final_)) throw UserError(final_, "is a folder", "name a file");
+  if (std::filesystem::exists(final_) && !std::filesystem::is_regular_file(final_))
+    throw UserError(final_, "is no regular file, and a result would take its place", "name a file");
   if (kind == FileKind::hdf5 && std::filesystem::is_regular_file(final_) && !is_hdf5_or_empty(final_))
     throw UserError(final_, "exists and is no HDF5 file", "name another file, or remove this one");
   temporary_ = fmt::format("{}.{}.{}.tmp", final_, ::getpid(), serial++);
@@ -69,9 +77,13 @@ void PendingFile::commit() {
 }
 
 void require_apart(const std::string& output, std::span<const std::string> others) {
+  const auto place = [](const std::string& path) {
+    std::error_code unknown;
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path, unknown), unknown);
+  };
   for (const std::string& other : others) {
-    std::error_code ignored;
-    if (output.empty() || (output != other && !std::filesystem::equivalent(output, other, ignored))) continue;
+    std::error_code absent;
+    if (output.empty() || other.empty() || (place(output) != place(other) && !std::filesystem::equivalent(output, other, absent))) continue;
     throw UserError(output, "is also an input, or another output", "choose another name for the output");
   }
 }

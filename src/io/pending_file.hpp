@@ -12,7 +12,8 @@ enum class FileKind : std::uint8_t { hdf5, other };
 /// Names a temporary file beside `final_path`. Without `commit` the destructor removes it and nothing appears.
 class PendingFile {
  public:
-  /// Throws UserError where the folder does not exist or is not writable, and where an HDF5 file would replace something else.
+  /// A link is followed. Throws UserError where the folder does not exist or is not writable, where the name is that of a folder or a device, and
+  /// where an HDF5 file would replace something else.
   explicit PendingFile(std::string final_path, FileKind kind = FileKind::hdf5);
   ~PendingFile();
   PendingFile(const PendingFile&) = delete;

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "core/error.hpp"
+#include "io/file_descriptor.hpp"
 #include "io/spool.hpp"
 
 namespace moekv {
@@ -21,17 +22,11 @@ constexpr std::size_t member_chunk_bytes = 128 << 10;
 class FileSource final : public ByteSource {
  public:
   explicit FileSource(const std::string& path) : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (descriptor_ < 0) throw UserError(path, std::string("cannot be opened: ") + std::strerror(errno));
+    if (!descriptor_) throw UserError(path, std::string("cannot be opened: ") + std::strerror(errno));
     struct stat facts {};
-    if (::fstat(descriptor_, &facts) != 0 || !S_ISREG(facts.st_mode)) {
-      ::close(descriptor_);
-      throw UserError(path, "is not a regular file");
-    }
+    if (::fstat(descriptor_.get(), &facts) != 0 || !S_ISREG(facts.st_mode)) throw UserError(path, "is not a regular file");
     size_ = static_cast<std::uint64_t>(facts.st_size);
   }
-  ~FileSource() override { ::close(descriptor_); }
-  FileSource(const FileSource&) = delete;
-  FileSource& operator=(const FileSource&) = delete;
 
   [[nodiscard]] std::uint64_t size_bytes() const override { return size_; }
   [[nodiscard]] const std::string& name() const override { return path_; }
@@ -39,7 +34,7 @@ class FileSource final : public ByteSource {
     if (offset > size_ || out.size() > size_ - offset) throw UserError(path_, "file ends too early", "it is truncated; copy it again");
     std::size_t done = 0;
     while (done < out.size()) {
-      const ssize_t n = ::pread(descriptor_, out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
+      const ssize_t n = ::pread(descriptor_.get(), out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) throw SystemError("pread of " + path_ + ": " + (n < 0 ? std::strerror(errno) : "file shrank while reading"));
       done += static_cast<std::size_t>(n);
@@ -48,7 +43,7 @@ class FileSource final : public ByteSource {
 
  private:
   std::string path_;
-  int descriptor_;
+  FileDescriptor descriptor_;
   std::uint64_t size_ = 0;
 };
 

@@ -34,7 +34,6 @@ class Decoder {
   explicit Decoder(const ModelFile& file, std::unique_ptr<Gemm> gemm = make_host_gemm());
 
   [[nodiscard]] const DecoderSpec& spec() const { return spec_; }
-  [[nodiscard]] bool has_experts(std::uint32_t layer) const { return spec_.layers[layer].moe; }
   /// Learned sink logits [n_heads]; empty without.
   [[nodiscard]] const std::vector<float>& sinks(std::uint32_t layer) const { return layers_[layer].sinks; }
   [[nodiscard]] RopeAngles angles(std::span<const std::uint32_t> positions) const;

@@ -186,20 +186,11 @@ void ModelDriver::collect(Transport& transport, RunOutcome& out) {
   Driver::collect(transport, out);
   numbers_.collect("", transport, out);
   if (reference_) reference_->driver().numbers_.collect(" of the reference", transport, out);
-  for (const auto& part : transport.gather(std::as_bytes(std::span(scores_)))) {
-    const std::size_t first = out.tokens.size();
-    out.tokens.resize(first + part.size() / sizeof(TokenRecord));
-    if (!part.empty()) std::memcpy(static_cast<void*>(&out.tokens[first]), part.data(), part.size());
-  }
+  out.tokens = gather_rows(transport, scores_);
   std::sort(out.tokens.begin(), out.tokens.end(),
             [](const TokenRecord& a, const TokenRecord& b) { return std::tuple(a.request, a.position) < std::tuple(b.request, b.position); });
   if (!reference_) return;
-  std::vector<DriftRow> rows;
-  for (const auto& part : transport.gather(std::as_bytes(std::span(drift_)))) {
-    const std::size_t first = rows.size();
-    rows.resize(first + part.size() / sizeof(DriftRow));
-    if (!part.empty()) std::memcpy(static_cast<void*>(&rows[first]), part.data(), part.size());
-  }
+  std::vector<DriftRow> rows = gather_rows(transport, drift_);
   // A sum per request, added in the order of requests: equal for any number of processes.
   std::erase_if(rows, [](const DriftRow& r) { return r.n_tokens == 0; });
   std::sort(rows.begin(), rows.end(),

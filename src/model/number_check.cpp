@@ -49,9 +49,7 @@ void NumberCheck::note(Stage stage, LayerId layer, const HomeToken& token) {
 
 void NumberCheck::collect(const std::string& whose, Transport& transport, RunOutcome& out) const {
   Notes all;
-  for (const auto& part : transport.gather(std::as_bytes(std::span(&notes_, 1)))) {
-    Notes own;
-    std::memcpy(&own, part.data(), sizeof(own));
+  for (const Notes& own : gather_rows(transport, std::span<const Notes>(&notes_, 1))) {
     if (own.n == 0) continue;
     all.first = all.n == 0 ? own.first : std::min(all.first, own.first);
     all.n += own.n;

@@ -57,8 +57,7 @@ void code(Coder& c, Digest128& digest) {
 }
 template <class Coder>
 void code(Coder& c, HostFacts& h) {
-  for (std::string HostFacts::*text : {&HostFacts::host, &HostFacts::cpu_model, &HostFacts::cpus}) c.value(h.*text);
-  for (std::int64_t HostFacts::*number : {&HostFacts::n_cpus, &HostFacts::openmp_threads, &HostFacts::memory_bytes}) c.value(h.*number);
+  for_each_field(HostFacts::fields, [&](const auto& field) { c.value(h.*field.member); });
 }
 template <class Coder>
 void code(Coder& c, Parameter& p) {
@@ -198,15 +197,14 @@ std::uint64_t scan(const std::string& path, std::vector<BundleEntry>& entries) {
 BundleWriter::BundleWriter(const std::string& path) : path_(path) {
   std::vector<BundleEntry> complete;
   const std::uint64_t end = scan(path, complete);
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-  if (fd_ < 0) throw UserError(path, std::strerror(errno), "is the folder writable?");
-  if (::ftruncate(fd_, static_cast<off_t>(end)) != 0 || ::lseek(fd_, 0, SEEK_END) < 0)
+  fd_ = FileDescriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+  if (!fd_) throw UserError(path, std::strerror(errno), "is the folder writable?");
+  if (::ftruncate(fd_.get(), static_cast<off_t>(end)) != 0 || ::lseek(fd_.get(), 0, SEEK_END) < 0)
     throw SystemError(fmt::format("ftruncate({}): {}", path, std::strerror(errno)));
 }
 
 BundleWriter::~BundleWriter() {
-  if (unsynced_ > 0) (void)::fsync(fd_);
-  if (fd_ >= 0) ::close(fd_);
+  if (unsynced_ > 0) (void)::fsync(fd_.get());
 }
 
 void BundleWriter::append(const RunFile& run) {
@@ -218,16 +216,16 @@ void BundleWriter::append(const RunFile& run) {
   std::copy_n(run.point.id.begin(), std::min(run.point.id.size(), header.id.size()), header.id.begin());
   std::memcpy(frame.data(), &header, sizeof(header));
   for (std::size_t done = 0; done < frame.size();) {
-    const ssize_t n = ::write(fd_, frame.data() + done, frame.size() - done);
+    const ssize_t n = ::write(fd_.get(), frame.data() + done, frame.size() - done);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) throw SystemError(fmt::format("write({}): {}", path_, std::strerror(errno)));
     done += static_cast<std::size_t>(n);
   }
   if (++unsynced_ < runs_per_sync) {
-    if (unsynced_ % runs_per_start == 0) (void)::sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);  // the disk works while the next point runs
+    if (unsynced_ % runs_per_start == 0) (void)::sync_file_range(fd_.get(), 0, 0, SYNC_FILE_RANGE_WRITE);  // the disk works while the next point runs
     return;
   }
-  if (::fsync(fd_) != 0) throw SystemError(fmt::format("fsync({}): {}", path_, std::strerror(errno)));
+  if (::fsync(fd_.get()) != 0) throw SystemError(fmt::format("fsync({}): {}", path_, std::strerror(errno)));
   unsynced_ = 0;
 }
 
@@ -237,11 +235,10 @@ std::vector<BundleEntry> index_bundle(const std::string& path) {
   return entries;
 }
 
-bool is_whole(const ResultPlace& place) {
+bool is_whole(const ResultPlace& place, std::string_view id) {
   if (place.size == 0) {
     try {
-      (void)h5::File::open(place.path);
-      return true;
+      return h5::File::open(place.path).dataset("point_id").read_texts(2) == std::vector<std::string>{std::string(id)};
     } catch (const std::exception&) {
       return false;
     }

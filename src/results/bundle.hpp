@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "io/file_descriptor.hpp"
 #include "results/run_file.hpp"
 
 namespace moekv {
@@ -18,8 +20,8 @@ struct ResultPlace {
   [[nodiscard]] bool found() const { return !path.empty(); }
 };
 
-/// Whether the result is there as it was written: bytes of a frame by their hash, a file by what HDF5 finds when it opens it.
-[[nodiscard]] bool is_whole(const ResultPlace& place);
+/// Whether the result of point `id` is there as it was written: bytes of a frame by their hash, a file by what HDF5 finds when it opens it.
+[[nodiscard]] bool is_whole(const ResultPlace& place, std::string_view id);
 
 class BundleWriter {
  public:
@@ -33,7 +35,7 @@ class BundleWriter {
 
  private:
   std::string path_;
-  int fd_ = -1;
+  FileDescriptor fd_;
   unsigned unsynced_ = 0;
 };
 

@@ -16,19 +16,14 @@ namespace {
 
 bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
-/// Exchange buffers depend on how many processes share the ranks, which no decision does.
-bool depends_on_processes(std::string_view name) { return name == "buffer_bytes"; }
-
-bool must_be_equal(ClaimClass claim, std::string_view name) {
-  return (claim == ClaimClass::counted || claim == ClaimClass::modelled) && !depends_on_processes(name);
-}
+bool must_be_equal(ClaimClass claim) { return claim == ClaimClass::counted || claim == ClaimClass::modelled; }
 
 /// "first_step=64, layer=3": the key fields of a row.
 template <class Record>
 std::string key_text(const Record& row) {
   std::string text;
   for_each_field(Record::metrics, [&](const auto& m) {
-    if (m.combine == Combine::key && must_be_equal(m.claim, m.name)) text += fmt::format("{}{}={}", text.empty() ? "" : ", ", m.name, row.*m.member);
+    if (m.combine == Combine::key && must_be_equal(m.claim)) text += fmt::format("{}{}={}", text.empty() ? "" : ", ", m.name, row.*m.member);
   });
   return text;
 }
@@ -44,7 +39,7 @@ void diff_rows(std::string_view kind, const std::vector<Record>& a, const std::v
   for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     for_each_field(Record::metrics, [&](const auto& m) {
       const auto x = static_cast<double>(a[i].*m.member), y = static_cast<double>(b[i].*m.member);
-      if (!must_be_equal(m.claim, m.name) || same(x, y)) return;
+      if (!must_be_equal(m.claim) || same(x, y)) return;
       out.exact.push_back({fmt::format("record {}[{}] {} ({})", kind, i, m.name, key_text(a[i])), std::string(m.unit), x, y});
     });
   }
@@ -62,8 +57,7 @@ void diff_summary(const std::vector<Summary>& a, const std::vector<Summary>& b, 
     const Summary& t = *it->second;
     in_b.erase(it);
     if (same(s.value, t.value) && same(s.numerator, t.numerator) && same(s.denominator, t.denominator)) continue;
-    (must_be_equal(s.claim, s.name) || must_be_equal(t.claim, t.name) ? out.exact : out.measured)
-        .push_back({"metric " + s.name, s.unit, s.value, t.value});
+    (must_be_equal(s.claim) || must_be_equal(t.claim) ? out.exact : out.measured).push_back({"metric " + s.name, s.unit, s.value, t.value});
   }
   for (const auto& [name, summary] : in_b) out.shapes.push_back(fmt::format("metric {}: only in the second run", name));
 }

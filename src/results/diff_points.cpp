@@ -19,7 +19,7 @@ std::map<std::string, std::size_t> rows_by_id(const PointTable& table) {
 bool must_be_equal(const PointColumn& column, PointColumns columns) {
   if (columns == PointColumns::digests) return column.group.empty() && column.name == "digest";
   if (column.group.empty()) return column.name == "status" || column.name == "digest" || column.name == "labels";
-  return column.group == "metric" && (column.claim == "counted" || column.claim == "modelled") && column.name != "buffer_bytes";
+  return column.group == "metric" && (column.claim == "counted" || column.claim == "modelled");
 }
 
 }  // namespace

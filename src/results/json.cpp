@@ -58,7 +58,9 @@ std::string to_json(const RunFile& run, JsonRecords records, int indent) {
   json["facts"] = facts_json(run.facts);
   json["provenance"] = facts_json(run.provenance);
   for (const HostFacts& h : run.hosts) {
-    json["hosts"].push_back({{"host", h.host}, {"cpu_model", h.cpu_model}, {"cpus", h.cpus}, {"openmp_threads", h.openmp_threads}});
+    Json host;
+    for_each_field(HostFacts::fields, [&](const auto& field) { host[std::string(field.name)] = h.*field.member; });
+    json["hosts"].push_back(std::move(host));
   }
   for (const Parameter& p : run.parameters) json["parameters"][p.name] = p.text;
   json["status"] = std::string(run_status_names[static_cast<std::size_t>(run.status)]);

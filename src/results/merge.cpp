@@ -24,17 +24,17 @@ struct Candidate {
   std::size_t index = 0;
 };
 
-void add_folder(const SweepFolder& folder, std::vector<Candidate>& candidates, MergedFacts& facts) {
+void add_folder(const SweepFolder& folder, std::vector<Candidate>& candidates, std::vector<SweepList>& sweeps) {
   const SweepList list = folder.read_list();
   const std::vector<PointProgress> progress = folder.progress(list);
   const std::map<std::string, ResultPlace> places = folder.results();
-  facts.sweeps.push_back(list);
+  sweeps.push_back(list);
   for (std::size_t i = 0; i < list.points.size(); ++i) {
     const ListedPoint& listed = list.points[i];
     const PointProgress& p = progress[i];
     MergedPoint point{{listed.id, listed.label, listed.repeat, p.attempts}, listed.settings, p.status, p.reason, p.started, p.seconds, {}};
     const auto it = places.find(listed.id);
-    const bool whole = p.status == RunStatus::ok || (p.status == RunStatus::failed && it != places.end() && is_whole(it->second));
+    const bool whole = p.status == RunStatus::ok || (p.status == RunStatus::failed && it != places.end() && is_whole(it->second, listed.id));
     if (it != places.end() && whole) point.place = it->second;
     candidates.push_back({std::move(point), list.name, i});
   }
@@ -110,12 +110,12 @@ std::map<std::string, std::string> lists_by_point(const std::vector<SweepList>& 
 
 }  // namespace
 
-MergeReport merge_results(const std::vector<std::string>& inputs, const std::string& out, const MergeOptions& options) {
+MergeReport merge_results(const std::vector<std::string>& inputs, const std::string& out, MergedRecords records) {
   std::vector<Candidate> candidates;
-  MergedFacts facts;
+  std::vector<SweepList> sweeps;
   for (const std::string& input : inputs) {
     if (std::filesystem::is_directory(input))
-      add_folder(SweepFolder(input), candidates, facts);
+      add_folder(SweepFolder(input), candidates, sweeps);
     else
       add_file(input, candidates);
   }
@@ -135,7 +135,7 @@ MergeReport merge_results(const std::vector<std::string>& inputs, const std::str
   });
   MergeReport report;
   std::vector<MergedPoint> points;
-  std::map<std::string, std::string> lists = lists_by_point(facts.sweeps);
+  std::map<std::string, std::string> lists = lists_by_point(sweeps);
   for (const Candidate* c : order) {
     report.points += 1;
     report.ok += c->point.status == RunStatus::ok ? 1 : 0;
@@ -144,7 +144,7 @@ MergeReport merge_results(const std::vector<std::string>& inputs, const std::str
     points.back().lists = lists[c->point.info.id];
   }
   report.unfinished = report.points - report.ok - report.failed;
-  write_merged_file(out, std::move(points), facts, options.records);
+  write_merged_file(out, std::move(points), sweeps, records);
   return report;
 }
 

@@ -12,19 +12,16 @@
 #include <string>
 #include <vector>
 
-#include "results/sweep_folder.hpp"
+#include "results/merged_file.hpp"
 
 namespace moekv {
 
-struct MergeOptions {
-  bool records = true;  // false: without /record
-};
 struct MergeReport {
   std::size_t points = 0, ok = 0, failed = 0, unfinished = 0;
 };
 
 /// Throws UserError where an input is neither, or two results of one point disagree in a decision or in a counted metric. Order of inputs does not
 /// matter.
-MergeReport merge_results(const std::vector<std::string>& inputs, const std::string& out, const MergeOptions& options = {});
+MergeReport merge_results(const std::vector<std::string>& inputs, const std::string& out, MergedRecords records = MergedRecords::keep);
 
 }  // namespace moekv

@@ -5,13 +5,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <optional>
 #include <set>
 
+#include "core/number_text.hpp"
 #include "io/pending_file.hpp"
 #include "results/column_table.hpp"
 #include "results/merged_columns.hpp"
@@ -58,14 +58,6 @@ class MergedWriter {
   h5::Dataset scale_;
 };
 
-template <class T>
-bool parse_whole(const std::string& text, T& out) {
-  const auto r = std::from_chars(text.data(), text.data() + text.size(), out);
-  return r.ec == std::errc() && r.ptr == text.data() + text.size();
-}
-
-bool is_integer_text(std::string_view text) { return text.find_first_not_of("-0123456789") == std::string_view::npos; }
-
 h5::Dataset MergedWriter::column(const std::string& name, const TextColumn& column) {
   std::vector<std::int64_t> integers(n_, 0);
   std::vector<double> reals(n_, std::numeric_limits<double>::quiet_NaN());
@@ -78,17 +70,20 @@ h5::Dataset MergedWriter::column(const std::string& name, const TextColumn& colu
       continue;
     }
     const std::string& text = texts[i] = *column.values[i];
-    integer = integer && parse_whole(text, integers[i]);
-    real = real && parse_whole(text, reals[i]) && std::isfinite(reals[i]) && (std::abs(reals[i]) < 0x1p53 || !is_integer_text(text));
-    flag = flag && (text == "true" || text == "false");
+    const auto whole = parse_whole<std::int64_t>(text);
+    const auto number = real_of(text);
+    integers[i] = whole.value_or(0);
+    reals[i] = number.value_or(reals[i]);
     flags[i] = text == "true" ? 1 : 0;
+    integer = integer && whole.has_value();
+    real = real && number.has_value();
+    flag = flag && (text == "true" || text == "false");
   }
   if (integer) return this->column(name, integers, column.definition);
   if (real) return this->column(name, reals, column.definition);
   if (!flag) return this->column(name, texts, column.definition);
   auto dataset = this->column(name, flags, column.definition);
-  dataset.set("flag_values", std::vector<std::uint8_t>{0, 1});
-  dataset.set("flag_meanings", "false true");
+  name_truth_values(dataset);
   return dataset;
 }
 
@@ -101,27 +96,25 @@ std::vector<T> column_values(const std::vector<MergedPoint>& points, Get&& get) 
 
 void write_points(MergedWriter& writer, const std::vector<MergedPoint>& points, const Collected& all) {
   using Text = std::string;
-  writer.column("point_id", column_values<Text>(points, [](const MergedPoint& p) { return p.info.id; }),
-                "names the configuration: start of a digest of what decides");
-  writer.column("label", column_values<Text>(points, [](const MergedPoint& p) { return p.info.label; }), "name of the case in its sweep");
-  writer.column("repeat", column_values<std::int64_t>(points, [](const MergedPoint& p) { return p.info.repeat; }),
-                "repeat of the same configuration, from 0");
+  writer.column("point_id", column_values<Text>(points, [](const MergedPoint& p) { return p.info.id; }), point_definition("point_id"));
+  writer.column("label", column_values<Text>(points, [](const MergedPoint& p) { return p.info.label; }), point_definition("label"));
+  writer.column("repeat", column_values<std::int64_t>(points, [](const MergedPoint& p) { return p.info.repeat; }), point_definition("repeat"));
   if (std::any_of(points.begin(), points.end(), [](const MergedPoint& p) { return !p.lists.empty(); }))
     writer.column("lists", column_values<Text>(points, [](const MergedPoint& p) { return p.lists; }),
                   "numbers of the sweeps' lists that name the point; comparisons stay within a list");
   auto status = writer.column("status", column_values<std::uint8_t>(points, [](const MergedPoint& p) { return static_cast<std::uint8_t>(p.status); }),
-                              "how the run ended");
-  status.set("flag_values", std::vector<std::uint8_t>{0, 1, 2, 3, 4});
-  status.set("flag_meanings", fmt::format("{}", fmt::join(run_status_names, " ")));
-  writer.column("error", column_values<Text>(points, [](const MergedPoint& p) { return p.reason; }), "why the point failed or is not finished");
+                              point_definition("status"));
+  name_statuses(status);
+  writer.column("error", column_values<Text>(points, [](const MergedPoint& p) { return p.reason; }), point_definition("error"));
   writer.column("attempts", column_values<std::uint16_t>(points, [](const MergedPoint& p) { return static_cast<std::uint16_t>(p.info.attempts); }),
-                "how often this point was run");
-  auto wall = writer.column("wall_time", column_values<double>(points, [](const MergedPoint& p) { return p.seconds; }), "wall time of the replay");
-  describe(wall, {"s", "wall time of the replay", "cumulative", "global", "measured"});
-  writer.column("started", column_values<Text>(points, [](const MergedPoint& p) { return p.started; }), "start of the run, UTC");
-  writer.column("labels", all.labels, "what a reader of the numbers must know, separated by blanks");
-  writer.column("notes", all.notes, "remarks of the run, one per line");
-  writer.column("digest", all.digests, "sum modulo 2^128 of XXH3-128 over all decisions; zero where there is no result");
+                point_definition("attempts"));
+  auto wall =
+      writer.column("wall_time", column_values<double>(points, [](const MergedPoint& p) { return p.seconds; }), point_definition("wall_time"));
+  describe(wall, {"s", point_definition("wall_time"), "cumulative", "global", "measured"});
+  writer.column("started", column_values<Text>(points, [](const MergedPoint& p) { return p.started; }), point_definition("started"));
+  writer.column("labels", all.labels, point_definition("labels"));
+  writer.column("notes", all.notes, point_definition("notes"));
+  writer.column("digest", all.digests, point_definition("digest"));
 }
 
 void write_values(h5::File& file, MergedWriter& writer, Collected& all) {
@@ -160,15 +153,11 @@ void write_records(h5::File& file, Collected& all) {
   });
   const std::vector<std::int32_t>& points = all.row_points["digest"];
   std::vector<std::int64_t> first_steps;
-  std::vector<std::string> digests;
-  for (std::size_t i = 0; i < points.size(); ++i) {
-    first_steps.push_back(i > 0 && points[i] == points[i - 1] ? first_steps.back() + 64 : 0);
-    digests.push_back(to_hex(all.records.window_digests[i]));
-  }
-  ColumnTable table(group, "digest", digests.size());
+  for (std::size_t i = 0; i < points.size(); ++i)
+    first_steps.push_back(i > 0 && points[i] == points[i - 1] ? first_steps.back() + steps_of_digest : 0);
+  ColumnTable table(group, "digest", points.size());
   table.column("point_index", points, index);
-  table.column("first_step", first_steps, {"1", "index of the first of 64 steps", "interval", "global", "counted"});
-  table.column("digest", digests, {"1", "digest of the decisions of these steps", "interval", "global", "counted"});
+  write_digests(table, first_steps, all.records.window_digests);
 }
 
 /// Facts that all points with a result share become attributes, the others columns.
@@ -190,16 +179,7 @@ void write_facts(h5::File& file, MergedWriter& writer, Collected& all) {
       writer.column("provenance/point/" + name, column).set("units", "1");
     }
   }
-  ColumnTable table(provenance, "host", all.hosts.size());
-  const auto column = [&](const char* name, const char* unit, const char* definition, auto HostFacts::*member) {
-    table.column(name, column_of(all.hosts, member), {unit, definition, "cumulative", "global", "measured"});
-  };
-  column("host", "1", "host name of each different process", &HostFacts::host);
-  column("cpu_model", "1", "processor", &HostFacts::cpu_model);
-  column("cpus", "1", "logical processors that the process may use", &HostFacts::cpus);
-  column("n_cpus", "1", "how many they are", &HostFacts::n_cpus);
-  column("openmp_threads", "1", "OpenMP threads by default", &HostFacts::openmp_threads);
-  column("memory_bytes", "byte", "memory of the host", &HostFacts::memory_bytes);
+  write_hosts(provenance, all.hosts);
 }
 
 /// The first or last of a fact of all points.
@@ -214,9 +194,9 @@ std::string extreme(Collected& all, const std::string& name, bool last) {
   return out;
 }
 
-Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const MergedFacts& from) {
+Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const std::vector<SweepList>& sweeps) {
   std::vector<std::string> names, yamls;
-  for (const SweepList& list : from.sweeps) {
+  for (const SweepList& list : sweeps) {
     if (std::find(names.begin(), names.end(), list.name) == names.end()) names.push_back(list.name);
     if (std::find(yamls.begin(), yamls.end(), list.sweep_yaml) == yamls.end()) yamls.push_back(list.sweep_yaml);
   }
@@ -239,7 +219,7 @@ Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const M
 
 }  // namespace
 
-void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const MergedFacts& facts, bool records) {
+void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const std::vector<SweepList>& sweeps, MergedRecords records) {
   Collected all(points.size());
   SharedSettings shared(points);
   for (std::size_t i = 0; i < points.size(); ++i) {
@@ -251,17 +231,17 @@ void write_merged_file(const std::string& out, std::vector<MergedPoint> points, 
     point.started = run.facts.text("created");
     point.seconds = static_cast<double>(run.outcome.wall_ns) * 1e-9;
     if (point.reason.empty()) point.reason = fmt::format("{}", fmt::join(run.outcome.violations, "\n"));
-    all.add(i, std::move(run), records);
+    all.add(i, std::move(run), records == MergedRecords::keep);
   }
   shared.fill(all);
   PendingFile pending(out);
   h5::File file = h5::File::create(pending.temporary_path());
-  write_attributes(file, root_facts(all, points, facts));
+  write_attributes(file, root_facts(all, points, sweeps));
   {
     MergedWriter writer(file, points.size());
     write_points(writer, points, all);
     write_values(file, writer, all);
-    if (records) write_records(file, all);
+    if (records == MergedRecords::keep) write_records(file, all);
     write_facts(file, writer, all);
   }
   file.close();

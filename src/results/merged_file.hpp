@@ -1,6 +1,7 @@
 // Writing many points into one result file, in columns.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,12 +20,9 @@ struct MergedPoint {
   std::string lists{};  // numbers of the lists that name it, separated by blanks; empty where the file has fewer than two
 };
 
-/// What stands behind the points: the lists of their sweeps.
-struct MergedFacts {
-  std::vector<SweepList> sweeps;
-};
+enum class MergedRecords : std::uint8_t { leave_out, keep };  // /record
 
-/// Reads the points' files one after another and writes `out`, which appears complete or not at all.
-void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const MergedFacts& facts, bool records);
+/// Reads the points' files one after another and writes `out`, which appears complete or not at all. `sweeps`: the lists behind the points.
+void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const std::vector<SweepList>& sweeps, MergedRecords records);
 
 }  // namespace moekv

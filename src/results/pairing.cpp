@@ -4,13 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 #include <optional>
 #include <set>
 #include <sstream>
 
 #include "core/error.hpp"
+#include "core/number_text.hpp"
 
 namespace moekv {
 namespace {
@@ -83,18 +83,6 @@ PointPairs with_reference(const PointTable& table, const std::vector<std::size_t
 }
 
 }  // namespace
-
-bool same_value(const std::string& a, const std::string& b) {
-  if (a == b) return true;
-  const auto number = [](const std::string& text) -> std::optional<double> {
-    if (text == "true" || text == "false") return text == "true" ? 1 : 0;
-    double value = 0;
-    const auto end = std::from_chars(text.data(), text.data() + text.size(), value);
-    return end.ec == std::errc() && end.ptr == text.data() + text.size() ? std::optional(value) : std::nullopt;
-  };
-  const auto x = number(a), y = number(b);
-  return x && y && *x == *y;
-}
 
 const std::string* value_of(const PointTable& table, const std::string& key, std::size_t point) {
   for (const char* group : {"setting", "param", ""}) {

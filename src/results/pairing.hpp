@@ -13,9 +13,6 @@ namespace moekv {
 /// Settings (or label, repeat) with their values.
 using PointChoice = std::vector<std::pair<std::string, std::string>>;
 
-/// Whether two texts of a setting are one value: true is 1 in a column of numbers, and 0.10 is 0.1.
-[[nodiscard]] bool same_value(const std::string& a, const std::string& b);
-
 /// A setting, parameter, label or repeat of a point as text; null where the table has no such column.
 [[nodiscard]] const std::string* value_of(const PointTable& table, const std::string& key, std::size_t point);
 

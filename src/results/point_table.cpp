@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 
 #include "core/error.hpp"
 #include "core/json_text.hpp"
+#include "core/number_text.hpp"
 #include "results/run_file.hpp"
 
 namespace moekv {
@@ -100,11 +100,6 @@ h5::File open_result(const std::string& path) {
   if (file.attribute_type("schema") != h5::Type::text || file.text("schema") != run_file_schema)
     throw UserError(path, "is not a result file", fmt::format("expected schema {}", run_file_schema));
   return file;
-}
-
-bool read_integer(const std::string& text, std::int64_t& out) {
-  const auto end = std::from_chars(text.data(), text.data() + text.size(), out);
-  return end.ec == std::errc() && end.ptr == text.data() + text.size();
 }
 
 /// Quoted where it must be; lines of a text become one, so that a row is a line.
@@ -200,8 +195,8 @@ std::string to_json(const PointTable& table, Parameters parameters) {
       OrderedJson& place = column->group.empty() ? row[column->name] : row[column->group][column->name];
       if (!column->numeric)
         place = column->texts[i];
-      else if (std::int64_t whole = 0; column->whole && read_integer(column->texts[i], whole))
-        place = whole;
+      else if (const auto whole = parse_whole<std::int64_t>(column->texts[i]); column->whole && whole)
+        place = *whole;
       else
         place = std::isfinite(column->numbers[i]) ? OrderedJson(column->numbers[i]) : OrderedJson(nullptr);
     }

@@ -14,6 +14,7 @@
 
 #include "comm/host.hpp"
 #include "comm/mpi_session.hpp"
+#include "core/json_text.hpp"
 #include "results/build_info.hpp"
 
 namespace moekv {
@@ -42,15 +43,18 @@ std::string describe_cpus(const cpu_set_t& set) {
 }
 
 std::vector<std::byte> to_bytes(const HostFacts& h) {
-  const nlohmann::json json = {valid_utf8(h.host), valid_utf8(h.cpu_model), h.cpus, h.n_cpus, h.openmp_threads, h.memory_bytes};
-  const std::string text = json.dump();
+  nlohmann::json json;
+  for_each_field(HostFacts::fields, [&](const auto& field) { json[std::string(field.name)] = h.*field.member; });
+  const std::string text = json_text(json);
   const auto bytes = std::as_bytes(std::span(text));
   return {bytes.begin(), bytes.end()};
 }
 
 HostFacts from_bytes(const std::vector<std::byte>& bytes) {
   const auto json = nlohmann::json::parse(reinterpret_cast<const char*>(bytes.data()), reinterpret_cast<const char*>(bytes.data() + bytes.size()));
-  return {json[0], json[1], json[2], json[3], json[4], json[5]};
+  HostFacts h;
+  for_each_field(HostFacts::fields, [&](const auto& field) { json.at(std::string(field.name)).get_to(h.*field.member); });
+  return h;
 }
 
 }  // namespace

@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "comm/transport.hpp"
+#include "core/field.hpp"
 #include "results/facts.hpp"
 #include "trace/source.hpp"
 
@@ -15,10 +17,19 @@ namespace moekv {
 struct HostFacts {
   std::string host;
   std::string cpu_model;
-  std::string cpus;  // that the process may use: "0-3,8"
+  std::string cpus;  // "0-3,8"
   std::int64_t n_cpus = 0;
   std::int64_t openmp_threads = 0;
-  std::int64_t memory_bytes = 0;  // of the host
+  std::int64_t memory_bytes = 0;
+
+  static constexpr auto fields = std::tuple{
+      Param{"host", &HostFacts::host, "1", "host name of the process"},
+      Param{"cpu_model", &HostFacts::cpu_model, "1", "processor"},
+      Param{"cpus", &HostFacts::cpus, "1", "logical processors that the process may use"},
+      Param{"n_cpus", &HostFacts::n_cpus, "1", "how many they are"},
+      Param{"openmp_threads", &HostFacts::openmp_threads, "1", "OpenMP threads by default"},
+      Param{"memory_bytes", &HostFacts::memory_bytes, "byte", "memory of the host"},
+  };
 };
 
 /// One resolved configuration key.
@@ -34,7 +45,7 @@ struct Provenance {
   Facts facts;                        // libraries, trace, command line, environment
   std::vector<HostFacts> hosts;       // per process; complete on process 0
   std::vector<Parameter> parameters;  // every key after defaults; filled by the caller, who knows the configuration
-  std::string started_utc, finished_utc;
+  std::string started_utc;
 };
 
 /// Collective. To be called before the run: takes the start time.

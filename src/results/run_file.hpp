@@ -19,9 +19,9 @@
 namespace moekv {
 
 inline constexpr std::string_view run_file_schema = "moekv-sweep/1";
+inline constexpr std::string_view model_definition = "what moekv plan predicts for the metric of this name, from lengths alone";
 
 enum class RunStatus : std::uint8_t { pending, ok, failed, interrupted, skipped };
-inline constexpr std::string_view model_definition = "what moekv plan predicts for the metric of this name, from lengths alone";
 inline constexpr std::string_view run_status_names[] = {"pending", "ok", "failed", "interrupted", "skipped"};
 /// failed where a conservation law is violated, interrupted where the run did not complete.
 [[nodiscard]] RunStatus status_of(const RunOutcome& outcome);

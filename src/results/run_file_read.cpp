@@ -126,19 +126,23 @@ void read_parameters(const h5::Group& group, std::vector<Parameter>& parameters)
   }
 }
 
+template <class T>
+std::vector<T> read_values(const h5::Dataset& dataset) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    return dataset.read_texts();
+  } else {
+    return dataset.read<T>();
+  }
+}
+
 void read_hosts(const h5::Group& group, std::vector<HostFacts>& hosts) {
   hosts.resize(checked_rows(group.dataset("host"), sizeof(HostFacts)));
-  const auto fill = [&](const char* name, const auto& values, auto HostFacts::*member) {
-    if (values.size() != hosts.size())
-      throw UserError(group.where(), fmt::format("column '{}' has another length than 'host'", name), "the file is damaged");
-    for (std::size_t i = 0; i < hosts.size(); ++i) hosts[i].*member = values[i];
-  };
-  fill("host", group.dataset("host").read_texts(), &HostFacts::host);
-  fill("cpu_model", group.dataset("cpu_model").read_texts(), &HostFacts::cpu_model);
-  fill("cpus", group.dataset("cpus").read_texts(), &HostFacts::cpus);
-  fill("n_cpus", group.dataset("n_cpus").read<std::int64_t>(), &HostFacts::n_cpus);
-  fill("openmp_threads", group.dataset("openmp_threads").read<std::int64_t>(), &HostFacts::openmp_threads);
-  fill("memory_bytes", group.dataset("memory_bytes").read<std::int64_t>(), &HostFacts::memory_bytes);
+  for_each_field(HostFacts::fields, [&](const auto& field) {
+    const h5::Dataset dataset = group.dataset(std::string(field.name));
+    const auto values = read_values<std::decay_t<decltype(hosts.front().*field.member)>>(dataset);
+    if (values.size() != hosts.size()) throw UserError(dataset.where(), "has another length than 'host'", "the file is damaged");
+    for (std::size_t i = 0; i < hosts.size(); ++i) hosts[i].*field.member = values[i];
+  });
 }
 
 void read_point_values(const h5::File& file, RunFile& run) {

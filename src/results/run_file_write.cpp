@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <charconv>
 #include <cmath>
 #include <filesystem>
 
 #include "core/error.hpp"
+#include "core/number_text.hpp"
 #include "io/pending_file.hpp"
 #include "results/build_info.hpp"
 #include "results/column_table.hpp"
@@ -41,18 +41,11 @@ class PointWriter {
 /// A parameter's text as the native type it stands for: whole number, number, truth value (uint8) or text.
 h5::Dataset write_parameter(PointWriter& point, const Parameter& parameter) {
   const std::string name = "param/" + parameter.name;
-  const char* begin = parameter.text.data();
-  const char* end = begin + parameter.text.size();
-  std::int64_t integer = 0;
-  if (const auto r = std::from_chars(begin, end, integer); r.ec == std::errc() && r.ptr == end) return point.write(name, integer);
-  double real = 0;  // of whole numbers no int64 holds, it would lose digits
-  const bool whole = parameter.text.find_first_not_of("-0123456789") == std::string::npos;
-  if (const auto r = std::from_chars(begin, end, real); r.ec == std::errc() && r.ptr == end && std::isfinite(real) && !whole)
-    return point.write(name, real);
+  if (const auto integer = parse_whole<std::int64_t>(parameter.text)) return point.write(name, *integer);
+  if (const auto real = real_of(parameter.text)) return point.write(name, *real);
   if (parameter.text == "true" || parameter.text == "false") {
     auto dataset = point.write(name, static_cast<std::uint8_t>(parameter.text == "true"));
-    dataset.set("flag_values", std::vector<std::uint8_t>{0, 1});
-    dataset.set("flag_meanings", "false true");
+    name_truth_values(dataset);
     return dataset;
   }
   return point.write(name, parameter.text);
@@ -60,22 +53,24 @@ h5::Dataset write_parameter(PointWriter& point, const Parameter& parameter) {
 
 void write_point(PointWriter& point, const RunFile& run) {
   const RunOutcome& out = run.outcome;
-  point.write("point_id", run.point.id).set("definition", "names the configuration: start of a digest of what decides");
-  auto status = point.write("status", static_cast<std::uint8_t>(run.status));
-  status.set("flag_values", std::vector<std::uint8_t>{0, 1, 2, 3, 4});
-  status.set("definition", "how the run ended");
-  status.set("flag_meanings", fmt::format("{}", fmt::join(run_status_names, " ")));
-  point.write("label", run.point.label).set("definition", "name of the case in its sweep");
-  point.write("repeat", run.point.repeat).set("definition", "repeat of the same configuration, from 0");
-  point.write("error", fmt::format("{}", fmt::join(out.violations, "\n"))).set("definition", "conservation laws that did not hold, one per line");
-  point.write("attempts", static_cast<std::uint16_t>(run.point.attempts)).set("definition", "how often this point was run");
+  const auto write = [&](const char* name, const auto& value) {
+    h5::Dataset dataset = point.write(name, value);
+    dataset.set("definition", point_definition(name));
+    return dataset;
+  };
+  write("point_id", run.point.id);
+  auto status = write("status", static_cast<std::uint8_t>(run.status));
+  name_statuses(status);
+  write("label", run.point.label);
+  write("repeat", run.point.repeat);
+  write("error", fmt::format("{}", fmt::join(out.violations, "\n")));
+  write("attempts", static_cast<std::uint16_t>(run.point.attempts));
   auto wall = point.write("wall_time", static_cast<double>(out.wall_ns) * 1e-9);
-  describe(wall, {"s", "wall time of the replay", "cumulative", "global", "measured"});
-  point.write("started", run.facts.text("created")).set("definition", "start of the run, UTC");
-  point.write("labels", fmt::format("{}", fmt::join(out.labels, " ")))
-      .set("definition", "what a reader of the numbers must know, separated by blanks");
-  point.write("notes", fmt::format("{}", fmt::join(out.notes, "\n"))).set("definition", "remarks of the run, one per line");
-  point.write("digest", to_hex(out.digest)).set("definition", "sum modulo 2^128 of XXH3-128 over all decisions");
+  describe(wall, {"s", point_definition("wall_time"), "cumulative", "global", "measured"});
+  write("started", run.facts.text("created"));
+  write("labels", fmt::format("{}", fmt::join(out.labels, " ")));
+  write("notes", fmt::format("{}", fmt::join(out.notes, "\n")));
+  write("digest", to_hex(out.digest));
 }
 
 void write_metrics(h5::File& file, PointWriter& point, const std::vector<Summary>& summary) {
@@ -105,42 +100,27 @@ void write_records(h5::File& file, const RunOutcome& outcome) {
       table.column(std::string(m.name), column_of(rows, m.member), {m.unit, m.definition, "interval", to_string(m.scope), to_string(m.claim)});
     });
   });
-  std::vector<std::int64_t> first_steps;
-  std::vector<std::string> digests;
-  for (const Digest128& digest : outcome.window_digests) {
-    first_steps.push_back(static_cast<std::int64_t>(64 * digests.size()));
-    digests.push_back(to_hex(digest));
-  }
-  ColumnTable table(records, "digest", digests.size());
-  table.column("first_step", first_steps, {"1", "index of the first of 64 steps", "interval", "global", "counted"});
-  table.column("digest", digests, {"1", "digest of the decisions of these steps", "interval", "global", "counted"});
+  std::vector<std::int64_t> first_steps(outcome.window_digests.size());
+  for (std::size_t i = 0; i < first_steps.size(); ++i) first_steps[i] = steps_of_digest * static_cast<std::int64_t>(i);
+  ColumnTable table(records, "digest", first_steps.size());
+  write_digests(table, first_steps, outcome.window_digests);
 }
 
 void write_provenance(h5::File& file, const RunFile& run) {
   h5::Group group = file.create_group("provenance");
   write_attributes(group, run.provenance);
-  ColumnTable table(group, "host", run.hosts.size());
-  const auto column = [&](const char* name, const char* unit, const char* definition, auto HostFacts::*member) {
-    table.column(name, column_of(run.hosts, member), {unit, definition, "cumulative", "global", "measured"});
-  };
-  column("host", "1", "host name of each process", &HostFacts::host);
-  column("cpu_model", "1", "processor", &HostFacts::cpu_model);
-  column("cpus", "1", "logical processors that the process may use", &HostFacts::cpus);
-  column("n_cpus", "1", "how many they are", &HostFacts::n_cpus);
-  column("openmp_threads", "1", "OpenMP threads by default", &HostFacts::openmp_threads);
-  column("memory_bytes", "byte", "memory of the host", &HostFacts::memory_bytes);
+  write_hosts(group, run.hosts);
 }
 
 Facts root_facts(const RunSpec& spec, const RunOutcome& outcome, const Provenance& provenance) {
   const BuildInfo& build = build_info();
-  const std::string finished = provenance.finished_utc.empty() ? utc_now() : provenance.finished_utc;
   Facts f;
   f.set("Conventions", "CF-1.10");
   f.set("schema", std::string(run_file_schema));
   f.set("title", spec.name);
   f.set("history", provenance.started_utc + " " + provenance.facts.text("argv"));
   f.set("created", provenance.started_utc);
-  f.set("finished", finished);
+  f.set("finished", utc_now());
   f.set("status", outcome.completed ? "complete" : "partial");
   f.set("n_points", std::int64_t{1});
   f.set("semantics_version", std::int64_t{semantics_version});

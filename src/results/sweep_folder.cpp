@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -53,12 +54,9 @@ struct flock whole_file() {
 
 /// Whether a living process holds the journal.
 bool is_locked(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0) return false;
+  const FileDescriptor fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   struct flock lock = whole_file();
-  const bool locked = ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
-  ::close(fd);
-  return locked;
+  return fd && ::fcntl(fd.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
 void read_journal(const std::string& path, bool live, std::vector<TimedEvent>& events) {
@@ -68,14 +66,17 @@ void read_journal(const std::string& path, bool live, std::vector<TimedEvent>& e
     if (!json.is_object() || !json.contains("id") || !json["id"].is_string() || !json.contains("event") || !json["event"].is_string()) continue;
     const auto kind = std::find(kind_names.begin(), kind_names.end(), json["event"].get<std::string>());
     if (kind == kind_names.end()) continue;
-    SweepEvent event{json["id"].get<std::string>(),
-                     static_cast<SweepEvent::Kind>(kind - kind_names.begin()),
-                     json.value("attempt", std::int64_t{1}),
-                     json.value("reason", ""),
-                     json.value("seconds", 0.0),
-                     json.value("resumed_step", std::int64_t{-1}),
-                     json.value("saved_step", std::int64_t{-1})};
-    events.push_back({json.value("time", ""), std::move(event), live});
+    try {
+      SweepEvent event{json["id"].get<std::string>(),
+                       static_cast<SweepEvent::Kind>(kind - kind_names.begin()),
+                       json.value("attempt", std::int64_t{1}),
+                       json.value("reason", ""),
+                       json.value("seconds", 0.0),
+                       json.value("resumed_step", std::int64_t{-1}),
+                       json.value("saved_step", std::int64_t{-1})};
+      events.push_back({json.value("time", ""), std::move(event), live});
+    } catch (const Json::exception&) {  // a damaged line is no event
+    }
   }
 }
 
@@ -100,6 +101,16 @@ void advance(PointProgress& p, const TimedEvent& timed) {
 }
 
 }  // namespace
+
+FileDescriptor SweepFolder::lock() const {
+  std::error_code ec;
+  std::filesystem::create_directories(path_, ec);
+  FileDescriptor folder(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder)
+    throw UserError(path_, fmt::format("cannot be created: {}", ec ? ec.message() : std::strerror(errno)), "choose another folder with --out");
+  (void)::flock(folder.get(), LOCK_EX);  // a file system without locks has none to respect
+  return folder;
+}
 
 bool SweepFolder::has_list() const { return std::filesystem::exists(path_ + "/sweep.json"); }
 
@@ -155,7 +166,10 @@ std::map<std::string, ResultPlace> SweepFolder::results() const {
   }
   std::sort(bundles.begin(), bundles.end());
   for (const std::string& bundle : bundles) {
-    for (BundleEntry& entry : index_bundle(bundle)) places[entry.id] = std::move(entry.place);
+    for (const BundleEntry& entry : index_bundle(bundle)) {
+      const auto [it, added] = places.try_emplace(entry.id, entry.place);
+      if (!added && (is_whole(entry.place, entry.id) || !is_whole(it->second, entry.id))) it->second = entry.place;  // the latest whole one
+    }
   }
   return places;
 }
@@ -175,7 +189,7 @@ std::vector<PointProgress> SweepFolder::progress(const SweepList& list, const st
   for (const ListedPoint& point : list.points) {
     PointProgress p = by_id[point.id];
     const auto place = places.find(point.id);
-    const bool finished = place != places.end() && is_whole(place->second);
+    const bool finished = place != places.end() && is_whole(place->second, point.id);
     if (p.status == RunStatus::interrupted && !p.running && p.reason.empty() && !finished) p.crashes += 1;
     if (finished && p.status != RunStatus::failed) p.status = RunStatus::ok;
     if (!finished && p.status == RunStatus::ok) {
@@ -190,20 +204,14 @@ std::vector<PointProgress> SweepFolder::progress(const SweepList& list, const st
 
 SweepJournal::SweepJournal(const SweepFolder& folder, const std::string& part)
     : path_(folder.journal_folder() + "/" + part + ".jsonl"), fd_(::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
-  if (fd_ < 0) throw UserError(path_, std::strerror(errno), "is the folder writable?");
+  if (!fd_) throw UserError(path_, std::strerror(errno), "is the folder writable?");
   struct flock lock = whole_file();
-  if (::fcntl(fd_, F_OFD_SETLK, &lock) != 0 && (errno == EAGAIN || errno == EACCES)) {  // a file system without locks has none to respect
-    ::close(fd_);
+  if (::fcntl(fd_.get(), F_OFD_SETLK, &lock) != 0 && (errno == EAGAIN || errno == EACCES))  // a file system without locks has none to respect
     throw UserError(path_, fmt::format("another process works on part {}", part), "wait for it, or take another part with --part i/N");
-  }
-  const off_t size = ::lseek(fd_, 0, SEEK_END);
+  const off_t size = ::lseek(fd_.get(), 0, SEEK_END);
   char last = '\n';
-  if (size > 0 && ::pread(fd_, &last, 1, size - 1) == 1 && last != '\n' && ::write(fd_, "\n", 1) != 1)  // ends a torn line
+  if (size > 0 && ::pread(fd_.get(), &last, 1, size - 1) == 1 && last != '\n' && ::write(fd_.get(), "\n", 1) != 1)  // ends a torn line
     throw UserError(path_, std::strerror(errno), "is there room on the disk?");
-}
-
-SweepJournal::~SweepJournal() {
-  if (fd_ >= 0) ::close(fd_);
 }
 
 void SweepJournal::append(const SweepEvent& event) {
@@ -214,7 +222,7 @@ void SweepJournal::append(const SweepEvent& event) {
   if (event.resumed_step >= 0) json["resumed_step"] = event.resumed_step;
   if (event.saved_step >= 0) json["saved_step"] = event.saved_step;
   const std::string line = json_text(json) + "\n";
-  if (::write(fd_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
+  if (::write(fd_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size()))
     throw SystemError(fmt::format("write({}): {}", path_, std::strerror(errno)));
 }
 

@@ -44,6 +44,9 @@ class SweepFolder {
  public:
   explicit SweepFolder(std::string path) : path_(std::move(path)) {}
   [[nodiscard]] const std::string& path() const { return path_; }
+  /// Makes the folder where it is missing, and keeps others that ask for it waiting for as long as what is returned lives. UserError where it cannot
+  /// be made.
+  [[nodiscard]] FileDescriptor lock() const;
   [[nodiscard]] bool has_list() const;
   /// Throws UserError where it is no list.
   [[nodiscard]] SweepList read_list() const;
@@ -80,14 +83,11 @@ class SweepJournal {
  public:
   /// Throws UserError where a living process has the journal of `part` ("0of4").
   SweepJournal(const SweepFolder& folder, const std::string& part);
-  ~SweepJournal();
-  SweepJournal(const SweepJournal&) = delete;
-  SweepJournal& operator=(const SweepJournal&) = delete;
   void append(const SweepEvent& event);
 
  private:
   std::string path_;
-  int fd_ = -1;
+  FileDescriptor fd_;
 };
 
 }  // namespace moekv

@@ -7,11 +7,12 @@
 #include <map>
 
 #include "core/error.hpp"
+#include "engine/summary_list.hpp"
 
 namespace moekv {
 namespace {
 
-std::int64_t bytes_of(const TrafficRecord& r) { return r.kv + r.q + r.partial + r.lse + r.notices + r.headers + r.pages; }
+constexpr std::int64_t most_ranks = 8192;  // beyond it the matrix takes half a gibibyte
 
 }  // namespace
 
@@ -29,7 +30,10 @@ TrafficMatrix traffic_matrix(std::span<const TrafficRecord> traffic, std::option
   TrafficMatrix out;
   std::map<std::int64_t, std::int64_t> windows;  // first step to bytes between ranks
   for (const TrafficRecord& r : traffic) {
-    windows[r.first_step] += r.source == r.destination ? 0 : bytes_of(r);
+    if (std::min(r.source, r.destination) < 0 || std::max(r.source, r.destination) >= most_ranks)
+      throw UserError(path, fmt::format("has bytes from rank {} to rank {}", r.source, r.destination),
+                      fmt::format("a matrix has ranks 0 to {}", most_ranks - 1));
+    windows[r.first_step] += r.source == r.destination ? 0 : all_bytes(r);
     out.n_ranks = std::max(out.n_ranks, static_cast<std::size_t>(std::max(r.source, r.destination)) + 1);
   }
   auto window = std::max_element(windows.begin(), windows.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -45,7 +49,7 @@ TrafficMatrix traffic_matrix(std::span<const TrafficRecord> traffic, std::option
   out.bytes.assign(out.n_ranks * out.n_ranks, 0);
   for (const TrafficRecord& r : traffic) {
     if (r.first_step == out.first_step && r.source != r.destination)
-      out.bytes[static_cast<std::size_t>(r.source) * out.n_ranks + static_cast<std::size_t>(r.destination)] += bytes_of(r);
+      out.bytes[static_cast<std::size_t>(r.source) * out.n_ranks + static_cast<std::size_t>(r.destination)] += all_bytes(r);
   }
   return out;
 }

@@ -21,8 +21,8 @@ struct TrafficMatrix {
   [[nodiscard]] std::string nccl_tests_csv() const;
 };
 
-/// Of the window that holds `step`, else of the window with most bytes. Throws UserError, naming `path`, where nothing was sent or no window holds
-/// it.
+/// Of the last window with traffic that begins at `step` or before, else of the window with most bytes. Throws UserError, naming `path`, where
+/// nothing was sent, no window begins so early, or there are too many ranks for a matrix.
 [[nodiscard]] TrafficMatrix traffic_matrix(std::span<const TrafficRecord> traffic, std::optional<std::int64_t> step, const std::string& path);
 
 }  // namespace moekv

@@ -59,9 +59,16 @@ void write_requests(TraceSource& trace, NpzWriter& out) {
   out.add("moe_layer_ids", "<i2", std::vector<std::int16_t>(trace.info().moe_layers.begin(), trace.info().moe_layers.end()));
 }
 
+void require_routing(const TraceSource& trace) {
+  if (trace.info().moe_layers.empty() || trace.info().top_k == 0)
+    throw UserError(trace.info().path, "is a trace of requests without routing, which these formats hold",
+                    "moekv trace join adds the routing of another");
+}
+
 }  // namespace
 
 void export_npz(TraceSource& trace, const std::string& path) {
+  require_routing(trace);
   const TraceInfo& t = trace.info();
   PendingFile pending(path, FileKind::other);
   NpzWriter out(pending.temporary_path());
@@ -91,6 +98,7 @@ void export_npz(TraceSource& trace, const std::string& path) {
 }
 
 void export_jsonl(TraceSource& trace, const std::string& path) {
+  require_routing(trace);
   const TraceInfo& t = trace.info();
   PendingFile pending(path, FileKind::other);
   {

@@ -38,13 +38,16 @@ const Importer& importer_named(const std::string& name) {
   throw UserError("--format", fmt::format("unknown format '{}'", name), suggest_name(name, known));
 }
 
-const Importer& recognise(const std::string& input) {
+const Importer& recognise(const std::string& input, const ImportOptions& options) {
   const InputProbe probe = probe_input(input);
   if (!probe.folder && probe.head.empty()) throw UserError(input, "is empty");
   std::string known;
   for (const Importer& i : table) {
     if (i.detect(probe)) return i;
     known += (known.empty() ? "" : ", ") + std::string(i.name);
+  }
+  for (const char* role : {"arrival", "prompt", "output"}) {
+    if (options.fields.contains(role)) return importer_named("request-csv");  // no other format has such columns
   }
   throw UserError(input, "the format is not recognised", "name it with --format: " + known + "; --list-formats says what each looks like");
 }
@@ -134,7 +137,7 @@ ImportReport import_trace(const ImportOptions& options, const std::string& outpu
 
 ImportReport import_into(const ImportOptions& options, TraceTarget& target) {
   if (options.inputs.empty()) throw UserError("", "no input is given");
-  const Importer& importer = options.format.empty() ? recognise(options.inputs.front()) : importer_named(options.format);
+  const Importer& importer = options.format.empty() ? recognise(options.inputs.front(), options) : importer_named(options.format);
   ImportSink sink(options, target);
   std::string inputs;
   for (const auto& path : options.inputs) inputs += (inputs.empty() ? "" : ", ") + std::filesystem::path(path).filename().string();

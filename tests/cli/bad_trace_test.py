@@ -1,4 +1,5 @@
 """Damaged and contradictory trace files are refused by `moekv run`: exit 2, a message that names the file, no result, no hang under mpirun."""
+import os
 import unittest
 
 import h5py
@@ -120,9 +121,26 @@ class BadTraces(program.ProgramTest):
             with self.subTest(command):
                 self.assertIn("is also an input", self.refuse(*command))
         self.assertEqual(inputs, {path: path.read_bytes() for path in inputs})
+        self.assertIn("is also an input, or another output", self.refuse("run", "tiny.yaml", "--out", "new.h5", "--access-log", "./new.h5"))
+
+    def test_what_is_no_regular_file_stays(self):
+        trace_file.write(self.trace)
+        os.mkfifo(self.folder / "pipe")
+        for command in (("run", "tiny.yaml", "--out", "pipe"), ("trace", "export", self.trace, "--npz", "pipe"), ("sweep", "tiny.yaml", "--out", "pipe")):
+            self.refuse(*command)
+            self.assertTrue((self.folder / "pipe").is_fifo())
+        (self.folder / "link").symlink_to("target.h5")
+        for _ in range(2):  # where the target is absent, and where it is there
+            self.run_ok("run", "tiny.yaml", "--out", "link")
+            self.assertTrue((self.folder / "link").is_symlink() and (self.folder / "target.h5").is_file())
 
     def test_request_trace_has_nothing_to_replay(self):
         (self.folder / "lengths.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:01:51.16,20,5\n2023-11-16 18:01:52.16,9,3\n")
+        (self.folder / "own.csv").write_text("when,in,out\n0,20,5\n12,9,3\n")
+        self.run_ok("trace", "import", "own.csv", "--field", "arrival=when", "--field", "prompt=in", "--field", "output=out", "--time-unit", "ms", "-o", "own.moekv.h5")
+        for kind in ("--npz", "--jsonl"):
+            self.assertIn("is a trace of requests without routing", self.refuse("trace", "export", "own.moekv.h5", kind, "out"))
+            self.assertFalse((self.folder / "out").exists())
         self.run_ok("trace", "import", "lengths.csv", "--out", self.trace)
         for command in (("run", "tiny.yaml", "--out", "out.h5"), ("plan", "tiny.yaml"), ("trace", "stats", self.trace)):
             self.assertIn("request trace", self.refuse(*command))

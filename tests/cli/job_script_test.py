@@ -20,6 +20,7 @@ SBATCH = """#!/bin/bash
 printf '%s\\n' --- "$@" >>"$LOG"
 env >"$LOG.environment"
 case $* in *merge*) [ -z "$REFUSE_MERGE" ] || exit 1 ;; esac
+echo "Welcome to this cluster: 2 jobs of yours wait"
 echo '4;cluster'
 """
 WAIT = "for i in {1..1000}; do sleep 0.02; done; exit 9"
@@ -48,9 +49,15 @@ class JobScript(Scripts):
                        "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", **slurm}
         done = subprocess.run([SOURCE / "scripts/slurm/job.sh", self.folder / "site.sh", self.folder / "program", *what], env=environment,
                               capture_output=True, text=True, timeout=60, check=False)
-        self.output = done.stdout
+        self.output, self.errors = done.stdout, done.stderr
         asked = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("requeue")]
         return done.returncode, asked
+
+    def test_modules_and_what_the_processes_get(self):
+        module = 'module() { [ "$UNSET_BY_ALL" = x ] || [ "$2" = good ]; }\n'
+        self.assertEqual(self.job('[ "$SLURM_EXPORT_ENV" = ALL ] && [ "$A" = b ]', site=module + "modules=(good)\nlaunch_environment=(A=b)", SLURM_EXPORT_ENV="NONE"), (0, []))
+        self.assertEqual(self.job("exit 0", site=module + "modules=(good bad)"), (2, []))
+        self.assertIn("'module load bad' failed in job 7_0", self.errors)
 
     def test_signals_while_the_program_starts(self):
         """It listens to none yet, and the system ends it; or it is not there at all, and is not begun."""
@@ -127,6 +134,17 @@ class SubmitScript(Scripts):
                             ("nodes=3\nlaunch=", "1 1 0 0")):
             with self.subTest(site):
                 self.assertEqual(self.submit("shape", site=site).stdout.strip(), shape)
+        for site in ("echo hello", "false", "[ \"$NOT_SET_ANYWHERE\" = x ]"):
+            with self.subTest(site):
+                self.assertEqual(self.submit("shape", site=site).stdout.strip(), "1 1 0 0")
+        for site, words in (("sbatch_options=(--time=2-00:00:00)", "--time=2-00:00:00 is what the jobs of a sweep set themselves (set time_limit=)"),
+                            ("sbatch_options=(--qos=q -N2)", "-N2 is what the jobs"), ("gpus_per_node=1\nsbatch_options=(--gres=gpu:a100:4)", "--gres=gpu:a100:4 is what the jobs"),
+                            ("time_limit=1:00\ngrace_seconds=60", "grace_seconds=60 is not shorter than time_limit=1:00"), ("nodes=(", "is no script that bash can read")):
+            with self.subTest(site):
+                done = self.submit("shape", site=site)
+                self.assertEqual(done.returncode, 2, done)
+                self.assertIn(words, done.stderr)
+        self.assertEqual(self.submit("shape", site="sbatch_options=(--gres=gpu:a100:4 -C big)\ntime_limit=1-00:00:00").returncode, 0)
         for site in ("nodes=-1", "nodes=1-2", "tasks_per_node=0", "gpus_per_node=some", "most_restarts=1.5", "memory_per_node=much", "gpu_memory=1X"):
             with self.subTest(site):
                 done = self.submit("shape", site=site)

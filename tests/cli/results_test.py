@@ -76,11 +76,18 @@ class Results(program.ProgramTest):
         self.assertIn("same decisions: digest", self.run_ok("diff", "--decisions", "bare.h5", path).out)
 
     def test_an_output_never_replaces_an_input(self):
-        before = self.sample("a.h5").read_bytes()
+        self.run_ok("run", program.SOURCE / "configs/quickstart.yaml", *TINY, "--out", "a.h5")
+        before = (self.folder / "a.h5").read_bytes()
         for command in (("export", "a.h5"), ("merge", "a.h5"), ("rerun", "a.h5")):
             with self.subTest(command):
                 self.assertIn("is also an input", self.refuse(*command, "--out", "./a.h5"))
         self.assertEqual((self.folder / "a.h5").read_bytes(), before)
+
+    def test_options_that_would_be_ignored_are_refused(self):
+        path = self.sample("a.h5")
+        for options in (("--params", "--record", "step"), ("--params", "--nccl-tests-matrix"), ("--record", "step", "--nccl-tests-matrix"), ("--json", "--nccl-tests-matrix")):
+            with self.subTest(options):
+                self.assertIn("excludes", self.refuse("export", path, *options))
 
     def test_short_runs_have_the_ratios_of_their_codec(self):
         """Shorter than a window of 64 steps: the first window ends halfway, where requests are still resident."""

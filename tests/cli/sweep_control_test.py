@@ -109,6 +109,28 @@ class Control(sweep_test.SweepFiles):
         done = self.run_ok("sweep", name, "--out", "cut", "--resume", "--retry-failed")
         self.assertIn("4 ok, 0 failed", done.out)
 
+    def test_a_result_of_another_point_does_not_count(self):
+        name = self.write(sweep_report_test.REPORT)
+        self.run_ok("sweep", name, "--out", "s", "--files", "each")
+        self.run_ok("merge", "s", "--out", "whole.h5")
+        first, second = sorted((self.folder / "s/points").iterdir())[:2]
+        second.write_bytes(first.read_bytes())
+        self.assertIn("its result is gone or damaged", self.run_status("s"))
+        self.run_ok("sweep", name, "--out", "s", "--resume")
+        self.run_ok("merge", "s", "--out", "mended.h5")
+        self.run_ok("diff", "whole.h5", "mended.h5")
+
+    def test_a_sweep_file_that_changes_under_isolated_points_fails_none_of_them(self):
+        name = self.write(sweep_test.LONG)
+        launcher = self.folder / "launch.sh"
+        launcher.write_text(f'#!/bin/sh\nsed -i "s/lru, fifo/lru, fifo, sieve/" {name}\nexec "$@"\n')
+        launcher.chmod(0o755)
+        done = program.run("sweep", name, "--isolate", "process", "--launch", "./launch.sh", folder=self.folder)
+        self.assertEqual(done.code, 2, done)
+        self.assertRegex(done.err, "refuses the sweep: .*was begun with another list of points")
+        self.write(sweep_test.LONG)
+        self.assertIn("4 of 4 points: 4 ok", self.run_ok("sweep", name, "--isolate", "process", "--resume").out)
+
     def run_status(self, folder):
         return self.run_ok("sweep", folder, "--status").out
 

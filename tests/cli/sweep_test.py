@@ -333,7 +333,9 @@ axes:
         done = self.run_ok("sweep", name, "--only", "0-3")
         self.assertEqual(done.err.count("warning: small.yaml: expect 'smaller': this sweep measures no 'evictoins', did you mean 'evictions'?"), 1, done)
         self.write(SWEEP + EXPECT)
-        self.assertNotIn("warning", self.run_ok("sweep", name, "--only", "4-5", "--extend").err)
+        override = "eviction.protect={sinks: 0,\n  recent: 4}"
+        self.assertIn("what it expects by now counts with --extend", self.run_ok("sweep", name, "--only", "4-5", "--resume").err)
+        self.assertNotIn("warning", self.run_ok("sweep", name, override, "--only", "4-5", "--extend").err)
         self.assertEqual(program.run("merge", "small.sweep", "--out", "all.h5", folder=self.folder).code, 1)
         self.assertRegex(program.run("report", "all.h5", folder=self.folder).out, "(holds|FAILS): smaller: evictions")
 
@@ -351,11 +353,17 @@ axes:
             (SWEEP + "  - page.slots: [32]\n", "small.yaml:14:5: error: page.slots is varied by two axes"),
             (SWEEP + EXPECT.replace("16}", "32}"), "small.yaml:15:5: error: expect: no point of this sweep has page.slots=32 (varied here: eviction.policy"),
             (SWEEP + EXPECT.replace("slots: 16", "slot: 16"), "expect: no point of this sweep has page.slot=16"),
+            (SWEEP + EXPECT.replace("is: less", "if: less"), "unknown key 'if' in expect"),
+            (SWEEP + "  - page: [{slots: 32}]\n", "small.yaml:14:5: error: page.slots and page are varied by two axes, and one is part of the other"),
+            (SWEEP + "include: [{label: x, \"\": full}]\n", "unknown key ''"),
+            (SWEEP.replace("small", "s" * 201), "name: is empty, longer than 200 bytes"),
         ):
             with self.subTest(words):
                 self.assertIn(words, self.refuse("sweep", self.write(text), "--list"))
         self.assertIn("a sweep file has it: moekv sweep runs those", self.refuse("run", self.write()))
         self.assertIn("page.slots is an axis", self.refuse("sweep", self.write(), "page.slots=8", "--list"))
+        self.assertIn("--json: this prints no table", self.refuse("sweep", self.write(), "--json"))
+        self.run_ok("sweep", self.write(SWEEP + EXPECT.replace("slots: 16", "slots: 16.0")), "--list")
 
 
 if __name__ == "__main__":

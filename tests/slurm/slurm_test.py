@@ -101,7 +101,7 @@ class Jobs(Cluster):
         for part, name, by_itself in ((0, "SIGUSR1", True), (1, "SIGTERM", False), (3, "SIGUSR1", True)):
             log = logs[f"part-{part}.log"]
             self.assertIn(f"interrupted ({name})", log)
-            self.assertEqual("job.sh: interrupted, requeued (restart 1 of at most 20)" in log, by_itself, log)
+            self.assertEqual("job.sh: interrupted, asks to be requeued (restart 1 of at most 20)" in log, by_itself, log)
         end = self.logs(CANCELLED)["part-0.log"]
         self.assertEqual((*self.lab.states(cancelled).values(), *self.lab.states(cancelled, "Restarts").values()), ("CANCELLED", "0"), end)
         self.assertIn("interrupted (SIGTERM)", end)
@@ -167,10 +167,10 @@ class Limits(Cluster):
         self.assertEqual({*self.lab.states(parts).values(), *self.lab.states(single).values()}, {"COMPLETED"}, f"{logs}\n{alone}\n{self.lab.log()}")
         for log in (logs["part-0.log"], alone):
             self.assertIn("interrupted (SIGUSR1)", log)
-            self.assertIn("job.sh: interrupted, requeued (restart 1 of at most 20)", log)
+            self.assertIn("job.sh: interrupted, asks to be requeued (restart 1 of at most 20)", log)
         self.assertIn("8 of 8 points: 8 ok", alone)
         self.assertIn("DUE TO TIME LIMIT", logs["part-1.log"])
-        self.assertIn("job.sh: ended by its time limit, requeued (restart 1 of at most 20)", logs["part-1.log"])
+        self.assertIn("job.sh: ended by its time limit, asks to be requeued (restart 1 of at most 20)", logs["part-1.log"])
         self.assertIn("24 points: 24 ok", logs["merge.log"])
         self.assert_equals_a_run_here("late.sweep")
 

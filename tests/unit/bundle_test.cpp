@@ -13,6 +13,7 @@
 #include "core/error.hpp"
 #include "results/diff.hpp"
 #include "results/json.hpp"
+#include "results/sweep_folder.hpp"
 #include "support/sample_run_file.hpp"
 #include "support/temp_dir.hpp"
 
@@ -95,7 +96,7 @@ TEST_F(Bundles, ADamagedHeaderCostsOneResult) {
     write({"4444444444444444"});  // as a sweep that goes on
     std::vector<std::string> left;
     for (const BundleEntry& entry : index_bundle(path_)) {
-      if (is_whole(entry.place)) left.push_back(read_result(entry.place).point.id);
+      if (is_whole(entry.place, entry.id)) left.push_back(read_result(entry.place).point.id);
     }
     EXPECT_EQ(left, (std::vector<std::string>{"1111111111111111", "3333333333333333", "4444444444444444"})) << at;
   }
@@ -140,6 +141,42 @@ TEST_F(Bundles, AChangedByteIsDamage) {
     put(path_, bad);
     EXPECT_THROW((void)read_result(place), UserError) << at;
   }
+}
+
+TEST_F(Bundles, ADamagedFrameHidesNoWholeResult) {
+  const std::string id = "1111111111111111", points = folder_.file("points");
+  std::filesystem::create_directory(points);
+  path_ = points + "/0of1.bundle";
+  write({id});
+  std::string bytes = bytes_of(path_);
+  bytes.back() = static_cast<char>(bytes.back() ^ 0x10);
+  const SweepFolder sweep(folder_.path());
+  put(path_, bytes);
+  EXPECT_FALSE(is_whole(sweep.results().at(id), id));
+  write_run_file(points + "/" + id + ".h5", run_named("2222222222222222"));
+  EXPECT_FALSE(is_whole(sweep.results().at(id), id));  // another point's
+  write_run_file(points + "/" + id + ".h5", run_named(id));
+  EXPECT_TRUE(is_whole(sweep.results().at(id), id));
+  std::filesystem::remove(points + "/" + id + ".h5");
+  path_ = points + "/0of2.bundle";
+  write({id});
+  EXPECT_TRUE(is_whole(sweep.results().at(id), id));
+  std::filesystem::rename(points + "/0of1.bundle", points + "/1of2.bundle");
+  EXPECT_TRUE(is_whole(sweep.results().at(id), id));
+}
+
+TEST_F(Bundles, LinesThatAreNoEventAreLeftOutOfTheJournal) {
+  const std::string id = "1111111111111111", journal = folder_.file("journal");
+  std::filesystem::create_directory(journal);
+  put(journal + "/0of1.jsonl", R"({"time":"2026-01-01T00:00:00.000Z","id":"1111111111111111","event":"start","attempt":"two"})"
+                               "\n"
+                               R"({"time":"2026-01-01T00:00:01.000Z","id":"1111111111111111","event":"failed","attempt":1,"reason":"a reason"})"
+                               "\n{\n");
+  SweepList list;
+  list.points.push_back({id, "", 0, {}, ""});
+  const PointProgress progress = SweepFolder(folder_.path()).progress(list).at(0);
+  EXPECT_EQ(progress.reason, "a reason");
+  EXPECT_EQ(progress.attempts, 0);
 }
 
 TEST_F(Bundles, WhatIsNoBundleHasNoEntries) {

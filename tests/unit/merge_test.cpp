@@ -52,7 +52,7 @@ class MergedFiles : public ::testing::Test {
     return {{id, "", 0, 1}, std::move(settings), RunStatus::ok, "", "", 0, {path}, std::move(lists)};
   }
   std::vector<std::string> settings_of(std::vector<MergedPoint> points, const std::string& key) {
-    write_merged_file(out, std::move(points), {{SweepList{}, SweepList{}}}, false);
+    write_merged_file(out, std::move(points), {SweepList{}, SweepList{}}, MergedRecords::leave_out);
     const PointTable table = read_point_table(out);
     const PointColumn* column = table.find("setting", key);
     return column == nullptr ? std::vector<std::string>{} : column->texts;
@@ -66,7 +66,7 @@ TEST_F(MergedFiles, ResultsOfOnePointMustCountAlike) {
   const std::string a = run_of("a.h5", "one"), b = run_of("b.h5", "one", more), name = sample_run().outcome.summary[5].name;
   ASSERT_EQ(sample_run().outcome.summary[5].claim, ClaimClass::counted);
   for (const auto& inputs : {std::vector{a, b}, std::vector{b, a}}) {
-    const std::string message = refusal_of([&] { (void)merge_results(inputs, out, {false}); });
+    const std::string message = refusal_of([&] { (void)merge_results(inputs, out, MergedRecords::leave_out); });
     EXPECT_THAT(message, HasSubstr("decided alike and counted differently: " + name));
   }
 }
@@ -76,7 +76,7 @@ TEST_F(MergedFiles, TheOrderOfTheInputsDecidesNothing) {
   const std::string a = run_of("a.h5", "one"), b = run_of("b.h5", "one", elsewhere);
   std::vector<std::string> taken;
   for (const auto& inputs : {std::vector{a, b}, std::vector{b, a}}) {
-    (void)merge_results(inputs, out, {false});
+    (void)merge_results(inputs, out, MergedRecords::leave_out);
     taken.push_back(read_run_file(out).provenance.text("trace_path"));
   }
   EXPECT_EQ(taken[0], taken[1]);
@@ -110,7 +110,7 @@ TEST_F(MergedFiles, WholeNumbersAreExact) {
 
 TEST_F(MergedFiles, OnePointWithoutRecordsIsShownAndCompared) {
   const std::string a = run_of("a.h5", "one");
-  (void)merge_results({a}, out, {false});
+  (void)merge_results({a}, out, MergedRecords::leave_out);
   const RunFile whole = read_run_file(a), bare = read_run_file(out);
   EXPECT_FALSE(bare.has_records);
   EXPECT_EQ(bare.outcome.digest, whole.outcome.digest);
@@ -123,7 +123,7 @@ TEST_F(MergedFiles, OnePointWithoutRecordsIsShownAndCompared) {
 
 TEST_F(MergedFiles, PointsAreComparedByDigestOrByAllThatIsCounted) {
   const auto merge = [&](const std::string& name, const std::function<void(RunFile&)>& change) {
-    (void)merge_results({run_of("a.h5", "one"), run_of("b.h5", "two", change)}, dir.file(name), {false});
+    (void)merge_results({run_of("a.h5", "one"), run_of("b.h5", "two", change)}, dir.file(name), MergedRecords::leave_out);
     return read_point_table(dir.file(name));
   };
   const PointTable a = merge("x.h5", {}), b = merge("y.h5", [](RunFile& run) { run.outcome.summary[5].value += 1; });
@@ -137,7 +137,7 @@ TEST_F(MergedFiles, PointsAreComparedByDigestOrByAllThatIsCounted) {
 
 /// Every column is looked at where it is read: no command meets one of another length or kind.
 TEST_F(MergedFiles, DamagedColumnsAreRefused) {
-  (void)merge_results({run_of("a.h5", "one"), run_of("b.h5", "two")}, out, {});
+  (void)merge_results({run_of("a.h5", "one"), run_of("b.h5", "two")}, out);
   const std::vector<std::string> texts{"x", "y"};
   const std::vector<double> numbers{0, 1}, longer{0, 1, 2};
   const std::vector<std::int32_t> statuses{1, 200}, repeats{0, -1};

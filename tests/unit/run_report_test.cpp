@@ -40,6 +40,10 @@ TEST(NcclTestsMatrix, HoldsSharesOfTheLargestPair) {
   EXPECT_EQ(traffic_matrix(traffic, traffic.back().first_step - 1, "run.h5").largest(), 120);
   EXPECT_THROW((void)traffic_matrix(traffic, -1, "run.h5"), UserError);
   EXPECT_THROW((void)traffic_matrix({}, {}, "run.h5"), UserError);
+  for (const auto& [source, destination] : {std::pair{-1, 3}, {3, -1}, {1 << 20, 0}}) {
+    const std::vector<TrafficRecord> damaged{{0, source, destination, 1000}};
+    EXPECT_THROW((void)traffic_matrix(damaged, {}, "run.h5"), UserError);
+  }
 }
 
 TEST(SummaryTable, NamesUnitsAndClaims) {
