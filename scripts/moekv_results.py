@@ -33,8 +33,8 @@ import numpy
 
 SCHEMA = "moekv-sweep/1"
 ENTITIES = ("expert", "shard", "rank", "node")  # values of column `entity` of record `load`
-PHASES = ("read", "route", "place", "dispatch", "admit", "attend", "combine", "touch", "record")
-WIRE_CLASSES = ("kv", "q", "partial", "lse", "notices", "headers")
+PHASES = ("replan", "read", "route", "place", "dispatch", "admit", "attend", "combine", "touch", "record")  # t_* of record `step`, as a step runs them
+WIRE_CLASSES = ("kv", "q", "partial", "headers", "notices", "lse", "pages")  # wire_* of record `step`, columns of record `traffic`
 
 
 @dataclasses.dataclass(frozen=True)

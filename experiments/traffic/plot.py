@@ -8,7 +8,8 @@ import numpy
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import paper  # noqa: E402
 
-CLASSES = ("kv", "q", "partial", "headers", "notices", "lse")
+ALL_CLASSES = paper.moekv_results.WIRE_CLASSES
+CLASSES = [c for c in ALL_CLASSES if c != "pages"]  # nothing replans here
 COLUMNS = {"map": ("key", ""), **{c: ("counted", "KiB/token") for c in CLASSES}, "total": ("counted", "KiB/token"), "total_plan": ("modelled", "KiB/token, moekv plan for even routing"), "copies": ("counted", "per token"), "ranks_stored": ("counted", "per token"),
            "fanout": ("counted", "ranks/query"), "memory_kib": ("counted", "KiB/rank"), "read_imbalance": ("counted", "max/mean"), "memory_imbalance": ("counted", "max/mean"),
            "pair_imbalance": ("counted", "max/mean"), "step_us": ("modelled", "us")}
@@ -27,7 +28,7 @@ def tables(sweep):
                   step_us=get("t_step_model") / get("n_steps") / 1e3)
         if label in DRAWN:
             rows = sweep.record("traffic", point=point)
-            kib = sum(rows[c] for c in (*CLASSES, "pages")) / 1024
+            kib = sum(rows[c] for c in ALL_CLASSES) / 1024
             starts = numpy.unique(rows["first_step"])
             for start in [starts[w] for w in WINDOWS if w < len(starts)]:
                 for i in numpy.flatnonzero(rows["first_step"] == start):

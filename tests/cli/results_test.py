@@ -136,6 +136,9 @@ class Results(program.ProgramTest):
         self.assertEqual(run.record_kinds(), ["step", "layer", "load", "layer_load", "histogram", "codec", "traffic", "allocation", "request", "gap",
                                               "probe", "token", "drift", "bound", "mass_bound", "digest"])
         self.assertEqual(list(run.record("digest")["digest"])[1], "00000000000000030000000000000004")
+        shares = [name for name in run.record("step") if run.about("step", name)["definition"].startswith(("host time of phase ", "host time of replans"))]
+        self.assertEqual(sorted(shares), sorted("t_" + name for name in moekv_results.PHASES))
+        self.assertEqual(set(run.record("traffic")), {"first_step", "source", "destination", *moekv_results.WIRE_CLASSES, "messages"})
         try:
             import pandas  # noqa: F401
         except ImportError:
