@@ -58,10 +58,7 @@ class Run:
 
     def __init__(self, path):
         self.path = str(path)
-        with h5py.File(self.path, "r") as file:
-            schema = file.attrs.get("schema", "none")
-            if schema != SCHEMA:
-                raise ValueError(f"{self.path}: is not a result file: schema is {schema!r}, expected {SCHEMA!r}")
+        with _result_file(self.path) as file:
             if file["point"].shape[0] != 1:
                 raise ValueError(f"{self.path}: holds {file['point'].shape[0]} points; this class reads the file of one run")
             self.attrs = dict(file.attrs)
@@ -70,7 +67,7 @@ class Run:
             others = [_datasets(file.get(group)) for group in ("metric_numerator", "metric_denominator", "model")]
             self.metrics = {name: _metric(data, name, others) for name, data in _datasets(file["metric"]).items()}
             self._records, self._about = {}, {}
-            for kind, group in file["record"].items():
+            for kind, group in file.get("record", {}).items():  # absent after merge --without-records
                 datasets = _datasets(group)
                 self._records[kind] = {name: _column(data) for name, data in datasets.items() if name != "row"}
                 self._about[kind] = {name: _attributes(data) for name, data in datasets.items()}
@@ -83,7 +80,7 @@ class Run:
 
     def record_kinds(self):
         """Names of the records: step, layer, load, layer_load, histogram, codec, traffic, allocation, request, gap, probe,
-        token, drift, bound and mass_bound (moekv oracle), digest."""
+        token, drift, bound and mass_bound (moekv oracle), digest. None where they were left out of a merged file."""
         return list(self._records)
 
     def record(self, kind):
@@ -113,10 +110,7 @@ class Sweep:
 
     def __init__(self, path):
         self.path = str(path)
-        with h5py.File(self.path, "r") as file:
-            schema = file.attrs.get("schema", "none")
-            if schema != SCHEMA:
-                raise ValueError(f"{self.path}: is not a result file: schema is {schema!r}, expected {SCHEMA!r}")
+        with _result_file(self.path) as file:
             self.attrs = dict(file.attrs)
             self.provenance = dict(file["provenance"].attrs)
             self.n = file["point"].shape[0]
@@ -188,6 +182,16 @@ def load(path):
 def _load(kind, path):
     with _damage_named(path):
         return kind(path)
+
+
+@contextlib.contextmanager
+def _result_file(path):
+    """A file that says it has our schema, open."""
+    with h5py.File(path, "r") as file:
+        schema = file.attrs.get("schema", "none")
+        if schema != SCHEMA:
+            raise ValueError(f"{path}: is not a result file: schema is {schema!r}, expected {SCHEMA!r}")
+        yield file
 
 
 @contextlib.contextmanager

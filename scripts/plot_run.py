@@ -139,7 +139,9 @@ def draw_shard_load(axes, run):
 
 
 def draw(run):
-    """The figure of a run."""
+    """The figure of a run. Raises ValueError where it has no records."""
+    if not run.record_kinds():
+        raise ValueError(f"{run.path}: has no records: it was merged with --without-records")
     plot_style.apply()
     step = run.record("step")
     figure, axes = plot_style.plt.subplots(2, 3, figsize=(plot_style.PAGE_INCHES * 1.25, 4.6), constrained_layout=True)

@@ -74,6 +74,10 @@ class Results(program.ProgramTest):
         self.assertIn("ok, digest 0123456789abcdef", self.run_ok("show", "bare.h5").out)
         self.assertIn("same decisions and counters", self.run_ok("diff", path, "bare.h5").out)
         self.assertIn("same decisions: digest", self.run_ok("diff", "--decisions", "bare.h5", path).out)
+        whole, bare = moekv_results.load(path), moekv_results.load(self.folder / "bare.h5")
+        self.assertEqual((bare.digest, bare.labels, bare.metrics["hit_ratio"]), (whole.digest, whole.labels, whole.metrics["hit_ratio"]))
+        self.assertEqual(bare.record_kinds(), [])
+        self.assertRegex(self.plot_refused("bare.h5"), "^error: .*bare.h5: has no records: it was merged with --without-records\n$")
 
     def test_an_output_never_replaces_an_input(self):
         self.run_ok("run", program.SOURCE / "configs/quickstart.yaml", *TINY, "--out", "a.h5")
