@@ -116,9 +116,9 @@ class Sweep:
             self.n = file["point"].shape[0]
             words = file["status"].attrs["flag_meanings"].split()
             self.status = numpy.array([words[i] for i in file["status"][:]], dtype=object)
-            self.point_id, self.labels, self.errors, self.digests = (_column(file[name]) for name in ("point_id", "label", "error", "digest"))
+            self.point_id, self.label, self.errors, self.digests = (_column(file[name]) for name in ("point_id", "label", "error", "digest"))
             self.repeat, self.wall_time, self.attempts = (_column(file[name]) for name in ("repeat", "wall_time", "attempts"))
-            self.reader_labels = [text.split() for text in _column(file["labels"])]  # acausal, not_exercised, ...
+            self.labels = [text.split() for text in _column(file["labels"])]  # of every point, as Run.labels: acausal, not_exercised, ...
             self.settings, self.metrics, self.numerators, self.denominators, self.models = (
                 {name: _column(data) for name, data in _datasets(file.get(group)).items()}
                 for group in ("setting", "metric", "metric_numerator", "metric_denominator", "model"))
@@ -137,7 +137,7 @@ class Sweep:
         """Mask of the points with these settings, parameters or labels. Example: sweep.select(**{"eviction.policy": "lru", "label": "base"})"""
         mask = numpy.ones(self.n, dtype=bool)
         for name, value in wanted.items():
-            column = self.labels if name == "label" else self.repeat if name == "repeat" else self.settings.get(name, self.params.get(name))
+            column = self.label if name == "label" else self.repeat if name == "repeat" else self.settings.get(name, self.params.get(name))
             if column is None:
                 raise KeyError(name)
             mask &= column == value
@@ -162,7 +162,7 @@ class Sweep:
         """pandas.DataFrame with a row per point: id, label, repeat, status, what was swept, metrics."""
         import pandas  # optional: only this method needs it
 
-        columns = {"point_id": self.point_id, "label": self.labels, "repeat": self.repeat, "status": self.status}
+        columns = {"point_id": self.point_id, "label": self.label, "repeat": self.repeat, "status": self.status}
         columns.update({name: self.params[name] for name in self.swept})
         columns.update(self.settings)
         columns.update(self.metrics)

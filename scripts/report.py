@@ -41,7 +41,7 @@ def sweep_data(path):
     commit = str(sweep.attrs.get("git_commit", "of several commits"))[:10]
     return {
         "name": str(sweep.attrs.get("sweep_name", Path(path).parent.name)), "commit": commit, "created": str(sweep.attrs.get("created", "")), "n": int(sweep.n),
-        "label": [str(v) for v in sweep.labels], "status": [str(v) for v in sweep.status], "notes": [" ".join(v) for v in sweep.reader_labels],
+        "label": [str(v) for v in sweep.label], "status": [str(v) for v in sweep.status], "notes": [" ".join(v) for v in sweep.labels],
         "digest": [str(v)[:12] for v in sweep.digests], "settings": settings, "metrics": {m: [plain(float(v)) for v in sweep.metrics[m]] for m in names},
         "about": {m: {k: str(sweep.about(m).get(k, "")) for k in ("units", "definition", "claim_class")} for m in names},
     }

@@ -54,7 +54,7 @@ def in_the_loop(sweep):
 
 def point_name(sweep, point):
     """A point in a message: its label, or what the axes chose where it has none, and which repeat."""
-    text = str(sweep.labels[point]) or " ".join(f"{k}={v}" for k, v in settings(sweep, point).items()) or f"point {point}"
+    text = str(sweep.label[point]) or " ".join(f"{k}={v}" for k, v in settings(sweep, point).items()) or f"point {point}"
     return text + (f" (repeat {sweep.repeat[point]})" if sweep.repeat.any() else "")
 
 
@@ -72,7 +72,7 @@ def groups(sweep):
     """Label -> finished points with it (the repeats), in the order of the sweep file."""
     found = {}
     for point in points(sweep):
-        found.setdefault(str(sweep.labels[point]), []).append(point)
+        found.setdefault(str(sweep.label[point]), []).append(point)
     return found
 
 

@@ -52,13 +52,13 @@ def main():
         return 2
     with tempfile.TemporaryDirectory() as work:
         for point in range(sweep.n):
-            if sweep.status[point] != "ok" or not re.match(options.labels, str(sweep.labels[point])):
+            if sweep.status[point] != "ok" or not re.match(options.labels, str(sweep.label[point])):
                 continue
             try:
                 found[str(sweep.point_id[point])] = bounds(options.program, sweep, point, options.attention_rows, Path(work))
             except RuntimeError as error:
                 bad += 1
-                print(f"{options.merged}: point {point} {sweep.labels[point]}: no bounds: {error}", file=sys.stderr)
+                print(f"{options.merged}: point {point} {sweep.label[point]}: no bounds: {error}", file=sys.stderr)
     target.write_text(json.dumps(found, indent=0, sort_keys=True) + "\n", encoding="utf-8")
     return 1 if bad else 0
 

@@ -16,7 +16,7 @@ def parts(sweep, regime):
     """(policy, budget, point) of a regime; what needs no budget stands under every one."""
     budgets = [b for b in dict.fromkeys(map(str, sweep.settings["eviction.budget"])) if b.endswith("%")]
     for point in paper.points(sweep):
-        first, _, policy = str(sweep.labels[point]).partition("/")
+        first, _, policy = str(sweep.label[point]).partition("/")
         budget = str(sweep.settings["eviction.budget"][point])
         if first == regime:
             for at in [budget] if budget in budgets else budgets:
@@ -31,7 +31,7 @@ def tables(sweep):
     for policy, budget, point in parts(sweep, "drop"):
         lost, optimum, select = (of(point, metric) for metric in ("attn_lost", "orc_mass_lost", "orc_select_lost"))
         drop.add(budget=budget, policy=policy, mass_kept=paper.fidelity(sweep, [point], "attn_mass_kept"), lost=lost, lost_over_optimum=lost / optimum if optimum > 0 else float("nan"),
-                 out_err=paper.fidelity(sweep, [point]), evictions=sweep.metrics["evictions"][point], unit_labels=" ".join(sweep.reader_labels[point]))
+                 out_err=paper.fidelity(sweep, [point]), evictions=sweep.metrics["evictions"][point], unit_labels=" ".join(sweep.labels[point]))
         if budget not in seen and policy == "fifo":
             seen.add(budget)
             bounds.add(budget=budget, bound="mass lost by the exact optimum", value=optimum)

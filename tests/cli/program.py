@@ -100,9 +100,9 @@ class ProgramTest(unittest.TestCase):
             self.assertEqual(done.code, 0, done)
         self.run_ok("merge", *parts, "--out", f"{name}.h5", "--without-records")
         merged = moekv_results.load_sweep(self.folder / f"{name}.h5")
-        return {label: SimpleNamespace(digest=merged.digests[i], labels=merged.reader_labels[i],
+        return {label: SimpleNamespace(digest=merged.digests[i], labels=merged.labels[i],
                                        metrics={metric: values[i] for metric, values in merged.metrics.items()})
-                for i, label in enumerate(merged.labels)}
+                for i, label in enumerate(merged.label)}
 
     def refuse(self, *arguments, ranks=None, **options):
         """Bad input: exit 2, a message on stderr, nothing on stdout, no new file. Returns the message."""

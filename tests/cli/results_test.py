@@ -77,6 +77,8 @@ class Results(program.ProgramTest):
         whole, bare = moekv_results.load(path), moekv_results.load(self.folder / "bare.h5")
         self.assertEqual((bare.digest, bare.labels, bare.metrics["hit_ratio"]), (whole.digest, whole.labels, whole.metrics["hit_ratio"]))
         self.assertEqual(bare.record_kinds(), [])
+        points = moekv_results.load_sweep(self.folder / "bare.h5")
+        self.assertEqual((list(points.label), points.labels), ([""], [bare.labels]))
         self.assertRegex(self.plot_refused("bare.h5"), "^error: .*bare.h5: has no records: it was merged with --without-records\n$")
 
     def test_an_output_never_replaces_an_input(self):
