@@ -15,7 +15,7 @@ EFFECTS = {"response": ("key", ""), "effect": ("key", ""), "gain": ("measured", 
 
 
 def response(sweep, point):
-    return {"memory": float(paper.per_rank_peak(sweep, point).max()), "output error": 1.0 + float(sweep.metrics["attn_out_err_mean"][point])}
+    return {"memory": paper.rank_peak(sweep, point), "output error": 1.0 + float(sweep.metrics["attn_out_err_mean"][point])}
 
 
 def tables(sweep):

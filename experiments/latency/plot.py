@@ -14,14 +14,9 @@ COLUMNS = {"context": ("key", "tokens"), "codec": ("key", ""), "rho": ("counted"
 
 
 def decode_times(sweep, chosen):
-    """Attend times of single decode steps in us, and which repeat each is of."""
-    times, repeat = [], []
-    for p in chosen:
-        step = sweep.record("step", point=p)
-        kept = step["t_attend"][(step["decode_tokens"] > 0) & (step["prefill_tokens"] == 0)] / 1e3
-        times += list(kept)
-        repeat += [int(sweep.repeat[p])] * len(kept)
-    return numpy.array(times), numpy.array(repeat)
+    """Attend times of single decode steps in us."""
+    steps = [sweep.record("step", point=p) for p in chosen]
+    return numpy.concatenate([step["t_attend"][(step["decode_tokens"] > 0) & (step["prefill_tokens"] == 0)] / 1e3 for step in steps])
 
 
 def tables(sweep):
@@ -32,8 +27,7 @@ def tables(sweep):
             chosen = [p for p in paper.points(sweep, **{"compression.codec": codec}) if str(int(sweep.params["trace.synthetic.prompt_tokens"][p])) == context]
             if not chosen:
                 continue
-            times, _ = decode_times(sweep, chosen)
-            low, high = numpy.percentile(times, (5, 50))
+            low, high = numpy.percentile(decode_times(sweep, chosen), (5, 50))
             quiet[codec] = low
             get = lambda metric: float(sweep.metrics[metric][chosen[0]])  # noqa: E731
             steps = sweep.record("step", point=chosen[0])

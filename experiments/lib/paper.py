@@ -107,14 +107,10 @@ def settings(sweep, point):
     return {name: values[point] for name, values in sweep.settings.items() if values[point] not in ("",) and values[point] == values[point]}
 
 
-def per_rank_peak(sweep, point, entity="rank"):
-    """Largest peak of page bytes of every rank over the run."""
+def rank_peak(sweep, point):
+    """Page bytes of the fullest rank at its peak."""
     load = sweep.record("load", point=point)
-    chosen = load["entity"] == moekv_results.ENTITIES.index(entity)
-    index = load["index"][chosen].astype(int)
-    peaks = numpy.zeros(index.max() + 1 if index.size else 0)
-    numpy.maximum.at(peaks, index, load["peak_bytes"][chosen])
-    return peaks
+    return float(load["peak_bytes"][load["entity"] == moekv_results.ENTITIES.index("rank")].max())
 
 
 def grid(rows=1, columns=1, width="column", height=2.2):
@@ -132,22 +128,22 @@ def look(i):
     return {"color": colours[i % len(colours)], "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i // len(colours) % len(DASHES)], "markersize": 3.5}
 
 
-def lines(axes, table, x, y, by, where=None, label=str, names=None):
+def lines(axes, table, x, y, by):
     """A line for every value of column `by`, with the interval of y as bars where it has one."""
-    for i, name in enumerate(names or table.distinct(by, **(where or {}))):
-        rows = [row for row in table.where(**{**(where or {}), by: name}) if numpy.isfinite(value_of(row[y]))]
+    for i, name in enumerate(table.distinct(by)):
+        rows = [row for row in table.where(**{by: name}) if numpy.isfinite(value_of(row[y]))]
         if rows:
             values = [value_of(row[y]) for row in rows]
             bars = numpy.abs([[value_of(r[y]) - (r[y][k] if isinstance(r[y], tuple) else value_of(r[y])) for r in rows] for k in (1, 2)])
-            axes.errorbar([value_of(row[x]) for row in rows], values, yerr=bars if bars.any() else None, label=label(name), elinewidth=0.6, capsize=1.5, **look(i))
+            axes.errorbar([value_of(row[x]) for row in rows], values, yerr=bars if bars.any() else None, label=str(name), elinewidth=0.6, capsize=1.5, **look(i))
 
 
-def crosses(axes, table, x, y, by, label="predicted"):
+def crosses(axes, table, x, y, by):
     """Predictions of y beside what `lines` draws: a cross in the colour of each series, one entry in the legend."""
     for i, name in enumerate(table.distinct(by)):
         rows = [row for row in table.where(**{by: name}) if numpy.isfinite(value_of(row[y]))]
         axes.plot([value_of(row[x]) for row in rows], [value_of(row[y]) for row in rows], linestyle="none", marker="+", markersize=6, markeredgewidth=0.7,
-                  color=look(i)["color"], label=label if i == 0 else None)
+                  color=look(i)["color"], label="predicted" if i == 0 else None)
 
 
 def bars(axes, labels, values, colour=0, offset=0.0, width=0.8, label=None):
@@ -183,12 +179,12 @@ def commit(sweep):
     return str(found)[:16] if "/" in str(found) else str(found)[:10]
 
 
-def stamp(figure, sweep, tables, note):
+def stamp(figure, sweep, tables):
     data = "+".join(table.sha()[:8] for table in tables)
-    figure.text(0.995, 0.004, f"{note}   commit {commit(sweep)}   data {data}", ha="right", va="bottom", fontsize=4.5, color="0.35")
+    figure.text(0.995, 0.004, f"{machine(sweep)}   commit {commit(sweep)}   data {data}", ha="right", va="bottom", fontsize=4.5, color="0.35")
 
 
-def write(sweep, tables, figures, out, note=None):
+def write(sweep, tables, figures, out):
     """Tables as CSV and LaTeX, figures as PDF and PNG. Equal input gives equal bytes."""
     out.mkdir(parents=True, exist_ok=True)
     for table in tables:
@@ -196,7 +192,7 @@ def write(sweep, tables, figures, out, note=None):
         (out / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
     named = {table.name: table for table in tables}
     for name, figure in figures(named).items():
-        stamp(figure, sweep, [named[name]] if name in named else tables, note or machine(sweep))
+        stamp(figure, sweep, [named[name]] if name in named else tables)
         plot_style.save(figure, out / f"{name}.pdf", close=False)
         plot_style.save(figure, out / f"{name}.png", dpi=200)
 
@@ -215,7 +211,7 @@ def check(tables, expected, times=False):
     return problems
 
 
-def main(file, tables, figures, note=None):
+def main(file, tables, figures):
     """The command line of a plot.py. Exit 1: --check found changed numbers; 2: the sweep cannot be read, lacks points, or nothing can be written."""
     here = Path(file).resolve().parent
     parser = argparse.ArgumentParser(description=f"Tables and figures of experiment {here.name} from its merged sweep (see README.md)")
@@ -231,7 +227,7 @@ def main(file, tables, figures, note=None):
     if options.accept and (options.partial or options.no_model):
         parser.error("--accept takes the tables of whole sweeps only, not with --partial or --no-model")
     try:
-        sys.exit(make(here.name, tables, figures, note, options))
+        sys.exit(make(here.name, tables, figures, options))
     except (OSError, Unusable) as error:
         print(f"error: {here.name}: {error}", file=sys.stderr)
     except (LookupError, ValueError, ArithmeticError, StopIteration, TypeError) as error:
@@ -239,7 +235,7 @@ def main(file, tables, figures, note=None):
     sys.exit(2)
 
 
-def make(experiment, tables, figures, note, options):
+def make(experiment, tables, figures, options):
     """Does what the command line asks for; the exit code."""
     sweep = read(options.merged, options.partial, not options.no_model)
     made = tables(sweep)
@@ -252,5 +248,5 @@ def make(experiment, tables, figures, note, options):
         print("\n".join(f"{experiment}: {line}" for line in problems) or f"{experiment}: {len(made)} tables agree with {options.expected.name}/")
         return 1 if problems else 0
     else:
-        write(sweep, made, figures, options.out or options.merged.parent, note)
+        write(sweep, made, figures, options.out or options.merged.parent)
     return 0

@@ -45,7 +45,7 @@ def tables(sweep):
         layout, case = label.split("/")
         at = size(sweep, point)
         unit = token_bytes(sweep, point) * int(sweep.params["trace.synthetic.n_requests"][point])
-        tokens, predicted = float(paper.per_rank_peak(sweep, point).max()) / unit, paper.predicted(sweep, point, "rank_peak_bytes_max") / unit
+        tokens, predicted = paper.rank_peak(sweep, point) / unit, paper.predicted(sweep, point, "rank_peak_bytes_max") / unit
         formula = at["L"] / at["G"] + at["L"] / at["E"]
         for axis in [case[0]] if case != "base" else list(BASE):
             table.add(layout=layout, axis=axis, **{k: str(v) for k, v in at.items()}, tokens=tokens, predicted=predicted, paper=formula, over_paper=tokens / formula,

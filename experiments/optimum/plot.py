@@ -45,7 +45,7 @@ def tables(sweep):
             formula = token * (length / (ranks * tokens) + int(k) * tokens) if tokens else math.nan
             times[tokens] = admission(sweep, chosen)
             growth.append(pool_growth(sweep, point, token * 1024 * int(p["page.slots"][point])))
-            table.add(K=k, S=str(tokens or "unlimited"), peak_kib=float(paper.per_rank_peak(sweep, point).max()) / 1024, metadata_kib=float(sweep.metrics["metadata_bytes"][point]) / ranks / 1024,
+            table.add(K=k, S=str(tokens or "unlimited"), peak_kib=paper.rank_peak(sweep, point) / 1024, metadata_kib=float(sweep.metrics["metadata_bytes"][point]) / ranks / 1024,
                       paper_kib=formula, kept=float(sweep.metrics["resident_entries"][point]) / float(sweep.metrics["insertions"][point]),
                       capacity_kib=token * int(k) * tokens if tokens else math.nan, admit_ns=paper.stats.mean_interval(times[tokens]))
         if None not in buffers or len(buffers) < 2:

@@ -20,7 +20,7 @@ def tables(sweep):
         layout, case = label.split("/")
         axis, value = case.split()
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
-        table.add(axis=axis, value=value, layout=layout, memory_kib=float(paper.per_rank_peak(sweep, point).max()) / 1024 / get("n_requests"), wire_kib=get("bytes_wire_per_token") / 1024,
+        table.add(axis=axis, value=value, layout=layout, memory_kib=paper.rank_peak(sweep, point) / 1024 / get("n_requests"), wire_kib=get("bytes_wire_per_token") / 1024,
                   memory_plan=paper.predicted(sweep, point, "rank_peak_bytes_max") / 1024 / get("n_requests"), wire_plan=paper.predicted(sweep, point, "bytes_wire") / 1024 / get("tokens"),
                   over_hidden=get("wire_over_hidden_state"), fanout=get("fanout"), read_imbalance=get("rank_imbalance_ratio"), memory_imbalance=get("rank_memory_imbalance"),
                   step_us=get("t_step_model") / get("n_steps") / 1e3)

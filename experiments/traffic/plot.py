@@ -23,7 +23,7 @@ def tables(sweep):
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
         parts = {c: get("wire_" + c) / get("tokens") / 1024 for c in CLASSES}
         table.add(map=label, **parts, total=get("bytes_wire_per_token") / 1024, total_plan=paper.predicted(sweep, point, "bytes_wire") / get("tokens") / 1024, copies=get("replication_factor"),
-                  ranks_stored=get("ranks_per_token"), fanout=get("fanout"), memory_kib=float(paper.per_rank_peak(sweep, point).max()) / 1024,
+                  ranks_stored=get("ranks_per_token"), fanout=get("fanout"), memory_kib=paper.rank_peak(sweep, point) / 1024,
                   read_imbalance=get("rank_imbalance_ratio"), memory_imbalance=get("rank_memory_imbalance"), pair_imbalance=get("pair_imbalance"),
                   step_us=get("t_step_model") / get("n_steps") / 1e3)
         if label in DRAWN:
