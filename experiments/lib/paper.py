@@ -113,6 +113,12 @@ def rank_peak(sweep, point):
     return float(load["peak_bytes"][load["entity"] == moekv_results.ENTITIES.index("rank")].max())
 
 
+def token_bytes(sweep, point):
+    """Raw bytes of K and V of a token in one layer, in elements of two bytes."""
+    shape = {name: int(sweep.params[f"model.{name}"][point]) for name in ("n_kv_heads", "d_k", "d_v")}
+    return shape["n_kv_heads"] * (shape["d_k"] + shape["d_v"]) * 2
+
+
 def grid(rows=1, columns=1, width="column", height=2.2):
     """Figure and a list of its axes; width: column or page of a two-column paper."""
     plot_style.apply()

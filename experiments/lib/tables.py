@@ -52,6 +52,12 @@ class Table:
         """Different values of a column in order of appearance."""
         return list(dict.fromkeys(value_of(row[name]) for row in self.where(**wanted)))
 
+    def numbered(self, column, **wanted):
+        """The rows with these values as a table in which this key is a number, as an axis needs it."""
+        table = Table(self.name, self.columns, self.caption)
+        table.rows = [{**row, column: float(row[column])} for row in self.where(**wanted)]
+        return table
+
     def csv(self):
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")

@@ -22,11 +22,6 @@ def size(sweep, point):
     return {"G": int(p["cluster.ranks"][point]), "L": lengths, "E": int(p["model.gate.n_experts"][point]), "k": int(p["model.gate.top_k"][point])}
 
 
-def token_bytes(sweep, point):
-    p = sweep.params
-    return int(p["model.n_kv_heads"][point]) * (int(p["model.d_k"][point]) + int(p["model.d_v"][point])) * 2
-
-
 def slope(rows, axis, value):
     """Least squares of ln value over ln axis."""
     x, y = ([math.log(f(row)) for row in rows] for f in (lambda r: float(r[axis]), value))
@@ -44,7 +39,7 @@ def tables(sweep):
             continue
         layout, case = label.split("/")
         at = size(sweep, point)
-        unit = token_bytes(sweep, point) * int(sweep.params["trace.synthetic.n_requests"][point])
+        unit = paper.token_bytes(sweep, point) * int(sweep.params["trace.synthetic.n_requests"][point])
         tokens, predicted = paper.rank_peak(sweep, point) / unit, paper.predicted(sweep, point, "rank_peak_bytes_max") / unit
         formula = at["L"] / at["G"] + at["L"] / at["E"]
         for axis in [case[0]] if case != "base" else list(BASE):
@@ -68,8 +63,7 @@ def figures(named):
     table = named["memory"]
     figure, axes = paper.grid(1, 4, "page", 2.2)
     for panel, axis in zip(axes, BASE):
-        numbered = paper.Table("axis", table.columns)
-        numbered.rows = [{**row, axis: float(row[axis])} for row in table.where(axis=axis)]
+        numbered = table.numbered(axis, axis=axis)
         paper.lines(panel, numbered, axis, "tokens", "layout")
         paper.crosses(panel, numbered, axis, "predicted", "layout")
         rows = numbered.where(layout="expert")

@@ -28,8 +28,7 @@ def tables(sweep):
 def figures(named):
     table = named["misses"]
     figure, axes = paper.grid(1, 2, "page", 2.4)
-    numbered = paper.Table("pages", table.columns)
-    numbered.rows = [{**row, "pages": float(row["pages"])} for row in table.rows]
+    numbered = table.numbered("pages")
     paper.lines(axes[0], numbered, "pages", "miss_ratio", "policy")
     rows = numbered.where(policy="lru")
     axes[0].plot([r["pages"] for r in rows], [r["optimum"] for r in rows], "k:", label="Belady, lookups of lru")

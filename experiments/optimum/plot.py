@@ -41,7 +41,7 @@ def tables(sweep):
         for tokens, chosen in buffers.items():
             p, point = sweep.params, chosen[0]
             ranks, length = int(p["cluster.ranks"][point]), int(p["trace.synthetic.prompt_tokens"][point]) + int(p["trace.synthetic.output_tokens"][point])
-            token = int(p["model.n_kv_heads"][point]) * (int(p["model.d_k"][point]) + int(p["model.d_v"][point])) * 2 / 1024
+            token = paper.token_bytes(sweep, point) / 1024
             formula = token * (length / (ranks * tokens) + int(k) * tokens) if tokens else math.nan
             times[tokens] = admission(sweep, chosen)
             growth.append(pool_growth(sweep, point, token * 1024 * int(p["page.slots"][point])))

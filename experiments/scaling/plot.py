@@ -36,8 +36,7 @@ def figures(named):
     figure, axes = paper.grid(3, 3, "page", 4.6)
     for r, (column, plan, text) in enumerate((("memory_kib", "memory_plan", "KiB, fullest rank"), ("wire_kib", "wire_plan", "KiB sent per token"), ("step_us", None, "modelled us per step"))):
         for c, axis in enumerate(AXES):
-            numbered = paper.Table("axis", table.columns)
-            numbered.rows = [{**row, "value": float(row["value"])} for row in table.where(axis=axis)]
+            numbered = table.numbered("value", axis=axis)
             paper.lines(axes[3 * r + c], numbered, "value", column, "layout")
             if plan:
                 paper.crosses(axes[3 * r + c], numbered, "value", plan, "layout")

@@ -107,6 +107,13 @@ class Tables(unittest.TestCase):
             r"a b & n \\", r"\midrule", r"2\textasciicircum{}-(m+1) & 1 \\", r"{}[x] & 1 \\", r"{}* & 1 \\",
             r"a\textbackslash{}b \{c\} \textasciitilde{}\textless{}\textbar{}\textgreater{} & 1 \\", r"50\% \& \$5 \#1 & 1 \\"])
 
+    def test_keys_become_numbers_for_an_axis(self):
+        table = Table("t", {"pages": ("key", ""), "policy": ("key", ""), "n": ("counted", "1")})
+        for pages, policy in (("16", "lru"), ("8", "lru"), ("8", "fifo")):
+            table.add(pages=pages, policy=policy, n=1)
+        self.assertEqual([(row["pages"], row["policy"]) for row in table.numbered("pages", policy="lru").rows], [(16.0, "lru"), (8.0, "lru")])
+        self.assertEqual(table.rows[0]["pages"], "16")
+
     def test_the_hash_of_the_data_leaves_out_times(self):
         self.assertEqual(small_table().sha(), small_table(time=8.0).sha())
         self.assertNotEqual(small_table().sha(), small_table(hits=4).sha())
