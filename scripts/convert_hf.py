@@ -4,15 +4,14 @@
 Reads piece by piece: memory stays small, whatever the size of the model. Element types stay as they are; MXFP4 becomes bfloat16.
 """
 import argparse
-import os
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from hf_architectures import ARCHITECTURES, plan_of
 from hf_checkpoint import TYPES, Checkpoint, Refusal
+from model_file import new_model_file
 
 FINITE_LIMITS = {"F16": (0x7FFF, 0x7C00), "BF16": (0x7FFF, 0x7F80), "F32": (0x7FFFFFFF, 0x7F800000)}  # magnitude bits, first one not finite
 PIECE_VALUES = 1 << 24  # checked and written at once
@@ -45,10 +44,8 @@ def write_dataset(file, dataset):
             out[piece if whole else (i, piece)] = block
 
 
-def write_model(path, plan, facts):
-    with h5py.File(path, "w", libver=("earliest", "v110")) as file:
-        for name, value in {"format": "moekv-model", "format_version": 1, **facts, **plan.attributes}.items():
-            file.attrs[name] = value
+def write_model(target, plan, facts):
+    with new_model_file(target, {**facts, **plan.attributes}) as file:
         for layer, attributes in enumerate(plan.layers):
             file.create_group(f"layers/{layer}").attrs.update(attributes)
         for dataset in plan.datasets:
@@ -61,14 +58,10 @@ def convert(folder, target, facts=None):
     plan = plan_of(checkpoint)
     name = Path(checkpoint.config.get("_name_or_path") or Path(folder).resolve().name).name
     facts = {"name": name, "source": f"Hugging Face checkpoint, {checkpoint.config['model_type']}", "converter": "scripts/convert_hf.py", **(facts or {})}
-    unfinished = f"{target}.{os.getpid()}.part"
     try:
-        write_model(unfinished, plan, facts)
-        os.replace(unfinished, target)
+        write_model(target, plan, facts)
     except OSError as e:
         raise Refusal(target, f"cannot be written: {e}") from None
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
 
 
 def main():

@@ -2,11 +2,11 @@
 """Turns tinymoe's weights (an npz whose member `config` is JSON) into a model file for moekv score (configs/models/README.md)."""
 import argparse
 import json
-import os
 import sys
 
-import h5py
 import numpy as np
+
+from model_file import new_model_file
 
 # Dataset of a layer -> member of the npz behind "b.<layer>.", and how its axes move to [.., out, in].
 LAYER = {
@@ -25,7 +25,7 @@ LAYER = {
 
 def attributes(config, name):
     return {
-        "format": "moekv-model", "format_version": 1, "name": name, "license": "Apache-2.0", "source": "trained for moekv",
+        "name": name, "license": "Apache-2.0", "source": "trained for moekv",
         "converter": "scripts/convert_npz.py", "n_layers": config["layers"], "hidden": config["hidden"], "vocab": 256,
         "n_heads": config["q_heads"], "n_kv_heads": config["kv_heads"], "head_dim": config["head_dim"], "norm_eps": config["norm_eps"],
         "max_positions": config["context"], "rope_style": "interleaved", "rope_theta": 10000.0, "n_experts": config["experts"],
@@ -40,9 +40,7 @@ def write(file, name, values):
 
 def convert(arrays, target, name):
     config = json.loads(str(arrays["config"]))
-    with h5py.File(target, "w", libver=("earliest", "v110")) as file:
-        for key, value in attributes(config, name).items():
-            file.attrs[key] = value
+    with new_model_file(target, attributes(config, name)) as file:
         write(file, "embed", arrays["e.weight"])
         write(file, "head", arrays["h.weight"])
         write(file, "norm", arrays["n.w"])
@@ -58,19 +56,14 @@ def main():
     parser.add_argument("target", help="model file to write")
     parser.add_argument("--name", default="tinymoe", help="name of the model (default: %(default)s)")
     args = parser.parse_args()
-    partial = args.target + ".partial"
     try:
         with np.load(args.source) as arrays:
             if "config" not in arrays.files:
                 raise ValueError("has no member 'config', so it is not an npz of tinymoe's kind")
-            convert(arrays, partial, args.name)
-        os.replace(partial, args.target)
+            convert(arrays, args.target, args.name)
     except (OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"{args.source}: error: {error}\n")
         sys.exit(2)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 if __name__ == "__main__":
