@@ -1,12 +1,9 @@
 """Every budget allocator replays the recorded tinymoe cut on 1, 2 and 4 processes with equal digests, divides the same sum, and says how."""
 import re
-import sys
 import unittest
 
 import program
-
-sys.path.insert(0, str(program.SOURCE / "scripts"))
-import moekv_results  # noqa: E402
+import moekv_results
 
 TRACE = program.SOURCE / "configs/traces/tinymoe_cut.moekv.h5"
 SETTINGS = f"""\

@@ -13,13 +13,11 @@ import h5py
 import numpy as np
 
 import program
+import convert_hf
+import tiny_hf
+from hf_checkpoint import Refusal
 
 SCRIPTS = program.SOURCE / "scripts"
-sys.path[:0] = [str(SCRIPTS), str(program.SOURCE / "tests/support")]
-import convert_hf  # noqa: E402
-import tiny_hf  # noqa: E402
-from hf_checkpoint import Refusal  # noqa: E402
-
 REFERENCE = program.SOURCE / "tests/support/hf_nll.npz"
 SHARDS = {"mixtral": 3, "qwen3_moe": 2}
 CONFIG = """\

@@ -3,15 +3,11 @@ import json
 import math
 import struct
 import subprocess
-import sys
 import unittest
 
 import h5py
 
 import program
-
-sys.path.insert(0, str(program.SOURCE / "tests/support"))
-sys.path.insert(0, str(program.SOURCE / "scripts"))
 import moekv_results
 import page_caches
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 SOURCE = Path(os.environ.get("MOEKV_SOURCE_DIR", Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(SOURCE / "scripts"))
+sys.path[:0] = [str(SOURCE / "scripts"), str(SOURCE / "tests/support")]  # for every test that imports this first
 
 import moekv_results  # noqa: E402
 

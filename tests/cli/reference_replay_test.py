@@ -3,7 +3,6 @@
 MOEKV_REPLAYS=first:end replays these seeds in place of the shipped ones; a seed that fails is named with its settings.
 """
 import os
-import sys
 import unittest
 from collections import Counter
 
@@ -11,13 +10,11 @@ import h5py
 import numpy as np
 
 import program
-
-sys.path.insert(0, str(program.SOURCE / "tests/support"))
-from reference_attention import AttentiveReplay  # noqa: E402
-from reference_cases import draw, draw_attentive, draw_demoting, draw_selective, settings_of_case, write_trace  # noqa: E402
-from reference_replay import Replay  # noqa: E402
-from reference_select import SelectiveReplay  # noqa: E402
-from reference_tiers import DemotingReplay  # noqa: E402
+from reference_attention import AttentiveReplay
+from reference_cases import draw, draw_attentive, draw_demoting, draw_selective, settings_of_case, write_trace
+from reference_replay import Replay
+from reference_select import SelectiveReplay
+from reference_tiers import DemotingReplay
 
 ASKED = os.environ.get("MOEKV_REPLAYS")
 SEEDS = range(*map(int, ASKED.split(":"))) if ASKED else [*range(40), 90, 99, 114, 188, 255, 308, 414, 785]  # the single ones tell orders of victims apart

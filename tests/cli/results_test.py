@@ -14,10 +14,8 @@ import unittest
 import h5py
 
 import program
-
-sys.path.insert(0, str(program.SOURCE / "scripts"))
-import moekv_results  # noqa: E402
-import plot_run  # noqa: E402
+import moekv_results
+import plot_run
 
 WRITER = None
 TINY = ["backend=count", "trace={synthetic: {preset: uniform, n_requests: 1, prompt_tokens: 16, output_tokens: 4}, layers: [1]}"]

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
@@ -19,9 +18,7 @@ import h5py
 import numpy
 
 import program
-
-sys.path.insert(0, str(program.SOURCE / "scripts"))
-import moekv_results  # noqa: E402
+import moekv_results
 
 # A point takes some milliseconds, some hundredths or some tenths of a second.
 SMALL, MIDDLE, LARGE = (f"n_requests: {n}, prompt_tokens: {p}, output_tokens: {o}" for n, p, o in ((6, 96, 24), (12, 192, 48), (16, 384, 96)))
