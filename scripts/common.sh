@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What quickstart.sh, test.sh and tidy.sh share: the repository root as working directory, the launch environment, one way to build.
+# What the shell scripts beside it share: the repository root as working directory, the launch environment, one way to build.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 # shellcheck source=scripts/mpi_env.sh
 . scripts/mpi_env.sh

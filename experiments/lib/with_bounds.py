@@ -39,7 +39,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("merged", type=Path)
     parser.add_argument("--program", default="build/release/moekv")
-    parser.add_argument("--labels", default="", help="only points whose label begins like this")
+    parser.add_argument("--labels", default="", metavar="REGEX", help="only points whose label begins with a match of this regular expression")
     parser.add_argument("--attention-rows", type=int, default=0)
     options = parser.parse_args()
     target, found, bad = options.merged.parent / "bounds.json", {}, 0
