@@ -23,7 +23,7 @@ def call(program, *arguments):
 
 
 def bounds(program, sweep, point, rows, work):
-    """The oracle's metrics of a point. Raises RuntimeError where a run fails or decides otherwise."""
+    """The oracle's metrics of a point, and the pages of all its budgets. Raises RuntimeError where a run fails or decides otherwise."""
     config, log, again = work / "point.yaml", work / "log.h5", work / "again.h5"
     config.write_text(str(sweep.point_facts["config_resolved_yaml"][point]), encoding="utf-8")
     log.unlink(missing_ok=True)
@@ -32,7 +32,9 @@ def bounds(program, sweep, point, rows, work):
     digest = moekv_results.load(again).digest
     if digest != sweep.digests[point]:
         raise RuntimeError(f"digest {sweep.digests[point]} became {digest}")
-    return {name: about["value"] for name, about in json.loads(call(program, "oracle", log, "--json"))["metrics"].items()}
+    oracle = json.loads(call(program, "oracle", log, "--json"))
+    pooled = oracle["records"]["bound"]
+    return {**{name: about["value"] for name, about in oracle["metrics"].items()}, "capacity_pages": pooled["capacity_pages"][pooled["shard"].index(-1)]}
 
 
 def main():

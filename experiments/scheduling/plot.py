@@ -8,8 +8,12 @@ import paper  # noqa: E402
 
 DROP = {"budget": ("key", ""), "policy": ("key", ""), "mass_kept": ("measured", "1"), "lost": ("measured", "1"), "lost_over_optimum": ("measured", "x"),
         "out_err": ("measured", "1"), "evictions": ("counted", ""), "unit_labels": ("published", "")}
-DEMOTE = {"budget": ("key", ""), "policy": ("key", ""), "hit_ratio": ("counted", "1"), "recalled_kib": ("counted", "KiB/token"), "premature": ("counted", "1"),
-          "out_err": ("measured", "1"), "host_ms": ("modelled", "ms")}
+DEMOTE = {"budget": ("key", ""), "policy": ("key", ""), "hit_ratio": ("counted", "1"), "optimum": ("counted", "1, hits of Belady's optimum with the same pages"), "capacity_pages": ("counted", ""),
+          "recalled_kib": ("counted", "KiB/token"), "premature": ("counted", "1"), "out_err": ("measured", "1"), "host_ms": ("modelled", "ms")}
+TARGET = {"sign": ("key", ""), "gain": ("key", ""), "low_target": ("derived", ""), "hits_at_low": ("counted", "1"), "high_target": ("derived", ""), "hits_at_high": ("counted", "1"),
+          "slope": ("counted", "hits over target"), "least": ("counted", "1, hits of the worst fixed threshold"), "most": ("counted", "1, of the best"),
+          "room": ("counted", "1, between the targets and what fixed thresholds reach")}
+LITERAL = {"budget": ("key", ""), "policy": ("key", ""), "printed_over_original": ("measured", "x, attention mass lost"), "kept_more": ("measured", "1, attention mass as printed minus original")}
 
 
 def parts(sweep, regime):
@@ -26,7 +30,7 @@ def parts(sweep, regime):
 def tables(sweep):
     drop = paper.Table("scheduling_drop", DROP, "Scheduling methods (Table 3 of PiKV), victims are lost")
     demote = paper.Table("scheduling_demote", DEMOTE, "Scheduling methods (Table 3 of PiKV), victims wait in host memory")
-    bounds = paper.Table("scheduling_bounds", {"budget": ("key", ""), "bound": ("key", ""), "value": ("measured", "1")}, "What no policy can beat")
+    bounds = paper.Table("scheduling_bounds", {"budget": ("key", ""), "bound": ("key", ""), "value": ("measured", "1")}, "What no policy can beat where victims are lost")
     seen, of = set(), paper.bounds(sweep)
     for policy, budget, point in parts(sweep, "drop"):
         lost, optimum, select = (of(point, metric) for metric in ("attn_lost", "orc_mass_lost", "orc_select_lost"))
@@ -38,42 +42,60 @@ def tables(sweep):
             bounds.add(budget=budget, bound="mass lost by the best visible set", value=select)
     for policy, budget, point in parts(sweep, "demote"):
         get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
-        demote.add(budget=budget, policy=policy, hit_ratio=get("hit_ratio"), recalled_kib=get("recalled_bytes") / get("tokens") / 1024,
+        demote.add(budget=budget, policy=policy, hit_ratio=get("hit_ratio"), optimum=1.0 - of(point, "opt_miss_ratio"), capacity_pages=of(point, "capacity_pages"), recalled_kib=get("recalled_bytes") / get("tokens") / 1024,
                    premature=get("premature_eviction_ratio"), out_err=paper.fidelity(sweep, [point]), host_ms=get("t_host_model") / 1e6)
-    for label, (point, *_) in paper.groups(sweep).items():
-        if label.startswith("optimum"):
-            value = 1.0 - of(point, "opt_miss_ratio")
-            bounds.add(budget=label.split("/")[1], bound="hit ratio of Belady's optimum", value=value)
-    literal = paper.Table("scheduling_literal", {"budget": ("key", ""), "policy": ("key", ""), "printed_over_original": ("measured", "x, attention mass lost")},
-                          "Scores as printed in Table 3 against the methods that they name")
-    for policy, original in (("H2O", "H2O h2o.sum"), ("StreamingLLM", "StreamingLLM streaming"), ("QUEST", "QUEST quest.evict"), ("AdaKV", "AdaKV corrected, target 0.6")):
+    return [drop, demote, bounds, literal(sweep, drop), targets(sweep)]
+
+
+def literal(sweep, drop):
+    table = paper.Table("scheduling_literal", LITERAL, "Scores as printed in Table 3 against the methods that they name")
+    at = {(budget, policy): point for policy, budget, point in parts(sweep, "drop")}
+    for policy, original in (("H2O", "H2O h2o.sum"), ("StreamingLLM", "StreamingLLM streaming"), ("QUEST", "QUEST quest.evict")):
         for budget in drop.distinct("budget"):
-            printed, plain = (drop.column("lost", budget=budget, policy=name) for name in (f"{policy} as printed" + original.partition(",")[1] + original.partition(",")[2], original))
-            if printed and plain:
-                literal.add(budget=budget, policy=policy, printed_over_original=printed[0] / plain[0] if plain[0] > 0 else float("nan"))
-    target = paper.Table("scheduling_target", {"budget": ("key", ""), "sign": ("key", ""), "hits_at_0_4": ("counted", "1"), "hits_at_0_6": ("counted", "1"), "slope": ("counted", "hits over target")},
-                         "Does AdaKV's threshold bring hits to their target? 1: it does, 0: they ignore it")
-    for budget in demote.distinct("budget"):
-        for sign in ("corrected", "as printed"):
-            low, high = (demote.column("hit_ratio", budget=budget, policy=f"AdaKV {sign}, target {at}")[0] for at in (0.4, 0.6))
-            target.add(budget=budget, sign=sign, hits_at_0_4=low, hits_at_0_6=high, slope=(high - low) / 0.2)
-    return [drop, demote, bounds, literal, target]
+            names = f"{policy} as printed", original
+            if all((budget, name) in at for name in names):
+                printed, plain = (drop.column("lost", budget=budget, policy=name)[0] for name in names)
+                table.add(budget=budget, policy=policy, printed_over_original=printed / plain if plain > 0 else float("nan"), kept_more=kept_more(sweep, *(at[budget, name] for name in names)))
+    return table
+
+
+def kept_more(sweep, point, other):
+    """Attention mass that one point keeps beyond another, of the same queries, with its interval over requests."""
+    here, there = (sweep.record("probe", point=p) for p in (point, other))
+    if any((here[c] != there[c]).any() for c in ("request", "position", "layer")):
+        raise LookupError("points with other probes")
+    return paper.stats.mean_interval(here["attn_mass_kept"] - there["attn_mass_kept"], here["request"])
+
+
+def targets(sweep):
+    """What AdaKV's hits make of two targets, and the hits between which fixed thresholds can choose."""
+    table = paper.Table("scheduling_target", TARGET, "Does AdaKV's threshold bring hits nearer to their target? slope 1: wholly, 0: not at all, below: away from it")
+    hits, fixed = {}, []
+    for label, (point, *_) in paper.groups(sweep).items():
+        kind, *rest = label.split("/")
+        if kind == "fixed":
+            fixed.append(float(sweep.metrics["hit_ratio"][point]))
+        elif kind == "target":
+            hits.setdefault(tuple(rest[:2]), {})[float(rest[2])] = float(sweep.metrics["hit_ratio"][point])
+    for (sign, gain), found in hits.items():
+        low, high = min(found), max(found)
+        table.add(sign=sign, gain=gain, low_target=low, hits_at_low=found[low], high_target=high, hits_at_high=found[high], slope=(found[high] - found[low]) / (high - low),
+                  least=min(fixed), most=max(fixed), room=min(low - min(fixed), max(fixed) - high))
+    return table
 
 
 def figures(named):
     drop, demote, bounds = named["scheduling_drop"], named["scheduling_demote"], named["scheduling_bounds"]
-    figure, axes = paper.grid(1, 2, "page", 3.0)
-    for panel, table, column, text, bound in ((axes[0], drop, "lost", "mass lost (measured), victims dropped", "mass lost by the exact optimum"),
-                                              (axes[1], demote, "hit_ratio", "hits (counted), victims demoted", "hit ratio of Belady's optimum")):
-        budgets = table.distinct("budget")
-        names = [n for n in table.distinct("policy") if n not in ("full", "FlexGen flexgen.static") and not n.endswith("target 0.4")]  # without a budget; as with 0.6
-        for i, budget in enumerate(budgets):
-            by_name = {row["policy"]: row[column] for row in table.where(budget=budget)}
-            paper.bars(panel, names, [by_name.get(n, float("nan")) for n in names], colour=i, offset=0.4 * i - 0.2, width=0.4, label=f"budget {budget}")
-            for value in bounds.column("value", budget=budget, bound=bound):
-                panel.axvline(value, color=paper.look(i)["color"], linestyle=":", linewidth=1)
-        panel.set_xlabel(text + "; dotted: optimum")
-        panel.legend(loc="lower right", frameon=True, framealpha=0.9)
+    figure, axes = paper.grid(1, 2, "page", 3.4)
+    for panel, table, column, text in ((axes[0], drop, "lost", "mass lost (measured), victims dropped"), (axes[1], demote, "hit_ratio", "hits (counted), victims demoted")):
+        names = [n for n in table.distinct("policy") if n not in ("full", "FlexGen flexgen.static")]  # without a budget
+        for i, budget in enumerate(table.distinct("budget")):
+            by_name = {row["policy"]: row for row in table.where(budget=budget)}
+            paper.bars(panel, names, [by_name[n][column] for n in names], colour=i, offset=0.4 * i - 0.2, width=0.4, label=f"budget {budget}")
+            best = bounds.column("value", budget=budget, bound="mass lost by the exact optimum") * len(names) if table is drop else [by_name[n]["optimum"] for n in names]
+            panel.plot(best, [k + 0.4 * i - 0.2 for k in range(len(names))], "k|", markersize=5, label="optimum" if i == 0 else None)
+        panel.set_xlabel(text)
+    paper.shared_legend(figure, axes[0], 0.92)
     return {"scheduling": figure}
 
 

@@ -182,11 +182,14 @@ class Claims(unittest.TestCase):
         found = self.audit(scaling_gain=lambda row: row.update(step_gain=1), memory_128k=lambda row: row.update(kv_gb=24), latency=lambda row: row.update(speedup=1))
         self.assertEqual((found["F4"][1][2], found["F10"][1], found["F6"]), (False, [False, False], ("refuted", [False])))
 
-    def test_f9_does_not_ask_of_adakv_what_the_optimum_cannot(self):
-        follows = {"scheduling_target": lambda row: row.update(slope=0.9)}
-        self.assertEqual(self.audit()["F9"][1][:2], [False, False])
-        self.assertEqual(self.audit(**follows)["F9"][1][:2], [True, True])
-        self.assertEqual(self.audit(**follows, scheduling_bounds=lambda row: row.update(value=0.5))["F9"][1][:2], [None, None])
+    def test_f9_asks_of_adakv_only_what_thresholds_reach_and_its_gain_can_do(self):
+        def target(printed, corrected=0.2, room=0.01):
+            return {"scheduling_target": lambda row: row.update(slope=printed if row["sign"] == "as printed" else corrected, room=room)}
+
+        for edit, holds in ((target(0.2), True), (target(-0.2), False), (target(0.0), False), (target(0.2, corrected=0.0), None), (target(-0.2, corrected=-0.2), None), (target(-0.2, room=-0.01), None)):
+            self.assertEqual(self.audit(**edit)["F9"][1][0], holds)
+        for more, holds in ((0.0, True), ((0.1, 0.05, 0.2), True), ((-0.1, -0.2, 0.05), None), ((-0.1, -0.2, -0.05), False)):
+            self.assertEqual(self.audit(scheduling_literal=lambda row, more=more: row.update(kept_more=more))["F9"][1][1:], [holds] * 2)
 
     def test_f12_asks_for_more_than_the_sum_in_both_responses(self):
         for gain, verdict in (((0.2, 0.1, 0.3), "supported"), ((0.2, -0.1, 0.3), "untestable here"), ((0.0, 0.0, 0.0), "refuted"), ((-0.2, -0.3, -0.1), "refuted")):
