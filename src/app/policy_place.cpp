@@ -32,7 +32,7 @@ struct ExpertAffine {
   static constexpr std::string_view name = "expert_affine";
   std::uint32_t shards = 1, experts = 1;
   static constexpr auto params = std::tuple{Param{"shards", &ExpertAffine::shards, "", "number of shards", 1, 65536},
-                                            Param{"experts", &ExpertAffine::experts, "", "number of experts", 1, 896}};
+                                            Param{"experts", &ExpertAffine::experts, "", "number of experts", 1, most_experts}};
   [[nodiscard]] Placement placement() const {
     Placement p{Layout::expert, ShardMap::expert_affine};
     p.n_shards = shards;
@@ -119,7 +119,8 @@ struct Shadow {
 std::vector<double> read_load(Case& given) {
   given.require("load");
   std::vector<double> load = given.list<double>("load", {0, 1e300});
-  if (given.has("load") && !given.failed() && (load.empty() || load.size() > 896)) given.complain("load", "1 to 896 experts");
+  if (given.has("load") && !given.failed() && (load.empty() || load.size() > most_experts))
+    given.complain("load", fmt::format("1 to {} experts", most_experts));
   if (!given.failed() && std::all_of(load.begin(), load.end(), [](double x) { return x == 0; }))
     given.complain("load", "every load is 0, so there is nothing to plan by", "give the counts of the experts' choices");
   return load;

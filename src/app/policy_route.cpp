@@ -51,9 +51,10 @@ Tokens read_tokens(Case& given, bool needs_logits) {
   if (needs_logits) {
     given.require("logits");
     out.n_experts = static_cast<std::uint32_t>(out.logits.n_columns);
-    if (given.has("logits") && !given.failed() && (out.n_experts == 0 || out.n_experts > 896)) given.complain("logits", "a row has 1 to 896 experts");
+    if (given.has("logits") && !given.failed() && (out.n_experts == 0 || out.n_experts > most_experts))
+      given.complain("logits", fmt::format("a row has 1 to {} experts", most_experts));
   } else {
-    out.n_experts = given.value<std::uint32_t>("experts", {1, 896});
+    out.n_experts = given.value<std::uint32_t>("experts", {1, most_experts});
     if (given.has("logits")) given.complain("logits", "the rule uses no logits", "give \"experts\" and \"positions\"");
     given.require("positions");
   }

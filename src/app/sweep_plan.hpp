@@ -19,7 +19,7 @@ struct PointPlan {
   std::int64_t model_ns = 0;
   std::uint64_t tokens = 0;
   bool evicts = false, upper_bound = false;  // as of PlanCost
-  std::string refusal;
+  std::string refusal, caution;              // why it cannot run here, or may not
 };
 
 /// `n_processes` will run the point.

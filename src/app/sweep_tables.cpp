@@ -15,12 +15,13 @@
 namespace moekv {
 namespace {
 
-/// The plan, refused also where it exceeds the memory that this host has to give.
+/// The plan, refused also where it exceeds the memory that this host has to give; where evictions may free some of it, that is only told.
 PointPlan plan_here(const SweepPoint& point, PointCache& cache) {
   PointPlan plan = plan_point(point, cache);
-  if (plan.refusal.empty() && plan.job_bytes > static_cast<double>(available_memory()) && !plan.evicts && point.spec->backend == "host")
-    plan.refusal = fmt::format("needs {}, this host has {} free", format_bytes(std::llround(plan.job_bytes)),
-                               format_bytes(static_cast<std::int64_t>(available_memory())));
+  if (!plan.refusal.empty() || plan.job_bytes <= static_cast<double>(available_memory()) || point.spec->backend != "host") return plan;
+  (plan.evicts ? plan.caution : plan.refusal) =
+      fmt::format("needs {}{}, this host has {} free", plan.evicts ? "up to " : "", format_bytes(std::llround(plan.job_bytes)),
+                  format_bytes(static_cast<std::int64_t>(available_memory())));
   return plan;
 }
 
@@ -33,6 +34,7 @@ nlohmann::ordered_json json_of(const PointPlan& plan, const ListedPoint& point, 
   out["model_ns"] = plan.model_ns;
   out["tokens"] = plan.tokens;
   out["refusal"] = plan.refusal;
+  out["caution"] = plan.caution;
   return out;
 }
 
@@ -77,6 +79,7 @@ ExitCode print_plans(const SweepWork& work, bool json) {
     fmt::print("{:5} {} {:>13} {:>13} {:>14}  {} {}\n", i, point.id, bytes(plan.rank_bytes), bytes(plan.job_bytes), format_ns(plan.model_ns),
                point.label, settings_text(point));
     if (!plan.refusal.empty()) fmt::print("      refused: {}\n", plan.refusal);
+    if (!plan.caution.empty()) fmt::print("      may not fit: {}\n", plan.caution);
   }
   if (json) {
     fmt::print("{}\n", json_text(all, 1));

@@ -46,7 +46,7 @@ void add_synthetic_keys(std::vector<Key>& keys) {
                 [](auto& s) -> auto& { return s.trace.synthetic.arrival_cv; }, {0.01, 100}));
   add(field_key("trace.synthetic.zipf_s", "1", "exponent (zipf)", [](auto& s) -> auto& { return s.trace.synthetic.zipf_s; }, {0, 10}));
   add(field_key("trace.synthetic.hot_experts", "", "number of hot experts (k_hot)", [](auto& s) -> auto& { return s.trace.synthetic.hot_experts; },
-                {1, 896}));
+                {1, most_experts}));
   add(field_key("trace.synthetic.hot_share", "1", "their share of the choices (k_hot)", [](auto& s) -> auto& { return s.trace.synthetic.hot_share; },
                 {0, 1}));
   add(field_key("trace.synthetic.power_alpha", "1", "exponent (power_law)", [](auto& s) -> auto& { return s.trace.synthetic.power_alpha; }, {0, 10}));

@@ -167,7 +167,8 @@ Key head_dim_key() {
 
 void add_gate_keys(std::vector<Key>& keys) {
   const auto add = [&](Key key) { keys.push_back(std::move(key)); };
-  add(field_key("model.gate.n_experts", "", "routed experts of a MoE layer", [](auto& s) -> auto& { return s.model.gate.n_experts; }, {1, 896}));
+  add(field_key("model.gate.n_experts", "", "routed experts of a MoE layer", [](auto& s) -> auto& { return s.model.gate.n_experts; },
+                {1, most_experts}));
   add(field_key("model.gate.top_k", "", "experts chosen per token", [](auto& s) -> auto& { return s.model.gate.top_k; }, {1, 22}));
   add(field_key("model.gate.n_shared", "", "shared experts, always active", [](auto& s) -> auto& { return s.model.gate.n_shared; }, {0, 64}));
   add(field_key("model.gate.score", "", "score function of the gate logits", [](auto& s) -> auto& { return s.model.gate.score; }));
@@ -176,8 +177,9 @@ void add_gate_keys(std::vector<Key>& keys) {
   add(field_key("model.gate.renormalise", "", "weights of the chosen sum to 1 before scale",
                 [](auto& s) -> auto& { return s.model.gate.renormalise; }));
   add(field_key("model.gate.scale", "1", "routed scaling factor", [](auto& s) -> auto& { return s.model.gate.scale; }, {0, 1000}));
-  add(field_key("model.gate.n_group", "", "groups of experts; 1 = none", [](auto& s) -> auto& { return s.model.gate.n_group; }, {1, 896}));
-  add(field_key("model.gate.topk_group", "", "groups a token may choose from", [](auto& s) -> auto& { return s.model.gate.topk_group; }, {1, 896}));
+  add(field_key("model.gate.n_group", "", "groups of experts; 1 = none", [](auto& s) -> auto& { return s.model.gate.n_group; }, {1, most_experts}));
+  add(field_key("model.gate.topk_group", "", "groups a token may choose from", [](auto& s) -> auto& { return s.model.gate.topk_group; },
+                {1, most_experts}));
 }
 
 }  // namespace

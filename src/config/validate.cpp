@@ -47,7 +47,8 @@ namespace {
 
 void check_gate(Checks& c) {
   const GateShape& gate = c.spec().model.gate;
-  if (gate.n_experts == 0) c.refuse({"model.gate.n_experts", "model"}, "missing required key", "number of routed experts of a MoE layer, 1..896");
+  if (gate.n_experts == 0)
+    c.refuse({"model.gate.n_experts", "model"}, "missing required key", fmt::format("number of routed experts of a MoE layer, 1..{}", most_experts));
   if (gate.top_k == 0) c.refuse({"model.gate.top_k", "model"}, "missing required key", "experts chosen per token, 1..22");
   if (gate.n_experts == 0 || gate.top_k == 0) return;
   if (gate.top_k > gate.n_experts) {

@@ -2,6 +2,7 @@
 #include "core/error.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <numeric>
 
 #include "core/text.hpp"
@@ -46,16 +47,25 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string_view nearest_name(std::string_view word, const std::vector<std::string_view>& known) {
+  const auto in_small_letters = [](std::string_view text) {
+    std::string small(text);
+    std::transform(small.begin(), small.end(), small.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return small;
+  };
+  const std::string small = in_small_letters(word);
   std::string_view best;
   std::size_t best_distance = std::max<std::size_t>(1, word.size() / 3) + 1;
   for (const std::string_view name : known) {
-    const std::size_t distance = edit_distance(word, name);
+    const std::size_t distance = edit_distance(small, in_small_letters(name));
     if (distance < best_distance) {
       best = name;
       best_distance = distance;
     }
   }
-  return best;
+  if (!best.empty() || word.empty()) return best;
+  const auto variant =
+      std::find_if(known.begin(), known.end(), [&](std::string_view name) { return in_small_letters(name).starts_with(small + "."); });
+  return variant == known.end() ? best : *variant;
 }
 
 std::string suggest_name(std::string_view word, const std::vector<std::string_view>& known) {

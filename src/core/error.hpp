@@ -55,7 +55,8 @@ class DeviceMissing : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Nearest of `known` to `word` by Damerau-Levenshtein distance <= max(1, len/3); empty when none is near.
+/// Nearest of `known` to `word` by Damerau-Levenshtein distance <= max(1, len/3), small and capital letters being equal; where none is near, the
+/// first "word.variant"; else empty.
 [[nodiscard]] std::string_view nearest_name(std::string_view word, const std::vector<std::string_view>& known);
 
 /// "did you mean 'x'? known: a, b, c" for an unknown name.

@@ -25,8 +25,10 @@ struct LatentShape {
   std::uint32_t d_rope = 0;
 };
 
+inline constexpr std::uint32_t most_experts = 896;  // of a layer, in traces and configurations
+
 struct GateShape {
-  std::uint32_t n_experts = 0;  // routed experts E, 1..896
+  std::uint32_t n_experts = 0;  // routed experts E, 1..most_experts
   std::uint32_t top_k = 0;      // 1..22
   std::uint32_t n_shared = 0;
   ScoreFunction score = ScoreFunction::softmax;

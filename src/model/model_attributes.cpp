@@ -108,7 +108,7 @@ void read_rope(Attributes& a, DecoderSpec& spec) {
 
 void read_gate(Attributes& a, DecoderSpec& spec) {
   GateShape& gate = spec.gate;
-  a.number("n_experts", gate.n_experts, 1, 896);
+  a.number("n_experts", gate.n_experts, 1, most_experts);
   a.number("top_k", gate.top_k, 1, 22);
   a.choice("gate_score", gate.score, {"softmax", "sigmoid", "sqrtsoftplus"});
   a.choice("gate_order", gate.order, {"pre", "post"});

@@ -18,7 +18,6 @@ inline constexpr std::string_view format_name = "moekv-trace";
 inline constexpr int format_major = 1;
 inline constexpr int format_minor = 0;
 
-inline constexpr std::uint32_t most_experts = 896;
 inline constexpr std::uint32_t most_top_k = 22;
 inline constexpr std::uint32_t most_layers = 1024;
 inline constexpr std::uint64_t most_requests = std::uint64_t{1} << 26;

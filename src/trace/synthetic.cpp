@@ -49,8 +49,8 @@ void check_shape(const ModelShape& shape, std::vector<Problem>& problems) {
   if (std::none_of(shape.layers.begin(), shape.layers.end(), [](const LayerShape& l) { return l.moe; }))
     say("the model has no MoE layer", "give a model file, or experts, top-k and layers");
   if (shape.layers.size() > native::most_layers) say(fmt::format("{} layers", shape.layers.size()), fmt::format("at most {}", native::most_layers));
-  if (shape.gate.n_experts < 1 || shape.gate.n_experts > native::most_experts)
-    say(fmt::format("{} experts", shape.gate.n_experts), fmt::format("use 1..{}", native::most_experts));
+  if (shape.gate.n_experts < 1 || shape.gate.n_experts > most_experts)
+    say(fmt::format("{} experts", shape.gate.n_experts), fmt::format("use 1..{}", most_experts));
   if (shape.gate.top_k < 1 || shape.gate.top_k > std::min(shape.gate.n_experts, native::most_top_k))
     say(fmt::format("top-k {} of {} experts", shape.gate.top_k, shape.gate.n_experts),
         fmt::format("use 1..{}", std::min(shape.gate.n_experts, native::most_top_k)));

@@ -80,7 +80,7 @@ class Results(program.ProgramTest):
         self.assertRegex(self.plot_refused("bare.h5"), "^error: .*bare.h5: has no records: it was merged with --without-records\n$")
 
     def test_an_output_never_replaces_an_input(self):
-        self.run_ok("run", program.SOURCE / "configs/quickstart.yaml", *TINY, "--out", "a.h5")
+        self.run_ok("run", program.SOURCE / "configs/examples/local_baseline.yaml", *TINY, "--out", "a.h5")
         before = (self.folder / "a.h5").read_bytes()
         for command in (("export", "a.h5"), ("merge", "a.h5"), ("rerun", "a.h5")):
             with self.subTest(command):

@@ -59,6 +59,9 @@ TEST(Suggest, FindsNearNamesOnly) {
   EXPECT_EQ(nearest_name("h20.sum", {"lru", "h2o.sum"}), "h2o.sum");
   EXPECT_EQ(nearest_name("capcity", {"capacity", "page"}), "capacity");
   EXPECT_EQ(nearest_name("zebra", {"lru", "fifo"}), "");
+  EXPECT_EQ(nearest_name("LRU", {"fifo", "lru"}), "lru");
+  EXPECT_EQ(nearest_name("h2o", {"lru", "h2o.sum", "h2o.max"}), "h2o.sum");
+  EXPECT_EQ(nearest_name("", {"lru", ".x"}), "");
 }
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
