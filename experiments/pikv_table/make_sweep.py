@@ -11,7 +11,7 @@ HEAD = """\
 # Written by make_sweep.py from published.csv and mapping.yaml.
 name: {name}
 base: ../base/{base}.yaml
-set: {{eviction.protect: {{sinks: 4, recent: 16}}{more}}}
+set: {{eviction: {{policy: lru, budget: {{tokens: 100000}}, protect: {{sinks: 4, recent: 16}}}}{more}}}
 axes:
   - cases:
       - {{label: none, routing.router: recorded}}
@@ -23,16 +23,14 @@ FILES = {"sweep.yaml": ("pikv_table", "tinymoe", ", prefill: {chunk_tokens: 16, 
 
 
 def text(file):
-    """Rows without a scheduler evict nothing, but have a policy: cache_aware listens to misses, and runs in them too. Under layout expert a token counts
-    under each of its experts, so that 100 % would evict."""
+    """Rows without a scheduler evict nothing, but have a policy, which cache_aware asks for: lru, whose state is the smallest and which sends nothing. Under
+    layout expert a token counts under each of its experts, so that 100 % would evict."""
     (name, base, more), names = FILES[file], rows.mapping()
     lines = [HEAD.format(name=name, base=base, more=more)]
     for row in rows.published():
         found, _ = rows.settings(row, names)
         if found is None:
             continue
-        if not row["scheduling"]:
-            found = {**found, "eviction.policy": "h2o.sum", "eviction.budget": {"tokens": 100000}}
         inside = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found.items())
         lines.append(f"      - {{label: {json.dumps(row['label'])}, {inside}}}\n")
     return "".join(lines)

@@ -55,7 +55,7 @@ def tables(sweep):
         return dict(testable="yes", fidelity_loss=paper.fidelity(sweep, [point]), **loop, codes_x=get("code_compression_factor"),
                     pages_x=get("page_compression_factor"), stored_x=get("compression_factor"), memory_x=base / get("kv_peak_bytes"),
                     evictions=get("evictions"), memory_kib=get("kv_peak_bytes") / 1024,
-                    hit_ratio=get("hit_ratio"), step_us=get("t_step_model") / get("n_steps") / 1e3, step_ms=paper.stats.mean_interval(steps))
+                    hit_ratio=get("hit_ratio"), step_us=get("t_step_model") / get("n_steps") / 1e3, step_ms=paper.stats.mean_interval(steps, least=0))
 
     table.add(group="reference", row="none", **measured("none"))
     for row in published_rows.published():
@@ -90,7 +90,7 @@ def figures(named):
         panel.set_ylabel(f"{ours.replace('_', ' ')}")
     for panel in axes[len(pairs):]:
         panel.axis("off")
-    axes[0].legend(fontsize=5.5)
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center")
     return {"pikv_table": figure}
 
 

@@ -13,7 +13,7 @@ COLUMNS = {
     "out_err": ("measured", "1"), "route_us": ("time", "us/token"),
 }
 
-EFFECTS = {"effect": ("key", ""), "change": ("counted", "against R_T topk"), "relative": ("counted", "change over the value of R_T topk"), "of": ("published", "column")}
+EFFECTS = {"effect": ("key", ""), "change": ("counted", "1, against R_T topk"), "relative": ("counted", "1, change over the value of R_T topk"), "of": ("published", "column")}
 COMPARED = (("R_LB lowers expert imbalance", "R_LB load_balance", "expert_imbalance"), ("R_E lowers expert imbalance", "R_E entropy_balanced", "expert_imbalance"),
             ("R_P raises the hit ratio", "R_P cache_aware", "hit_ratio"), ("R_A raises the hit ratio", "R_A bandit", "hit_ratio"),
             ("R_H lowers traffic", "R_H hierarchical", "wire_kib"), ("R_E as printed changes choices", "R_E as printed", "choices_changed"))
@@ -28,7 +28,7 @@ def tables(sweep):
         times = [sweep.metrics["t_route"][p] / sweep.metrics["tokens"][p] / 1e3 for p in chosen]
         table.add(router=label, cost=COSTS.get(label.split()[0], ""), expert_imbalance=mean("expert_imbalance_ratio"), rank_imbalance=mean("rank_imbalance_ratio"),
                   hit_ratio=mean("hit_ratio"), wire_kib=mean("bytes_wire_per_token", 1 / 1024), choices_changed=0 if recorded else mean("routing_change_rate"),
-                  gate_mass_lost=0 if recorded else mean("gate_mass_lost"), out_err=paper.fidelity(sweep, first), route_us=paper.stats.mean_interval(times))
+                  gate_mass_lost=0 if recorded else mean("gate_mass_lost"), out_err=paper.fidelity(sweep, first), route_us=paper.stats.mean_interval(times, least=0))
     effects = paper.Table("routing_effects", EFFECTS, "What the penalties change against plain top-k")
     for effect, router, column in COMPARED:
         ours, plain = (paper.value_of(table.where(router=r)[0][column]) for r in (router, "R_T topk"))
