@@ -9,13 +9,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import paper  # noqa: E402
 
 FACTORS = {"R": "routing", "C": "compression", "S": "scheduling", "E": "sharding"}
-RESPONSES = {"memory": "largest peak of page bytes of a rank", "output error": "1 + error of attention outputs"}
+RESPONSES = ("memory", "step time", "output error")  # largest peak of page bytes of a rank, modelled time of a step, 1 + error of attention outputs
 CELLS = {"factors": ("key", ""), "memory_kib": ("counted", "KiB/rank"), "evictions": ("counted", ""), "step_us": ("modelled", "us"), "wire_kib": ("counted", "KiB/token"), "out_err": ("measured", "1"), "step_ms": ("time", "ms")}
 EFFECTS = {"response": ("key", ""), "effect": ("key", ""), "gain": ("measured", "ln of the reduction")}
 
 
 def response(sweep, point):
-    return {"memory": paper.rank_peak(sweep, point), "output error": 1.0 + float(sweep.metrics["attn_out_err_mean"][point])}
+    get = lambda metric: float(sweep.metrics[metric][point])  # noqa: E731
+    return {"memory": paper.rank_peak(sweep, point), "step time": get("t_step_model") / get("n_steps"), "output error": 1.0 + get("attn_out_err_mean")}
 
 
 def tables(sweep):
@@ -28,8 +29,8 @@ def tables(sweep):
             found[name, int(sweep.repeat[p])] = response(sweep, p)
         steps = [sweep.metrics["t_step"][p] / sweep.metrics["n_steps"][p] / 1e6 for p in chosen]
         cells.add(factors=name, evictions=paper.mean(sweep, chosen, "evictions"), memory_kib=paper.stats.over_repeats([found[name, int(sweep.repeat[p])]["memory"] / 1024 for p in chosen]),
-                  step_us=paper.stats.over_repeats([sweep.metrics["t_step_model"][p] / sweep.metrics["n_steps"][p] / 1e3 for p in chosen]),
-                  wire_kib=paper.mean(sweep, chosen, "bytes_wire_per_token", 1 / 1024), out_err=paper.fidelity(sweep, chosen), step_ms=paper.stats.mean_interval(steps))
+                  step_us=paper.stats.over_repeats([found[name, int(sweep.repeat[p])]["step time"] / 1e3 for p in chosen]),
+                  wire_kib=paper.mean(sweep, chosen, "bytes_wire_per_token", 1 / 1024), out_err=paper.fidelity(sweep, chosen), step_ms=paper.stats.mean_interval(steps, least=0))
     repeats = sorted({r for _, r in found})
     joint = ["".join(c) for n in (2, 3, 4) for c in itertools.combinations(FACTORS, n)]
     for kind in RESPONSES:
