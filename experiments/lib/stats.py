@@ -7,10 +7,11 @@ import numpy
 RESAMPLES = 2000
 
 
-def mean_interval(values, clusters=None):
+def mean_interval(values, clusters=None, least=-math.inf):
     """(mean, low, high): 95 % interval of the mean over clusters; the mean alone where there is one cluster.
 
-    The percentile bootstrap, widened as Student's t is wider than the normal law: alone it is far too sure of few clusters, as `moekv report` is not."""
+    The percentile bootstrap, widened as Student's t is wider than the normal law: alone it is far too sure of few clusters, as `moekv report` is not.
+    It ends at `least`, below which no mean can lie: 0 for times, 1 for max/mean."""
     values = numpy.asarray(values, dtype=float)
     clusters = numpy.arange(values.size) if clusters is None else numpy.asarray(clusters)
     keep = numpy.isfinite(values)
@@ -26,7 +27,7 @@ def mean_interval(values, clusters=None):
     draws = numpy.random.RandomState(1).randint(n, size=(RESAMPLES, n))
     low, high = numpy.percentile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), (2.5, 97.5))
     wider = student_t_975(n - 1) * math.sqrt(n / (n - 1)) / NormalDist().inv_cdf(0.975)
-    return mean, mean + wider * (float(low) - mean), mean + wider * (float(high) - mean)
+    return mean, max(least, mean + wider * (float(low) - mean)), mean + wider * (float(high) - mean)
 
 
 def student_t_975(freedom):
@@ -45,10 +46,10 @@ def student_t_975(freedom):
     return low
 
 
-def over_repeats(values):
+def over_repeats(values, least=-math.inf):
     """(mean, low, high) over repeats; a plain number where all are equal, so that counted values stay exact."""
     values = [float(v) for v in values]
-    return values[0] if len(set(values)) == 1 else mean_interval(values)
+    return values[0] if len(set(values)) == 1 else mean_interval(values, least=least)
 
 
 def spearman(a, b):
