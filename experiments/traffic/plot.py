@@ -14,7 +14,7 @@ COLUMNS = {"map": ("key", ""), **{c: ("counted", "KiB/token") for c in CLASSES},
            "fanout": ("counted", "ranks/query"), "memory_kib": ("counted", "KiB/rank"), "read_imbalance": ("counted", "max/mean"), "memory_imbalance": ("counted", "max/mean"),
            "pair_imbalance": ("counted", "max/mean"), "step_us": ("modelled", "us")}
 MATRIX = {"map": ("key", ""), "first_step": ("key", ""), "source": ("key", ""), "destination": ("key", ""), "kib": ("counted", "KiB")}
-DRAWN, WINDOWS = ("expert_affine", "pikv_xor", "eplb"), (0, 4, 8)
+DRAWN, WINDOWS = [name + dedup for name in ("expert_affine", "pikv_xor", "eplb") for dedup in ("", " rank")], range(0, 9, 2)
 
 
 def tables(sweep):
@@ -56,13 +56,13 @@ def bars(table):
     paper.bars(axes[1], [""] * len(names), table.column("memory_imbalance"), colour=1, offset=0.2, width=0.4, label="peak memory")
     axes[1].set_xlim(left=0.9)
     axes[1].set_xlabel("busiest rank / mean (counted)")
-    axes[1].legend(loc="lower right")
+    axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
     return figure
 
 
 def heat(matrix):
     maps = matrix.distinct("map")
-    figure, axes = paper.grid(len(maps), len(WINDOWS), "column", 1.15 * len(maps))
+    figure, axes = paper.grid(len(maps), len(WINDOWS), "page", 1.15 * len(maps))
     top = max(matrix.column("kib"))
     for r, name in enumerate(maps):
         for c, start in enumerate(matrix.distinct("first_step", map=name)):
