@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Judges the claims of experiments/claims.yaml by the tables of the experiments: supported, refuted, or untestable here, with numbers and the command.
+"""Judges the claims of experiments/claims.yaml by the tables of the experiments: supported, refuted, dependent on the reading, or untestable here,
+with numbers and the experiments that scripts/reproduce.sh repeats.
 
 usage: audit.py [--data FOLDER] [--readme README.md [--check]] [--json]
     --data FOLDER   tables of scripts/reproduce.sh (FOLDER/<experiment>/<table>.csv); default: those committed in experiments/*/expected
@@ -15,10 +16,11 @@ import yaml
 
 SOURCE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SOURCE / "experiments/lib"))
-from tables import read_csv, text_of, value_of  # noqa: E402
+from tables import read_csv, short_unit, text_of, value_of  # noqa: E402
 
 RELATIONS = {"equal": "claim", "at_least": "claim: at least", "at_most": "claim: at most", "above": "claim: above", "below": "claim: below"}
-PART = {"says", "table", "rows", "count", "value", "holds", "needs"}
+PART = {"says", "table", "rows", "count", "value", "unit", "holds", "needs"}
+READING = "depends on the reading"
 BEGIN, END = "<!-- scripts/audit.py -->", "<!-- end of scripts/audit.py -->"
 
 
@@ -65,6 +67,12 @@ def number_of(row, column):
     return value
 
 
+def unit_of(table, column):
+    """The unit of a column as it stands behind a number; nothing where the column has words for one, or 1."""
+    unit = short_unit(table.columns[column][1]) if column in table.columns else ""
+    return "" if " " in unit or unit == "1" else {"x": "times"}.get(unit, unit)
+
+
 def allowed(rule, target):
     """The least and the largest value that a rule allows. A tolerance t of a ratio: between 1/(1+t) and 1+t times the target."""
     if "equal" in rule:
@@ -88,7 +96,8 @@ def judge_part(part, data):
         raise ValueError(f"part '{part.get('says')}': " + (f"no such key: {sorted(unknown)}" if unknown else f"{sorted(absent)} not given"))
     table, relation = find_table(part["table"], data), relation_of(part["holds"], part["says"])
     rows = chosen(table, part.get("rows", {}))
-    result = {"says": part["says"], "holds": None, "rows": len(rows), "good": 0, "table": part["table"], "value": part["value"], "relation": relation}
+    result = {"says": part["says"], "holds": None, "rows": len(rows), "good": 0, "table": part["table"], "value": part["value"], "relation": relation,
+              "unit": part.get("unit", unit_of(table, part["value"]))}
     if len({tuple(row[k] for k in table.keys()) for row in rows}) != part["count"] or len(rows) != part["count"]:
         return {**result, "reason": f"{part['table']} has {len(rows)} of the {part['count']} rows that this is about"}
     values, targets = [number_of(row, part["value"]) for row in rows], [target_of(row, part["holds"]) for row in rows]
@@ -106,9 +115,10 @@ def judge_part(part, data):
 
 
 def judge(claim, data):
-    """Verdict and evidence of a claim: refuted by a part that fails, supported where all hold, else untestable here. Raises FileNotFoundError or ValueError where a
-    table or a column is absent or the claim is not well said."""
-    result = {"id": claim["id"], "claim": claim["claim"], "command": " ; ".join(f"scripts/reproduce.sh --only {e}" for e in claim["experiments"]), "parts": []}
+    """Verdict and evidence of a claim: refuted by a part that fails, supported where all hold, else untestable here; where the parts are `readings` of one statement,
+    some that hold and some that fail say that it depends on the reading. Raises FileNotFoundError or ValueError where a table or a column is absent or the claim is
+    not well said."""
+    result = {"id": claim["id"], "claim": claim["claim"], "experiments": claim["experiments"], "parts": [], "readings": claim.get("readings", False)}
     if "untested" in claim:
         result["untested"] = claim["untested"]
     if "untestable" in claim:
@@ -117,7 +127,10 @@ def judge(claim, data):
         raise ValueError(f"{claim['id']}: neither parts nor a reason why it is untestable")
     result["parts"] = [judge_part(part, data) for part in claim["parts"]]
     found = [part["holds"] for part in result["parts"]]
-    return {**result, "verdict": "refuted" if False in found else "untestable here" if None in found else "supported"}
+    if result["readings"] and set(found) == {True, False}:
+        return {**result, "verdict": READING}
+    fails = False in found and not (result["readings"] and None in found)
+    return {**result, "verdict": "refuted" if fails else "untestable here" if None in found else "supported"}
 
 
 def number(value):
@@ -129,7 +142,8 @@ def describe(part):
     word = {True: "holds", False: "fails", None: "not judged"}[part["holds"]]
     if "least" not in part:
         return f"{word}: {part['says']}: {part['reason']}"
-    seen = number(part["least"]) if part["rows"] == 1 else f"{number(part['least'])} to {number(part['largest'])} in {part['rows']} rows"
+    unit = " " + part["unit"] if part["unit"] else ""
+    seen = number(part["least"]) + unit if part["rows"] == 1 else f"{number(part['least'])} to {number(part['largest'])}{unit} in {part['rows']} rows"
     if part["interval"]:
         seen += f" [{number(part['interval'][0])}, {number(part['interval'][1])}]"
     if part["holds"] is not True and part["rows"] > 1:
@@ -140,16 +154,16 @@ def describe(part):
 
 
 def markdown(results, brief=False):
-    """A table of verdicts; brief: one piece of evidence each, the first that fails or else the first that is not judged, and how many of the parts hold."""
-    lines = ["| | the paper's claim | verdict | evidence |", "|---|---|---|---|"]
+    """A table of verdicts; brief: one piece of evidence each, the first that fails or else the first that is not judged, and how many of the parts hold; every
+    reading of a claim that has several."""
+    lines = ["| | the paper's claim | verdict | evidence | experiments |", "|---|---|---|---|---|"]
     for r in results:
         parts = sorted(r["parts"], key=lambda p: (p["holds"] is not False, p["holds"] is not None))
-        evidence = r.get("reason") or "<br>".join(describe(p) for p in (parts[:1] if brief else r["parts"]))
+        evidence = r.get("reason") or "<br>".join(describe(p) for p in (parts[:1] if brief and not r["readings"] else r["parts"]))
         evidence += f"; not tested: {r['untested']}" if "untested" in r else ""
         held, open_ones = (sum(p["holds"] is value for p in parts) for value in (True, None))
-        count = f" ({held} of {len(parts)} parts hold{f', {open_ones} not judged' if open_ones else ''})" if len(parts) > 1 else ""
-        command = f" (`{r['command']}`)" if not brief else ""
-        lines.append(f"| {r['id']} | {r['claim']} | **{r['verdict']}**{count} | {evidence}{command} |")
+        count = f" ({held} of {len(parts)} {'readings' if r['readings'] else 'parts'} hold{f', {open_ones} not judged' if open_ones else ''})" if len(parts) > 1 else ""
+        lines.append(f"| {r['id']} | {r['claim']} | **{r['verdict']}**{count} | {evidence} | {', '.join(r['experiments'])} |")
     return "\n".join(lines)
 
 

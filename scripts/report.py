@@ -29,6 +29,12 @@ def setting(value):
     return "" if value != value else str(int(value)) if is_whole(value) else f"{value:.15g}"
 
 
+def settings_of(sweep, name):
+    """A setting of every point: what its axes chose, else what it has from the base."""
+    base = sweep.params.get(name, [""] * sweep.n)
+    return [setting(v) or setting(base[i]) for i, v in enumerate(sweep.settings[name])]
+
+
 def is_whole(value):
     return float(value).is_integer() and abs(value) < 2**53
 
@@ -37,7 +43,8 @@ def sweep_data(path):
     """What the page knows of one sweep: facts, settings and metrics as columns."""
     sweep = moekv_results.load_sweep(path)
     names = [m for m in METRICS if m in sweep.metrics and any(math.isfinite(v) for v in sweep.metrics[m])]
-    settings = {name: [setting(v) for v in values] for name, values in sweep.settings.items() if len(set(map(str, values))) > 1}
+    settings = {name: settings_of(sweep, name) for name in sweep.settings}
+    settings = {name: values for name, values in settings.items() if len(set(values)) > 1}
     commit = str(sweep.attrs.get("git_commit", "of several commits"))[:10]
     return {
         "name": str(sweep.attrs.get("sweep_name", Path(path).parent.name)), "commit": commit, "created": str(sweep.attrs.get("created", "")), "n": int(sweep.n),

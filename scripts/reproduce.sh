@@ -3,7 +3,7 @@
 # usage: scripts/reproduce.sh [--quick|--full] [--only ID]... [--check|--accept] [--partial] [--out FOLDER] [--program PATH] [-- key=value ...]
 #   --quick    (default) the shipped traces, two cores, no GPU: minutes
 #   --full     the same sweeps with the settings of experiments/*/full.args: every layer, more requests; for a cluster
-#   --only ID  one experiment (a folder of experiments/); may be repeated
+#   --only ID  one experiment (a folder of experiments/), or those of a claim (F1 ... F12); may be repeated
 #   --check    compare tables with experiments/*/expected, exit 1 where a number changed; --accept writes them there
 #   --partial  tables and figures without the points that failed, where none is what others are compared with; otherwise one is an error
 #   --out      default: results/reproduce of the repository; finished points there are kept, so that a broken run goes on
@@ -41,6 +41,12 @@ fi
 if [ "${#only[@]}" -eq 0 ]; then
   for file in experiments/*/sweep.yaml; do only+=("$(basename "$(dirname "$file")")"); done
 fi
+ids=()
+for id in "${only[@]}"; do # a claim stands for its experiments
+  claimed=$(awk -v id="$id" '/^- id:/ { here = $3 == id } here && sub(/^  experiments: /, "") { gsub(/[][,]/, " "); print }' experiments/claims.yaml)
+  for found in ${claimed:-$id}; do case " ${ids[*]} " in *" $found "*) ;; *) ids+=("$found") ;; esac; done
+done
+only=("${ids[@]}")
 for id in "${only[@]}"; do
   [ -f "experiments/$id/sweep.yaml" ] || { echo "reproduce: no experiment is called $id: $(cd experiments && printf "%s " */sweep.yaml)" >&2; exit 2; }
 done

@@ -82,11 +82,12 @@ class Table:
         return hashlib.sha256("\n".join(map(",".join, lines)).encode()).hexdigest()
 
     def latex(self):
-        """A tabular environment (needs booktabs); intervals in small brackets."""
+        """A tabular environment (needs booktabs), kinds and units below the names; intervals in small brackets."""
         names = list(self.columns)
         lines = [f"% {self.caption}"] if self.caption else []
         lines += ["\\begin{tabular}{" + "".join("l" if self.columns[n][0] == "key" else "r" for n in names) + "}", "\\toprule"]
         lines.append(" & ".join(_tex(n.replace("_", " ")) for n in names) + r" \\")
+        lines.append(" & ".join("{\\scriptsize " + _tex(", ".join(filter(None, (kind, short_unit(unit))))) + "}" for kind, unit in self.columns.values()) + r" \\")
         lines.append("\\midrule")
         for row in self.rows:
             lines.append(" & ".join(_tex_cell(row[n]) for n in names) + r" \\")
@@ -142,6 +143,11 @@ def differences(expected, new, times=False):
 
 def value_of(cell):
     return cell[0] if isinstance(cell, tuple) else cell
+
+
+def short_unit(unit):
+    """The unit without what explains it: KiB of `KiB, fullest rank`."""
+    return unit.partition(",")[0]
 
 
 def _triple(cell):

@@ -65,6 +65,29 @@ class Audit(unittest.TestCase):
         self.assertEqual(self.verdict({"at_least": 0.9}, needs=needs), "untestable here")
         self.assertEqual(self.verdict({"at_least": 0.9}, needs={**needs, "holds": {"at_least": 3}}), "refuted")
 
+    def test_readings_of_a_claim_refute_it_together_only(self):
+        self.judged({"at_least": 0})  # writes the table
+        for bounds, verdict in (((0.1, 0.2), "supported"), ((0.1, 0.9), audit.READING), ((0.8, 0.9), "refuted"), ((0.5, 0.9), "untestable here"), ((0.1, 0.5), "untestable here")):
+            claim = {"id": "X", "claim": "c", "experiments": ["exp"], "readings": True, "parts": [
+                {"says": f"reading {i}", "table": "exp/t", "count": 1, "value": "error", "holds": {"at_least": bound}} for i, bound in enumerate(bounds)]}
+            found = audit.judge(claim, Path("data"))
+            self.assertEqual(found["verdict"], verdict, bounds)
+            self.assertRegex(audit.markdown([found], brief=True), "reading 0.*reading 1")
+
+    def test_verdicts_name_experiments_and_numbers_their_units(self):
+        claim = {"id": "X", "claim": "c", "experiments": ["exp"], "parts": [{"says": "s", "table": "exp/t", "count": 2, "value": "kib", "holds": {"at_least": 0}}]}
+        for unit, part, text in (("KiB, fullest rank", {}, "3 to 4 KiB in 2 rows"), ("x, over topk", {}, "3 to 4 times in 2 rows"), ("1", {}, "3 to 4 in 2 rows"),
+                                 ("of the wire", {}, "3 to 4 in 2 rows"), ("1", {"unit": "nat"}, "3 to 4 nat in 2 rows")):
+            table = Table("t", {"policy": ("key", ""), "kib": ("counted", unit)})
+            for i in range(2):
+                table.add(policy=str(i), kib=3 + i)
+            Path("data/exp").mkdir(parents=True, exist_ok=True)
+            Path("data/exp/t.csv").write_text(table.csv(), encoding="utf-8")
+            for brief in (False, True):
+                line = audit.markdown([audit.judge({**claim, "parts": [{**claim["parts"][0], **part}]}, Path("data"))], brief).splitlines()[-1]
+                self.assertIn(f": {text} (claim: at least 0)", line)
+                self.assertTrue(line.endswith("| exp |"), line)
+
     def test_what_is_not_well_said_is_an_error(self):
         for holds, part in (({"at_least": 0, "at_most": 1}, {}), ({}, {}), ({"equal": 1}, {}), ({"at_least": 0, "tolerance": 1}, {}), ({"at_least": 0}, {"value": "none"}),
                             ({"at_least": 0}, {"rows": {"none": 1}}), ({"at_least": 0}, {"row": {}}), ({"at_least": "policy"}, {})):
@@ -180,7 +203,7 @@ class Claims(unittest.TestCase):
                            misses=lambda row: row.update(hit_ratio=row["paper_hit"]), latency=lambda row: row.update(speedup=row["paper_speedup"]), memory_128k=lambda row: row.update(kv_gb=25))
         self.assertEqual({found[claim][0] for claim in ("F4", "F5", "F6", "F10")}, {"supported"})
         found = self.audit(scaling_gain=lambda row: row.update(step_gain=1), memory_128k=lambda row: row.update(kv_gb=24), latency=lambda row: row.update(speedup=1))
-        self.assertEqual((found["F4"][1][2], found["F10"][1], found["F6"]), (False, [False, False], ("refuted", [False])))
+        self.assertEqual((found["F4"][1][2], found["F10"][1], found["F6"]), (False, [False] * 3, ("refuted", [False])))
 
     def test_f9_asks_of_adakv_only_what_thresholds_reach_and_its_gain_can_do(self):
         def target(printed, corrected=0.2, room=0.01):
@@ -191,11 +214,11 @@ class Claims(unittest.TestCase):
         for more, holds in ((0.0, True), ((0.1, 0.05, 0.2), True), ((-0.1, -0.2, 0.05), None), ((-0.1, -0.2, -0.05), False)):
             self.assertEqual(self.audit(scheduling_literal=lambda row, more=more: row.update(kept_more=more))["F9"][1][1:], [holds] * 2)
 
-    def test_f12_asks_for_more_than_the_sum_in_both_responses(self):
+    def test_f12_asks_for_more_than_the_sum_in_every_response(self):
         for gain, verdict in (((0.2, 0.1, 0.3), "supported"), ((0.2, -0.1, 0.3), "untestable here"), ((0.0, 0.0, 0.0), "refuted"), ((-0.2, -0.3, -0.1), "refuted")):
             self.assertEqual(self.audit(synergy=lambda row: row.update(gain=gain))["F12"][0], verdict, gain)
         one = self.audit(synergy=lambda row: row.update(gain=(0.2, 0.1, 0.3) if row["response"] == "memory" else (-0.2, -0.3, -0.1)))
-        self.assertEqual(one["F12"], ("refuted", [True, False]))
+        self.assertEqual(one["F12"], ("refuted", [True, False, False]))
 
 
 if __name__ == "__main__":
