@@ -11,6 +11,7 @@
 #include "app/command.hpp"
 #include "config/sweep_expect.hpp"
 #include "core/json_text.hpp"
+#include "core/number_text.hpp"
 #include "results/compare.hpp"
 
 namespace moekv {
@@ -136,33 +137,43 @@ class Report {
   }
 
   /// Nothing where it cannot be made; the problem is told when the rest of the report stands.
-  std::optional<Comparison> compare(const std::string& metric, const PointChoice& a, const PointChoice& b) {
+  std::optional<Comparison> compare(const std::vector<PointList>& lists, const std::string& metric, const PointChoice& a, const PointChoice& b) {
     try {
-      return compare_points(table_, arguments_.file, metric, a, b);
+      return compare_points(table_, lists, arguments_.file, metric, a, b);
     } catch (const UserError& e) {
       problems_.insert(problems_.end(), e.problems().begin(), e.problems().end());
       return std::nullopt;
     }
   }
 
+  /// What a sweep file states is judged over its own points, in its own words.
   void expectations() {
     out_["expect"] = Json::array();
-    const h5::File file = h5::File::open(arguments_.file);
-    if (file.attribute_type("sweep_yaml") != h5::Type::text) return;
-    for (const SweepExpectation& expected : expectations_of(file.text("sweep_yaml"), arguments_.file)) {
-      const std::optional<Comparison> compared = compare(expected.metric, choice_of(expected.of), choice_of(expected.versus));
-      if (!compared) continue;
-      const Comparison& c = *compared;
-      const bool good = holds(expected, c);
-      failed_ += good ? 0 : 1;
-      line("{} {}: {} {}", good ? "holds:" : "FAILS:", expected.claim, expected.metric, text_of(c));
-      Json entry = json_of(c);
-      entry["claim"] = expected.claim;
-      entry["metric"] = expected.metric;
-      entry["is"] = expected_relation_names[static_cast<std::size_t>(expected.is)];
-      entry["holds"] = good;
-      out_["expect"].push_back(std::move(entry));
+    std::vector<std::string> files;
+    const std::vector<PointList> lists = lists_of(table_);
+    for (const PointList& list : lists) {
+      if (!list.sweep_yaml.empty() && std::find(files.begin(), files.end(), list.sweep_yaml) == files.end()) files.push_back(list.sweep_yaml);
     }
+    for (const std::string& file : files) {
+      std::vector<PointList> own;
+      std::copy_if(lists.begin(), lists.end(), std::back_inserter(own), [&](const PointList& list) { return list.sweep_yaml == file; });
+      for (const SweepExpectation& expected : expectations_of(file, arguments_.file)) judge(expected, own);
+    }
+  }
+
+  void judge(const SweepExpectation& expected, const std::vector<PointList>& lists) {
+    const std::optional<Comparison> compared = compare(lists, expected.metric, choice_of(expected.of), choice_of(expected.versus));
+    if (!compared) return;
+    const Comparison& c = *compared;
+    const bool good = holds(expected, c);
+    failed_ += good ? 0 : 1;
+    line("{} {}: {} {}", good ? "holds:" : "FAILS:", expected.claim, expected.metric, text_of(c));
+    Json entry = json_of(c);
+    entry["claim"] = expected.claim;
+    entry["metric"] = expected.metric;
+    entry["is"] = expected_relation_names[static_cast<std::size_t>(expected.is)];
+    entry["holds"] = good;
+    out_["expect"].push_back(std::move(entry));
   }
 
   [[nodiscard]] std::string axes() const {
@@ -171,30 +182,54 @@ class Report {
     return text;
   }
 
+  static bool is_axis(const PointList& list, const std::string& key) {
+    const PointColumn* column = list.find(key);
+    return column != nullptr && (column->group == "setting" || key == "label");
+  }
+
+  static std::vector<std::string> values_of(const std::vector<PointList>& lists, const std::string& key) {
+    std::vector<std::string> values;
+    for (const PointList& list : lists) {
+      for (const std::string& value : list.find(key)->texts) {
+        const bool chosen = !value.empty() || key == "label";  // a point outside the grid may have no value of the axis
+        if (chosen && std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+      }
+    }
+    return values;
+  }
+
+  /// The value of --by that --baseline means, in the words of any sweep; the first where it is not given.
+  [[nodiscard]] std::string baseline_of(const std::vector<std::string>& values) const {
+    if (arguments_.baseline.empty()) return values.front();
+    const auto means = [&](const std::string& value) { return same_value(value, arguments_.baseline); };
+    if (const auto found = std::find_if(values.begin(), values.end(), means); found != values.end()) return *found;
+    const std::vector<PointList> own = lists_of(table_), shared = lists_of(table_, Words::shared);
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      if (!is_axis(own[i], arguments_.by)) continue;
+      const std::vector<std::string>& texts = own[i].find(arguments_.by)->texts;
+      if (const auto found = std::find_if(texts.begin(), texts.end(), means); found != texts.end())
+        return shared[i].find(arguments_.by)->texts[static_cast<std::size_t>(found - texts.begin())];
+    }
+    throw UserError("<command line>", fmt::format("--baseline: no point has {}={}", arguments_.by, arguments_.baseline),
+                    suggest_name(arguments_.baseline, {values.begin(), values.end()}));
+  }
+
   /// Every value of --by against the baseline, or the first value.
   void comparisons() {
     if (arguments_.by.empty()) return;
-    const PointColumn* column = arguments_.by == "label" ? table_.find("", "label") : table_.find("setting", arguments_.by);
-    if (column == nullptr) throw UserError(arguments_.file, fmt::format("'{}' is no axis of this sweep", arguments_.by), axes());
-    std::vector<std::string> values;
-    for (const std::string& value : column->texts) {
-      const bool chosen = !value.empty() || arguments_.by == "label";  // a point outside the grid may have no value of the axis
-      if (chosen && std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
-    }
+    std::vector<PointList> lists = lists_of(table_, Words::shared);
+    std::erase_if(lists, [&](const PointList& list) { return !is_axis(list, arguments_.by); });
+    if (lists.empty()) throw UserError(arguments_.file, fmt::format("'{}' is no axis of this sweep", arguments_.by), axes());
+    const std::vector<std::string> values = values_of(lists, arguments_.by);
     if (values.empty()) throw UserError(arguments_.file, fmt::format("no point has a value of '{}'", arguments_.by), axes());
-    const std::string asked = arguments_.baseline.empty() ? values.front() : arguments_.baseline;
-    const auto found = std::find_if(values.begin(), values.end(), [&](const std::string& value) { return same_value(value, asked); });
-    if (found == values.end())
-      throw UserError("<command line>", fmt::format("--baseline: no point has {}={}", arguments_.by, asked),
-                      suggest_name(asked, {values.begin(), values.end()}));
-    const std::string baseline = *found;
+    const std::string baseline = baseline_of(values);
     if (arguments_.metrics.empty())
       throw UserError("<command line>", "--by: names no metric to compare", "--metric attn_mass_kept_mean, for example");
     out_["comparisons"] = Json::array();
     for (const std::string& metric : arguments_.metrics) {
       for (const std::string& value : values) {
         if (value == baseline) continue;
-        const std::optional<Comparison> compared = compare(metric, {{arguments_.by, value}}, {{arguments_.by, baseline}});
+        const std::optional<Comparison> compared = compare(lists, metric, {{arguments_.by, value}}, {{arguments_.by, baseline}});
         if (!compared) break;
         const Comparison& c = *compared;
         const auto name = [](const std::string& text) { return text.empty() ? "points without a label" : text; };

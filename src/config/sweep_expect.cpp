@@ -143,17 +143,10 @@ void check_sides(const std::vector<SweepExpectation>& expectations, const Sweep&
 std::vector<SweepExpectation> expectations_of(const std::string& sweep_yaml, const std::string& name) {
   std::vector<SweepExpectation> out;
   std::vector<Problem> problems;
-  const std::string mark = "\n---\n";
-  for (std::size_t begin = 0; begin < sweep_yaml.size();) {
-    const std::size_t end = std::min(sweep_yaml.find(mark, begin), sweep_yaml.size());
-    auto source = std::make_shared<TextSource>();
-    source->name = name;
-    const YamlNode root = parse_yaml(sweep_yaml.substr(begin, end - begin), source, problems);
-    if (const YamlNode* expect = root.find("expect")) {
-      for (SweepExpectation& one : read_expectations(*expect, problems)) out.push_back(std::move(one));
-    }
-    begin = end + mark.size();
-  }
+  auto source = std::make_shared<TextSource>();
+  source->name = name;
+  const YamlNode root = parse_yaml(sweep_yaml, source, problems);
+  if (const YamlNode* expect = root.find("expect")) out = read_expectations(*expect, problems);
   if (!problems.empty()) throw UserError(std::move(problems));
   return out;
 }

@@ -26,7 +26,7 @@ struct SweepExpectation {
 [[nodiscard]] std::vector<SweepExpectation> read_expectations(const YamlNode& node, std::vector<Problem>& problems);
 /// Appends a problem for every side that names no point of the sweep.
 void check_sides(const std::vector<SweepExpectation>& expectations, const Sweep& sweep, std::vector<Problem>& problems);
-/// Those of the text of a sweep file, or of several joined by lines "---". Throws UserError where one cannot be read.
+/// Those of the text of a sweep file. Throws UserError where one cannot be read.
 [[nodiscard]] std::vector<SweepExpectation> expectations_of(const std::string& sweep_yaml, const std::string& name);
 
 }  // namespace moekv

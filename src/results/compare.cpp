@@ -132,15 +132,11 @@ std::vector<PairedValue> in_clusters(const PointTable& table, const std::vector<
 }
 
 /// Clusters are repeats (or seeds) where there are several that differ, else pairs.
-std::vector<PairedValue> by_point(const PointTable& table, const std::vector<double>& metric, const PointPairs& pairs, bool& repeats) {
+std::vector<PairedValue> by_point(const PointTable& table, const std::vector<double>& metric, const PairedPoints& paired, bool& repeats) {
+  const PointPairs& pairs = paired.pairs;
   std::map<std::string, std::vector<std::size_t>> by_repeat, single;
   for (std::size_t i = 0; i < pairs.size(); ++i) {
-    std::string name;
-    for (const char* key : {"seed", "repeat"}) {
-      const std::string* value = value_of(table, key, pairs[i].first);
-      name += value == nullptr ? "/" : *value + "/";
-    }
-    by_repeat[name].push_back(i);
+    by_repeat[paired.repeats[i]].push_back(i);
     single[fmt::format("{:09}", i)] = {i};
   }
   std::vector<PairedValue> values = in_clusters(table, metric, pairs, by_repeat);
@@ -202,7 +198,8 @@ Comparison compare_values(std::span<const PairedValue> values) {
   return out;
 }
 
-Comparison compare_points(const PointTable& table, const std::string& path, const std::string& metric, const PointChoice& a, const PointChoice& b) {
+Comparison compare_points(const PointTable& table, std::span<const PointList> lists, const std::string& path, const std::string& metric,
+                          const PointChoice& a, const PointChoice& b) {
   const PointColumn* column = table.find("metric", metric);
   if (column == nullptr) {
     std::vector<std::string_view> known;
@@ -213,51 +210,41 @@ Comparison compare_points(const PointTable& table, const std::string& path, cons
     throw UserError(path, fmt::format("has no metric '{}'", metric),
                     near.empty() ? "moekv export FILE names them" : fmt::format("did you mean '{}'?", near));
   }
-  std::size_t left_out = 0;
-  const PointPairs pairs = pair_points(table, a, b, left_out);
+  const PairedPoints paired = pair_points(table, lists, a, b);
+  const PointPairs& pairs = paired.pairs;
   const h5::File file = h5::File::open(path);
   RequestMeans requests;
   if (const auto rows = row_values(file, path, metric)) requests = by_request(*rows, traces_of(file), pairs);
   bool repeats = false;
-  Comparison out = compare_values(requests.found ? requests.values : by_point(table, column->numbers, pairs, repeats));
+  Comparison out = compare_values(requests.found ? requests.values : by_point(table, column->numbers, paired, repeats));
   out.pairs = pairs.size();
   out.unmatched = requests.unmatched;
-  out.left_out = left_out;
+  out.left_out = paired.left_out;
   out.resampled = requests.found ? "requests" : repeats ? "repeats" : "pairs";
   const auto has_value = [&](const auto& pair) { return !std::isnan(column->numbers[pair.first]) && !std::isnan(column->numbers[pair.second]); };
   if (!requests.found) out.without_value = pairs.size() - static_cast<std::size_t>(std::count_if(pairs.begin(), pairs.end(), has_value));
   if (const PointColumn* queries = table.find("metric", "queries"); queries != nullptr && !requests.found)
     out.different_queries = static_cast<std::size_t>(
         std::count_if(pairs.begin(), pairs.end(), [&](const auto& p) { return queries->numbers[p.first] != queries->numbers[p.second]; }));
-  std::vector<std::string> compared;
-  for (const PointChoice* choice : {&a, &b}) {
-    for (const auto& [key, value] : *choice) compared.push_back(key);
-  }
-  out.also_different = also_different(table, pairs, compared);
+  out.also_different = paired.also_different;
   return out;
 }
 
 std::vector<Effect> audit_effects(const PointTable& table) {
   std::vector<Effect> effects;
   const PointColumn* digest = table.find("", "digest");
-  const std::vector<std::vector<std::size_t>> lists = points_by_list(table);
+  const std::vector<PointList> lists = lists_of(table);
   for (const PointColumn& setting : table.columns) {
     if (setting.group != "setting") continue;
     Effect effect;
     effect.key = setting.name;
-    std::set<std::pair<std::size_t, std::size_t>> found;
-    for (const std::vector<std::size_t>& members : lists) {
-      const std::vector<std::string> free = free_keys(table, members, {setting.name});
-      std::map<std::string, std::size_t> first;
-      for (const std::size_t i : members) {
-        if (!is_ok(table, i)) continue;
-        const auto [it, added] = first.emplace(fixed_values(table, i, free), i);
-        if (!added && setting.texts[it->second] != setting.texts[i]) found.emplace(it->second, i);
-      }
+    std::set<std::pair<std::size_t, std::size_t>> pairs;
+    for (const PointList& list : lists) {
+      const PointPairs rows = pairs_of_axis(table, list, setting.name);
+      add_different(list, rows, {setting.name}, effect.also_different);
+      for (const auto& [first, second] : rows) pairs.insert(std::minmax(list.points[first], list.points[second]));
     }
-    const PointPairs pairs(found.begin(), found.end());
     effect.pairs = pairs.size();
-    effect.also_different = also_different(table, pairs, {setting.name});
     for (const auto& [a, b] : pairs) effect.changed_decisions += digest != nullptr && digest->texts[a] != digest->texts[b] ? 1 : 0;
     for (const PointColumn& metric : table.columns) {
       const auto differs = [&](const auto& p) { return metric.texts[p.first] != metric.texts[p.second]; };

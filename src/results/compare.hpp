@@ -38,12 +38,13 @@ struct Comparison {
 /// 10000 resamples of clusters, the same draws every time (bootstrap_interval). Undecided where a value is not finite.
 [[nodiscard]] Comparison compare_values(std::span<const PairedValue> values);
 
-/// Compares the pairs of `pair_points`. A metric that the requests of a run give (X_mean of a field X of record probe or request) is compared request
-/// by request, and each request of a trace is a cluster; one of probes over the queries that both sides measured, since policies may ask for
-/// different prompt queries. Other metrics are compared run by run: repeats are the clusters where there are several, else pairs, and clusters that
-/// are equal in decisions and values are one. Throws UserError for a metric that does not exist, and what `pair_points` throws.
-[[nodiscard]] Comparison compare_points(const PointTable& table, const std::string& path, const std::string& metric, const PointChoice& a,
-                                        const PointChoice& b);
+/// Compares the pairs of `pair_points` in these lists. A metric that the requests of a run give (X_mean of a field X of record probe or request) is
+/// compared request by request, and each request of a trace is a cluster; one of probes over the
+/// queries that both sides measured, since policies may ask for different prompt queries. All else is compared run by run: repeats are the clusters
+/// where there are several, else pairs, and clusters that are equal in decisions and values are one. Throws UserError for a metric that does not
+/// exist, and what `pair_points` throws.
+[[nodiscard]] Comparison compare_points(const PointTable& table, std::span<const PointList> lists, const std::string& path, const std::string& metric,
+                                        const PointChoice& a, const PointChoice& b);
 
 /// What an axis did: pairs of points that differ in nothing else, and the counters (claim class counted) that differ between them.
 struct Effect {

@@ -90,22 +90,20 @@ void add_settings(const std::vector<std::pair<std::string, std::string>>& from, 
   }
 }
 
-/// The different lists of points behind a merge, in an order that does not depend on the inputs', and by point the numbers of those that name it.
-std::map<std::string, std::string> lists_by_point(const std::vector<SweepList>& sweeps) {
-  std::set<std::vector<std::string>> lists;
+/// The different lists, in an order that does not depend on the inputs'. Folders that share the points of one sweep have one.
+std::vector<SweepList> different_lists(const std::vector<SweepList>& sweeps) {
+  std::map<std::vector<std::string>, const SweepList*> lists;
   for (const SweepList& sweep : sweeps) {
-    std::vector<std::string> ids;
-    for (const ListedPoint& point : sweep.points) ids.push_back(point.id);
-    lists.insert(std::move(ids));
+    std::vector<std::string> content{sweep.name, sweep.sweep_yaml};
+    for (const ListedPoint& point : sweep.points) {
+      content.push_back(fmt::format("{} {} {}", point.id, point.repeat, point.label));
+      for (const auto& [key, value] : point.settings) content.push_back(key + "=" + value);
+    }
+    lists.emplace(std::move(content), &sweep);
   }
-  std::map<std::string, std::string> numbers;
-  if (lists.size() < 2) return numbers;
-  std::size_t number = 0;
-  for (const std::vector<std::string>& ids : lists) {
-    for (const std::string& id : std::set(ids.begin(), ids.end())) numbers[id] += fmt::format("{}{}", numbers[id].empty() ? "" : " ", number);
-    ++number;
-  }
-  return numbers;
+  std::vector<SweepList> out;
+  for (const auto& [content, sweep] : lists) out.push_back(*sweep);
+  return out;
 }
 
 }  // namespace
@@ -135,16 +133,14 @@ MergeReport merge_results(const std::vector<std::string>& inputs, const std::str
   });
   MergeReport report;
   std::vector<MergedPoint> points;
-  std::map<std::string, std::string> lists = lists_by_point(sweeps);
   for (const Candidate* c : order) {
     report.points += 1;
     report.ok += c->point.status == RunStatus::ok ? 1 : 0;
     report.failed += c->point.status == RunStatus::failed ? 1 : 0;
     points.push_back(c->point);
-    points.back().lists = lists[c->point.info.id];
   }
   report.unfinished = report.points - report.ok - report.failed;
-  write_merged_file(out, std::move(points), sweeps, records);
+  write_merged_file(out, std::move(points), different_lists(sweeps), records);
   return report;
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 
@@ -22,17 +23,18 @@ namespace {
 
 class MergedWriter {
  public:
-  MergedWriter(h5::File& file, std::size_t n) : file_(file), n_(n), scale_(make_scale()) {}
+  /// `index`: what the rows of the group's columns are.
+  MergedWriter(h5::Group& group, const std::vector<std::int32_t>& index) : group_(group), n_(index.size()), scale_(make_scale(index)) {}
 
   template <class T>
   h5::Dataset column(const std::string& name, const std::vector<T>& values, std::string_view definition) {
-    auto dataset = file_.write(name, values);
+    auto dataset = group_.write(name, values);
     return finish(std::move(dataset), definition);
   }
   h5::Dataset column(const std::string& name, const std::vector<std::string>& texts, std::string_view definition) {
     std::vector<std::string> clean;
     for (const std::string& text : texts) clean.push_back(valid_utf8(text));
-    return finish(file_.write(name, clean), definition);
+    return finish(group_.write(name, clean), definition);
   }
 
   /// As the native type that every value of the column has: whole numbers, numbers (NaN where missing), truth values or text. Whole numbers that no
@@ -40,10 +42,8 @@ class MergedWriter {
   h5::Dataset column(const std::string& name, const TextColumn& column);
 
  private:
-  h5::Dataset make_scale() {
-    std::vector<std::int32_t> index(n_);
-    for (std::size_t i = 0; i < n_; ++i) index[i] = static_cast<std::int32_t>(i);
-    auto scale = file_.write("point", index);
+  h5::Dataset make_scale(const std::vector<std::int32_t>& index) {
+    auto scale = group_.write("point", index);
     scale.make_scale("point");
     return scale;
   }
@@ -53,7 +53,7 @@ class MergedWriter {
     return dataset;
   }
 
-  h5::File& file_;
+  h5::Group& group_;
   std::size_t n_;
   h5::Dataset scale_;
 };
@@ -94,14 +94,22 @@ std::vector<T> column_values(const std::vector<MergedPoint>& points, Get&& get) 
   return out;
 }
 
-void write_points(MergedWriter& writer, const std::vector<MergedPoint>& points, const Collected& all) {
+/// By point the numbers of the lists that name it, separated by blanks.
+std::vector<std::string> list_numbers(const std::vector<MergedPoint>& points, const std::vector<SweepList>& sweeps) {
+  std::map<std::string, std::string> numbers;
+  for (std::size_t number = 0; number < sweeps.size(); ++number) {
+    for (const ListedPoint& point : sweeps[number].points) numbers[point.id] += fmt::format("{}{}", numbers[point.id].empty() ? "" : " ", number);
+  }
+  return column_values<std::string>(points, [&](const MergedPoint& p) { return numbers[p.info.id]; });
+}
+
+void write_points(MergedWriter& writer, const std::vector<MergedPoint>& points, const std::vector<SweepList>& sweeps, const Collected& all) {
   using Text = std::string;
   writer.column("point_id", column_values<Text>(points, [](const MergedPoint& p) { return p.info.id; }), point_definition("point_id"));
   writer.column("label", column_values<Text>(points, [](const MergedPoint& p) { return p.info.label; }), point_definition("label"));
   writer.column("repeat", column_values<std::int64_t>(points, [](const MergedPoint& p) { return p.info.repeat; }), point_definition("repeat"));
-  if (std::any_of(points.begin(), points.end(), [](const MergedPoint& p) { return !p.lists.empty(); }))
-    writer.column("lists", column_values<Text>(points, [](const MergedPoint& p) { return p.lists; }),
-                  "numbers of the sweeps' lists that name the point; comparisons stay within a list");
+  if (sweeps.size() > 1)
+    writer.column("lists", list_numbers(points, sweeps), "numbers of the sweeps' lists that name the point; comparisons stay within a list");
   auto status = writer.column("status", column_values<std::uint8_t>(points, [](const MergedPoint& p) { return static_cast<std::uint8_t>(p.status); }),
                               point_definition("status"));
   name_statuses(status);
@@ -158,6 +166,33 @@ void write_records(h5::File& file, Collected& all) {
   ColumnTable table(group, "digest", points.size());
   table.column("point_index", points, index);
   write_digests(table, first_steps, all.records.window_digests);
+}
+
+/// What several sweeps call their points, each in its own order and words.
+void write_lists(h5::File& file, const std::vector<MergedPoint>& points, const std::vector<SweepList>& sweeps) {
+  std::map<std::string, std::int32_t> places;
+  for (std::size_t i = 0; i < points.size(); ++i) places[points[i].info.id] = static_cast<std::int32_t>(i);
+  for (std::size_t number = 0; number < sweeps.size(); ++number) {
+    const SweepList& sweep = sweeps[number];
+    std::vector<std::int32_t> index;
+    std::vector<std::string> labels;
+    std::vector<std::int64_t> repeats;
+    Collected given(sweep.points.size());
+    for (const ListedPoint& point : sweep.points) {
+      for (const auto& [key, value] : point.settings) given.add_setting(index.size(), key, value);
+      index.push_back(places.at(point.id));
+      labels.push_back(point.label);
+      repeats.push_back(point.repeat);
+    }
+    h5::Group group = file.create_group(fmt::format("list/{}", number));
+    group.set("sweep_name", valid_utf8(sweep.name));
+    group.set("sweep_yaml", valid_utf8(sweep.sweep_yaml));
+    MergedWriter writer(group, index);
+    writer.column("label", labels, point_definition("label"));
+    writer.column("repeat", repeats, point_definition("repeat"));
+    group.create_group("setting");
+    for (const TextColumn& column : given.settings.list()) writer.column("setting/" + column.name, column).set("units", "1");
+  }
 }
 
 /// Facts that all points with a result share become attributes, the others columns.
@@ -221,7 +256,7 @@ Facts root_facts(Collected& all, const std::vector<MergedPoint>& points, const s
 
 void write_merged_file(const std::string& out, std::vector<MergedPoint> points, const std::vector<SweepList>& sweeps, MergedRecords records) {
   Collected all(points.size());
-  SharedSettings shared(points);
+  SharedSettings shared(sweeps);
   for (std::size_t i = 0; i < points.size(); ++i) {
     MergedPoint& point = points[i];
     for (const auto& [key, value] : point.settings) all.add_setting(i, key, value);
@@ -233,15 +268,18 @@ void write_merged_file(const std::string& out, std::vector<MergedPoint> points, 
     if (point.reason.empty()) point.reason = fmt::format("{}", fmt::join(run.outcome.violations, "\n"));
     all.add(i, std::move(run), records == MergedRecords::keep);
   }
-  shared.fill(all);
+  shared.fill(points, all);
   PendingFile pending(out);
   h5::File file = h5::File::create(pending.temporary_path());
   write_attributes(file, root_facts(all, points, sweeps));
   {
-    MergedWriter writer(file, points.size());
-    write_points(writer, points, all);
+    std::vector<std::int32_t> index(points.size());
+    std::iota(index.begin(), index.end(), 0);
+    MergedWriter writer(file, index);
+    write_points(writer, points, sweeps, all);
     write_values(file, writer, all);
     if (records == MergedRecords::keep) write_records(file, all);
+    if (sweeps.size() > 1) write_lists(file, points, sweeps);
     write_facts(file, writer, all);
   }
   file.close();

@@ -102,6 +102,22 @@ h5::File open_result(const std::string& path) {
   return file;
 }
 
+PointList read_list(const h5::Group& group, std::size_t n_points) {
+  PointList list;
+  list.sweep_yaml = group.attribute_type("sweep_yaml") == h5::Type::text ? group.text("sweep_yaml") : "";
+  const h5::Dataset rows = group.dataset("point");
+  require_rows(rows, rows.n_rows());
+  if (!is_integer(rows.type())) refuse_damaged(rows, "its values are no whole numbers");
+  for (const std::int64_t point : rows.read<std::int64_t>()) {
+    if (point < 0 || static_cast<std::uint64_t>(point) >= n_points) refuse_damaged(rows, fmt::format("{} is no point", point));
+    list.points.push_back(static_cast<std::size_t>(point));
+  }
+  for (const char* name : {"label", "repeat"}) list.columns.push_back(read_column(group, "", name, list.points.size()));
+  const h5::Group settings = group.group("setting");
+  for (const std::string& name : settings.names()) list.columns.push_back(read_column(settings, "setting", name, list.points.size()));
+  return list;
+}
+
 /// Quoted where it must be; lines of a text become one, so that a row is a line.
 std::string csv_cell(const std::string& text) {
   if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
@@ -153,12 +169,18 @@ const PointColumn* PointTable::find(std::string_view group, std::string_view nam
   return it == columns.end() ? nullptr : &*it;
 }
 
+const PointColumn* PointList::find(std::string_view name) const {
+  const auto it = std::find_if(columns.begin(), columns.end(), [&](const PointColumn& c) { return c.name == name; });
+  return it == columns.end() ? nullptr : &*it;
+}
+
 std::size_t count_points(const std::string& path) { return open_result(path).dataset("point").n_rows(); }
 
 PointTable read_point_table(const std::string& path) {
   const h5::File file = open_result(path);
   PointTable table;
   table.title = file.text("title");
+  if (file.attribute_type("sweep_yaml") == h5::Type::text) table.sweep_yaml = file.text("sweep_yaml");
   table.n_points = file.dataset("point").n_rows();
   for (const std::string& name : file.names()) {
     if (!file.is_group(name)) table.columns.push_back(read_column(file, "", name, table.n_points));
@@ -167,6 +189,10 @@ PointTable read_point_table(const std::string& path) {
     if (!file.has(group)) continue;
     const h5::Group members = file.group(group);
     for (const std::string& name : members.names()) table.columns.push_back(read_column(members, group, name, table.n_points));
+  }
+  if (file.has("list")) {
+    const h5::Group lists = file.group("list");
+    for (const std::string& name : lists.names()) table.lists.push_back(read_list(lists.group(name), table.n_points));
   }
   for (const char* name : {"point_id", "status"}) {
     if (table.find("", name) == nullptr) throw UserError(path, fmt::format("is damaged: column '{}' is missing", name), "write the file anew");

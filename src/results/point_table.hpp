@@ -19,10 +19,20 @@ struct PointColumn {
   bool whole = false;  // numbers of an integer type: `texts` are exact where `numbers` may not be
 };
 
+/// The points of one of several merged sweeps, as that sweep calls them: in its order, with the label, the repeat and the settings that it gives
+/// them.
+struct PointList {
+  std::string sweep_yaml;
+  std::vector<std::size_t> points;   // of the table, by row
+  std::vector<PointColumn> columns;  // one value per row
+  [[nodiscard]] const PointColumn* find(std::string_view name) const;
+};
+
 struct PointTable {
   std::size_t n_points = 0;
-  std::string title;
+  std::string title, sweep_yaml;
   std::vector<PointColumn> columns;
+  std::vector<PointList> lists;  // empty where the file has fewer than two
   [[nodiscard]] const PointColumn* find(std::string_view group, std::string_view name) const;
 };
 

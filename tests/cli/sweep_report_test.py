@@ -66,6 +66,58 @@ class Reports(sweep_test.SweepFiles):
         for key in ("eviction.policy", "page.slots"):
             self.assertEqual(effects["one,two"][key], effects["one"][key] + effects["two"][key], effects)
 
+    def sweep_of(self, name, text):
+        """Runs a sweep of the small base of REPORT; the folder is NAME.sweep."""
+        base = REPORT[REPORT.index("base:"):REPORT.index("axes:")].replace("n_requests: 12", "n_requests: 6").replace("recent: 4}", "recent: 4}, policy: lru, budget: 50%")
+        self.write(f"name: {name}\n{base}{text}", f"{name}.yaml")
+        self.run_ok("sweep", f"{name}.yaml", "--out", f"{name}.sweep")
+
+    def report_of(self, inputs, *arguments):
+        program.run("merge", *inputs, "--out", "all.h5", folder=self.folder)
+        done = program.run("report", "all.h5", "--json", *arguments, folder=self.folder)
+        self.assertIn(done.code, (0, 1), done)
+        return json.loads(done.out)
+
+    def test_a_sweep_is_judged_as_if_it_were_alone(self):
+        """Whatever else is merged: other values of an axis, a key that is no axis here, the same value in other words, a point without a result."""
+        self.sweep_of("own", "axes: [{placement.layout: [local, token]}, {eviction.policy: [lru, fifo]}, {eviction.budget: [50%, 60%]}]\n"
+                             "include: [{label: full, eviction.policy: full, eviction.budget: null}]\nexpect:\n"
+                             "  - {claim: reference, metric: hit_ratio, of: {eviction.policy: lru}, versus: {label: full}, is: less}\n"
+                             "  - {claim: policies, metric: attn_mass_kept_mean, of: {eviction.policy: fifo}, versus: {eviction.policy: lru}, is: different}\n"
+                             "  - {claim: budgets, metric: evictions, of: {eviction.budget: 60%}, versus: {eviction.budget: 50%}, is: less, by: 1%}\n")
+        self.sweep_of("layouts", "axes: [{placement.layout: [head, replicated]}]\n")
+        self.sweep_of("words", "axes: [{eviction.policy: [lru, streaming]}, {eviction.budget: [0.5, 0.6]}]\nexpect:\n"
+                               "  - {claim: streaming, metric: attn_mass_kept_mean, of: {eviction.policy: streaming}, versus: {eviction.policy: lru}, is: different}\n"
+                               "  - {claim: shares, metric: evictions, of: {eviction.budget: 0.6}, versus: {eviction.budget: 0.5}, is: less}\n")
+        self.sweep_of("maps", "set: {placement.layout: token}\naxes: [{placement.map: [hash, block_cyclic]}]\n")
+        names = ("own", "layouts", "words", "maps")
+        folders = [f"{name}.sweep" for name in names]
+        by_budget = ("--by", "eviction.budget", "--baseline", "50%", "--metric", "evictions")
+        for missing in (False, True):
+            if missing:  # a point of one sweep alone, whose result is gone
+                for path in (self.folder / "own.sweep/points").glob("*"):
+                    path.unlink()
+                self.run_ok("sweep", "own.yaml", "--out", "own.sweep", "--resume", "--only", "0-6,8")
+            alone = [self.report_of([folder]) for folder in folders]
+            merged = [self.report_of(inputs, *by_budget) for inputs in (folders, folders[::-1])]
+            self.assertEqual(merged[0], merged[1])
+            self.assertEqual(sorted(map(str, merged[0]["expect"])), sorted(str(e) for report in alone for e in report["expect"]))
+            self.assertTrue(all(e["pairs"] > 1 for e in merged[0]["expect"]), merged[0]["expect"])
+            pairs = {key: sum(e["pairs"] for report in alone for e in report["effects"] if e["key"] == key) for key in ("placement.layout", "placement.map", "eviction.budget")}
+            pairs["eviction.budget"] -= 1  # both sweeps have local, lru with both budgets
+            self.assertEqual({e["key"]: e["pairs"] for e in merged[0]["effects"] if e["key"] in pairs}, pairs)
+            self.assertEqual([(c["versus"], c["pairs"]) for c in merged[0]["comparisons"] if c["value"] == "0.6"], [("0.5", 4 if missing else 5)])
+
+    def test_what_is_stated_is_judged_over_the_own_points(self):
+        """A sweep whose pairs say the opposite changes no verdict of another."""
+        state = "expect: [{claim: fewer, metric: evictions, of: {eviction.budget: 90%}, versus: {eviction.budget: 30%}, is: less, by: 50%}]\n"
+        self.sweep_of("stating", "axes: [{eviction.budget: [30%, 90%]}, {page.slots: [8, 16]}]\n" + state)
+        self.sweep_of("other", "axes: [{eviction.budget: [30%, 90%]}, {cluster.ranks: [1, 4]}, {trace.synthetic.output_tokens: [8, 12]}]\n")
+        alone = self.report_of(["stating.sweep"])["expect"]
+        merged = self.report_of(["stating.sweep", "other.sweep"], "--by", "eviction.budget", "--metric", "evictions")
+        self.assertEqual(merged["expect"], alone)
+        self.assertEqual((alone[0]["pairs"], merged["comparisons"][0]["pairs"]), (2, 6))
+
     def test_what_is_no_new_observation(self):
         """Repeats of the same seed, and an axis without effect, make no interval narrower."""
         text = REPORT[:REPORT.index("expect:")].replace("n_requests: 12", "n_requests: 6").replace("[h200-ndr400, host-shm]", "[h200-ndr400]")

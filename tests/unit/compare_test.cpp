@@ -149,6 +149,27 @@ TEST(EffectAudit, PartnersAreNamed) {
   EXPECT_EQ(effects[0].also_different, std::vector<std::string>{"b"});
 }
 
+/// cases: [{label: base, a: 1}, {a: 2}, {a: 3}] x b: a label is a name of what is set. An included point that sets more is no pair.
+TEST(EffectAudit, LabelsAreNoDifference) {
+  PointTable t = table();
+  t.columns[1].texts = {"base", "base", "", ""};
+  EXPECT_EQ(audit_effects(t)[0].pairs, 2U);
+  t.n_points = 6;
+  for (PointColumn& c : t.columns) {
+    for (const std::size_t i : {2, 3}) {
+      c.texts.push_back(c.name == "a" ? "3" : c.texts[i]);
+      c.numbers.push_back(c.numbers[i]);
+    }
+  }
+  EXPECT_EQ(audit_effects(t)[0].pairs, 4U);
+  t.n_points = 7;
+  for (PointColumn& c : t.columns) {
+    c.texts.push_back(c.name == "label" ? "full" : c.name == "a" ? "4" : c.name == "b" ? "r" : c.texts.front());
+    c.numbers.push_back(c.numbers.front());
+  }
+  EXPECT_EQ(audit_effects(t)[0].pairs, 4U);
+}
+
 TEST(EffectAudit, FailedPointsAreNoEvidence) {
   PointTable t = table();
   t.columns[0].texts = {"ok", "failed", "failed", "ok"};

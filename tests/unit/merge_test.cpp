@@ -46,13 +46,20 @@ class MergedFiles : public ::testing::Test {
     write_run_file(dir.file(name), run);
     return dir.file(name);
   }
-  /// A point with these settings, its parameter `eviction.budget` and the lists that name it.
-  MergedPoint point(const std::string& id, std::vector<std::pair<std::string, std::string>> settings, const std::string& budget, std::string lists) {
+  using Settings = std::vector<std::pair<std::string, std::string>>;
+  /// A point with these settings and its parameter `eviction.budget`.
+  MergedPoint point(const std::string& id, Settings settings, const std::string& budget) {
     const std::string path = run_of(id + ".h5", id, [&](RunFile& run) { run.parameters.push_back({"eviction.budget", budget, "1", "budget"}); });
-    return {{id, "", 0, 1}, std::move(settings), RunStatus::ok, "", "", 0, {path}, std::move(lists)};
+    return {{id, "", 0, 1}, std::move(settings), RunStatus::ok, "", "", 0, {path}};
   }
-  std::vector<std::string> settings_of(std::vector<MergedPoint> points, const std::string& key) {
-    write_merged_file(out, std::move(points), {SweepList{}, SweepList{}}, MergedRecords::leave_out);
+  static SweepList sweep(const std::string& name, const std::vector<std::pair<std::string, Settings>>& points) {
+    SweepList list{name, "", "", "name: " + name, {}, {}};
+    for (const auto& [id, settings] : points) list.points.push_back({id, name, 0, settings, ""});
+    return list;
+  }
+  std::vector<std::string> settings_of(std::vector<MergedPoint> points, const std::string& key,
+                                       const std::vector<SweepList>& sweeps = {SweepList{}}) {
+    write_merged_file(out, std::move(points), sweeps, MergedRecords::leave_out);
     const PointTable table = read_point_table(out);
     const PointColumn* column = table.find("setting", key);
     return column == nullptr ? std::vector<std::string>{} : column->texts;
@@ -83,17 +90,30 @@ TEST_F(MergedFiles, TheOrderOfTheInputsDecidesNothing) {
 }
 
 TEST_F(MergedFiles, SettingsOfSeveralListsHaveOneText) {
-  const auto points = [&](const char* first, const char* second) {
-    return std::vector{point("a", {{"eviction.budget", "25%"}}, "{fraction: 1/4}", first), point("b", {}, "{fraction: 1/4}", second),
-                       point("c", {}, "unlimited", second)};
+  const std::string key = "eviction.budget";
+  const auto points = [&] {
+    return std::vector{point("a", {{key, "25%"}}, "{fraction: 1/4}"), point("b", {}, "{fraction: 1/4}"), point("c", {}, "unlimited"),
+                       point("d", {{key, "1/4"}}, "{fraction: 1/4}"), point("e", {{key, "auto"}}, "4"),  point("f", {{key, "auto"}}, "5")};
   };
-  EXPECT_THAT(settings_of(points("0", "1"), "eviction.budget"), ElementsAre("25%", "25%", "unlimited"));
-  EXPECT_THAT(settings_of(points("", ""), "eviction.budget"), ElementsAre("25%", "", "")) << "several folders of one list";
+  const std::vector<SweepList> one{sweep("x", {{"a", {{key, "25%"}}}, {"d", {{key, "1/4"}}}})};
+  const std::vector<SweepList> two{one.front(),
+                                   sweep("y", {{"c", {}}, {"b", {}}, {"a", {{key, "0.25"}}}, {"e", {{key, "auto"}}}, {"f", {{key, "auto"}}}})};
+  EXPECT_THAT(settings_of(points(), key, one), ElementsAre("25%", "", "", "1/4", "auto", "auto"));
+  EXPECT_TRUE(read_point_table(out).lists.empty());
+  EXPECT_THAT(settings_of(points(), key, two), ElementsAre("1/4", "1/4", "unlimited", "1/4", "auto", "auto")) << "the shortest text of each value";
+  const PointTable table = read_point_table(out);
+  ASSERT_EQ(table.lists.size(), 2U);
+  EXPECT_EQ(table.lists[1].sweep_yaml, "name: y");
+  EXPECT_THAT(table.lists[1].points, ElementsAre(2U, 1U, 0U, 4U, 5U));
+  EXPECT_THAT(table.lists[0].find(key)->texts, ElementsAre("25%", "1/4"));
+  EXPECT_THAT(table.lists[1].find(key)->texts, ElementsAre("", "", "0.25", "auto", "auto"));
+  EXPECT_THAT(table.lists[1].find("label")->texts.front(), "y");
+  EXPECT_THAT(table.find("", "lists")->texts, ElementsAre("0 1", "1", "1", "0", "1", "1"));
 }
 
 TEST_F(MergedFiles, WholeNumbersAreExact) {
   const auto points = [&](const std::string& b) {
-    return std::vector{point("a", {{"seed", "9007199254740993"}}, "1", ""), point("b", {{"seed", b}}, "1", "")};
+    return std::vector{point("a", {{"seed", "9007199254740993"}}, "1"), point("b", {{"seed", b}}, "1")};
   };
   EXPECT_THAT(settings_of(points("9007199254740992"), "seed"), ElementsAre("9007199254740993", "9007199254740992"));
   const auto json = nlohmann::json::parse(to_json(read_point_table(out), Parameters::all));
@@ -171,6 +191,23 @@ TEST_F(MergedFiles, DamagedColumnsAreRefused) {
   file.write("record/probe/layer", longer);
   file.close();
   EXPECT_THAT(refusal_of([&] { (void)record_csv(out, "probe"); }), HasSubstr("record/probe/layer: error: is damaged"));
+}
+
+TEST_F(MergedFiles, DamagedListsAreRefused) {
+  const std::vector<SweepList> sweeps{sweep("x", {{"a", {{"seed", "1"}}}, {"b", {{"seed", "2"}}}}), sweep("y", {{"b", {}}})};
+  const std::vector<std::int32_t> index{0, 2};
+  const std::vector<std::string> one{"x"};
+  for (const char* name : {"list/0/point", "list/0/label", "list/0/setting/seed", "list/0/setting"}) {
+    write_merged_file(out, {point("a", {}, "1"), point("b", {}, "1")}, sweeps, MergedRecords::leave_out);
+    h5::File file = h5::File::open(out, h5::Access::update);
+    file.remove(name);
+    if (name == std::string("list/0/point"))
+      file.write(name, index);
+    else
+      file.write(name, one);
+    file.close();
+    EXPECT_NE(refusal_of([&] { (void)read_point_table(out); }), "no UserError") << name;
+  }
 }
 
 }  // namespace
