@@ -39,6 +39,7 @@ Json json_of(const Comparison& c) {
           {"unmatched", c.unmatched},
           {"different_queries", c.different_queries},
           {"without_value", c.without_value},
+          {"different_traces", c.different_traces},
           {"also_different", c.also_different},
           {"resampled", c.resampled}};
 }
@@ -57,6 +58,7 @@ std::string text_of(const Comparison& c) {
   if (c.different_queries > 0)
     text += fmt::format("; {} pairs answer different numbers of queries: set prefill.queries, whose auto follows the policy", c.different_queries);
   if (c.without_value > 0) text += fmt::format("; {} pairs without a value on both sides left out", c.without_value);
+  if (c.different_traces > 0) text += fmt::format("; {} pairs replay different traces: compared run by run", c.different_traces);
   if (!c.also_different.empty()) text += fmt::format("; {} differ too", fmt::join(c.also_different, ", "));
   return text;
 }
@@ -263,7 +265,7 @@ void add_report(Command& parent, Action& action) {
   report->footer(
       "Intervals are 95 % bootstrap intervals of paired differences. What is resampled: requests where a metric is the mean of a value that each "
       "probed\n"
-      "query or request has, else repeats where there are several, else pairs.\n"
+      "query or request has and both sides replay one trace, else repeats where there are several, else pairs.\n"
       "exit code: 0 = everything that the sweep file expects holds, 1 = something does not\n"
       "examples:\n  moekv report evict.h5\n  moekv report evict.h5 --by eviction.policy --baseline lru --metric attn_mass_kept_mean");
   report->callback([arguments, &action] { action.run = [arguments] { return Report(*arguments)(); }; });

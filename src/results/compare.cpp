@@ -69,6 +69,8 @@ std::vector<std::string> traces_of(const h5::File& file) {
   return file.has("provenance") && file.has("provenance/point") && file.has(name) ? file.dataset(name).read_texts() : std::vector<std::string>{};
 }
 
+std::string trace_of(const std::vector<std::string>& traces, std::size_t point) { return point < traces.size() ? traces[point] : std::string(); }
+
 std::uint64_t hash_text(const std::string& text) {
   std::uint64_t hash = text.size();
   for (const char c : text) hash = hash_words(hash, static_cast<unsigned char>(c));
@@ -78,8 +80,9 @@ std::uint64_t hash_text(const std::string& text) {
 /// Means of each request over the rows that both sides have. A request of one trace is a cluster, in however many points it is served.
 struct RequestMeans {
   std::vector<PairedValue> values;
-  std::size_t unmatched = 0;  // rows of one side alone
-  bool found = false;         // whether any pair has rows on both sides
+  std::size_t unmatched = 0;      // rows of one side alone
+  std::size_t without_value = 0;  // pairs without a common row
+  bool found = false;             // whether any pair has rows on both sides
 };
 RequestMeans by_request(const RowValues& rows, const std::vector<std::string>& traces, const PointPairs& pairs) {
   struct Sums {
@@ -88,7 +91,10 @@ RequestMeans by_request(const RowValues& rows, const std::vector<std::string>& t
   RequestMeans out;
   for (const auto& [a, b] : pairs) {
     const auto of_a = rows.find(static_cast<std::int64_t>(a)), of_b = rows.find(static_cast<std::int64_t>(b));
-    if (of_a == rows.end() || of_b == rows.end()) continue;
+    if (of_a == rows.end() || of_b == rows.end()) {
+      ++out.without_value;
+      continue;
+    }
     out.found = true;
     std::map<std::int64_t, Sums> requests;
     std::size_t both = 0;
@@ -100,7 +106,8 @@ RequestMeans by_request(const RowValues& rows, const std::vector<std::string>& t
       ++both;
     }
     out.unmatched += of_a->second.size() + of_b->second.size() - 2 * both;
-    const std::uint64_t trace = a < traces.size() ? hash_text(traces[a]) : 0;
+    out.without_value += both == 0 ? 1 : 0;
+    const std::uint64_t trace = hash_text(trace_of(traces, a));
     for (const auto& [request, sums] : requests)
       out.values.push_back({sums.a / sums.n, sums.b / sums.n, hash_words(trace, static_cast<std::uint64_t>(request))});
   }
@@ -213,19 +220,26 @@ Comparison compare_points(const PointTable& table, std::span<const PointList> li
   const PairedPoints paired = pair_points(table, lists, a, b);
   const PointPairs& pairs = paired.pairs;
   const h5::File file = h5::File::open(path);
+  const std::vector<std::string> traces = traces_of(file);
+  const auto one_trace = [&](const auto& pair) { return trace_of(traces, pair.first) == trace_of(traces, pair.second); };
+  const auto rows = row_values(file, path, metric);
+  std::size_t different_traces = 0;
+  if (rows) different_traces = pairs.size() - static_cast<std::size_t>(std::count_if(pairs.begin(), pairs.end(), one_trace));
   RequestMeans requests;
-  if (const auto rows = row_values(file, path, metric)) requests = by_request(*rows, traces_of(file), pairs);
+  if (rows && different_traces == 0) requests = by_request(*rows, traces, pairs);
   bool repeats = false;
   Comparison out = compare_values(requests.found ? requests.values : by_point(table, column->numbers, paired, repeats));
   out.pairs = pairs.size();
   out.unmatched = requests.unmatched;
   out.left_out = paired.left_out;
+  out.different_traces = different_traces;
   out.resampled = requests.found ? "requests" : repeats ? "repeats" : "pairs";
   const auto has_value = [&](const auto& pair) { return !std::isnan(column->numbers[pair.first]) && !std::isnan(column->numbers[pair.second]); };
-  if (!requests.found) out.without_value = pairs.size() - static_cast<std::size_t>(std::count_if(pairs.begin(), pairs.end(), has_value));
+  out.without_value =
+      requests.found ? requests.without_value : pairs.size() - static_cast<std::size_t>(std::count_if(pairs.begin(), pairs.end(), has_value));
   if (const PointColumn* queries = table.find("metric", "queries"); queries != nullptr && !requests.found)
-    out.different_queries = static_cast<std::size_t>(
-        std::count_if(pairs.begin(), pairs.end(), [&](const auto& p) { return queries->numbers[p.first] != queries->numbers[p.second]; }));
+    out.different_queries = static_cast<std::size_t>(std::count_if(
+        pairs.begin(), pairs.end(), [&](const auto& p) { return one_trace(p) && queries->numbers[p.first] != queries->numbers[p.second]; }));
   out.also_different = paired.also_different;
   return out;
 }

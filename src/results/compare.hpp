@@ -25,7 +25,8 @@ struct Comparison {
   std::size_t left_out = 0;                 // points labelled not_exercised, which take no part in comparisons
   std::size_t unmatched = 0;                // probed queries of one side that the other did not measure: they take no part either
   std::size_t different_queries = 0;        // pairs whose runs did not answer equally many queries, where nothing matches them
-  std::size_t without_value = 0;            // pairs of which a side has no value
+  std::size_t without_value = 0;            // pairs of which a side has no value, or no query that the other has
+  std::size_t different_traces = 0;         // pairs that replay different traces, which have no requests in common
   std::vector<std::string> also_different;  // settings that differ within pairs, besides those compared
   std::string resampled;                    // "requests", "repeats" or "pairs"
   double mean_a = 0, mean_b = 0;
@@ -39,7 +40,7 @@ struct Comparison {
 [[nodiscard]] Comparison compare_values(std::span<const PairedValue> values);
 
 /// Compares the pairs of `pair_points` in these lists. A metric that the requests of a run give (X_mean of a field X of record probe or request) is
-/// compared request by request, and each request of a trace is a cluster; one of probes over the
+/// compared request by request where both sides of every pair replay one trace, and each request of a trace is a cluster; one of probes over the
 /// queries that both sides measured, since policies may ask for different prompt queries. All else is compared run by run: repeats are the clusters
 /// where there are several, else pairs, and clusters that are equal in decisions and values are one. Throws UserError for a metric that does not
 /// exist, and what `pair_points` throws.

@@ -118,6 +118,22 @@ class Reports(sweep_test.SweepFiles):
         self.assertEqual(merged["expect"], alone)
         self.assertEqual((alone[0]["pairs"], merged["comparisons"][0]["pairs"]), (2, 6))
 
+    def test_requests_of_different_traces_are_no_pairs(self):
+        self.sweep_of("traces", "set: {eviction.policy: h2o.sum, prefill.queries: all}\naxes: [{trace.synthetic.output_tokens: [8, 96]}]\nrepeats: 3\n"
+                                "expect: [{claim: longer outputs lose more mass, metric: attn_mass_kept_mean, of: {trace.synthetic.output_tokens: 96}, versus: {trace.synthetic.output_tokens: 8}, is: less}]\n")
+        expected = self.report_of(["traces.sweep"])["expect"][0]
+        merged = program.moekv_results.load_sweep(self.folder / "all.h5")
+        mean = {tokens: sum(value for value, of in zip(merged.metrics["attn_mass_kept_mean"], merged.settings["trace.synthetic.output_tokens"]) if of == tokens) / 3 for tokens in (8, 96)}
+        self.assertLess(mean[96], mean[8])
+        self.assertAlmostEqual(expected["difference"], mean[96] - mean[8])
+        self.assertEqual((expected["holds"], expected["resampled"], expected["different_traces"], expected["different_queries"]), (True, "repeats", 3, 0))
+        self.assertIn("3 pairs replay different traces: compared run by run", self.run_ok("report", "all.h5").out)
+
+    def test_pairs_without_probes_are_told(self):
+        self.sweep_of("probes", "set: {prefill.queries: all}\naxes: [{eviction.policy: [h2o.sum, streaming]}, {probe.samples: [0, 32]}]\n")
+        mass = self.report_of(["probes.sweep"], "--by", "eviction.policy", "--metric", "attn_mass_kept_mean")["comparisons"][0]
+        self.assertEqual((mass["pairs"], mass["resampled"], mass["without_value"]), (2, "requests", 1))
+
     def test_what_is_no_new_observation(self):
         """Repeats of the same seed, and an axis without effect, make no interval narrower."""
         text = REPORT[:REPORT.index("expect:")].replace("n_requests: 12", "n_requests: 6").replace("[h200-ndr400, host-shm]", "[h200-ndr400]")
