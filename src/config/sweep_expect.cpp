@@ -59,7 +59,8 @@ SweepExpectation read_one(const YamlNode& item, std::vector<Problem>& problems) 
     if (!parsed.ok()) problems.push_back(problem_at(by->at, "by: " + parsed.error, "a share: 5% or 0.05"));
     if (parsed.ok() && parsed.value < 0)
       problems.push_back(problem_at(by->at, fmt::format("by: {} is negative", by->text), "a share: 5%; 'is' says the direction"));
-    if (is == "equal") problems.push_back(problem_at(by->at, "by: has no meaning with is: equal, which allows no difference", "leave it out"));
+    if (is == "equal")
+      problems.push_back(problem_at(by->at, "by: has no meaning with is: equal, which holds where no difference is detectable", "leave it out"));
     out.by = parsed.value;
   }
   return out;

@@ -137,7 +137,8 @@ TEST_F(SweepFiles, ExpectationsNameWhatPointsHave) {
   EXPECT_THAT(problem("page.slots: 8", "page.slots: 16, repeat: 7"), HasSubstr("no point of this sweep has repeat=7"));
   EXPECT_THAT(problem("page.slots: 8", "cluster.ranks: 99"), HasSubstr("no point of this sweep has cluster.ranks=99"));
   EXPECT_THAT(problem("page.slots: 8", "cluster.ranks: 99"), HasSubstr("points have 4"));
-  EXPECT_THAT(problem("page.slots: 8", "page.slots: 16", "is: equal, by: 1%"), HasSubstr("by: has no meaning with is: equal"));
+  EXPECT_THAT(problem("page.slots: 8", "page.slots: 16", "is: equal, by: 1%"),
+              HasSubstr("by: has no meaning with is: equal, which holds where no difference is detectable"));
   EXPECT_THAT(problem("page.slots: 8", "page.slots: 16", "is: less, by: -5%"), HasSubstr("by: -5% is negative"));
   EXPECT_THAT(problem("page.slots: 8, eviction.policy: lru", "page.slots: 16", "is: less", "exclude: [{page.slots: 8, eviction.policy: lru}]\n"),
               HasSubstr("no point of this sweep has page.slots=8, eviction.policy=lru together"));
