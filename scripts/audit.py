@@ -16,7 +16,7 @@ import yaml
 
 SOURCE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SOURCE / "experiments/lib"))
-from tables import read_csv, short_unit, text_of, value_of  # noqa: E402
+from tables import brief, read_csv, short_unit, text_of, value_of  # noqa: E402
 
 RELATIONS = {"equal": "claim", "at_least": "claim: at least", "at_most": "claim: at most", "above": "claim: above", "below": "claim: below"}
 PART = {"says", "table", "rows", "count", "value", "unit", "holds", "needs"}
@@ -133,23 +133,18 @@ def judge(claim, data):
     return {**result, "verdict": "refuted" if fails else "untestable here" if None in found else "supported"}
 
 
-def number(value):
-    text = f"{value:.3g}"
-    return f"{float(text):,.0f}" if "e+" in text else text
-
-
 def describe(part):
     word = {True: "holds", False: "fails", None: "not judged"}[part["holds"]]
     if "least" not in part:
         return f"{word}: {part['says']}: {part['reason']}"
     unit = " " + part["unit"] if part["unit"] else ""
-    seen = number(part["least"]) + unit if part["rows"] == 1 else f"{number(part['least'])} to {number(part['largest'])}{unit} in {part['rows']} rows"
+    seen = brief(part["least"]) + unit if part["rows"] == 1 else f"{brief(part['least'])} to {brief(part['largest'])}{unit} in {part['rows']} rows"
     if part["interval"]:
-        seen += f" [{number(part['interval'][0])}, {number(part['interval'][1])}]"
+        seen += f" [{brief(part['interval'][0])}, {brief(part['interval'][1])}]"
     if part["holds"] is not True and part["rows"] > 1:
         seen += f", as claimed in {part['good']}"
     low, high = part["target"]
-    target = number(low) if math.isclose(low, high) else f"{number(low)} to {number(high)}"
+    target = brief(low) if math.isclose(low, high) else f"{brief(low)} to {brief(high)}"
     return f"{word}: {part['says']}: {seen} ({RELATIONS[part['relation']]} {target})" + (f"; {part['reason']}" if "reason" in part else "")
 
 

@@ -45,12 +45,12 @@ def tables(sweep):
 
 def figures(named):
     table = named["synergy"]
-    figure, axes = paper.grid(1, len(RESPONSES), "page", 2.8)
+    figure, axes = paper.grid(1, len(RESPONSES), "page", 3.6)
     for i, kind in enumerate(RESPONSES):
         rows = table.where(response=kind)
         paper.bars(axes[i], [row["effect"] if i == 0 else "" for row in rows], [row["gain"] for row in rows], colour=i)
         axes[i].axvline(0, color="black", linewidth=0.5)
-        axes[i].set_xlabel(f"{kind}: ln(base / value)")
+        axes[i].set_xlabel(f"{'1 + ' if kind == 'output error' else ''}{kind}: ln of its reduction")
     return {"synergy": figure}
 
 

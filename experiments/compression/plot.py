@@ -56,7 +56,7 @@ def figures(named):
     for i, source in enumerate(table.distinct("source")):
         rows = {row["codec"]: row for row in table.where(source=source)}
         paper.bars(axes[i], names, [rows[name]["k_err"] if name in rows else float("nan") for name in names], colour=i, label="measured")
-        axes[i].plot([rows[name]["k_err_theory"] if name in rows else float("nan") for name in names], range(len(names)), "k|", markersize=5, label="its formula")
+        axes[i].plot([rows[name]["k_err_theory"] if name in rows else float("nan") for name in names], range(len(names)), "k|", markersize=5, label="its formula (TurboQuant: bound)")
         axes[i].set_xscale("log")
         axes[i].set_xlabel(f"relative error of K, {source} values")
     paper.shared_legend(figure, axes[0], 0.93)

@@ -158,7 +158,7 @@ def bars(axes, labels, values, colour=0, offset=0.0, width=0.8, label=None):
     plain = [value_of(v) for v in values]
     span = numpy.abs([[value_of(v) - (v[k] if isinstance(v, tuple) else value_of(v)) for v in values] for k in (1, 2)])
     axes.barh(places + offset, plain, height=width, color=plot_style.FILLS[colour], hatch=plot_style.HATCHES[colour], edgecolor="black", linewidth=0.4,
-              xerr=numpy.where(span > 0, span, numpy.nan) if numpy.nansum(span) > 0 else None, error_kw={"elinewidth": 0.6, "capsize": 1.5}, label=label)
+              xerr=numpy.where(span.max(axis=0) > 0, span, numpy.nan) if numpy.nansum(span) > 0 else None, error_kw={"elinewidth": 0.6, "capsize": 1.5}, label=label)
     axes.set_yticks(places)
     axes.set_yticklabels(labels)
     if not axes.yaxis_inverted():

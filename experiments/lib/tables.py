@@ -220,11 +220,17 @@ def _tex(text):
     return ("{}" if text.startswith(("[", "*")) else "") + "".join(_TEX.get(c, c) for c in text)
 
 
+def brief(value):
+    """Three digits, large numbers without an exponent: 0.0123, 32900."""
+    text = f"{value:.3g}"
+    return f"{float(text):.0f}" if "e+" in text else text
+
+
 def _tex_cell(cell):
     if isinstance(cell, tuple):
-        return "{:.3g} {{\\scriptsize[{:.2g}, {:.2g}]}}".format(*cell)
+        return "{} {{\\scriptsize[{}, {}]}}".format(*map(brief, cell))
     if isinstance(cell, str):
         return _tex(cell)
     if cell is None or math.isnan(cell):
         return "--"
-    return str(int(cell)) if float(cell).is_integer() and abs(cell) < 1e6 else f"{cell:.3g}"
+    return str(int(cell)) if float(cell).is_integer() and abs(cell) < 1e6 else brief(cell)

@@ -73,7 +73,7 @@ def figures(named):
         panel.set_yscale("log")
         panel.set_xlabel(f"S in tokens, K = {k} shards per rank")
         panel.set_ylabel("KiB per rank; share kept x 1000")
-        panel.legend()
+    paper.shared_legend(figure, axes[0])
     return {"optimum": figure}
 
 

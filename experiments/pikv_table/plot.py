@@ -86,8 +86,11 @@ def figures(named):
             panel.plot([row[theirs] for row in rows], [paper.value_of(row[ours]) for row in rows], label=group, **{**paper.look(i), "linestyle": "none", "markerfacecolor": "none"})
         rho = paper.value_of(named["pikv_ranks"].where(group="all rows", measured=ours, published=theirs)[0]["rank_correlation"])
         panel.set_title(f"rank correlation {rho:.2f}", fontsize=7)
-        panel.set_xlabel(f"{theirs.replace('_', ' ')} ({table.columns[theirs][1]})")
-        panel.set_ylabel(f"{ours.replace('_', ' ')}")
+        for name, write in ((theirs, panel.set_xlabel), (ours, panel.set_ylabel)):
+            text = name
+            for end, word in (("_x", " compression"), ("_kib", ""), ("_gb", " memory"), ("_us", " time"), ("_ms", " time"), ("_", " ")):
+                text = text.replace(end, word)
+            write(f"{text} ({table.columns[name][1].split(',')[0]})")
     for panel in axes[len(pairs):]:
         panel.axis("off")
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center")

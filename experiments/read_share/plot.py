@@ -45,7 +45,7 @@ def figures(named):
     axes[1].set_xscale("log", base=2)
     axes[1].set_yscale("log", base=2)
     axes[1].set_xlabel("E/k, the paper's speed-up")
-    axes[1].set_ylabel("full: entries read, open: bytes on the wire")
+    axes[1].set_ylabel("reduced by: entries read (full), bytes sent (open)")
     return {"read_share": figure}
 
 

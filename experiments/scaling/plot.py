@@ -42,7 +42,8 @@ def figures(named):
                 paper.crosses(axes[3 * r + c], numbered, "value", plan, "layout")
             axes[3 * r + c].set_xscale("log", base=2)
             axes[3 * r + c].set_yscale("symlog" if column == "wire_kib" else "log", **({"linthresh": 1} if column == "wire_kib" else {}))
-            axes[3 * r + c].set_ylim(bottom=0 if column == "wire_kib" else None)
+            if column == "wire_kib":
+                axes[3 * r + c].set_ylim(-0.2, 3 * max(numbered.column(column)))
             axes[3 * r + c].set_ylabel(text if c == 0 else "")
             axes[3 * r + c].set_xlabel(axis if r == 2 else "")
     paper.shared_legend(figure, axes[0], top=0.92)

@@ -14,7 +14,7 @@ COLUMNS = {"map": ("key", ""), **{c: ("counted", "KiB/token") for c in CLASSES},
            "fanout": ("counted", "ranks/query"), "memory_kib": ("counted", "KiB/rank"), "read_imbalance": ("counted", "max/mean"), "memory_imbalance": ("counted", "max/mean"),
            "pair_imbalance": ("counted", "max/mean"), "step_us": ("modelled", "us")}
 MATRIX = {"map": ("key", ""), "first_step": ("key", ""), "source": ("key", ""), "destination": ("key", ""), "kib": ("counted", "KiB")}
-DRAWN, WINDOWS = [name + dedup for name in ("expert_affine", "pikv_xor", "eplb") for dedup in ("", " rank")], range(0, 9, 2)
+DRAWN, WINDOWS = [name + dedup for name in ("expert_affine", "pikv_xor", "eplb") for dedup in ("", " rank")], range(0, 8, 2)
 
 
 def tables(sweep):
@@ -54,7 +54,7 @@ def bars(table):
     axes[0].legend(loc="lower right")
     paper.bars(axes[1], [""] * len(names), table.column("read_imbalance"), colour=0, offset=-0.2, width=0.4, label="entries read")
     paper.bars(axes[1], [""] * len(names), table.column("memory_imbalance"), colour=1, offset=0.2, width=0.4, label="peak memory")
-    axes[1].set_xlim(left=0.9)
+    axes[1].set_xlim(left=1)
     axes[1].set_xlabel("busiest rank / mean (counted)")
     axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
     return figure
