@@ -50,7 +50,7 @@ for option in "${sbatch_options[@]}"; do
   site_error "sbatch_options: $option is what the jobs of a sweep set themselves" "$hint"
 done
 
-# seconds TIME: of a limit as Slurm reads it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s; nothing for any other, such as UNLIMITED.
+# seconds TIME: of a limit as Slurm reads it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s; nothing for any other, such as UNLIMITED. 0 is no limit.
 seconds() {
   [[ $1 =~ ^(([0-9]+)-)?([0-9]+)(:([0-9]+))?(:([0-9]+))?$ ]] || return 0
   local days=$((10#${BASH_REMATCH[2]:-0})) first=$((10#${BASH_REMATCH[3]})) second=$((10#${BASH_REMATCH[5]:-0})) third=$((10#${BASH_REMATCH[7]:-0}))
@@ -61,7 +61,7 @@ seconds() {
   fi
 }
 limit=$(seconds "$time_limit")
-if [ "$grace_seconds" -gt 65535 ] || { [ -n "$limit" ] && [ "$grace_seconds" -ge "$limit" ]; }; then
+if [ "$grace_seconds" -gt 65535 ] || { [ "${limit:-0}" -gt 0 ] && [ "$grace_seconds" -ge "$limit" ]; }; then
   site_error "grace_seconds=$grace_seconds is not shorter than time_limit=$time_limit" "jobs would be told to end as they begin; Slurm takes up to 65535"
 fi
 if [ "${#launch[@]}" -eq 0 ]; then nodes=1 tasks_per_node=1 gpus_per_node=$((gpus_per_node > 0 ? 1 : 0)); fi

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "app/command.hpp"
 #include "core/number_text.hpp"

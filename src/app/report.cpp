@@ -151,15 +151,11 @@ class Report {
   /// What a sweep file states is judged over its own points, in its own words.
   void expectations() {
     out_["expect"] = Json::array();
-    std::vector<std::string> files;
     const std::vector<PointList> lists = lists_of(table_);
-    for (const PointList& list : lists) {
-      if (!list.sweep_yaml.empty() && std::find(files.begin(), files.end(), list.sweep_yaml) == files.end()) files.push_back(list.sweep_yaml);
-    }
-    for (const std::string& file : files) {
-      std::vector<PointList> own;
-      std::copy_if(lists.begin(), lists.end(), std::back_inserter(own), [&](const PointList& list) { return list.sweep_yaml == file; });
-      for (const SweepExpectation& expected : expectations_of(file, arguments_.file)) judge(expected, own);
+    for (auto list = lists.begin(); list != lists.end(); ++list) {
+      const auto same = [&](const PointList& other) { return other.sweep_yaml == list->sweep_yaml && other.points == list->points; };
+      if (list->sweep_yaml.empty() || std::any_of(lists.begin(), list, same)) continue;  // a copy of a sweep says it once
+      for (const SweepExpectation& expected : expectations_of(list->sweep_yaml, arguments_.file)) judge(expected, {*list});
     }
   }
 

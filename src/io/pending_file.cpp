@@ -43,8 +43,11 @@ bool is_hdf5_or_empty(const std::string& path) {
 /// What a name stands for: of a link, where it leads.
 std::string behind_links(std::string path) {
   std::error_code none;
-  for (int links = 0; links < 40 && std::filesystem::is_symlink(path, none); ++links)
-    path = (std::filesystem::path(path).parent_path() / std::filesystem::read_symlink(path)).string();
+  for (int links = 0; links < 40 && std::filesystem::is_symlink(path, none); ++links) {
+    const std::filesystem::path next = std::filesystem::path(path).parent_path() / std::filesystem::read_symlink(path, none);
+    if (std::filesystem::exists(path, none) && !std::filesystem::exists(next, none)) break;  // of /proc: it names a pipe
+    path = next.string();
+  }
   return path;
 }
 
@@ -53,12 +56,14 @@ std::string behind_links(std::string path) {
 PendingFile::PendingFile(std::string final_path, FileKind kind) : final_(behind_links(std::move(final_path))) {
   static std::atomic<unsigned> serial{0};
   const std::string folder = folder_of(final_);
-  if (!std::filesystem::is_directory(folder)) throw UserError(final_, fmt::format("folder '{}' does not exist", folder), "create it first");
+  std::error_code unknown;
+  if (!std::filesystem::is_directory(folder, unknown)) throw UserError(final_, fmt::format("folder '{}' does not exist", folder), "create it first");
   if (::access(folder.c_str(), W_OK) != 0) throw UserError(final_, fmt::format("folder '{}' is not writable", folder), "choose another place");
-  if (std::filesystem::is_directory(final_)) throw UserError(final_, "is a folder", "name a file");
-  if (std::filesystem::exists(final_) && !std::filesystem::is_regular_file(final_))
+  const std::filesystem::file_type type = std::filesystem::status(final_, unknown).type();
+  if (type == std::filesystem::file_type::directory) throw UserError(final_, "is a folder", "name a file");
+  if (type != std::filesystem::file_type::regular && type != std::filesystem::file_type::not_found)
     throw UserError(final_, "is no regular file, and a result would take its place", "name a file");
-  if (kind == FileKind::hdf5 && std::filesystem::is_regular_file(final_) && !is_hdf5_or_empty(final_))
+  if (kind == FileKind::hdf5 && type == std::filesystem::file_type::regular && !is_hdf5_or_empty(final_))
     throw UserError(final_, "exists and is no HDF5 file", "name another file, or remove this one");
   temporary_ = fmt::format("{}.{}.{}.tmp", final_, ::getpid(), serial++);
 }

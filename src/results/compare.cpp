@@ -264,7 +264,7 @@ std::vector<Effect> audit_effects(const PointTable& table) {
       const auto differs = [&](const auto& p) { return metric.texts[p.first] != metric.texts[p.second]; };
       const bool changed = metric.group == "metric" && std::any_of(pairs.begin(), pairs.end(), differs);
       if (is_fidelity(metric.name)) effect.changed_fidelity += changed ? 1 : 0;
-      if (metric.group != "metric" || metric.claim != "counted" || metric.name == "buffer_bytes") continue;
+      if (metric.group != "metric" || metric.claim != "counted") continue;
       effect.counters += 1;
       effect.changed_counters += changed ? 1 : 0;
     }

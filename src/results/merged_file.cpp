@@ -103,12 +103,21 @@ std::vector<std::string> list_numbers(const std::vector<MergedPoint>& points, co
   return column_values<std::string>(points, [&](const MergedPoint& p) { return numbers[p.info.id]; });
 }
 
+/// Whether it must be told which points are of which sweep: there are several, or points of none.
+bool has_lists(const std::vector<MergedPoint>& points, const std::vector<SweepList>& sweeps) {
+  if (sweeps.size() != 1) return sweeps.size() > 1;
+  const std::vector<ListedPoint>& listed = sweeps.front().points;
+  return std::any_of(points.begin(), points.end(), [&](const MergedPoint& p) {
+    return std::find_if(listed.begin(), listed.end(), [&](const ListedPoint& l) { return l.id == p.info.id; }) == listed.end();
+  });
+}
+
 void write_points(MergedWriter& writer, const std::vector<MergedPoint>& points, const std::vector<SweepList>& sweeps, const Collected& all) {
   using Text = std::string;
   writer.column("point_id", column_values<Text>(points, [](const MergedPoint& p) { return p.info.id; }), point_definition("point_id"));
   writer.column("label", column_values<Text>(points, [](const MergedPoint& p) { return p.info.label; }), point_definition("label"));
   writer.column("repeat", column_values<std::int64_t>(points, [](const MergedPoint& p) { return p.info.repeat; }), point_definition("repeat"));
-  if (sweeps.size() > 1)
+  if (has_lists(points, sweeps))
     writer.column("lists", list_numbers(points, sweeps), "numbers of the sweeps' lists that name the point; comparisons stay within a list");
   auto status = writer.column("status", column_values<std::uint8_t>(points, [](const MergedPoint& p) { return static_cast<std::uint8_t>(p.status); }),
                               point_definition("status"));
@@ -279,7 +288,7 @@ void write_merged_file(const std::string& out, std::vector<MergedPoint> points, 
     write_points(writer, points, sweeps, all);
     write_values(file, writer, all);
     if (records == MergedRecords::keep) write_records(file, all);
-    if (sweeps.size() > 1) write_lists(file, points, sweeps);
+    if (has_lists(points, sweeps)) write_lists(file, points, sweeps);
     write_facts(file, writer, all);
   }
   file.close();

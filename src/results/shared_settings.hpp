@@ -34,7 +34,7 @@ class SharedSettings {
       const auto parameter = std::find_if(run.parameters.begin(), run.parameters.end(), [&](const Parameter& p) { return p.name == key; });
       if (parameter == run.parameters.end()) continue;
       for (const Setting& setting : given_[point.info.id]) {
-        if (setting.first == key) values_[setting].insert(parameter->text);
+        if (setting.first == key) values_[setting].insert(value_of(setting.second, parameter->text));
       }
       if (std::none_of(point.settings.begin(), point.settings.end(), [&](const Setting& s) { return s.first == key; }))
         missing_.push_back({i, {key, parameter->text}});
@@ -62,6 +62,14 @@ class SharedSettings {
 
  private:
   using Setting = std::pair<std::string, std::string>;  // key and text
+  /// What a text stands for: the parameter, and of a choice with a count ("last:8" or "last(8)"), which is another parameter, the count as well.
+  static std::string value_of(const std::string& text, const std::string& parameter) {
+    const bool counted =
+        text.starts_with(parameter) && text.size() > parameter.size() && (text[parameter.size()] == ':' || text[parameter.size()] == '(');
+    if (!counted) return parameter;
+    const std::size_t count = parameter.size() + 1;
+    return parameter + ":" + text.substr(count, text.find(')') == std::string::npos ? std::string::npos : text.find(')') - count);
+  }
   std::set<std::string> keys_;
   std::map<std::string, std::set<Setting>> given_;   // by point: as any list gives them
   std::map<Setting, std::set<std::string>> values_;  // what the parameter is where a list gives this text

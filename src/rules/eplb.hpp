@@ -94,7 +94,7 @@ inline void plan_eplb(const EplbShape& shape, const double* load, std::uint16_t*
   eplb::Order place, logical, expert, copies;
   eplb::pack_evenly(weight.data(), n_groups, n_nodes, place.data());
   for (std::uint32_t e = 0; e < shape.n_experts; ++e) {  // experts in the order of their groups' places
-    logical[place[e / group_size] * group_size + e % group_size] = static_cast<std::uint16_t>(e);
+    logical[place[e / group_size] * group_size + e % group_size] = static_cast<std::uint16_t>(e);  // NOLINT(clang-analyzer-core.DivideZero)
   }
   for (std::uint32_t node = 0; node < n_nodes; ++node) {
     const std::uint16_t* own = &logical[node * node_experts];

@@ -145,6 +145,7 @@ class SubmitScript(Scripts):
                 self.assertEqual(done.returncode, 2, done)
                 self.assertIn(words, done.stderr)
         self.assertEqual(self.submit("shape", site="sbatch_options=(--gres=gpu:a100:4 -C big)\ntime_limit=1-00:00:00").returncode, 0)
+        self.assertEqual(self.submit("shape", site="time_limit=0").returncode, 0)
         for site in ("nodes=-1", "nodes=1-2", "tasks_per_node=0", "gpus_per_node=some", "most_restarts=1.5", "memory_per_node=much", "gpu_memory=1X"):
             with self.subTest(site):
                 done = self.submit("shape", site=site)

@@ -47,6 +47,20 @@ class Reports(sweep_test.SweepFiles):
         self.assertEqual([len(lines) for lines in alone], [1, 1, 2])
         self.assertEqual(sorted(alone[0] + alone[1]), sorted(alone[2]))
 
+    def test_equal_files_of_different_points_are_judged_one_by_one(self):
+        """The base file changed in between; and results that stand beside a sweep are none of its points."""
+        base = "{model: tinymoe, backend: count, trace: {synthetic: {preset: zipf, n_requests: N, prompt_tokens: 40, output_tokens: 16}}, page: {slots: 8}, eviction: {policy: lru, budget: 30%, protect: {sinks: 0, recent: 4}}}\n"
+        name = self.write("base: base.yaml\naxes: [{page.slots: [8, 16]}]\nexpect: [{claim: more, metric: evictions, of: {page.slots: 8}, versus: {page.slots: 16}, is: different}]\n")
+        for n in ("4", "6"):
+            (self.folder / "base.yaml").write_text(base.replace("N", n))
+            self.run_ok("sweep", name, "--out", n, "--files", "each")
+        said = {}
+        for inputs in (["4"], ["6"], ["4", "6"], ["4", *sorted(str(p) for p in (self.folder / "6/points").glob("*.h5"))]):
+            self.run_ok("merge", *inputs, "--out", "all.h5")
+            said[len(said)] = re.findall("(?m)^(?:holds|FAILS): .*", program.run("report", "all.h5", folder=self.folder).out)
+        self.assertEqual(sorted(said[2]), sorted(said[0] + said[1]))
+        self.assertEqual(said[3], said[0])
+
     def test_pairs_stay_within_a_sweep(self):
         """One sweep file with two models: no point is compared with one of the other model, also where its own partner is missing."""
         name = self.write(sweep_test.SWEEP)

@@ -78,6 +78,13 @@ TEST_F(MergedFiles, ResultsOfOnePointMustCountAlike) {
   }
 }
 
+TEST_F(MergedFiles, ChoicesOfDifferentCountsAreDifferentValues) {
+  const std::string key = "eviction.budget";
+  const std::vector<SweepList> lists{sweep("x", {{"a", {{key, "last:8"}}}, {"b", {{key, "last(24)"}}}}), sweep("y", {{"c", {{key, "last:24"}}}})};
+  const std::vector points{point("a", {{key, "last:8"}}, "last"), point("b", {{key, "last(24)"}}, "last"), point("c", {{key, "last:24"}}, "last")};
+  EXPECT_THAT(settings_of(points, key, lists), ElementsAre("last:8", "last:24", "last:24"));
+}
+
 TEST_F(MergedFiles, TheOrderOfTheInputsDecidesNothing) {
   const auto elsewhere = [](RunFile& run) { run.provenance.set("trace_path", "elsewhere"); };
   const std::string a = run_of("a.h5", "one"), b = run_of("b.h5", "one", elsewhere);
@@ -99,7 +106,7 @@ TEST_F(MergedFiles, SettingsOfSeveralListsHaveOneText) {
   const std::vector<SweepList> two{one.front(),
                                    sweep("y", {{"c", {}}, {"b", {}}, {"a", {{key, "0.25"}}}, {"e", {{key, "auto"}}}, {"f", {{key, "auto"}}}})};
   EXPECT_THAT(settings_of(points(), key, one), ElementsAre("25%", "", "", "1/4", "auto", "auto"));
-  EXPECT_TRUE(read_point_table(out).lists.empty());
+  EXPECT_EQ(read_point_table(out).lists.size(), 1U) << "points of no sweep are told from its own";
   EXPECT_THAT(settings_of(points(), key, two), ElementsAre("1/4", "1/4", "unlimited", "1/4", "auto", "auto")) << "the shortest text of each value";
   const PointTable table = read_point_table(out);
   ASSERT_EQ(table.lists.size(), 2U);
