@@ -148,13 +148,13 @@ def describe(part):
     return f"{word}: {part['says']}: {seen} ({RELATIONS[part['relation']]} {target})" + (f"; {part['reason']}" if "reason" in part else "")
 
 
-def markdown(results, brief=False):
-    """A table of verdicts; brief: one piece of evidence each, the first that fails or else the first that is not judged, and how many of the parts hold; every
+def markdown(results, short=False):
+    """A table of verdicts; short: one piece of evidence each, the first that fails or else the first that is not judged, and how many of the parts hold; every
     reading of a claim that has several."""
     lines = ["| | the paper's claim | verdict | evidence | experiments |", "|---|---|---|---|---|"]
     for r in results:
         parts = sorted(r["parts"], key=lambda p: (p["holds"] is not False, p["holds"] is not None))
-        evidence = r.get("reason") or "<br>".join(describe(p) for p in (parts[:1] if brief and not r["readings"] else r["parts"]))
+        evidence = r.get("reason") or "<br>".join(describe(p) for p in (parts[:1] if short and not r["readings"] else r["parts"]))
         evidence += f"; not tested: {r['untested']}" if "untested" in r else ""
         held, open_ones = (sum(p["holds"] is value for p in parts) for value in (True, None))
         count = f" ({held} of {len(parts)} {'readings' if r['readings'] else 'parts'} hold{f', {open_ones} not judged' if open_ones else ''})" if len(parts) > 1 else ""
@@ -183,7 +183,7 @@ def main():
     if options.readme:
         old = options.readme.read_text(encoding="utf-8")
         head, _, rest = old.partition(BEGIN)
-        new = f"{head}{BEGIN}\n{markdown(results, brief=True)}\n{END}{rest.partition(END)[2]}"
+        new = f"{head}{BEGIN}\n{markdown(results, short=True)}\n{END}{rest.partition(END)[2]}"
         if options.check:
             print("the audit in " + options.readme.name + (" is up to date" if new == old else " differs from the tables: run scripts/audit.py --readme README.md"))
             return 0 if new == old else 1

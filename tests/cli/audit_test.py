@@ -72,7 +72,7 @@ class Audit(unittest.TestCase):
                 {"says": f"reading {i}", "table": "exp/t", "count": 1, "value": "error", "holds": {"at_least": bound}} for i, bound in enumerate(bounds)]}
             found = audit.judge(claim, Path("data"))
             self.assertEqual(found["verdict"], verdict, bounds)
-            self.assertRegex(audit.markdown([found], brief=True), "reading 0.*reading 1")
+            self.assertRegex(audit.markdown([found], short=True), "reading 0.*reading 1")
 
     def test_verdicts_name_experiments_and_numbers_their_units(self):
         claim = {"id": "X", "claim": "c", "experiments": ["exp"], "parts": [{"says": "s", "table": "exp/t", "count": 2, "value": "kib", "holds": {"at_least": 0}}]}
